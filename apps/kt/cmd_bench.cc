@@ -1,0 +1,227 @@
+// kt bench: prefill (pp) and decode (tg) speed of a model file, or of a config.json with random weights.
+// Every sample is one request through the engine, the same loop that run and chat use.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <sstream>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "commands.h"
+#include "formats/format.h"
+#include "options.h"
+#include "print.h"
+#include "progress.h"
+
+namespace kt::app {
+namespace {
+
+struct BenchArgs {
+  session::Options options;
+  std::string dummy_config;
+  std::string type = "Q4_K";
+  std::int64_t layers = 0;
+  std::string prompts = "512";
+  std::string generated = "128";
+  int repetitions = 5;
+  bool no_warmup = false;
+  bool json = false;
+};
+
+struct Test {
+  bool prefill = true;
+  std::int64_t n = 0;
+  std::vector<double> rates;  // tokens per second
+  std::string name() const { return fmt::format("{}{}", prefill ? "pp" : "tg", n); }
+  double mean() const {
+    double sum = 0.0;
+    for (const double r : rates) sum += r;
+    return sum / static_cast<double>(rates.size());
+  }
+  double deviation() const {
+    if (rates.size() < 2) return 0.0;
+    const double m = mean();
+    double sum = 0.0;
+    for (const double r : rates) sum += (r - m) * (r - m);
+    return std::sqrt(sum / static_cast<double>(rates.size() - 1));
+  }
+};
+
+/// "512,1024" → tests; "0" or "" → none.
+void parse_sizes(const std::string& flag, const std::string& text, bool prefill, std::vector<Test>* tests) {
+  std::stringstream words(text);
+  std::string word;
+  while (std::getline(words, word, ',')) {
+    std::string checked = word;
+    const std::string problem = whole_number(0, 1 << 24)(checked);
+    if (!problem.empty()) fail(ErrorCode::kUsage, flag, "{}; a list such as 512,1024 is wanted", problem);
+    const std::int64_t n = std::stoll(word);
+    if (n > 0) tests->push_back({prefill, n, {}});
+  }
+}
+
+double measure(session::Session& session, const Test& test) {
+  engine::Request request;
+  const std::int64_t vocab = session.engine().vocab_size();
+  std::uint64_t state = 0x9e3779b97f4a7c15u;
+  for (std::int64_t i = 0; i < (test.prefill ? test.n : 1); ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    request.prompt.push_back(static_cast<std::int32_t>((state >> 33) % static_cast<std::uint64_t>(vocab)));
+  }
+  request.sampling.temperature = 0.0f;
+  request.reuse_prefix = false;
+  request.ignore_stop_tokens = true;
+  request.max_tokens = test.prefill ? 1 : test.n + 1;
+  const engine::Result result = session.engine().generate(std::move(request));
+  if (result.reason == engine::FinishReason::kError) {
+    fail(ErrorCode::kInternal, test.name(), "{}", result.error);
+  }
+  const auto steps = static_cast<double>(test.prefill ? test.n : static_cast<std::int64_t>(result.tokens.size()) - 1);
+  return steps / std::max(test.prefill ? result.prefill_seconds : result.decode_seconds, 1e-9);
+}
+
+struct ModelSize {
+  double parameters = 0.0;
+  std::uint64_t bytes = 0;
+};
+
+ModelSize size_of(session::Session& session) {
+  ModelSize size;
+  operators::walk(session.model(), [&size](operators::Module& module) {
+    for (const operators::WeightSpec& spec : module.weights()) {
+      size.parameters += static_cast<double>(spec.shape.count());
+    }
+    size.bytes += module.weight_bytes();
+  });
+  return size;
+}
+
+void run_tests(session::Session& session, const BenchArgs& args, std::vector<Test>* tests) {
+  for (Test& test : *tests) {
+    if (!args.no_warmup) {
+      Test warm = test;
+      warm.n = std::min<std::int64_t>(test.n, test.prefill ? session.engine().options().chunk_size : 4);
+      measure(session, warm);
+    }
+    for (int r = 0; r < args.repetitions; ++r) {
+      test.rates.push_back(measure(session, test));
+      std::fprintf(stderr, "%s %d/%d: %.2f tokens/s\n", test.name().c_str(), r + 1, args.repetitions,
+                   test.rates.back());
+      std::fflush(stderr);
+    }
+  }
+}
+
+void print_json(session::Session& session, const BenchArgs& args, const std::string& label,
+                const std::vector<Test>& tests) {
+  const ModelSize size = size_of(session);
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const Test& test : tests) {
+    rows.push_back({{"model", label},
+                    {"architecture", session.config().architecture},
+                    {"n_params", size.parameters},
+                    {"weight_bytes", size.bytes},
+                    {"cpu", cpu_model_name()},
+                    {"isa", describe_caps(session.cpu().caps)},
+                    {"n_threads", session.cpu().pool.size()},
+                    {"act", args.options.act},
+                    {"kv", args.options.kv},
+                    {"chunk", args.options.chunk_size},
+                    {"test", test.name()},
+                    {"n_prompt", test.prefill ? test.n : 0},
+                    {"n_gen", test.prefill ? 0 : test.n},
+                    {"avg_ts", test.mean()},
+                    {"stddev_ts", test.deviation()},
+                    {"samples_ts", test.rates}});
+  }
+  std::fputs((rows.dump(2) + "\n").c_str(), stdout);
+}
+
+void print_table(session::Session& session, const std::string& label, const std::vector<Test>& tests) {
+  const ModelSize size = size_of(session);
+  Table table("lrrlrrr");
+  table.row({"model", "size", "params", "isa", "threads", "test", "t/s"});
+  for (const Test& test : tests) {
+    table.row({label, format_bytes(static_cast<double>(size.bytes)), format_count(size.parameters),
+               describe_caps(session.cpu().caps), std::to_string(session.cpu().pool.size()), test.name(),
+               fmt::format("{:.2f} ± {:.2f}", test.mean(), test.deviation())});
+  }
+  std::fputs(table.markdown().c_str(), stdout);
+}
+
+int bench(BenchArgs args) {
+  std::vector<Test> tests;
+  parse_sizes("--prompt", args.prompts, true, &tests);
+  parse_sizes("--gen", args.generated, false, &tests);
+  if (tests.empty()) fail(ErrorCode::kUsage, "kt bench", "nothing to measure: give -p or -n above 0");
+  if (args.dummy_config.empty() == args.options.model.empty()) {
+    fail(ErrorCode::kUsage, "kt bench", "give either MODEL or --dummy config.json");
+  }
+  args.options.need_text = false;
+  if (args.options.context == 0) {
+    for (const Test& test : tests) args.options.context = std::max(args.options.context, test.n + 2);
+  }
+  std::string label = std::filesystem::path(args.options.model).filename().string();
+  const auto bar = show_loading(args.options);
+  std::unique_ptr<session::Session> session;
+  if (args.dummy_config.empty()) {
+    session = session::Session::open(args.options);
+  } else {
+    const auto format = formats::from_name(args.type);
+    if (!format) {
+      fail(ErrorCode::kUsage, "--type", "unknown weight format '{}'; for example Q4_K, Q8_0, BF16, F32",
+           args.type);
+    }
+    session = session::Session::open_dummy(args.options, args.dummy_config, *format, args.layers);
+    label = fmt::format("{} (dummy {}, {} layers)", std::filesystem::path(args.dummy_config).stem().string(),
+                        formats::traits(*format).name, session->config().n_layers);
+  }
+  bar->finish();
+  run_tests(*session, args, &tests);
+  if (args.json) {
+    print_json(*session, args, label, tests);
+  } else {
+    print_table(*session, label, tests);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& root, Action& action) {
+  auto args = std::make_shared<BenchArgs>();
+  CLI::App* command = root.add_subcommand("bench", "Measure prefill and decode speed");
+  command->group("Measure");
+  command->add_option("MODEL", args->options.model, "A model file, folder or name; or use --dummy");
+  command->add_option("-p,--prompt", args->prompts, "Prompt lengths to measure; 0: none")
+      ->type_name("N,…")
+      ->capture_default_str();
+  command->add_option("-n,--gen", args->generated, "Numbers of generated tokens to measure; 0: none")
+      ->type_name("N,…")
+      ->capture_default_str();
+  command->add_option("-r,--repetitions", args->repetitions, "Samples per test")
+      ->check(whole_number(1, 1000))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
+      ->type_name("CONFIG");
+  command->add_option("--type", args->type, "Weight format of --dummy")
+      ->type_name("FORMAT")
+      ->capture_default_str();
+  command->add_option("--layers", args->layers, "Layers of --dummy; 0: all")
+      ->check(whole_number(0, 100000))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_flag("--no-warmup", args->no_warmup, "Measure the first run too");
+  command->add_flag("--json", args->json, "Print JSON instead of a table");
+  add_model_options(*command, args->options);
+  command->footer(examples({"kt bench model.gguf -p 512 -n 128 -r 5",
+                            "kt bench --dummy DeepSeek-V3/config.json --type Q4_K --layers 4"}));
+  command->callback([args, &action] { action = [args] { return bench(*args); }; });
+}
+
+}  // namespace kt::app

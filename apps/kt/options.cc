@@ -1,0 +1,203 @@
+#include "options.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <string_view>
+
+#include "base/error.h"
+#include "suggest.h"
+
+namespace kt::app {
+namespace {
+
+bool parse_whole(const std::string& text, std::int64_t* value) {
+  if (text.empty()) return false;
+  char* end = nullptr;
+  errno = 0;
+  const long long parsed = std::strtoll(text.c_str(), &end, 10);
+  *value = parsed;
+  return errno == 0 && *end == '\0' && end != text.c_str();
+}
+
+bool parse_real(const std::string& text, double* value) {
+  if (text.empty()) return false;
+  char* end = nullptr;
+  *value = std::strtod(text.c_str(), &end);
+  return *end == '\0' && end != text.c_str() && !std::isnan(*value);
+}
+
+std::string join(const std::vector<std::string>& words, const char* separator) {
+  std::string out;
+  for (const std::string& word : words) out += (out.empty() ? "" : separator) + word;
+  return out;
+}
+
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  return text;
+}
+
+template <class T>
+CLI::Option* number(CLI::App& command, const char* name, T& value, const CLI::Validator& check,
+                    const char* type, const char* description) {
+  return command.add_option(name, value, description)
+      ->check(check)
+      ->type_name(type)
+      ->capture_default_str();
+}
+
+}  // namespace
+
+CLI::Validator whole_number(std::int64_t low, std::int64_t high) {
+  return CLI::Validator(
+      [low, high](std::string& text) -> std::string {
+        std::int64_t value = 0;
+        if (parse_whole(text, &value) && value >= low && value <= high) return {};
+        if (high == std::numeric_limits<std::int64_t>::max()) {
+          return fmt::format("'{}' is not a whole number from {} on", text, low);
+        }
+        return fmt::format("'{}' is not a whole number from {} to {}", text, low, high);
+      },
+      "");
+}
+
+CLI::Validator real_number(double low, double high) {
+  return CLI::Validator(
+      [low, high](std::string& text) -> std::string {
+        double value = 0.0;
+        if (parse_real(text, &value) && value >= low && value <= high) return {};
+        return fmt::format("'{}' is not a number from {} to {}", text, low, high);
+      },
+      "");
+}
+
+CLI::Validator one_of(std::vector<std::string> choices) {
+  return CLI::Validator(
+      [choices = std::move(choices)](std::string& text) -> std::string {
+        for (const std::string& choice : choices) {
+          if (lower(text) == lower(choice)) {
+            text = choice;
+            return {};
+          }
+        }
+        std::string message = fmt::format("'{}' is not one of {}", text, join(choices, ", "));
+        if (const auto near = nearest(text, choices)) message += fmt::format("; did you mean {}?", *near);
+        return message;
+      },
+      "");
+}
+
+CLI::Option* add_choice(CLI::App& command, const std::string& name, std::string& value,
+                        const std::vector<std::string>& choices, const std::string& description) {
+  return command.add_option(name, value, description)
+      ->transform(one_of(choices))
+      ->type_name(join(choices, "|"));
+}
+
+void add_model_argument(CLI::App& command, std::string& model) {
+  command
+      .add_option("MODEL", model,
+                  "A .gguf file, a folder with safetensors or GGUF shards, or a name from `kt list`")
+      ->required();
+}
+
+void add_model_options(CLI::App& command, session::Options& options) {
+  const std::string group = "Model and machine";
+  const std::int64_t no_limit = std::numeric_limits<std::int64_t>::max();
+  number(command, "-t,--threads", options.n_threads, whole_number(0, 4096), "N",
+         "Threads; 0: the physical cores this process may use")
+      ->group(group);
+  add_choice(command, "--isa", options.isa, {"ref", "avx2", "avx512", "amx"},
+             "Instruction set; the best of this CPU when not given")
+      ->group(group);
+  add_choice(command, "--act", options.act, {"q8", "f32"},
+             "Activations in products with quantised weights: 8-bit blocks, or floats for proofs")
+      ->capture_default_str()
+      ->group(group);
+  add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "q8_0"}, "Type of the key/value cache")
+      ->capture_default_str()
+      ->group(group);
+  number(command, "-c,--ctx", options.context, whole_number(0, no_limit), "N",
+         "Context in tokens; 0: the model's, at most 8192")
+      ->group(group);
+  number(command, "--chunk", options.chunk_size, whole_number(1, 65536), "N",
+         "Prompt tokens per prefill step")
+      ->group(group);
+}
+
+void add_sampling_options(CLI::App& command, SamplingArgs& args) {
+  const std::string group = "Sampling";
+  const std::int64_t no_limit = std::numeric_limits<std::int64_t>::max();
+  engine::SamplingParams& p = args.params;
+  number(command, "-n,--max-tokens", args.max_tokens, whole_number(-1, no_limit), "N",
+         "Tokens to generate at most; -1: until the model ends or the context is full")
+      ->group(group);
+  number(command, "--seed", p.seed, whole_number(0, no_limit), "N",
+         "Same seed, same text; 0: a new one each time")
+      ->group(group);
+  number(command, "--temp", p.temperature, real_number(0, 100), "T", "Temperature; 0: always the likeliest")
+      ->group(group);
+  number(command, "--top-k", p.top_k, whole_number(0, 1 << 30), "K", "Keep the K likeliest; 0: off")
+      ->group(group);
+  number(command, "--top-p", p.top_p, real_number(0, 1), "P",
+         "Keep the likeliest that sum to P; 1: off")
+      ->group(group);
+  number(command, "--min-p", p.min_p, real_number(0, 1), "P",
+         "Drop what is less likely than P times the likeliest; 0: off")
+      ->group(group);
+  number(command, "--typical", p.typical_p, real_number(0, 1), "P", "Locally typical sampling; 1: off")
+      ->group(group);
+  number(command, "--repeat-penalty", p.repetition_penalty, real_number(0, 100), "X",
+         "Divides the logits of repeated tokens; 1: off")
+      ->group(group);
+  number(command, "--frequency-penalty", p.frequency_penalty, real_number(-100, 100), "X",
+         "Subtracted per occurrence; 0: off")
+      ->group(group);
+  number(command, "--presence-penalty", p.presence_penalty, real_number(-100, 100), "X",
+         "Subtracted once per token seen; 0: off")
+      ->group(group);
+  number(command, "--repeat-last-n", p.repeat_last_n, whole_number(-1, 1 << 30), "N",
+         "Tokens the penalties look back; -1: all")
+      ->group(group);
+  command.add_option("--logit-bias", args.logit_bias, "Adds V to the logit of token ID; may be repeated")
+      ->type_name("ID=V")
+      ->allow_extra_args(false)
+      ->group(group);
+  command.add_option("--stop", args.stop, "Ends the text before this string; may be repeated")
+      ->type_name("TEXT")
+      ->allow_extra_args(false)
+      ->group(group);
+  command.add_flag("--ignore-eos", args.ignore_eos, "Go on after the model's end token")->group(group);
+}
+
+session::TextRequest SamplingArgs::request() const {
+  session::TextRequest request;
+  request.sampling = params;
+  request.max_tokens = max_tokens;
+  request.ignore_eos = ignore_eos;
+  request.stop = stop;
+  for (const std::string& text : stop) {
+    if (text.empty()) fail(ErrorCode::kUsage, "--stop", "an empty stop string would end every text");
+  }
+  for (const std::string& entry : logit_bias) {
+    const std::size_t equals = entry.find('=');
+    std::int64_t id = 0;
+    double bias = 0.0;
+    if (equals == std::string::npos || !parse_whole(entry.substr(0, equals), &id) || id < 0 ||
+        id > std::numeric_limits<std::int32_t>::max() || !parse_real(entry.substr(equals + 1), &bias)) {
+      fail(ErrorCode::kUsage, "--logit-bias", "'{}' is not ID=V, such as 42=-1.5 or 42=-inf", entry);
+    }
+    request.sampling.logit_bias[static_cast<std::int32_t>(id)] = static_cast<float>(bias);
+  }
+  return request;
+}
+
+std::string examples(const std::vector<std::string>& lines) {
+  std::string text = "Examples:\n";
+  for (const std::string& line : lines) text += "  " + line + "\n";
+  text.pop_back();
+  return text;
+}
+
+}  // namespace kt::app

@@ -1,0 +1,25 @@
+# Compiler and sanitizer options of every target. ISA flags live in isa.cmake and nowhere else.
+find_program(KT_CCACHE ccache)
+if(KT_CCACHE)
+  set(CMAKE_C_COMPILER_LAUNCHER ${KT_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${KT_CCACHE})
+endif()
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+add_library(kt_options INTERFACE)
+target_compile_options(kt_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers
+  -Wno-restrict -fvisibility=hidden -ffp-contract=off)
+target_include_directories(kt_options INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
+if(KT_SANITIZE)
+  target_compile_options(kt_options INTERFACE -fsanitize=${KT_SANITIZE} -fno-sanitize-recover=all
+    -fno-omit-frame-pointer -g)
+  target_link_options(kt_options INTERFACE -fsanitize=${KT_SANITIZE})
+endif()
+
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(GTest REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(PkgConfig REQUIRED)

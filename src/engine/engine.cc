@@ -1,0 +1,303 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace kt::engine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+bool finite(std::span<const float> values) {
+  // A NaN or infinity survives multiplication by zero; one pass without branches.
+  float sum = 0.0f;
+  for (const float v : values) sum += v * 0.0f;
+  return sum == 0.0f;
+}
+
+}  // namespace
+
+// A request from submit() on, and its cached tokens after it ended.
+struct Engine::Sequence {
+  RequestId id = 0;
+  Request request;
+  Sampler sampler;
+  Result result;
+  std::vector<std::int32_t> tokens;  // prompt and generated
+  std::int64_t n_cached = 0;         // tokens whose keys and values are in the pages
+  std::vector<std::int32_t> pages;
+  enum class State { kQueued, kRunning, kFinished } state = State::kQueued;
+  std::uint64_t last_used = 0;
+
+  Sequence(RequestId id_in, Request request_in, std::int64_t vocab_size)
+      : id(id_in), request(std::move(request_in)), sampler(request.sampling, vocab_size) {
+    tokens = request.prompt;
+    result.n_prompt = static_cast<std::int64_t>(tokens.size());
+  }
+  std::int64_t n_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
+  bool in_prompt() const { return n_cached < result.n_prompt; }
+};
+
+Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options)
+    : model_(model),
+      cpu_(cpu),
+      options_(options),
+      pool_(model.state_spec(), options.kv_format,
+            options.kv_tokens > 0 ? options.kv_tokens : options.context) {
+  KT_CHECK(options_.context > 0 && options_.chunk_size > 0);
+  warm_up();
+}
+
+Engine::~Engine() = default;
+
+void Engine::warm_up() {
+  // One chunk of the largest size sizes the arena; its cache pages are overwritten later.
+  Request request;
+  const std::int64_t n = std::min(options_.chunk_size, options_.context);
+  request.prompt.assign(static_cast<std::size_t>(n), 0);
+  Sequence sequence(0, std::move(request), vocab_size());
+  if (!ensure_pages(sequence, n)) fail(ErrorCode::kNoMemory, {}, "the cache has no room for one chunk");
+  Rows rows;
+  add_rows(sequence, n, rows);
+  run_rows(rows);
+  for (const std::int32_t page : sequence.pages) pool_.give_back(page);
+  arena_.reset();
+}
+
+Engine::RequestId Engine::submit(Request request) {
+  const auto n = static_cast<std::int64_t>(request.prompt.size());
+  if (n == 0) fail(ErrorCode::kUsage, "prompt", "the prompt has no tokens; at least one is needed");
+  const std::int64_t limit = request.max_tokens == 0 ? options_.context : options_.context - 1;
+  if (n > limit) {
+    fail(ErrorCode::kTooLong, "prompt",
+         "the prompt has {} tokens, the context holds {}; shorten it or raise --ctx", n, options_.context);
+  }
+  for (const std::int32_t id : request.prompt) {
+    if (id >= 0 && id < vocab_size()) continue;
+    fail(ErrorCode::kUsage, "prompt", "token id {} is outside the vocabulary of {}", id, vocab_size());
+  }
+  const RequestId id = next_id_++;
+  sequences_.push_back(std::make_unique<Sequence>(id, std::move(request), vocab_size()));
+  return id;
+}
+
+// Takes over the longest common prefix of a finished sequence.
+void Engine::reuse_prefix(Sequence& sequence) {
+  if (!sequence.request.reuse_prefix || sequence.request.on_prompt_logits) return;
+  Sequence* best = nullptr;
+  std::int64_t best_length = 0;
+  for (const auto& other : sequences_) {
+    if (other->state != Sequence::State::kFinished) continue;
+    const std::int64_t most = std::min(other->n_cached, sequence.n_tokens() - 1);
+    std::int64_t n = 0;
+    while (n < most && other->tokens[static_cast<std::size_t>(n)] ==
+                           sequence.tokens[static_cast<std::size_t>(n)]) {
+      ++n;
+    }
+    if (n > best_length) {
+      best = other.get();
+      best_length = n;
+    }
+  }
+  if (best == nullptr) return;
+  sequence.pages = std::move(best->pages);
+  best->pages.clear();
+  best->n_cached = 0;
+  sequence.n_cached = sequence.result.n_cached = best_length;
+  std::erase_if(sequences_, [&](const auto& s) { return s.get() == best; });
+}
+
+bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
+  const auto wanted = static_cast<std::size_t>((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen);
+  while (sequence.pages.size() < wanted) {
+    const std::int32_t page = pool_.take();
+    if (page >= 0) {
+      sequence.pages.push_back(page);
+      continue;
+    }
+    const auto oldest = std::min_element(
+        sequences_.begin(), sequences_.end(), [](const auto& a, const auto& b) {
+          const auto key = [](const auto& s) {
+            return std::pair(s->state != Sequence::State::kFinished, s->last_used);
+          };
+          return key(a) < key(b);
+        });
+    if (oldest == sequences_.end() || (*oldest)->state != Sequence::State::kFinished) return false;
+    for (const std::int32_t p : (*oldest)->pages) pool_.give_back(p);
+    sequences_.erase(oldest);
+  }
+  return true;
+}
+
+// Appends the sequence's next n uncached tokens to the batch.
+void Engine::add_rows(Sequence& sequence, std::int64_t n, Rows& rows) {
+  operators::SequenceRows s;
+  s.row_begin = static_cast<std::int64_t>(rows.tokens.size());
+  s.n_rows = n;
+  s.position = sequence.n_cached;
+  s.pages = sequence.pages.data();
+  rows.sequences.push_back(s);
+  rows.owners.push_back(&sequence);
+  const bool every_row = sequence.request.on_prompt_logits && sequence.in_prompt();
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t position = sequence.n_cached + i;
+    const bool last = position + 1 == sequence.n_tokens();
+    if (every_row || last) rows.logit_rows.push_back(static_cast<std::int32_t>(rows.tokens.size()));
+    rows.tokens.push_back(sequence.tokens[static_cast<std::size_t>(position)]);
+    rows.positions.push_back(static_cast<std::int32_t>(position));
+  }
+}
+
+tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
+  arena_.reset();
+  const operators::Batch batch{rows.tokens, rows.positions, rows.sequences, rows.logit_rows};
+  operators::Step step{batch, cpu_, arena_, pool_.layers()};
+  const tensor::MatrixF logits =
+      arena_.matrix(static_cast<std::int64_t>(rows.logit_rows.size()), vocab_size());
+  model_.run(step, logits);
+  return logits;
+}
+
+void Engine::start_queued() {
+  const auto queued = [](const auto& s) { return s->state == Sequence::State::kQueued; };
+  while (true) {  // reuse_prefix removes a sequence, so the search starts anew each time
+    const auto next = std::find_if(sequences_.begin(), sequences_.end(), queued);
+    if (next == sequences_.end()) return;
+    Sequence& sequence = **next;
+    sequence.state = Sequence::State::kRunning;
+    reuse_prefix(sequence);
+  }
+}
+
+bool Engine::step() {
+  if (cancel_.exchange(false, std::memory_order_relaxed)) {
+    for (const auto& s : sequences_) {
+      if (s->state != Sequence::State::kFinished) finish(*s, FinishReason::kCancelled);
+    }
+  }
+  start_queued();
+  Rows rows;
+  std::int64_t room = options_.chunk_size;
+  std::vector<Sequence*> running;
+  for (const auto& s : sequences_) {
+    if (s->state == Sequence::State::kRunning) running.push_back(s.get());
+  }
+  // Decodes first: they are one row each and someone is reading.
+  std::stable_partition(running.begin(), running.end(), [](const Sequence* s) { return !s->in_prompt(); });
+  for (Sequence* s : running) {
+    const std::int64_t left = s->n_tokens() - s->n_cached;
+    std::int64_t n = std::min(left, s->request.prompt_by_decode ? 1 : to_chunk_end(s->n_cached));
+    if (s->in_prompt() && n > room) continue;  // a chunk is not cut: its grid is fixed
+    if (!ensure_pages(*s, s->n_cached + n)) {
+      if (running.size() == 1 || !s->in_prompt()) finish(*s, FinishReason::kContextFull);
+      continue;  // waits for others to end
+    }
+    if (s->in_prompt()) room -= n;
+    add_rows(*s, n, rows);
+  }
+  if (rows.owners.empty()) {
+    return std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) {
+      return s->state != Sequence::State::kFinished;
+    });
+  }
+  const auto start = Clock::now();
+  const tensor::ConstMatrixF logits = run_rows(rows);
+  const double seconds = seconds_since(start);
+  std::int64_t logit_row = 0;
+  for (std::size_t i = 0; i < rows.owners.size(); ++i) {
+    take_outputs(*rows.owners[i], rows.sequences[i].n_rows, logits, &logit_row, seconds);
+  }
+  return true;
+}
+
+// Rows up to the next multiple of the chunk size.
+std::int64_t Engine::to_chunk_end(std::int64_t position) const {
+  return options_.chunk_size - position % options_.chunk_size;
+}
+
+void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstMatrixF& logits,
+                          std::int64_t* logit_row, double seconds) {
+  const bool prompt = s.in_prompt();
+  (prompt ? s.result.prefill_seconds : s.result.decode_seconds) += seconds;
+  const auto row_logits = [&](std::int64_t row) {
+    return std::span<const float>(logits.row(row), static_cast<std::size_t>(logits.n_cols));
+  };
+  const bool every_row = prompt && s.request.on_prompt_logits;
+  const bool last = s.n_cached + n_rows == s.n_tokens();
+  const std::int64_t first = *logit_row;
+  const std::int64_t n_logits = every_row ? n_rows : (last ? 1 : 0);
+  *logit_row += n_logits;
+  for (std::int64_t i = 0; i < n_logits; ++i) {
+    if (finite(row_logits(first + i))) continue;
+    s.result.error = fmt::format("the model computed a NaN or infinite logit at position {}",
+                                 s.n_cached + n_rows - n_logits + i);
+    finish(s, FinishReason::kError);
+    return;
+  }
+  if (every_row) {
+    for (std::int64_t i = 0; i < n_rows; ++i) s.request.on_prompt_logits(s.n_cached + i, row_logits(first + i));
+  }
+  s.n_cached += n_rows;
+  s.last_used = ++clock_;
+  if (prompt && s.request.on_prefill) s.request.on_prefill(s.n_cached, s.result.n_prompt);
+  if (last) take_token(s, row_logits(first + n_logits - 1));
+}
+
+void Engine::take_token(Sequence& s, std::span<const float> logits) {
+  const auto n_generated = static_cast<std::int64_t>(s.result.tokens.size());
+  if (s.request.max_tokens >= 0 && n_generated >= s.request.max_tokens) {
+    finish(s, FinishReason::kMaxTokens);
+    return;
+  }
+  const SampledToken token = s.sampler.sample(logits, s.tokens);
+  if (token.id < 0) {
+    s.result.error = "no token has a finite logit";
+    finish(s, FinishReason::kError);
+    return;
+  }
+  const auto& stops = s.request.stop_tokens;
+  if (!s.request.ignore_stop_tokens && std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
+    finish(s, FinishReason::kStopToken);
+    return;
+  }
+  s.result.tokens.push_back(token.id);
+  s.tokens.push_back(token.id);
+  if (s.request.on_token && !s.request.on_token(token)) {
+    finish(s, FinishReason::kCallback);
+  } else if (s.request.max_tokens >= 0 && n_generated + 1 >= s.request.max_tokens) {
+    finish(s, FinishReason::kMaxTokens);
+  } else if (s.n_tokens() >= options_.context) {
+    finish(s, FinishReason::kContextFull);
+  }
+}
+
+void Engine::finish(Sequence& s, FinishReason reason) {
+  s.state = Sequence::State::kFinished;
+  s.result.reason = reason;
+  results_.emplace_back(s.id, std::make_unique<Result>(std::move(s.result)));
+  s.request = {};
+  if (reason == FinishReason::kError) s.n_cached = 0;  // what is cached may hold the NaN
+}
+
+std::unique_ptr<Result> Engine::take_result(RequestId id) {
+  const auto it = std::find_if(results_.begin(), results_.end(), [&](const auto& r) { return r.first == id; });
+  if (it == results_.end()) return nullptr;
+  std::unique_ptr<Result> result = std::move(it->second);
+  results_.erase(it);
+  return result;
+}
+
+Result Engine::generate(Request request) {
+  const RequestId id = submit(std::move(request));
+  std::unique_ptr<Result> result;
+  while ((result = take_result(id)) == nullptr) step();
+  if (result->reason == FinishReason::kError) fail(ErrorCode::kInternal, {}, "{}", result->error);
+  return std::move(*result);
+}
+
+}  // namespace kt::engine

@@ -1,0 +1,113 @@
+// The one generate loop of the project: requests in, tokens out; token ids only, no text.
+//
+// step() builds one batch (one row of every decoding request, then prompt chunks up to chunk_size rows),
+// runs the model, and samples. A request's sequence stays cached when it ends, so that a later prompt with
+// the same beginning (the next turn of a chat) skips it; cached sequences give way when pages are short.
+// Rows of a request are computed the same way whatever else is in the batch. Prompt chunks end at fixed
+// multiples of chunk_size counted from the sequence's start.
+// Thread rule: one thread drives an Engine; cancel() may come from any thread or a signal handler.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/kv_pool.h"
+#include "engine/sampler.h"
+#include "operators/kinds.h"
+
+namespace kt::engine {
+
+struct EngineOptions {
+  std::int64_t context = 4096;    // tokens per sequence
+  std::int64_t kv_tokens = 0;     // tokens in the pool; 0: context
+  std::int64_t chunk_size = 512;  // prompt rows per step
+  tensor::Format kv_format = tensor::Format::kF16;
+};
+
+enum class FinishReason { kNone, kStopToken, kMaxTokens, kContextFull, kCallback, kCancelled, kError };
+
+struct Request {
+  std::vector<std::int32_t> prompt;  // at least one token
+  SamplingParams sampling;
+  std::int64_t max_tokens = -1;             // generated tokens at most; -1: until the context is full
+  std::vector<std::int32_t> stop_tokens;    // end of sequence; not reported as output
+  bool ignore_stop_tokens = false;
+  bool prompt_by_decode = false;            // feed the prompt one row per step (the decode path)
+  bool reuse_prefix = true;
+  /// Called for each generated token; false stops the request.
+  std::function<bool(const SampledToken&)> on_token;
+  /// Called for every prompt row, in order, with its logits; makes the whole prompt run (no prefix reuse).
+  std::function<void(std::int64_t row, std::span<const float> logits)> on_prompt_logits;
+  /// Called after each prompt chunk.
+  std::function<void(std::int64_t done, std::int64_t total)> on_prefill;
+};
+
+/// What a finished request did; times in seconds of wall clock.
+struct Result {
+  FinishReason reason = FinishReason::kNone;
+  std::string error;                 // with kError
+  std::vector<std::int32_t> tokens;  // generated
+  std::int64_t n_prompt = 0;
+  std::int64_t n_cached = 0;  // prompt tokens taken from the cache
+  double prefill_seconds = 0.0;
+  double decode_seconds = 0.0;
+};
+
+class Engine {
+ public:
+  /// Reserves the cache and runs one full-size chunk, so that later steps allocate nothing.
+  Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options);
+  ~Engine();
+  const EngineOptions& options() const { return options_; }
+  std::int64_t vocab_size() const { return model_.vocab_size(); }
+
+  using RequestId = std::uint64_t;
+  /// Queues a request. Throws kTooLong when the prompt leaves no room in the context (with both numbers),
+  /// kUsage for an empty prompt, ids outside the vocabulary or bad sampling parameters.
+  RequestId submit(Request request);
+  /// Runs one batch; false when nothing is queued or running.
+  bool step();
+  /// The outcome of a finished request, handed out once; null while it runs.
+  std::unique_ptr<Result> take_result(RequestId id);
+  /// submit + step until it is done. Throws like submit; kInternal on NaN logits.
+  Result generate(Request request);
+  /// Ends the running requests at the next step. Async-signal-safe.
+  void cancel() { cancel_.store(true, std::memory_order_relaxed); }
+
+ private:
+  struct Sequence;
+  // A batch being put together.
+  struct Rows {
+    std::vector<std::int32_t> tokens, positions, logit_rows;
+    std::vector<operators::SequenceRows> sequences;
+    std::vector<Sequence*> owners;  // of each entry of sequences
+  };
+  void warm_up();
+  void start_queued();
+  void reuse_prefix(Sequence& sequence);
+  bool ensure_pages(Sequence& sequence, std::int64_t n_tokens);
+  std::int64_t to_chunk_end(std::int64_t position) const;
+  void add_rows(Sequence& sequence, std::int64_t n, Rows& rows);
+  tensor::ConstMatrixF run_rows(const Rows& rows);
+  void take_outputs(Sequence& sequence, std::int64_t n_rows, const tensor::ConstMatrixF& logits,
+                    std::int64_t* logit_row, double seconds);
+  void take_token(Sequence& sequence, std::span<const float> logits);
+  void finish(Sequence& sequence, FinishReason reason);
+
+  operators::Model& model_;
+  backend::Cpu& cpu_;
+  EngineOptions options_;
+  KvPool pool_;
+  tensor::Arena arena_;
+  std::vector<std::unique_ptr<Sequence>> sequences_;
+  std::vector<std::pair<RequestId, std::unique_ptr<Result>>> results_;
+  RequestId next_id_ = 1;
+  std::uint64_t clock_ = 0;  // orders sequences by last use
+  std::atomic<bool> cancel_{false};
+};
+
+}  // namespace kt::engine

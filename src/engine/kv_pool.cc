@@ -1,0 +1,54 @@
+#include "engine/kv_pool.h"
+
+#include "kernels/cpu/attention/attention.h"
+
+namespace kt::engine {
+
+std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format) {
+  std::size_t bytes = 0;
+  for (const tensor::KvLayerSpec& layer : layers) {
+    for (const tensor::KvStreamSpec& s : layer.streams) {
+      if (!kernels::attention::cache_format_fits(format, s.dim)) {
+        fail(ErrorCode::kUnsupported, "--kv",
+             "the cache of this model has vectors of {} values, which {} cannot hold; use f16, bf16 or f32",
+             s.dim, formats::traits(format).name);
+      }
+      bytes += formats::row_bytes(format, s.dim) * static_cast<std::size_t>(s.n_heads);
+    }
+  }
+  return bytes;
+}
+
+KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
+               std::int64_t n_tokens)
+    : n_pages_((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen) {
+  kv_bytes_per_token(layers, format);  // refuses formats that do not fit
+  for (const tensor::KvLayerSpec& layer : layers) {
+    KT_CHECK(!layer.streams.empty() && layer.streams.size() <= 2);
+    tensor::KvLayerView view;
+    for (std::size_t i = 0; i < layer.streams.size(); ++i) {
+      const tensor::KvStreamSpec& spec = layer.streams[i];
+      tensor::KvStreamView& s = view.streams[i];
+      s.format = format;
+      s.n_heads = spec.n_heads;
+      s.dim = spec.dim;
+      s.head_bytes = formats::row_bytes(format, spec.dim);
+      s.row_bytes = s.head_bytes * static_cast<std::size_t>(spec.n_heads);
+      buffers_.emplace_back(s.row_bytes * static_cast<std::size_t>(n_pages_ * tensor::kKvPageLen));
+      s.base = buffers_.back().data();
+    }
+    layers_.push_back(view);
+  }
+  for (std::int64_t page = n_pages_; page > 0; --page) free_.push_back(static_cast<std::int32_t>(page - 1));
+}
+
+std::int32_t KvPool::take() {
+  if (free_.empty()) return -1;
+  const std::int32_t page = free_.back();
+  free_.pop_back();
+  return page;
+}
+
+void KvPool::give_back(std::int32_t page) { free_.push_back(page); }
+
+}  // namespace kt::engine

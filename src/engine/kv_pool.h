@@ -1,0 +1,35 @@
+// Memory of the key/value cache: one buffer per layer and stream, cut into pages of kKvPageLen tokens that
+// sequences take and give back. All memory is reserved at construction.
+// Thread rule: used by the engine's thread.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tensor/kv_view.h"
+
+namespace kt::engine {
+
+/// Bytes one token takes over all layers.
+std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format);
+
+class KvPool {
+ public:
+  /// Room for at least n_tokens. Throws kNoMemory, and kUnsupported when a vector is not a whole number of
+  /// the format's blocks.
+  KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format, std::int64_t n_tokens);
+  std::span<const tensor::KvLayerView> layers() const { return layers_; }
+  std::int64_t n_pages() const { return n_pages_; }
+  std::int64_t n_free() const { return static_cast<std::int64_t>(free_.size()); }
+  /// A page, or -1 when none is free.
+  std::int32_t take();
+  void give_back(std::int32_t page);
+
+ private:
+  std::int64_t n_pages_;
+  std::vector<std::int32_t> free_;
+  std::vector<tensor::KvLayerView> layers_;
+  std::vector<tensor::Buffer> buffers_;
+};
+
+}  // namespace kt::engine

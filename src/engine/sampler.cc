@@ -1,0 +1,161 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+
+namespace kt::engine {
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+void in_range(bool ok, const char* field, double value, const char* wanted) {
+  if (!ok) fail(ErrorCode::kUsage, field, "{} is out of range; {} is wanted", value, wanted);
+}
+
+// Uniform in [0, 1) from 53 random bits: the same on every standard library.
+double uniform(std::mt19937_64& random) { return static_cast<double>(random() >> 11) * 0x1p-53; }
+
+}  // namespace
+
+void SamplingParams::validate(std::int64_t vocab_size) const {
+  in_range(temperature >= 0.0f && temperature <= 100.0f, "temperature", temperature, "0 to 100");
+  in_range(top_k >= 0, "top_k", top_k, "0 (off) or more");
+  in_range(top_p > 0.0f && top_p <= 1.0f, "top_p", top_p, "above 0, at most 1");
+  in_range(min_p >= 0.0f && min_p <= 1.0f, "min_p", min_p, "0 to 1");
+  in_range(typical_p > 0.0f && typical_p <= 1.0f, "typical_p", typical_p, "above 0, at most 1");
+  in_range(repetition_penalty > 0.0f && repetition_penalty <= 100.0f, "repetition_penalty",
+           repetition_penalty, "above 0, at most 100");
+  in_range(std::abs(frequency_penalty) <= 100.0f, "frequency_penalty", frequency_penalty, "-100 to 100");
+  in_range(std::abs(presence_penalty) <= 100.0f, "presence_penalty", presence_penalty, "-100 to 100");
+  in_range(repeat_last_n >= -1, "repeat_last_n", repeat_last_n, "-1 (all) or more");
+  for (const auto& [id, bias] : logit_bias) {
+    in_range(id >= 0 && id < vocab_size, "logit_bias", id, "a token of the vocabulary");
+    in_range(!std::isnan(bias), "logit_bias", bias, "a number");
+  }
+}
+
+Sampler::Sampler(const SamplingParams& params, std::int64_t vocab_size)
+    : params_(params), seed_(params.seed) {
+  params_.validate(vocab_size);
+  if (seed_ == 0) {
+    std::random_device entropy;
+    seed_ = (static_cast<std::uint64_t>(entropy()) << 32 | entropy()) | 1;
+  }
+  random_.seed(seed_);
+}
+
+void Sampler::penalize(std::span<const std::int32_t> history) {
+  const bool off = params_.repetition_penalty == 1.0f && params_.frequency_penalty == 0.0f &&
+                   params_.presence_penalty == 0.0f;
+  if (off) return;
+  if (params_.repeat_last_n >= 0) {
+    const auto n = std::min(history.size(), static_cast<std::size_t>(params_.repeat_last_n));
+    history = history.last(n);
+  }
+  counts_.clear();
+  for (const std::int32_t id : history) ++counts_[id];
+  for (const auto& [id, count] : counts_) {
+    float& logit = logits_[static_cast<std::size_t>(id)];
+    logit = logit > 0.0f ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+    logit -= static_cast<float>(count) * params_.frequency_penalty + params_.presence_penalty;
+  }
+}
+
+void Sampler::keep_typical() {
+  double entropy = 0.0;
+  for (const Candidate& c : candidates_) {
+    if (c.probability > 0.0f) entropy -= double{c.probability} * std::log(double{c.probability});
+  }
+  const auto distance = [&](const Candidate& c) {
+    return c.probability > 0.0f ? std::abs(-std::log(double{c.probability}) - entropy)
+                                : std::numeric_limits<double>::infinity();
+  };
+  std::stable_sort(candidates_.begin(), candidates_.end(),
+                   [&](const Candidate& a, const Candidate& b) { return distance(a) < distance(b); });
+  keep_mass(params_.typical_p);
+  std::sort(candidates_.begin(), candidates_.end(), better);
+}
+
+void Sampler::keep_mass(float mass) {
+  double sum = 0.0;
+  std::size_t n = 0;
+  while (n < candidates_.size() && (n == 0 || sum < static_cast<double>(mass))) {
+    sum += static_cast<double>(candidates_[n++].probability);
+  }
+  candidates_.resize(n);
+  normalize();
+}
+
+void Sampler::normalize() {
+  float largest = kNever;
+  for (const Candidate& c : candidates_) largest = std::max(largest, c.logit);
+  double sum = 0.0;
+  for (const Candidate& c : candidates_) sum += std::exp(double{c.logit} - largest);
+  for (Candidate& c : candidates_) {
+    c.probability = static_cast<float>(std::exp(double{c.logit} - largest) / sum);
+  }
+}
+
+bool Sampler::better(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+std::int32_t Sampler::draw() {
+  candidates_.clear();
+  for (std::size_t i = 0; i < logits_.size(); ++i) {
+    if (logits_[i] > kNever) candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], 0.0f});
+  }
+  if (candidates_.empty()) return -1;
+  const auto k = static_cast<std::size_t>(params_.top_k);
+  if (k != 0 && k < candidates_.size()) {
+    const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(k);
+    std::partial_sort(candidates_.begin(), end, candidates_.end(), better);
+    candidates_.resize(k);
+  } else {
+    std::sort(candidates_.begin(), candidates_.end(), better);
+  }
+  for (Candidate& c : candidates_) c.logit /= params_.temperature;
+  normalize();
+  if (params_.typical_p < 1.0f) keep_typical();
+  if (params_.top_p < 1.0f) keep_mass(params_.top_p);
+  if (params_.min_p > 0.0f) {
+    const float least = params_.min_p * candidates_.front().probability;
+    std::erase_if(candidates_, [&](const Candidate& c) { return c.probability < least; });
+    normalize();
+  }
+  const double u = uniform(random_);
+  double sum = 0.0;
+  for (const Candidate& c : candidates_) {
+    sum += static_cast<double>(c.probability);
+    if (u < sum) return c.id;
+  }
+  return candidates_.back().id;
+}
+
+SampledToken Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history) {
+  logits_.assign(logits.begin(), logits.end());
+  for (float& l : logits_) {
+    if (std::isnan(l)) return {};
+  }
+  for (const auto& [id, bias] : params_.logit_bias) logits_[static_cast<std::size_t>(id)] += bias;
+  penalize(history);
+  SampledToken token;
+  if (params_.temperature == 0.0f) {
+    const auto best = std::max_element(logits_.begin(), logits_.end());
+    if (*best == kNever) return {};
+    token.id = static_cast<std::int32_t>(best - logits_.begin());
+  } else {
+    token.id = draw();
+  }
+  if (token.id < 0) return token;
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0.0;
+  for (const float l : logits) sum += std::exp(double{l} - largest);
+  token.logprob = static_cast<float>(double{logits[static_cast<std::size_t>(token.id)]} - largest - std::log(sum));
+  return token;
+}
+
+}  // namespace kt::engine

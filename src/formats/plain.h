@@ -1,0 +1,17 @@
+// The unquantised formats: F32, F16 (IEEE binary16) and BF16, one value per block, little endian.
+// Encoding rounds to nearest even and keeps NaN and infinities.
+// Thread rule: pure.
+#pragma once
+#include <cstdint>
+
+namespace kt::formats {
+
+void decode_f32(const void* blocks, float* out, std::int64_t n) noexcept;
+void decode_f16(const void* blocks, float* out, std::int64_t n) noexcept;
+void decode_bf16(const void* blocks, float* out, std::int64_t n) noexcept;
+
+void encode_f32(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept;
+void encode_f16(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept;
+void encode_bf16(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept;
+
+}  // namespace kt::formats

@@ -1,0 +1,51 @@
+// Writes a file so that readers see the old one or the complete new one, never a part.
+//
+//   temporary beside the target → write … → finish(): fsync, rename over the target
+//
+// Destroyed without finish() (an exception, a cancelled job), it removes the temporary.
+// Thread rule: one thread at a time.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace kt::io {
+
+class AtomicFile {
+ public:
+  /// Creates the temporary. Throws kIo (no such folder, no permission, target is a folder).
+  explicit AtomicFile(std::string path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  /// Bytes written so far.
+  std::uint64_t position() const { return position_; }
+
+  /// Appends. Throws kIo, e.g. when the disk is full.
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  /// Appends n zero bytes.
+  void write_zeros(std::uint64_t n);
+  /// Makes the file appear at its path. Throws kIo; call once, last.
+  void finish();
+
+ private:
+  void flush();
+  void write_through(std::span<const std::byte> bytes);
+
+  std::string path_;
+  std::string temporary_;
+  int fd_ = -1;
+  std::uint64_t position_ = 0;
+  std::vector<std::byte> buffer_;
+};
+
+/// Replaces the file at `path` by `text`, atomically. Throws kIo.
+void write_file(const std::string& path, std::string_view text);
+
+}  // namespace kt::io

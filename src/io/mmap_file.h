@@ -1,0 +1,37 @@
+// A file mapped read-only as a whole, with advice to the kernel about ranges of it.
+// The mapping is private and lives as long as the object; an empty file maps to an empty span.
+// Thread rule: const methods may run from any thread.
+#pragma once
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace kt::io {
+
+class MmapFile {
+ public:
+  MmapFile() = default;
+  /// Throws kNotFound when there is no such file, kIo for anything else the system refuses.
+  explicit MmapFile(const std::string& path);
+  ~MmapFile();
+  MmapFile(MmapFile&& other) noexcept;
+  MmapFile& operator=(MmapFile&& other) noexcept;
+  MmapFile(const MmapFile&) = delete;
+  MmapFile& operator=(const MmapFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::size_t size() const { return size_; }
+
+  /// Starts reading bytes [offset, offset + length) ahead; ranges past the end are clipped.
+  void will_need(std::size_t offset, std::size_t length) const noexcept;
+  /// Lets the system drop the whole pages inside the range; they are read again when touched.
+  void dont_need(std::size_t offset, std::size_t length) const noexcept;
+
+ private:
+  std::string path_;
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace kt::io

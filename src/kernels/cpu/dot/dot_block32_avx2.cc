@@ -1,0 +1,128 @@
+// AVX2 rows with int8 activations: blocks of 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4).
+#include "kernels/cpu/dot/n16_avx2.h"
+
+namespace kt::kernels::dot {
+namespace {
+
+struct Empty {};
+
+struct Q4_0 : WeightBase {
+  using Tile = TileQ4_0;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  static constexpr Widen kWiden = Widen::kBlock;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, Pair& scale, Pair& offset) {
+    scale = load_fp16(t.d);
+    offset = times(scale, -8.0f);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
+    return nibbles(t.q, pass, g, h);
+  }
+};
+struct Q4_1 : WeightBase {
+  using Tile = TileQ4_1;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  static constexpr Widen kWiden = Widen::kBlock;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, Pair& scale, Pair& offset) {
+    scale = load_fp16(t.d);
+    offset = load_fp16(t.m);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
+    return nibbles(t.q, pass, g, h);
+  }
+};
+struct Q5_0 : WeightBase {
+  using Tile = TileQ5_0;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, Pair& scale, Pair& offset) {
+    scale = load_fp16(t.d);
+    offset = times(scale, -16.0f);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
+    return _mm256_or_si256(nibbles(t.q, pass, g, h), mask_bits(t.q1, 4 * pass + g, 4, h));
+  }
+};
+struct Q5_1 : WeightBase {
+  using Tile = TileQ5_1;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, Pair& scale, Pair& offset) {
+    scale = load_fp16(t.d);
+    offset = load_fp16(t.m);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
+    return _mm256_or_si256(nibbles(t.q, pass, g, h), mask_bits(t.q1, 4 * pass + g, 4, h));
+  }
+};
+struct Q8_0 : WeightBase {
+  using Tile = TileQ8_0;
+  using Unit = Empty;
+  static constexpr bool kSigned = true;
+  static constexpr Widen kWiden = Widen::kGroup;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, Pair& scale, Pair&) {
+    scale = load_fp16(t.d);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
+    return load32(t.q[4 * pass + g] + 32 * h);
+  }
+};
+struct IQ4_NL : WeightBase {
+  using Tile = TileQ4_0;
+  using Unit = Empty;
+  static constexpr bool kSigned = true;
+  static constexpr Widen kWiden = Widen::kGroup;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, Pair& scale, Pair&) {
+    scale = load_fp16(t.d);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
+    return iq4_values(nibbles(t.q, pass, g, h));
+  }
+};
+struct MXFP4 : WeightBase {
+  using Tile = TileMXFP4;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  // Half of 2^(e - 127) in every lane; e = 0 and 1 give subnormal floats.
+  KT_INLINE static __m256 half_power(const std::uint8_t* e) {
+    const __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(e)));
+    const __m256i one = _mm256_set1_epi32(1);
+    const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(v, one), 23);
+    const __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), v);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(tiny, normal, _mm256_cmpgt_epi32(v, one)));
+  }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, Pair& scale, Pair& offset) {
+    scale = {half_power(t.e), half_power(t.e + 8)};
+    offset = times(scale, -12.0f);
+  }
+  // Twice the E2M1 value, plus 12 to be unsigned.
+  KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
+    const __m256i values = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    return _mm256_shuffle_epi8(values, nibbles(t.q, pass, g, h));
+  }
+};
+
+}  // namespace
+
+#define KT_ROW(weight, name)                        \
+  void name(const DotArgs& args) noexcept;          \
+  void name(const DotArgs& args) noexcept { run_q8<weight>(args); }
+KT_ROW(Q4_0, dot_f32_q8_q4_0_n16_avx2)
+KT_ROW(Q4_1, dot_f32_q8_q4_1_n16_avx2)
+KT_ROW(Q5_0, dot_f32_q8_q5_0_n16_avx2)
+KT_ROW(Q5_1, dot_f32_q8_q5_1_n16_avx2)
+KT_ROW(Q8_0, dot_f32_q8_q8_0_n16_avx2)
+KT_ROW(IQ4_NL, dot_f32_q8_iq4_nl_n16_avx2)
+KT_ROW(MXFP4, dot_f32_q8_mxfp4_n16_avx2)
+#undef KT_ROW
+
+}  // namespace kt::kernels::dot

@@ -1,0 +1,58 @@
+// Int8 quantisation with AVX2; bitwise equal to quantize_row_ref.
+#include <immintrin.h>
+
+#include "kernels/cpu/dot/quantize.h"
+
+namespace kt::kernels::dot {
+namespace {
+
+inline std::int32_t max_lanes(__m256i v) {
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+  return _mm_cvtsi128_si32(m);
+}
+
+inline std::int32_t sum_lanes(__m256i v) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+  return _mm_cvtsi128_si32(s);
+}
+
+}  // namespace
+
+void quantize_row_avx2(const float* x, std::int64_t k, std::int8_t* q, float* scale,
+                       float* sum) noexcept {
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  // packs work inside 128-bit halves; this puts the 32-bit groups back in order.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (std::int64_t b = 0; b < k / 32; ++b, x += 32, q += 32) {
+    __m256 v[4];
+    __m256i bits = _mm256_setzero_si256();
+    for (int i = 0; i < 4; ++i) {
+      v[i] = _mm256_loadu_ps(x + 8 * i);
+      bits = _mm256_max_epi32(bits, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
+    }
+    const std::int32_t max_bits = max_lanes(bits);
+    const float max = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(max_bits)));
+    const bool finite = max_bits < 0x7f800000;
+    if (!finite || !(max >= kQuantizeTiny)) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_setzero_si256());
+      scale[b] = finite ? 0.0f : __builtin_nanf("");
+      sum[b] = scale[b];
+      continue;
+    }
+    const __m256 inverse = _mm256_set1_ps(127.0f / max);
+    __m256i n[4];
+    for (int i = 0; i < 4; ++i) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+    const __m256i total =
+        _mm256_add_epi32(_mm256_add_epi32(n[0], n[1]), _mm256_add_epi32(n[2], n[3]));
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_permutevar8x32_epi32(bytes, order));
+    scale[b] = max / 127.0f;
+    sum[b] = scale[b] * static_cast<float>(sum_lanes(total));
+  }
+}
+
+}  // namespace kt::kernels::dot

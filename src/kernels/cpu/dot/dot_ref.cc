@@ -1,0 +1,118 @@
+// Reference rows: every format, weights decoded by its scalar codec, a fixed summation order.
+// A weight row is decoded once per 64 activation rows in pieces of 256 values.
+#include <bit>
+#include <cstdint>
+
+#include "kernels/cpu/dot/dot.h"
+#include "kernels/cpu/dot/quantize.h"
+
+namespace kt::kernels::dot {
+namespace {
+
+typedef float Lanes __attribute__((vector_size(32), aligned(4), may_alias));
+constexpr int kLanes = 8;
+constexpr std::int64_t kPiece = 256;  // a multiple of every block length
+constexpr std::int64_t kRowsAtOnce = 64;
+
+const Lanes& load(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
+
+float total(const Lanes& v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+void add_f32(Lanes& acc, const float* w, const float* a, std::int64_t n) {
+  Lanes sum[4] = {};  // four chains hide the latency of the additions
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int c = 0; c < 4; ++c) {
+      sum[c] += load(w + i + kLanes * c) * load(a + i + kLanes * c);
+    }
+  }
+  for (; i + kLanes <= n; i += kLanes) sum[0] += load(w + i) * load(a + i);
+  for (int lane = 0; i < n; ++i, ++lane) sum[1][lane] += w[i] * a[i];
+  acc += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+void add_q8(Lanes& acc, const float* w, const ActRows& act, std::int64_t row, std::int64_t k0,
+            std::int64_t n) {
+  const std::int8_t* q = act.q + row * act.q_stride + k0;
+  const float* scale = act.scale + row * act.block_stride + k0 / kQ8Block;
+  for (std::int64_t b = 0; b < n / kQ8Block; ++b) {
+    float a[kQ8Block];
+    for (std::int64_t i = 0; i < kQ8Block; ++i) a[i] = static_cast<float>(q[b * kQ8Block + i]);
+    Lanes sum = {};
+    for (std::int64_t i = 0; i < kQ8Block; i += kLanes) {
+      sum += load(w + b * kQ8Block + i) * load(a + i);
+    }
+    acc += sum * scale[b];
+  }
+}
+
+void run(const DotArgs& args, formats::Format format, Act act) {
+  const formats::FormatTraits& traits = formats::traits(format);
+  const std::size_t row_bytes = formats::row_bytes(format, args.k);
+  float w[kPiece];
+  for (std::int64_t m0 = 0; m0 < args.m; m0 += kRowsAtOnce) {
+    const std::int64_t m = args.m - m0 < kRowsAtOnce ? args.m - m0 : kRowsAtOnce;
+    for (std::int64_t j = 0; j < args.n; ++j) {
+      const std::byte* row = args.weights + static_cast<std::size_t>(j) * row_bytes;
+      Lanes acc[kRowsAtOnce] = {};
+      for (std::int64_t k0 = 0; k0 < args.k; k0 += kPiece) {
+        const std::int64_t n = args.k - k0 < kPiece ? args.k - k0 : kPiece;
+        traits.decode(row + static_cast<std::size_t>(k0 / traits.block_len) * traits.block_bytes, w, n);
+        for (std::int64_t i = 0; i < m; ++i) {
+          if (act == Act::kF32) {
+            add_f32(acc[i], w, args.act.f32 + (m0 + i) * args.act.f32_stride + k0, n);
+          } else {
+            add_q8(acc[i], w, args.act, m0 + i, k0, n);
+          }
+        }
+      }
+      for (std::int64_t i = 0; i < m; ++i) args.out[(m0 + i) * args.out_stride + j] = total(acc[i]);
+    }
+  }
+}
+
+// Nearest integer, ties to even, for |x| < 2^22.
+int round_even(float x) {
+  return static_cast<int>(std::bit_cast<std::uint32_t>(x + 12582912.0f) - 0x4b400000u);
+}
+
+}  // namespace
+
+#define KT_FORMAT(id, name, ggml_type, block_len, block_bytes, decode, encode)  \
+  void dot_f32_f32_##id##_rows_ref(const DotArgs& args) noexcept;               \
+  void dot_f32_q8_##id##_rows_ref(const DotArgs& args) noexcept;                \
+  void dot_f32_f32_##id##_rows_ref(const DotArgs& args) noexcept {              \
+    run(args, formats::Format::id, Act::kF32);                                  \
+  }                                                                             \
+  void dot_f32_q8_##id##_rows_ref(const DotArgs& args) noexcept {               \
+    run(args, formats::Format::id, Act::kQ8);                                   \
+  }
+#include "formats/formats.inc"
+#undef KT_FORMAT
+
+void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale, float* sum) noexcept {
+  for (std::int64_t b = 0; b < k / kQ8Block; ++b, x += kQ8Block, q += kQ8Block) {
+    // Bit patterns of magnitudes order like the values, with infinity and NaN on top.
+    std::uint32_t max_bits = 0;
+    for (int i = 0; i < kQ8Block; ++i) {
+      const std::uint32_t bits = std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu;
+      max_bits = bits > max_bits ? bits : max_bits;
+    }
+    const bool finite = max_bits < 0x7f800000u;
+    const float max = std::bit_cast<float>(max_bits);
+    const bool usable = finite && max >= kQuantizeTiny;
+    const float inverse = usable ? 127.0f / max : 0.0f;
+    int total_q = 0;
+    for (int i = 0; i < kQ8Block; ++i) {
+      const int v = usable ? round_even(x[i] * inverse) : 0;
+      q[i] = static_cast<std::int8_t>(v);
+      total_q += v;
+    }
+    scale[b] = usable ? max / 127.0f : finite ? 0.0f : std::bit_cast<float>(0x7fc00000u);
+    sum[b] = scale[b] * static_cast<float>(total_q);
+  }
+}
+
+}  // namespace kt::kernels::dot

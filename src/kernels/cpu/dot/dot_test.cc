@@ -1,0 +1,429 @@
+// Every row of kernels.inc against a double-precision product of decoded weights, plus the properties the
+// interface promises: bitwise independence of m, packing that loses nothing, selection by injected caps.
+#include "kernels/cpu/dot/dot.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/half.h"
+#include "kernels/cpu/dot/quantize.h"
+
+namespace kt::kernels::dot {
+namespace {
+
+using formats::Format;
+
+/// Byte offsets of the fp16 fields of a file block, for formats whose random bytes need sane scales.
+std::vector<int> fp16_fields(Format format) {
+  switch (format) {
+    case Format::kF16:
+    case Format::kQ4_0:
+    case Format::kQ5_0:
+    case Format::kQ8_0:
+    case Format::kIQ4_NL:
+    case Format::kIQ4_XS: return {0};
+    case Format::kQ4_1:
+    case Format::kQ5_1:
+    case Format::kQ4_K:
+    case Format::kQ5_K: return {0, 2};
+    case Format::kQ2_K: return {80, 82};
+    case Format::kQ3_K: return {108};
+    case Format::kQ6_K: return {208};
+    default: return {};
+  }
+}
+
+struct Weights {
+  std::int64_t n = 0, k = 0;
+  std::size_t row_bytes = 0;
+  std::vector<std::byte> bytes;
+  std::vector<float> values;  // decoded [n, k]
+  void decode(Format format) {
+    values.resize(static_cast<std::size_t>(n * k));
+    for (std::int64_t r = 0; r < n; ++r) {
+      formats::traits(format).decode(bytes.data() + static_cast<std::size_t>(r) * row_bytes,
+                                     values.data() + r * k, k);
+    }
+  }
+};
+
+/// fill: -1 random codes, else that byte everywhere; scales stay random in both cases.
+Weights make_weights(Format format, std::int64_t n, std::int64_t k, int fill, std::mt19937& rng) {
+  const formats::FormatTraits& t = formats::traits(format);
+  Weights w{n, k, formats::row_bytes(format, k), {}, {}};
+  w.bytes.resize(static_cast<std::size_t>(n) * w.row_bytes);
+  const std::vector<int> fields = fp16_fields(format);
+  if (fields.empty() && format != Format::kMXFP4) {
+    std::normal_distribution<float> normal;
+    std::vector<float> x(static_cast<std::size_t>(k));
+    for (std::int64_t r = 0; r < n; ++r) {
+      for (float& v : x) v = fill < 0 ? normal(rng) : fill < 128 ? -1.0f : 1.0f;
+      t.encode(x.data(), nullptr, w.bytes.data() + static_cast<std::size_t>(r) * w.row_bytes, k);
+    }
+  } else {
+    for (std::byte& b : w.bytes) b = static_cast<std::byte>(fill < 0 ? rng() & 255 : static_cast<unsigned>(fill));
+    for (std::size_t at = 0; at < w.bytes.size(); at += t.block_bytes) {
+      for (const int field : fields) {
+        const float scale = std::uniform_real_distribution<float>(0.5f, 1.0f)(rng) * (rng() & 1 ? 0.01f : -0.01f);
+        const std::uint16_t h = f32_to_fp16(scale);
+        std::memcpy(&w.bytes[at + static_cast<std::size_t>(field)], &h, 2);
+      }
+      if (format == Format::kMXFP4) w.bytes[at] = static_cast<std::byte>(120 + rng() % 12);
+    }
+  }
+  w.decode(format);
+  return w;
+}
+
+struct Activations {
+  std::int64_t m, k;
+  std::vector<float> f32;
+  std::vector<std::int8_t> q;
+  std::vector<float> scale, sum;
+  ActRows rows;
+  float value(Act act, std::int64_t i, std::int64_t j) const {
+    if (act == Act::kF32) return f32[static_cast<std::size_t>(i * rows.f32_stride + j)];
+    return rows.scale[i * rows.block_stride + j / kQ8Block] *
+           static_cast<float>(rows.q[i * rows.q_stride + j]);
+  }
+};
+
+/// extreme: every |q| is 127, all of one sign per row.
+Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::mt19937& rng) {
+  Activations a;
+  a.m = m;
+  a.k = k;
+  a.rows.f32_stride = k + 5;
+  a.rows.q_stride = k + 3;
+  a.rows.block_stride = k / kQ8Block + 1;
+  a.f32.resize(static_cast<std::size_t>(m * a.rows.f32_stride));
+  a.q.resize(static_cast<std::size_t>(m * a.rows.q_stride));
+  a.scale.resize(static_cast<std::size_t>(m * a.rows.block_stride));
+  a.sum.resize(a.scale.size());
+  std::normal_distribution<float> normal;
+  for (std::int64_t i = 0; i < m; ++i) {
+    float* x = a.f32.data() + i * a.rows.f32_stride;
+    for (std::int64_t j = 0; j < k; ++j) x[j] = extreme ? (i % 2 == 0 ? 1.0f : -1.0f) : normal(rng);
+    quantize_row_ref(x, k / kQ8Block * kQ8Block, a.q.data() + i * a.rows.q_stride,
+                     a.scale.data() + i * a.rows.block_stride, a.sum.data() + i * a.rows.block_stride);
+  }
+  a.rows.f32 = a.f32.data();
+  a.rows.q = a.q.data();
+  a.rows.scale = a.scale.data();
+  a.rows.sum = a.sum.data();
+  return a;
+}
+
+std::vector<std::byte> pack_all(const Kernel& kernel, const Weights& w) {
+  // Exact size, so that a sanitiser sees overruns.
+  std::vector<std::byte> packed(packed_bytes(kernel, w.n, w.k), std::byte{0xaa});
+  pack(kernel, w.bytes.data(), w.n, w.k, packed.data());
+  return packed;
+}
+
+std::vector<float> run_kernel(const Kernel& kernel, const std::vector<std::byte>& packed, const Weights& w,
+                              const ActRows& act, std::int64_t m) {
+  const float guard = -12345.0f;
+  const std::int64_t stride = w.n + 3;
+  std::vector<float> out(static_cast<std::size_t>(m * stride + 1), guard);
+  DotArgs args;
+  args.act = act;
+  args.m = m;
+  args.k = w.k;
+  args.weights = packed.data();
+  args.n = w.n;
+  args.out = out.data();
+  args.out_stride = stride;
+  kernel.run(args);
+  std::vector<float> result;
+  for (std::int64_t i = 0; i < m; ++i) {
+    const float* row = out.data() + i * stride;
+    result.insert(result.end(), row, row + w.n);
+    for (std::int64_t j = w.n; j < stride; ++j) EXPECT_EQ(row[j], guard) << "wrote past row " << i;
+  }
+  EXPECT_EQ(out.back(), guard);
+  return result;
+}
+
+/// Largest |w| of the 32 weights around j: codes and offsets are of this size even where they cancel.
+double block_max(const float* w, std::int64_t k, std::int64_t j) {
+  double max = 0;
+  const std::int64_t begin = j / 32 * 32;
+  for (std::int64_t i = begin; i < std::min(k, begin + 32); ++i) max = std::max(max, std::fabs(double{w[i]}));
+  return max;
+}
+
+/// `smallest`: size of the codes where a whole block can cancel to nothing.
+void expect_product(const Kernel& kernel, const Weights& w, const Activations& a,
+                    const std::vector<float>& got, double slack, double smallest = 0) {
+  for (std::int64_t i = 0; i < a.m; ++i) {
+    for (std::int64_t r = 0; r < w.n; ++r) {
+      const float* row = w.values.data() + r * w.k;
+      double want = 0, size = 0, max = 0;
+      for (std::int64_t j = 0; j < w.k; ++j) {
+        const double x = a.value(kernel.act, i, j);
+        want += x * row[j];
+        if (j % 32 == 0) max = std::max(smallest, block_max(row, w.k, j));
+        size += std::fabs(x) * max;
+      }
+      const double bound = (static_cast<double>(w.k) / 4 + 16) * 0x1p-24 * size * slack;
+      const double value = got[static_cast<std::size_t>(i * w.n + r)];
+      ASSERT_NEAR(value, want, bound) << kernel.name << " m " << i << " row " << r << " n " << w.n << " k "
+                                      << w.k;
+    }
+  }
+}
+
+bool runs_here(const Kernel& kernel) { return (detect_caps() & kernel.caps) == kernel.caps; }
+
+class KernelRow : public testing::TestWithParam<const Kernel*> {
+ protected:
+  void SetUp() override {
+    if (!runs_here(*GetParam())) GTEST_SKIP() << "this CPU lacks " << describe_caps(GetParam()->caps);
+  }
+  /// The step for plain formats is 1, which would leave the loops untested.
+  std::vector<std::int64_t> lengths() const {
+    const std::int64_t step = GetParam()->k_step;
+    if (step == 1) return {1, 2, 31, 64, 100, 257};
+    return {step, 2 * step, 3 * step};
+  }
+};
+
+TEST_P(KernelRow, AgreesWithDoublePrecision) {
+  const Kernel& kernel = *GetParam();
+  std::mt19937 rng(7);
+  for (const std::int64_t k : lengths()) {
+    for (const std::int64_t n : {1, 15, 16, 17, 33}) {
+      const Weights w = make_weights(kernel.weight, n, k, -1, rng);
+      const std::vector<std::byte> packed = pack_all(kernel, w);
+      for (const std::int64_t m : {0, 1, 2, 3, 4, 5, 7, 16}) {
+        const Activations a = make_activations(m, k, false, rng);
+        expect_product(kernel, w, a, run_kernel(kernel, packed, w, a.rows, m), 1.0);
+      }
+    }
+  }
+}
+
+TEST_P(KernelRow, SurvivesExtremeCodes) {
+  const Kernel& kernel = *GetParam();
+  std::mt19937 rng(8);
+  const std::int64_t k = kernel.k_step == 1 ? 96 : 2 * kernel.k_step;
+  const Activations a = make_activations(5, k, true, rng);
+  for (const int fill : {0x00, 0xff, 0x80, 0x7f, 0x88, 0xf0, 0x0f}) {
+    const Weights w = make_weights(kernel.weight, 17, k, fill, rng);
+    expect_product(kernel, w, a, run_kernel(kernel, pack_all(kernel, w), w, a.rows, 5), 16.0, 0.2);
+  }
+}
+
+TEST_P(KernelRow, BitwiseIndependentOfOtherRows) {
+  const Kernel& kernel = *GetParam();
+  std::mt19937 rng(9);
+  const std::int64_t k = kernel.k_step == 1 ? 223 : 4 * kernel.k_step, n = 19;
+  const Weights w = make_weights(kernel.weight, n, k, -1, rng);
+  const std::vector<std::byte> packed = pack_all(kernel, w);
+  const Activations a = make_activations(70, k, false, rng);
+  std::vector<float> alone;
+  for (std::int64_t i = 0; i < a.m; ++i) {
+    ActRows one = a.rows;
+    one.f32 += i * one.f32_stride;
+    one.q += i * one.q_stride;
+    one.scale += i * one.block_stride;
+    one.sum += i * one.block_stride;
+    const std::vector<float> row = run_kernel(kernel, packed, w, one, 1);
+    alone.insert(alone.end(), row.begin(), row.end());
+  }
+  for (const std::int64_t m : {2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 17, 70}) {
+    const std::vector<float> together = run_kernel(kernel, packed, w, a.rows, m);
+    ASSERT_EQ(0, std::memcmp(together.data(), alone.data(), together.size() * sizeof(float)))
+        << kernel.name << " m " << m;
+  }
+}
+
+TEST_P(KernelRow, PartOfTheRowsGivesTheSameBits) {
+  const Kernel& kernel = *GetParam();
+  std::mt19937 rng(10);
+  const std::int64_t k = kernel.k_step == 1 ? 64 : kernel.k_step;
+  const Weights w = make_weights(kernel.weight, 48, k, -1, rng);
+  const std::vector<std::byte> packed = pack_all(kernel, w);
+  const Activations a = make_activations(3, k, false, rng);
+  const std::vector<float> all = run_kernel(kernel, packed, w, a.rows, 3);
+  Weights part = w;
+  part.n = 20;
+  const std::int64_t first = 16;
+  const std::size_t skipped = packed_bytes(kernel, first, k);
+  const std::vector<std::byte> rest(packed.begin() + static_cast<std::ptrdiff_t>(skipped), packed.end());
+  const std::vector<float> some = run_kernel(kernel, rest, part, a.rows, 3);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    for (std::int64_t r = 0; r < part.n; ++r) {
+      ASSERT_EQ(some[static_cast<std::size_t>(i * part.n + r)],
+                all[static_cast<std::size_t>(i * w.n + first + r)]);
+    }
+  }
+}
+
+TEST_P(KernelRow, PackingLosesNothing) {
+  const Kernel& kernel = *GetParam();
+  std::mt19937 rng(11);
+  const std::int64_t k = 2 * std::max<std::int64_t>(kernel.k_step, 32), n = 18;
+  Weights w = make_weights(kernel.weight, n, k, -1, rng);
+  for (std::byte& b : w.bytes) b = static_cast<std::byte>(rng() & 255);  // any scale, NaN included
+  w.decode(kernel.weight);
+  const std::vector<std::byte> packed = pack_all(kernel, w);
+  std::vector<float> row(static_cast<std::size_t>(k));
+  for (std::int64_t r = 0; r < n; ++r) {
+    unpack_row(kernel, packed.data(), r, k, row.data());
+    for (std::int64_t j = 0; j < k; ++j) {
+      const float got = row[static_cast<std::size_t>(j)];
+      const float want = w.values[static_cast<std::size_t>(r * k + j)];
+      if (std::isnan(want)) {
+        ASSERT_TRUE(std::isnan(got));
+      } else {
+        ASSERT_EQ(std::memcmp(&got, &want, 4), 0) << kernel.name << " row " << r << " k " << j << ": " << got
+                                                  << " for " << want;
+      }
+    }
+  }
+  for (std::int64_t r = n; r < (n + kernel.n_tile - 1) / kernel.n_tile * kernel.n_tile; ++r) {
+    unpack_row(kernel, packed.data(), r, k, row.data());
+    for (const float v : row) ASSERT_EQ(v, 0.0f);
+  }
+}
+
+TEST_P(KernelRow, NanStaysInItsRow) {
+  const Kernel& kernel = *GetParam();
+  std::mt19937 rng(12);
+  const std::int64_t k = kernel.k_step == 1 ? 64 : 2 * kernel.k_step;
+  const Weights w = make_weights(kernel.weight, 16, k, -1, rng);
+  Activations a = make_activations(6, k, false, rng);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  a.f32[static_cast<std::size_t>(2 * a.rows.f32_stride)] = nan;
+  a.scale[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
+  a.sum[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
+  const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.rows, 6);
+  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 16 == 2) << kernel.name;
+}
+
+std::vector<const Kernel*> all_rows() {
+  std::vector<const Kernel*> rows;
+  for (const Kernel& kernel : kernels()) rows.push_back(&kernel);
+  return rows;
+}
+
+INSTANTIATE_TEST_SUITE_P(Dot, KernelRow, testing::ValuesIn(all_rows()),
+                         [](const auto& row) { return std::string(row.param->name); });
+
+TEST(DotSelect, EveryFormatHasAReferenceRow) {
+  for (const Kernel& row : kernels()) {
+    const Kernel* f32 = select(row.weight, Act::kF32, 256, 0);
+    ASSERT_NE(f32, nullptr);
+    EXPECT_EQ(f32->caps, 0u);
+    EXPECT_EQ(f32->pack, Pack::kRows);
+    const bool plain = formats::traits(row.weight).block_len < kQ8Block;
+    EXPECT_EQ(select(row.weight, Act::kQ8, 256, 0) == nullptr, plain) << row.name;
+  }
+}
+
+TEST(DotSelect, ObeysCapsAndLength) {
+  EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, 0)->name, "dot_f32_q8_kQ4_K_rows_ref");
+  EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx2)->name, "dot_f32_q8_q4_k_n16_avx2");
+  EXPECT_STREQ(select(Format::kBF16, Act::kF32, 7, kAvx2)->name, "dot_f32_f32_bf16_n16_avx2");
+  // A higher level without the lower one proves that every bit is asked for.
+  EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx512)->name, "dot_f32_q8_kQ4_K_rows_ref");
+  EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx2 | kAvx512)->name, "dot_f32_q8_q4_k_n16_avx2");
+  EXPECT_EQ(select(Format::kQ4_K, Act::kQ8, 288, kAvx2), nullptr);
+  EXPECT_EQ(select(Format::kQ8_0, Act::kF32, 40, kAvx2), nullptr);
+  EXPECT_EQ(select(Format::kBF16, Act::kQ8, 64, kAvx2), nullptr);
+}
+
+TEST(DotSelect, NamesAreUnique) {
+  for (const Kernel& a : kernels()) {
+    for (const Kernel& b : kernels()) EXPECT_TRUE(&a == &b || std::string(a.name) != b.name) << a.name;
+  }
+}
+
+class Quantize : public testing::TestWithParam<CpuCaps> {
+ protected:
+  void SetUp() override {
+    if ((detect_caps() & GetParam()) != GetParam()) GTEST_SKIP() << "this CPU lacks it";
+  }
+};
+
+TEST_P(Quantize, RoundsToNearestAndSums) {
+  const QuantizeFn quantize = select_quantize(GetParam());
+  std::mt19937 rng(13);
+  std::normal_distribution<float> normal;
+  for (int trial = 0; trial < 200; ++trial) {
+    std::vector<float> x(96);
+    const float size = std::ldexp(1.0f, static_cast<int>(rng() % 200) - 100);
+    for (float& v : x) v = normal(rng) * size;
+    std::int8_t q[96], q_ref[96];
+    float scale[3], sum[3], scale_ref[3], sum_ref[3];
+    quantize(x.data(), 96, q, scale, sum);
+    quantize_row_ref(x.data(), 96, q_ref, scale_ref, sum_ref);
+    EXPECT_EQ(std::memcmp(q, q_ref, sizeof(q)), 0);
+    EXPECT_EQ(std::memcmp(scale, scale_ref, sizeof(scale)), 0);
+    EXPECT_EQ(std::memcmp(sum, sum_ref, sizeof(sum)), 0);
+    for (int b = 0; b < 3; ++b) {
+      int total = 0, peak = 0;
+      for (int i = 32 * b; i < 32 * b + 32; ++i) {
+        total += q[i];
+        peak = std::max(peak, std::abs(static_cast<int>(q[i])));
+        EXPECT_LE(std::fabs(double{x[static_cast<std::size_t>(i)]} - double{scale[b]} * q[i]),
+                  0.5001 * scale[b]);
+      }
+      EXPECT_EQ(peak, 127);
+      EXPECT_EQ(sum[b], scale[b] * static_cast<float>(total));
+    }
+  }
+}
+
+TEST_P(Quantize, SpecialValues) {
+  const QuantizeFn quantize = select_quantize(GetParam());
+  const float inf = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float special : {0.0f, -0.0f, 1e-40f, 1e-37f, inf, -inf, nan, -nan, 3.4e38f}) {
+    float x[64] = {};
+    x[5] = special;
+    x[40] = 1.0f;
+    std::int8_t q[64];
+    float scale[2], sum[2];
+    quantize(x, 64, q, scale, sum);
+    if (!std::isfinite(special)) {
+      EXPECT_TRUE(std::isnan(scale[0]) && std::isnan(sum[0]));
+      for (int i = 0; i < 32; ++i) EXPECT_EQ(q[i], 0);
+    } else {
+      EXPECT_EQ(q[5], special > 1.0f ? 127 : 0);
+      EXPECT_EQ(scale[0], special > 1.0f ? special / 127.0f : 0.0f);
+    }
+    EXPECT_EQ(q[40], 127) << "the next block is not touched by " << special;
+    EXPECT_EQ(scale[1], 1.0f / 127.0f);
+  }
+}
+
+TEST_P(Quantize, TiesGoToEven) {
+  const QuantizeFn quantize = select_quantize(GetParam());
+  float x[32] = {};
+  x[0] = 127.0f;
+  x[1] = 0.5f;
+  x[2] = 1.5f;
+  x[3] = -2.5f;
+  std::int8_t q[32];
+  float scale, sum;
+  quantize(x, 32, q, &scale, &sum);
+  EXPECT_EQ(q[1], 0);
+  EXPECT_EQ(q[2], 2);
+  EXPECT_EQ(q[3], -2);
+  EXPECT_EQ(sum, 127.0f);
+}
+
+INSTANTIATE_TEST_SUITE_P(Dot, Quantize, testing::Values(CpuCaps{0}, CpuCaps{kAvx2}),
+                         [](const auto& caps) { return caps.param == 0 ? "ref" : "avx2"; });
+
+}  // namespace
+}  // namespace kt::kernels::dot

@@ -1,0 +1,381 @@
+#include "kernels/cpu/dot/n16.h"
+
+#include <cstring>
+
+#include "base/half.h"
+#include "formats/basic_quants.h"
+#include "formats/fp4_quants.h"
+#include "formats/iq4_quants.h"
+#include "formats/k_quants.h"
+
+namespace kt::kernels::dot {
+namespace {
+
+using formats::Format;
+
+constexpr int kLen = 32;
+
+std::uint32_t load4(const std::uint8_t* p) {
+  std::uint32_t v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
+void store4(std::uint8_t* p, std::uint32_t v) { std::memcpy(p, &v, 4); }
+
+// Writers of the code planes of one row's 32-block; c holds one code per byte.
+
+void put_nibbles(const std::uint8_t* c, int r, std::uint8_t (*q)[64]) {
+  for (int g = 0; g < 4; ++g) {
+    const std::uint32_t low = load4(c + 4 * g) & 0x0f0f0f0fu;
+    const std::uint32_t high = load4(c + 16 + 4 * g) & 0x0f0f0f0fu;
+    store4(q[g] + 4 * r, low | (high << 4));
+  }
+}
+
+// Bits [shift, shift + 2) of every code.
+void put_pairs(const std::uint8_t* c, int shift, int r, std::uint8_t (*q2)[64]) {
+  for (int p = 0; p < 2; ++p) {
+    std::uint32_t v = 0;
+    for (int j = 0; j < 4; ++j) v |= ((load4(c + 16 * p + 4 * j) >> shift) & 0x03030303u) << (2 * j);
+    store4(q2[p] + 4 * r, v);
+  }
+}
+
+// Bit `shift` of every code.
+void put_bits(const std::uint8_t* c, int shift, int r, std::uint8_t* q1) {
+  std::uint32_t v = 0;
+  for (int g = 0; g < 8; ++g) v |= ((load4(c + 4 * g) >> shift) & 0x01010101u) << g;
+  store4(q1 + 4 * r, v);
+}
+
+// Readers of the code at k (0..31) of row r.
+
+int nibble_at(const std::uint8_t (*q)[64], int r, int k) {
+  return (q[(k / 4) % 4][4 * r + k % 4] >> (k < 16 ? 0 : 4)) & 15;
+}
+int pair_at(const std::uint8_t (*q2)[64], int r, int k) {
+  return (q2[k / 16][4 * r + k % 4] >> (2 * ((k / 4) % 4))) & 3;
+}
+int bit_at(const std::uint8_t* q1, int r, int k) { return (q1[4 * r + k % 4] >> (k / 4)) & 1; }
+
+// One format each: pack(block, r, tile) moves a file block into row r, unpack(tile, r, out) decodes row r.
+
+struct PlainF32 {
+  using Block = float;
+  using Tile = TileF32;
+  static void pack(const Block& b, int r, Tile& t) { t.w[r] = b; }
+  static void unpack(const Tile& t, int r, float* out) { *out = t.w[r]; }
+};
+struct PlainF16 {
+  using Block = std::uint16_t;
+  using Tile = TileF16;
+  static void pack(const Block& b, int r, Tile& t) { t.w[r] = b; }
+  static void unpack(const Tile& t, int r, float* out) { *out = fp16_to_f32(t.w[r]); }
+};
+struct PlainBF16 {
+  using Block = std::uint16_t;
+  using Tile = TileF16;
+  static void pack(const Block& b, int r, Tile& t) { t.w[r] = b; }
+  static void unpack(const Tile& t, int r, float* out) { *out = bf16_to_f32(t.w[r]); }
+};
+
+// The file's half-and-half nibble order is already that of the lines.
+void move_nibbles(const std::uint8_t* qs, int r, std::uint8_t (*q)[64]) {
+  for (int g = 0; g < 4; ++g) store4(q[g] + 4 * r, load4(qs + 4 * g));
+}
+
+// Bit j of the file's mask is the high bit of value j; here one mask byte holds one k of all groups.
+void spread_high_bits(const std::uint8_t* qh, int r, std::uint8_t* q1) {
+  std::uint8_t c[kLen];
+  for (int j = 0; j < kLen; ++j) c[j] = (qh[j / 8] >> (j % 8)) & 1;
+  put_bits(c, 0, r, q1);
+}
+
+struct Q4_0 {
+  using Block = formats::BlockQ4_0;
+  using Tile = TileQ4_0;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    move_nibbles(b.qs, r, t.q);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (int k = 0; k < kLen; ++k) out[k] = d * static_cast<float>(nibble_at(t.q, r, k) - 8);
+  }
+};
+struct IQ4_NL {
+  using Block = formats::BlockIQ4_NL;
+  using Tile = TileQ4_0;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    move_nibbles(b.qs, r, t.q);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (int k = 0; k < kLen; ++k) {
+      out[k] = d * static_cast<float>(formats::kIq4Codebook[nibble_at(t.q, r, k)]);
+    }
+  }
+};
+struct MXFP4 {
+  using Block = formats::BlockMXFP4;
+  using Tile = TileMXFP4;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.e[r] = b.e;
+    move_nibbles(b.qs, r, t.q);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = formats::mxfp4_scale(t.e[r]);
+    for (int k = 0; k < kLen; ++k) {
+      out[k] = d * static_cast<float>(formats::kFp4Doubled[nibble_at(t.q, r, k)]);
+    }
+  }
+};
+struct Q4_1 {
+  using Block = formats::BlockQ4_1;
+  using Tile = TileQ4_1;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    t.m[r] = b.m;
+    move_nibbles(b.qs, r, t.q);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]), m = fp16_to_f32(t.m[r]);
+    for (int k = 0; k < kLen; ++k) out[k] = d * static_cast<float>(nibble_at(t.q, r, k)) + m;
+  }
+};
+struct Q5_0 {
+  using Block = formats::BlockQ5_0;
+  using Tile = TileQ5_0;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    move_nibbles(b.qs, r, t.q);
+    spread_high_bits(b.qh, r, t.q1);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (int k = 0; k < kLen; ++k) {
+      out[k] = d * static_cast<float>((nibble_at(t.q, r, k) | bit_at(t.q1, r, k) << 4) - 16);
+    }
+  }
+};
+struct Q5_1 {
+  using Block = formats::BlockQ5_1;
+  using Tile = TileQ5_1;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    t.m[r] = b.m;
+    move_nibbles(b.qs, r, t.q);
+    spread_high_bits(b.qh, r, t.q1);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]), m = fp16_to_f32(t.m[r]);
+    for (int k = 0; k < kLen; ++k) {
+      out[k] = d * static_cast<float>(nibble_at(t.q, r, k) | bit_at(t.q1, r, k) << 4) + m;
+    }
+  }
+};
+struct Q8_0 {
+  using Block = formats::BlockQ8_0;
+  using Tile = TileQ8_0;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int g = 0; g < 8; ++g) std::memcpy(t.q[g] + 4 * r, b.qs + 4 * g, 4);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (int k = 0; k < kLen; ++k) out[k] = d * static_cast<float>(t.q[k / 4][4 * r + k % 4]);
+  }
+};
+
+struct Q4_K {
+  using Block = formats::BlockQ4_K;
+  using Tile = TileQ4_K;
+  static void pack(const Block& b, int r, Tile& t) {
+    std::uint8_t scale[8], min[8];
+    formats::unpack_scales_k4(b.scales, scale, min);
+    t.d[r] = b.d;
+    t.dmin[r] = b.dmin;
+    for (int s = 0; s < 8; ++s) {
+      t.block[s].scale[r] = scale[s];
+      t.block[s].min[r] = min[s];
+      std::uint8_t c[kLen];
+      for (int l = 0; l < kLen; ++l) c[l] = (b.qs[32 * (s / 2) + l] >> (4 * (s % 2))) & 15;
+      put_nibbles(c, r, t.block[s].q);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]), dmin = fp16_to_f32(t.dmin[r]);
+    for (const Tile::Block& b : t.block) {
+      const float dl = d * static_cast<float>(b.scale[r]), ml = dmin * static_cast<float>(b.min[r]);
+      for (int k = 0; k < kLen; ++k) *out++ = dl * static_cast<float>(nibble_at(b.q, r, k)) - ml;
+    }
+  }
+};
+struct Q5_K {
+  using Block = formats::BlockQ5_K;
+  using Tile = TileQ5_K;
+  static void pack(const Block& b, int r, Tile& t) {
+    std::uint8_t scale[8], min[8];
+    formats::unpack_scales_k4(b.scales, scale, min);
+    t.d[r] = b.d;
+    t.dmin[r] = b.dmin;
+    for (int s = 0; s < 8; ++s) {
+      t.block[s].scale[r] = scale[s];
+      t.block[s].min[r] = min[s];
+      std::uint8_t c[kLen];
+      for (int l = 0; l < kLen; ++l) c[l] = (b.qs[32 * (s / 2) + l] >> (4 * (s % 2))) & 15;
+      put_nibbles(c, r, t.block[s].q);
+      put_bits(b.qh, s, r, t.block[s].q1);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]), dmin = fp16_to_f32(t.dmin[r]);
+    for (const Tile::Block& b : t.block) {
+      const float dl = d * static_cast<float>(b.scale[r]), ml = dmin * static_cast<float>(b.min[r]);
+      for (int k = 0; k < kLen; ++k) {
+        *out++ = dl * static_cast<float>(nibble_at(b.q, r, k) | bit_at(b.q1, r, k) << 4) - ml;
+      }
+    }
+  }
+};
+struct Q6_K {
+  using Block = formats::BlockQ6_K;
+  using Tile = TileQ6_K;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) {
+      const std::uint8_t* low = b.ql + 64 * (s / 4) + 32 * (s % 2);
+      const std::uint8_t* high = b.qh + 32 * (s / 4);
+      std::uint8_t c[kLen];
+      for (int l = 0; l < kLen; ++l) c[l] = (low[l] >> (4 * ((s % 4) / 2))) & 15;
+      put_nibbles(c, r, t.block[s].q);
+      put_pairs(high, 2 * (s % 4), r, t.block[s].q2);
+      t.block[s].scale[0][r] = b.scales[2 * s];
+      t.block[s].scale[1][r] = b.scales[2 * s + 1];
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      for (int k = 0; k < kLen; ++k) {
+        const int q = (nibble_at(b.q, r, k) | pair_at(b.q2, r, k) << 4) - 32;
+        *out++ = d * static_cast<float>(b.scale[k / 16][r]) * static_cast<float>(q);
+      }
+    }
+  }
+};
+struct Q2_K {
+  using Block = formats::BlockQ2_K;
+  using Tile = TileQ2_K;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    t.dmin[r] = b.dmin;
+    for (int s = 0; s < 8; ++s) {
+      put_pairs(b.qs + 32 * (s / 4), 2 * (s % 4), r, t.block[s].q2);
+      t.block[s].scale_min[0][r] = b.scales[2 * s];
+      t.block[s].scale_min[1][r] = b.scales[2 * s + 1];
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]), dmin = fp16_to_f32(t.dmin[r]);
+    for (const Tile::Block& b : t.block) {
+      for (int k = 0; k < kLen; ++k) {
+        const int scale_min = b.scale_min[k / 16][r];
+        const float dl = d * static_cast<float>(scale_min & 15);
+        *out++ = dl * static_cast<float>(pair_at(b.q2, r, k)) - dmin * static_cast<float>(scale_min >> 4);
+      }
+    }
+  }
+};
+struct Q3_K {
+  using Block = formats::BlockQ3_K;
+  using Tile = TileQ3_K;
+  static void pack(const Block& b, int r, Tile& t) {
+    std::int8_t scale[16];
+    formats::unpack_scales_q3_k(b.scales, scale);
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) {
+      put_pairs(b.qs + 32 * (s / 4), 2 * (s % 4), r, t.block[s].q2);
+      put_bits(b.hmask, s, r, t.block[s].q1);
+      t.block[s].scale[0][r] = scale[2 * s];
+      t.block[s].scale[1][r] = scale[2 * s + 1];
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      for (int k = 0; k < kLen; ++k) {
+        const int q = (pair_at(b.q2, r, k) | bit_at(b.q1, r, k) << 2) - 4;
+        *out++ = d * static_cast<float>(b.scale[k / 16][r]) * static_cast<float>(q);
+      }
+    }
+  }
+};
+struct IQ4_XS {
+  using Block = formats::BlockIQ4_XS;
+  using Tile = TileIQ4_XS;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) {
+      const int low = (b.scales_l[s / 2] >> (4 * (s % 2))) & 15;
+      const int high = (b.scales_h >> (2 * s)) & 3;
+      t.block[s].scale[r] = static_cast<std::int8_t>((low | high << 4) - 32);
+      move_nibbles(b.qs + 16 * s, r, t.block[s].q);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      const float dl = d * static_cast<float>(b.scale[r]);
+      for (int k = 0; k < kLen; ++k) {
+        *out++ = dl * static_cast<float>(formats::kIq4Codebook[nibble_at(b.q, r, k)]);
+      }
+    }
+  }
+};
+
+template <class Codec, std::int64_t kUnitLen>
+void pack_row(const std::byte* row, std::int64_t k, int r, std::byte* tile) noexcept {
+  using Block = typename Codec::Block;
+  auto* t = reinterpret_cast<typename Codec::Tile*>(tile);
+  for (std::int64_t u = 0; u < k / kUnitLen; ++u, row += sizeof(Block)) {
+    Block b;
+    std::memcpy(&b, row, sizeof(Block));
+    Codec::pack(b, r, t[u]);
+  }
+}
+
+template <class Codec, std::int64_t kUnitLen>
+void unpack_row(const std::byte* tile, std::int64_t k, int r, float* out) noexcept {
+  const auto* t = reinterpret_cast<const typename Codec::Tile*>(tile);
+  for (std::int64_t u = 0; u < k / kUnitLen; ++u) Codec::unpack(t[u], r, out + u * kUnitLen);
+}
+
+template <class Codec, std::int64_t kUnitLen>
+constexpr N16Layout layout_of(Format format) {
+  return {format, kUnitLen, sizeof(typename Codec::Tile), pack_row<Codec, kUnitLen>,
+          unpack_row<Codec, kUnitLen>};
+}
+
+constexpr N16Layout kLayouts[] = {
+    layout_of<PlainF32, 1>(Format::kF32),   layout_of<PlainF16, 1>(Format::kF16),
+    layout_of<PlainBF16, 1>(Format::kBF16), layout_of<Q4_0, 32>(Format::kQ4_0),
+    layout_of<Q4_1, 32>(Format::kQ4_1),     layout_of<Q5_0, 32>(Format::kQ5_0),
+    layout_of<Q5_1, 32>(Format::kQ5_1),     layout_of<Q8_0, 32>(Format::kQ8_0),
+    layout_of<IQ4_NL, 32>(Format::kIQ4_NL), layout_of<MXFP4, 32>(Format::kMXFP4),
+    layout_of<Q2_K, 256>(Format::kQ2_K),    layout_of<Q3_K, 256>(Format::kQ3_K),
+    layout_of<Q4_K, 256>(Format::kQ4_K),    layout_of<Q5_K, 256>(Format::kQ5_K),
+    layout_of<Q6_K, 256>(Format::kQ6_K),    layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
+};
+
+}  // namespace
+
+const N16Layout* n16_layout(Format format) {
+  for (const N16Layout& layout : kLayouts) {
+    if (layout.format == format) return &layout;
+  }
+  return nullptr;
+}
+
+}  // namespace kt::kernels::dot

@@ -1,0 +1,126 @@
+// Pack kN16: how 16 weight rows of a format lie interleaved, shared by the packer and the ISA kernels.
+//
+// A tile is 16 rows; it is a sequence of units (one block of 32, a super-block of 256, or one k of a float
+// format). Codes of a 32-block come in lines of 64 bytes = 16 rows x 4 consecutive k ("group"):
+//   8 bits  q[8][64]   line g, byte 4 r + i: row r, k = 4 g + i
+//   4 bits  q[4][64]   line g: low nibble group g, high nibble group g + 4
+//   2 bits  q2[2][64]  line p, bits 2 j, 2 j + 1: group 4 p + j (as the high bits of 6-bit codes too)
+//   1 bit   q1[64]     bit g: group g
+// Scales of the 16 rows are contiguous. Sizes equal the file's, except 6-bit sub-scales widened to bytes
+// (Q4_K +2.8 %, Q5_K +2.3 %, Q3_K +3.6 %, IQ4_XS +1.5 %).
+// Thread rule: pure.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "formats/format.h"
+
+namespace kt::kernels::dot {
+
+inline constexpr std::int64_t kN16Rows = 16;
+
+struct TileF32 {
+  float w[16];
+};
+struct TileF16 {  // fp16 or bf16
+  std::uint16_t w[16];
+};
+struct TileQ4_0 {  // also IQ4_NL
+  std::uint16_t d[16];
+  std::uint8_t q[4][64];
+};
+struct TileQ4_1 {
+  std::uint16_t d[16];
+  std::uint16_t m[16];
+  std::uint8_t q[4][64];
+};
+struct TileQ5_0 {
+  std::uint16_t d[16];
+  std::uint8_t q1[64];
+  std::uint8_t q[4][64];
+};
+struct TileQ5_1 {
+  std::uint16_t d[16];
+  std::uint16_t m[16];
+  std::uint8_t q1[64];
+  std::uint8_t q[4][64];
+};
+struct TileQ8_0 {
+  std::uint16_t d[16];
+  std::int8_t q[8][64];
+};
+struct TileMXFP4 {
+  std::uint8_t e[16];
+  std::uint8_t q[4][64];
+};
+struct TileQ4_K {
+  std::uint16_t d[16];
+  std::uint16_t dmin[16];
+  struct Block {
+    std::uint8_t scale[16];
+    std::uint8_t min[16];
+    std::uint8_t q[4][64];
+  } block[8];
+};
+struct TileQ5_K {
+  std::uint16_t d[16];
+  std::uint16_t dmin[16];
+  struct Block {
+    std::uint8_t scale[16];
+    std::uint8_t min[16];
+    std::uint8_t q1[64];
+    std::uint8_t q[4][64];
+  } block[8];
+};
+struct TileQ6_K {
+  std::uint16_t d[16];
+  struct Block {
+    std::int8_t scale[2][16];  // of k 0..15 and 16..31
+    std::uint8_t q2[2][64];
+    std::uint8_t q[4][64];
+  } block[8];
+};
+struct TileQ2_K {
+  std::uint16_t d[16];
+  std::uint16_t dmin[16];
+  struct Block {
+    std::uint8_t scale_min[2][16];  // low nibble scale, high nibble min
+    std::uint8_t q2[2][64];
+  } block[8];
+};
+struct TileQ3_K {
+  std::uint16_t d[16];
+  struct Block {
+    std::int8_t scale[2][16];
+    std::uint8_t q1[64];
+    std::uint8_t q2[2][64];
+  } block[8];
+};
+struct TileIQ4_XS {
+  std::uint16_t d[16];
+  struct Block {
+    std::int8_t scale[16];
+    std::uint8_t q[4][64];
+  } block[8];
+};
+static_assert(sizeof(TileQ4_0) == 16 * 18 && sizeof(TileQ4_1) == 16 * 20 && sizeof(TileQ8_0) == 16 * 34);
+static_assert(sizeof(TileQ5_0) == 16 * 22 && sizeof(TileQ5_1) == 16 * 24 && sizeof(TileMXFP4) == 16 * 17);
+static_assert(sizeof(TileQ6_K) == 16 * 210 && sizeof(TileQ2_K) == 16 * 84 && sizeof(TileQ4_K) == 2368);
+
+struct N16Layout {
+  formats::Format format;
+  std::int64_t unit_len;   // k values per unit
+  std::size_t unit_bytes;  // of 16 rows
+  /// Writes row r (0..15) of k values from file layout into a zeroed tile.
+  void (*pack_row)(const std::byte* row, std::int64_t k, int r, std::byte* tile) noexcept;
+  /// Decodes row r back to floats, bitwise as the format's codec does.
+  void (*unpack_row)(const std::byte* tile, std::int64_t k, int r, float* out) noexcept;
+  std::size_t tile_bytes(std::int64_t k) const {
+    return static_cast<std::size_t>(k / unit_len) * unit_bytes;
+  }
+};
+
+/// Layout of a format, or nullptr when no kernel packs it.
+const N16Layout* n16_layout(formats::Format format);
+
+}  // namespace kt::kernels::dot

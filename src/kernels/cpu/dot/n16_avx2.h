@@ -1,0 +1,332 @@
+// AVX2 micro-kernels over kN16 tiles; included by dot_<weight>_avx2.cc only, everything here is internal to
+// that object.
+//
+// run_q8<W>: int8 activations. W describes a format: its tile, how to expand one group of codes (32 bytes =
+// 8 rows x 4 k) and its scales. Products are exact integers per block of 32; then, in k order,
+//   acc = fma(float(sum), scale * a_scale, acc);  acc = fma(offset, a_sum, acc)
+// run_f32<W>: float activations, float weights; two chains per output (k / 32 even or odd) hide latency.
+// Each output sees the same operations in the same order whatever m is.
+#pragma once
+#include <immintrin.h>
+
+#include "kernels/cpu/dot/dot.h"
+#include "kernels/cpu/dot/n16.h"
+
+#define KT_INLINE [[gnu::always_inline]] inline
+
+namespace kt::kernels::dot {
+namespace {
+
+/// How many maddubs results fit in int16 before widening: one, those of 16 k, or those of 32 k.
+enum class Widen { kGroup, kHalf, kBlock };
+
+/// Defaults of a format description.
+struct WeightBase {
+  static constexpr int kBlocks = 1;           // blocks of 32 per tile unit
+  static constexpr bool kSigned = false;      // codes() gives the signed weight, not an unsigned code
+  static constexpr bool kOffset = false;      // scales() sets offset
+  static constexpr bool kSubScales = false;   // sub_scale() gives integer scales of each 16 k
+  static constexpr bool kSubMins = false;     // sub_mins() gives integer minima of each 16 k
+  static constexpr Widen kWiden = Widen::kHalf;
+};
+
+struct Pair {  // rows 0..7 and 8..15
+  __m256 v[2];
+};
+
+KT_INLINE __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+KT_INLINE Pair load_fp16(const std::uint16_t* p) {
+  const __m256i h = load32(p);
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+}
+
+KT_INLINE Pair load_u8(const std::uint8_t* p) {
+  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)),
+          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(b, 8)))};
+}
+
+KT_INLINE Pair load_i8(const std::int8_t* p) {
+  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8)))};
+}
+
+KT_INLINE Pair multiply(const Pair& a, const Pair& b) {
+  return {_mm256_mul_ps(a.v[0], b.v[0]), _mm256_mul_ps(a.v[1], b.v[1])};
+}
+
+KT_INLINE Pair times(const Pair& a, float s) {
+  const __m256 f = _mm256_set1_ps(s);
+  return {_mm256_mul_ps(a.v[0], f), _mm256_mul_ps(a.v[1], f)};
+}
+
+/// Nibbles of line g, half h: k group g (pass 0) or g + 4 (pass 1).
+KT_INLINE __m256i nibbles(const std::uint8_t (*q)[64], int pass, int g, int h) {
+  __m256i v = load32(q[g] + 32 * h);
+  if (pass == 1) v = _mm256_srli_epi16(v, 4);
+  return _mm256_and_si256(v, _mm256_set1_epi8(15));
+}
+
+/// Bit `group` of every byte, moved to bit `to`.
+KT_INLINE __m256i mask_bits(const std::uint8_t* q1, int group, int to, int h) {
+  __m256i v = load32(q1 + 32 * h);
+  v = group < to ? _mm256_slli_epi16(v, to - group) : _mm256_srli_epi16(v, group - to);
+  return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(1 << to)));
+}
+
+/// Bits 2 g, 2 g + 1 of plane `pass`, moved to bits to, to + 1.
+KT_INLINE __m256i pair_bits(const std::uint8_t (*q2)[64], int pass, int g, int to, int h) {
+  __m256i v = load32(q2[pass] + 32 * h);
+  v = 2 * g < to ? _mm256_slli_epi16(v, to - 2 * g) : _mm256_srli_epi16(v, 2 * g - to);
+  return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(3 << to)));
+}
+
+/// Codebook values of IQ4_NL and IQ4_XS.
+KT_INLINE __m256i iq4_values(__m256i code) {
+  const __m128i values =
+      _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), code);
+}
+
+/// 8 bytes as int32 lanes.
+KT_INLINE __m256i widen_i8(const void* p) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+}
+
+/// Low int16 of each int32 lane copied to the high one: factors for madd over the two pairs of a row.
+KT_INLINE __m256i both_halves(__m256i v) {
+  const __m256i low_twice = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1,
+                                             4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
+  return _mm256_shuffle_epi8(v, low_twice);
+}
+
+KT_INLINE __m256i broadcast4(const std::int8_t* a) {
+  std::int32_t v;
+  __builtin_memcpy(&v, a, 4);
+  return _mm256_set1_epi32(v);
+}
+
+/// Sums of a[0..15] (low int16) and a[16..31] (high int16) in every lane.
+KT_INLINE __m256i half_sums(const std::int8_t* a) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load32(a));
+  const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  __m256i s = _mm256_hadd_epi32(fours, fours);
+  s = _mm256_hadd_epi32(s, s);
+  const std::uint32_t low = static_cast<std::uint32_t>(_mm256_extract_epi32(s, 0));
+  const std::uint32_t high = static_cast<std::uint32_t>(_mm256_extract_epi32(s, 4));
+  return _mm256_set1_epi32(static_cast<int>((low & 0xffffu) | (high << 16)));
+}
+
+/// Writes 16 lanes, or the first n of them.
+KT_INLINE void store_rows(float* out, __m256 low, __m256 high, std::int64_t n) {
+  if (n >= kN16Rows) {
+    _mm256_storeu_ps(out, low);
+    _mm256_storeu_ps(out + 8, high);
+    return;
+  }
+  float lanes[16];
+  _mm256_storeu_ps(lanes, low);
+  _mm256_storeu_ps(lanes + 8, high);
+  for (std::int64_t j = 0; j < n; ++j) out[j] = lanes[j];
+}
+
+template <int kM>
+struct Q8Rows {
+  const std::int8_t* q[kM];
+  const float* scale[kM];
+  const float* sum[kM];
+};
+
+/// Integer products of one block of 32 k: sum[i][h], lane = weight row.
+template <class W, int kM>
+KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act, std::int64_t k0,
+                         __m256i (&sum)[kM][2]) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i acc[kM][2];
+#pragma GCC unroll 2
+  for (int pass = 0; pass < 2; ++pass) {
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      __m256i w[2], magnitude[2];
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        w[h] = W::codes(tile, b, pass, g, h);
+        magnitude[h] = W::kSigned ? _mm256_abs_epi8(w[h]) : w[h];
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < kM; ++i) {
+        const __m256i a = broadcast4(act.q[i] + k0 + 16 * pass + 4 * g);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
+          const __m256i signed_a = W::kSigned ? _mm256_sign_epi8(a, w[h]) : a;
+          const __m256i p = _mm256_maddubs_epi16(magnitude[h], signed_a);
+          if (W::kWiden == Widen::kGroup) {
+            const __m256i wide = _mm256_madd_epi16(p, ones);
+            sum[i][h] = pass + g == 0 ? wide : _mm256_add_epi32(sum[i][h], wide);
+          } else {
+            const bool first = g == 0 && (pass == 0 || W::kWiden == Widen::kHalf);
+            acc[i][h] = first ? p : _mm256_add_epi16(acc[i][h], p);
+          }
+        }
+      }
+    }
+    if (W::kWiden == Widen::kGroup || (W::kWiden == Widen::kBlock && pass == 0)) continue;
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      __m256i factor = ones;
+      if constexpr (W::kSubScales) factor = W::sub_scale(tile, b, pass, h);
+#pragma GCC unroll 4
+      for (int i = 0; i < kM; ++i) {
+        const __m256i wide = _mm256_madd_epi16(acc[i][h], factor);
+        const bool first = pass == 0 || W::kWiden == Widen::kBlock;
+        sum[i][h] = first ? wide : _mm256_add_epi32(sum[i][h], wide);
+      }
+    }
+  }
+}
+
+template <class W, int kM>
+KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act,
+                       float* out, std::int64_t out_stride, std::int64_t n) {
+  __m256 acc[kM][2];
+  for (int i = 0; i < kM; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+  std::int64_t block = 0;
+  for (std::int64_t u = 0; u < n_units; ++u, ++tile) {
+    const typename W::Unit unit = W::unit(*tile);
+    for (int b = 0; b < W::kBlocks; ++b, ++block) {
+      __m256i sum[kM][2];
+      dot_block<W, kM>(*tile, b, act, 32 * block, sum);
+      Pair scale, offset;
+      W::scales(*tile, unit, b, scale, offset);
+#pragma GCC unroll 4
+      for (int i = 0; i < kM; ++i) {
+        const __m256 a_scale = _mm256_broadcast_ss(act.scale[i] + block);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
+          acc[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[i][h]), _mm256_mul_ps(scale.v[h], a_scale),
+                                      acc[i][h]);
+        }
+        if constexpr (W::kOffset) {
+          const __m256 a_sum = _mm256_broadcast_ss(act.sum[i] + block);
+#pragma GCC unroll 2
+          for (int h = 0; h < 2; ++h) acc[i][h] = _mm256_fmadd_ps(offset.v[h], a_sum, acc[i][h]);
+        }
+        if constexpr (W::kSubMins) {
+          const __m256i sums = half_sums(act.q[i] + 32 * block);
+#pragma GCC unroll 2
+          for (int h = 0; h < 2; ++h) {
+            const __m256i min = _mm256_madd_epi16(W::sub_mins(*tile, b, h), sums);
+            acc[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(min), _mm256_mul_ps(offset.v[h], a_scale),
+                                        acc[i][h]);
+          }
+        }
+      }
+    }
+  }
+  for (int i = 0; i < kM; ++i) store_rows(out + i * out_stride, acc[i][0], acc[i][1], n);
+}
+
+template <class W, int kM>
+[[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units, const DotArgs& args,
+                                std::int64_t row, std::int64_t col) {
+  Q8Rows<kM> act;
+  for (int i = 0; i < kM; ++i) {
+    act.q[i] = args.act.q + (row + i) * args.act.q_stride;
+    act.scale[i] = args.act.scale + (row + i) * args.act.block_stride;
+    act.sum[i] = W::kOffset ? args.act.sum + (row + i) * args.act.block_stride : nullptr;
+  }
+  q8_rows<W, kM>(tile, n_units, act, args.out + row * args.out_stride + col, args.out_stride,
+                 args.n - col);
+}
+
+/// All m rows on one weight tile before the next, so that the tile is read from cache after the first.
+template <class W>
+KT_INLINE void run_q8(const DotArgs& args) {
+  const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
+  const std::int64_t n_units = args.k / (32 * W::kBlocks);
+  for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += n_units) {
+    std::int64_t row = 0;
+    for (; row + 4 <= args.m; row += 4) q8_panel<W, 4>(tile, n_units, args, row, col);
+    if (row + 2 <= args.m) {
+      q8_panel<W, 2>(tile, n_units, args, row, col);
+      row += 2;
+    }
+    if (row < args.m) q8_panel<W, 1>(tile, n_units, args, row, col);
+  }
+}
+
+/// Weights of n consecutive k times kM activation rows into acc, in k order.
+template <class W, int kM>
+KT_INLINE void f32_steps(const typename W::Tile* tile, std::int64_t n, const float* const (&a)[kM],
+                         __m256 (&acc)[kM][2]) {
+  __m256 r[kM][2];  // a local copy stays in registers over the loop
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) r[i][0] = acc[i][0], r[i][1] = acc[i][1];
+  for (std::int64_t j = 0; j < n; ++j) {
+    const __m256 w[2] = {W::load(tile[j].w), W::load(tile[j].w + 8)};
+#pragma GCC unroll 4
+    for (int i = 0; i < kM; ++i) {
+      const __m256 x = _mm256_broadcast_ss(a[i] + j);
+      r[i][0] = _mm256_fmadd_ps(w[0], x, r[i][0]);
+      r[i][1] = _mm256_fmadd_ps(w[1], x, r[i][1]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) acc[i][0] = r[i][0], acc[i][1] = r[i][1];
+}
+
+/// Both chains of one row at once: one row alone has too few to hide the latency.
+template <class W>
+KT_INLINE std::int64_t f32_one_row(const typename W::Tile* tile, std::int64_t k_end, const float* a,
+                                   __m256 (&even)[1][2], __m256 (&odd)[1][2]) {
+  __m256 e0 = even[0][0], e1 = even[0][1], o0 = odd[0][0], o1 = odd[0][1];
+  std::int64_t k = 0;
+  for (; k + 64 <= k_end; k += 64) {
+    for (std::int64_t j = k; j < k + 32; ++j) {
+      const __m256 x = _mm256_broadcast_ss(a + j), y = _mm256_broadcast_ss(a + j + 32);
+      e0 = _mm256_fmadd_ps(W::load(tile[j].w), x, e0);
+      e1 = _mm256_fmadd_ps(W::load(tile[j].w + 8), x, e1);
+      o0 = _mm256_fmadd_ps(W::load(tile[j + 32].w), y, o0);
+      o1 = _mm256_fmadd_ps(W::load(tile[j + 32].w + 8), y, o1);
+    }
+  }
+  even[0][0] = e0, even[0][1] = e1, odd[0][0] = o0, odd[0][1] = o1;
+  return k;
+}
+
+template <class W, int kM>
+[[gnu::noinline]] void f32_panel(const typename W::Tile* tile, const DotArgs& args, std::int64_t row,
+                                 std::int64_t col) {
+  const float* a[kM];
+  for (int i = 0; i < kM; ++i) a[i] = args.act.f32 + (row + i) * args.act.f32_stride;
+  __m256 even[kM][2], odd[kM][2];
+  for (int i = 0; i < kM; ++i) even[i][0] = even[i][1] = odd[i][0] = odd[i][1] = _mm256_setzero_ps();
+  std::int64_t k = 0;
+  if constexpr (kM == 1) k = f32_one_row<W>(tile, args.k, a[0], even, odd);
+  for (int i = 0; i < kM; ++i) a[i] += k;
+  for (bool first = true; k < args.k; first = !first) {
+    const std::int64_t n = args.k - k < 32 ? args.k - k : 32;
+    f32_steps<W, kM>(tile + k, n, a, first ? even : odd);
+    for (int i = 0; i < kM; ++i) a[i] += n;
+    k += n;
+  }
+  for (int i = 0; i < kM; ++i) {
+    store_rows(args.out + (row + i) * args.out_stride + col, _mm256_add_ps(even[i][0], odd[i][0]),
+               _mm256_add_ps(even[i][1], odd[i][1]), args.n - col);
+  }
+}
+
+template <class W>
+KT_INLINE void run_f32(const DotArgs& args) {
+  const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
+  for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += args.k) {
+    std::int64_t row = 0;
+    for (; row + 4 <= args.m; row += 4) f32_panel<W, 4>(tile, args, row, col);
+    for (; row < args.m; ++row) f32_panel<W, 1>(tile, args, row, col);
+  }
+}
+
+}  // namespace
+}  // namespace kt::kernels::dot

@@ -1,0 +1,133 @@
+#include "models/blocks/causal_lm.h"
+
+#include <cstring>
+
+namespace kt::models {
+namespace {
+
+using namespace operators;
+
+class PreNormLayer : public DecoderLayer {
+ public:
+  PreNormLayer(const Builder& at, const io::ModelConfig& c, const LayerParts& parts, std::int64_t layer,
+               Rotary& rotary)
+      : DecoderLayer(at.path(), "PreNormLayer") {
+    const Builder b = at.under(*this);
+    input_layernorm_ = b.norm("input_layernorm", c.d_model, c.norm_eps);
+    self_attn_ = parts.attention(b, layer, rotary);
+    post_attention_layernorm_ = b.norm("post_attention_layernorm", c.d_model, c.norm_eps);
+    mlp_ = parts.mlp(b, layer);
+  }
+
+  tensor::KvLayerSpec state_spec() const override { return self_attn_->state_spec(); }
+
+  void run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta, bool has_delta) noexcept override {
+    const std::size_t mark = step.arena.mark();
+    const MatrixF normed = step.arena.matrix(x.n_rows, x.n_cols);
+    const ConstMatrixF pending = delta;
+    input_layernorm_->run(step, x, has_delta ? &pending : nullptr, normed);
+    self_attn_->run(step, layer, normed, delta);
+    post_attention_layernorm_->run(step, x, &pending, normed);
+    mlp_->run(step, normed, delta);
+    step.arena.release(mark);
+  }
+
+ private:
+  std::unique_ptr<Norm> input_layernorm_, post_attention_layernorm_;
+  std::unique_ptr<Attention> self_attn_;
+  std::unique_ptr<Mlp> mlp_;
+};
+
+// "model" of the checkpoint: embedding, layers, final norm.
+class Decoder : public Module {
+ public:
+  Decoder(const io::ModelConfig& c, const Placement& placement, const LayerParts& parts)
+      : Module("model", "Model", "Decoder") {
+    const Builder b("model", placement, this);
+    embed_tokens_ = b.embedding("embed_tokens", c.vocab_size, c.d_model);
+    rotary_ = b.rotary("rotary_emb", c, parts.rotary_dim);
+    for (std::int64_t i = 0; i < c.n_layers; ++i) {
+      const Builder at = b.at("layers." + std::to_string(i));
+      layers_.push_back(b.adopt(std::make_unique<PreNormLayer>(at, c, parts, i, *rotary_)));
+    }
+    norm_ = b.norm("norm", c.d_model, c.norm_eps);
+  }
+
+  std::vector<tensor::KvLayerSpec> state_spec() const {
+    std::vector<tensor::KvLayerSpec> specs;
+    for (const auto& layer : layers_) specs.push_back(layer->state_spec());
+    return specs;
+  }
+
+  // Final hidden rows, normed, of the rows that want logits.
+  MatrixF run(Step& step, std::int64_t d_model) noexcept {
+    const std::int64_t n = step.n_rows();
+    const MatrixF x = step.arena.matrix(n, d_model);
+    const MatrixF delta = step.arena.matrix(n, d_model);
+    rotary_->prepare(step);
+    embed_tokens_->run(step, x);
+    bool has_delta = false;
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      layers_[i]->run(step, static_cast<std::int64_t>(i), x, delta, has_delta);
+      has_delta = true;
+    }
+    const auto n_wanted = static_cast<std::int64_t>(step.batch.logit_rows.size());
+    const MatrixF last = step.arena.matrix(n_wanted, d_model);
+    const MatrixF last_delta = step.arena.matrix(n_wanted, d_model);
+    const std::size_t bytes = static_cast<std::size_t>(d_model) * sizeof(float);
+    for (std::int64_t i = 0; i < n_wanted; ++i) {
+      const std::int32_t row = step.batch.logit_rows[static_cast<std::size_t>(i)];
+      std::memcpy(last.row(i), x.row(row), bytes);
+      std::memcpy(last_delta.row(i), delta.row(row), bytes);
+    }
+    const ConstMatrixF pending = last_delta;
+    norm_->run(step, last, &pending, last);
+    return last;
+  }
+
+ private:
+  std::unique_ptr<Embedding> embed_tokens_;
+  std::unique_ptr<Rotary> rotary_;
+  std::vector<std::unique_ptr<DecoderLayer>> layers_;
+  std::unique_ptr<Norm> norm_;
+};
+
+class CausalLm : public Model {
+ public:
+  CausalLm(const io::ModelConfig& c, const Placement& placement, const LayerParts& parts)
+      : Model("", "CausalLM"),
+        vocab_size_(c.vocab_size),
+        d_model_(c.d_model),
+        model_(c, placement, parts) {
+    add_child(model_);
+    const Builder b("", placement, this);
+    lm_head_ = c.tied_embeddings
+                   ? b.tied_linear("lm_head", "model.embed_tokens.weight", c.vocab_size, c.d_model)
+                   : b.linear("lm_head", c.vocab_size, c.d_model);
+  }
+
+  std::vector<tensor::KvLayerSpec> state_spec() const override { return model_.state_spec(); }
+  std::int64_t vocab_size() const override { return vocab_size_; }
+
+  void run(Step& step, MatrixF logits) noexcept override {
+    const MatrixF hidden = model_.run(step, d_model_);
+    if (hidden.n_rows == 0) return;
+    Activation input(hidden);
+    lm_head_->run(step, input, logits);
+  }
+
+ private:
+  std::int64_t vocab_size_;
+  std::int64_t d_model_;
+  Decoder model_;
+  std::unique_ptr<Linear> lm_head_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_causal_lm(const io::ModelConfig& config, const Placement& placement,
+                                      const LayerParts& parts) {
+  return std::make_unique<CausalLm>(config, placement, parts);
+}
+
+}  // namespace kt::models

@@ -1,0 +1,38 @@
+// The attention region shared by the attention operators: splits (sequence, kv head, query rows) into
+// tasks for the attention kernel.
+// Thread rule: called by the thread that walks the tree.
+#pragma once
+#include "operators/step.h"
+
+namespace kt::operators {
+
+struct AttendArgs {
+  const float* q = nullptr;  // [n_rows, n_heads, dim_qk]
+  std::int64_t n_heads = 0;
+  std::int64_t n_kv_heads = 0;
+  std::int64_t dim_qk = 0;
+  std::int64_t dim_v = 0;
+  float scale = 1.0f;
+  std::int64_t window = 0;
+  tensor::KvStreamView k;
+  tensor::KvStreamView v;
+  float* out = nullptr;  // [n_rows, n_heads, dim_v]
+};
+
+/// Attention of every row of the batch over its sequence's cache, which already holds the rows themselves.
+void attend(Step& step, const AttendArgs& args) noexcept;
+
+/// Calls f(row, sequence, position) for every row of the batch, in parallel when that pays.
+template <class F>
+void for_positions(Step& step, F&& f) noexcept {
+  for (const SequenceRows& s : step.batch.sequences) {
+    if (s.n_rows < 4) {
+      for (std::int64_t i = 0; i < s.n_rows; ++i) f(s.row_begin + i, s, s.position + i);
+    } else {
+      step.cpu.pool.run(s.n_rows,
+                        [&](std::int64_t i, int) { f(s.row_begin + i, s, s.position + i); });
+    }
+  }
+}
+
+}  // namespace kt::operators

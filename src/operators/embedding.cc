@@ -1,0 +1,49 @@
+// KEmbeddingCPU: token rows decoded on demand from the mapped file; nothing is copied at load.
+#include "operators/cpu_operators.h"
+
+namespace kt::operators {
+namespace {
+
+class CpuEmbedding : public Embedding {
+ public:
+  CpuEmbedding(std::string path, std::int64_t n, std::int64_t dim)
+      : Embedding(std::move(path), "KEmbeddingCPU"), n_(n), dim_(dim) {}
+
+  std::vector<WeightSpec> weights() const override { return {spec()}; }
+
+  void load(Loader& loader) override {
+    const io::TensorInfo& info = loader.require(spec());
+    if (const auto view = loader.source().map(info)) {
+      view_ = *view;
+      return;
+    }
+    copy_ = tensor::Buffer(formats::row_bytes(info.format, dim_) * static_cast<std::size_t>(n_));
+    loader.source().read_rows(info, 0, n_, copy_.data());
+    view_ = {info.format, info.shape, copy_.data()};
+  }
+
+  void run(Step& step, MatrixF out) noexcept override {
+    const auto decode = formats::traits(view_.format).decode;
+    for (std::int64_t r = 0; r < out.n_rows; ++r) {
+      decode(view_.row(step.batch.tokens[static_cast<std::size_t>(r)]), out.row(r), dim_);
+    }
+  }
+
+  std::uint64_t weight_bytes() const override { return view_.bytes(); }
+  std::string weight_format() const override { return std::string(formats::traits(view_.format).name); }
+
+ private:
+  WeightSpec spec() const { return {path() + ".weight", {n_, dim_}}; }
+  std::int64_t n_;
+  std::int64_t dim_;
+  tensor::WeightView view_;
+  tensor::Buffer copy_;
+};
+
+}  // namespace
+
+std::unique_ptr<Embedding> make_cpu_embedding(std::string path, std::int64_t n, std::int64_t dim) {
+  return std::make_unique<CpuEmbedding>(std::move(path), n, dim);
+}
+
+}  // namespace kt::operators

@@ -1,0 +1,120 @@
+// KMoEGate: scores every expert and picks the best per row.
+//   softmax:  p = softmax(x·Wᵀ); top-k of p, of the best groups only when n_groups > 1 (DeepSeek-V2)
+//   sigmoid:  s = sigmoid(x·Wᵀ); top-k of s + correction bias inside the best groups; weights are s
+//             (DeepSeek-V3, arXiv 2412.19437 §2.1.2)
+// Ties go to the lower expert id.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "operators/cpu_operators.h"
+#include "operators/parallel.h"
+
+namespace kt::operators {
+namespace {
+
+class CpuGate : public Gate {
+ public:
+  CpuGate(std::string path, const io::ModelConfig& config)
+      : Gate(std::move(path), "KMoEGate"), moe_(config.moe), d_model_(config.d_model) {}
+
+  std::vector<WeightSpec> weights() const override {
+    std::vector<WeightSpec> specs = {{path() + ".weight", {moe_.n_experts, d_model_}}};
+    if (moe_.correction_bias) specs.push_back({path() + ".e_score_correction_bias", {moe_.n_experts}});
+    return specs;
+  }
+
+  void load(Loader& loader) override {
+    const std::vector<WeightSpec> specs = weights();
+    matrix_ = loader.matrix(specs[0]);
+    if (moe_.correction_bias) bias_ = loader.floats(specs[1]);
+  }
+
+  Routing run(Step& step, Activation& x) noexcept override {
+    const std::int64_t n = x.n_rows();
+    const MatrixF scores = step.arena.matrix(n, moe_.n_experts);
+    const MatrixF choice = step.arena.matrix(n, moe_.n_experts);
+    Routing routing{moe_.n_active, step.arena.allocate<std::int32_t>(n * moe_.n_active),
+                    step.arena.allocate<float>(n * moe_.n_active)};
+    const backend::GemmCall call{&matrix_, x.rows_for(matrix_, step.cpu, step.arena), n, nullptr, scores};
+    backend::gemm(step.cpu, {&call, 1});
+    for_rows(step, n, 16 * moe_.n_experts, [&](std::int64_t r) {
+      route(step, scores.row(r), choice.row(r), routing.ids + r * moe_.n_active,
+            routing.weights + r * moe_.n_active);
+    });
+    return routing;
+  }
+
+  std::uint64_t weight_bytes() const override { return matrix_.bytes() + bias_.size() * sizeof(float); }
+  std::string weight_format() const override {
+    return std::string(formats::traits(matrix_.format()).name);
+  }
+
+ private:
+  void route(Step& step, float* scores, float* choice, std::int32_t* ids, float* weights) const noexcept {
+    const std::int64_t n = moe_.n_experts;
+    if (moe_.score == io::RouterScore::kSoftmax) {
+      step.cpu.elementwise->softmax(scores, n);
+    } else {
+      for (std::int64_t e = 0; e < n; ++e) scores[e] = 1.0f / (1.0f + std::exp(-scores[e]));
+    }
+    for (std::int64_t e = 0; e < n; ++e) {
+      choice[e] = scores[e] + (bias_.empty() ? 0.0f : bias_[static_cast<std::size_t>(e)]);
+    }
+    if (moe_.n_groups > 1) drop_groups(choice);
+    float sum = 0.0f;
+    for (std::int64_t i = 0; i < moe_.n_active; ++i) {
+      const std::int64_t best = std::max_element(choice, choice + n) - choice;
+      ids[i] = static_cast<std::int32_t>(best);
+      weights[i] = scores[best];
+      sum += scores[best];
+      choice[best] = -std::numeric_limits<float>::infinity();
+    }
+    const float divisor = moe_.normalize_weights ? sum + 1e-20f : 1.0f;
+    for (std::int64_t i = 0; i < moe_.n_active; ++i) {
+      weights[i] = weights[i] / divisor * static_cast<float>(moe_.weight_scale);
+    }
+  }
+
+  // Group-limited routing: experts outside the best n_groups_used groups cannot be chosen.
+  void drop_groups(float* choice) const noexcept {
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    constexpr std::int64_t kMaxGroups = 64;
+    const std::int64_t size = moe_.n_experts / moe_.n_groups;
+    float group[kMaxGroups];
+    for (std::int64_t g = 0; g < moe_.n_groups; ++g) {
+      float first = kNever, second = kNever;
+      for (std::int64_t e = g * size; e < (g + 1) * size; ++e) {
+        if (choice[e] > first) {
+          second = first;
+          first = choice[e];
+        } else if (choice[e] > second) {
+          second = choice[e];
+        }
+      }
+      group[g] = moe_.group_top2 ? first + second : first;
+    }
+    bool keep[kMaxGroups] = {};
+    for (std::int64_t i = 0; i < moe_.n_groups_used; ++i) {
+      const std::int64_t best = std::max_element(group, group + moe_.n_groups) - group;
+      keep[best] = true;
+      group[best] = kNever;
+    }
+    for (std::int64_t g = 0; g < moe_.n_groups; ++g) {
+      if (!keep[g]) std::fill(choice + g * size, choice + (g + 1) * size, kNever);
+    }
+  }
+
+  io::MoeConfig moe_;
+  std::int64_t d_model_;
+  backend::PackedMatrix matrix_;
+  std::vector<float> bias_;
+};
+
+}  // namespace
+
+std::unique_ptr<Gate> make_cpu_gate(std::string path, const io::ModelConfig& config) {
+  return std::make_unique<CpuGate>(std::move(path), config);
+}
+
+}  // namespace kt::operators

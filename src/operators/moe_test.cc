@@ -1,0 +1,237 @@
+// Router and experts against plain loops in double.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "operators/cpu_operators.h"
+#include "operators/test_source.h"
+
+namespace kt::operators {
+namespace {
+
+io::ModelConfig moe_config() {
+  io::ModelConfig c;
+  c.architecture = "deepseek_v3";
+  c.d_model = 64;
+  c.moe.n_experts = 12;
+  c.moe.n_active = 3;
+  c.moe.d_ff = 96;
+  c.moe.n_groups = 4;
+  c.moe.n_groups_used = 2;
+  c.moe.score = io::RouterScore::kSigmoid;
+  c.moe.group_top2 = true;
+  c.moe.correction_bias = true;
+  c.moe.normalize_weights = true;
+  c.moe.weight_scale = 2.5;
+  return c;
+}
+
+struct Rig {
+  explicit Rig(backend::ActPolicy act = backend::ActPolicy::kF32) : cpu(2, {}, detect_caps(), act) {}
+  backend::Cpu cpu;
+  tensor::Arena arena;
+  Batch batch;
+  Step step{batch, cpu, arena, {}};
+};
+
+std::vector<float> gaussian(std::int64_t n, unsigned seed) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(static_cast<std::size_t>(n));
+  for (float& v : x) v = normal(rng);
+  return x;
+}
+
+struct Choice {
+  std::vector<std::int64_t> ids;
+  std::vector<double> weights;
+};
+
+// DeepSeek-V3's router, one row.
+Choice route_naive(const io::MoeConfig& m, const std::vector<double>& logits, const std::vector<float>& bias) {
+  std::vector<double> score, choice;
+  for (std::size_t e = 0; e < logits.size(); ++e) {
+    score.push_back(1.0 / (1.0 + std::exp(-logits[e])));
+    choice.push_back(score.back() + static_cast<double>(bias[e]));
+  }
+  const std::int64_t size = m.n_experts / m.n_groups;
+  std::vector<std::pair<double, std::int64_t>> groups;
+  for (std::int64_t g = 0; g < m.n_groups; ++g) {
+    std::vector<double> part(choice.begin() + g * size, choice.begin() + (g + 1) * size);
+    std::sort(part.rbegin(), part.rend());
+    groups.emplace_back(-(part[0] + part[1]), g);
+  }
+  std::sort(groups.begin(), groups.end());
+  std::vector<std::pair<double, std::int64_t>> open;
+  for (std::int64_t i = 0; i < m.n_groups_used; ++i) {
+    for (std::int64_t e = groups[static_cast<std::size_t>(i)].second * size, end = e + size; e < end; ++e) {
+      open.emplace_back(-choice[static_cast<std::size_t>(e)], e);
+    }
+  }
+  std::sort(open.begin(), open.end());
+  Choice c;
+  double sum = 0;
+  for (std::int64_t i = 0; i < m.n_active; ++i) {
+    c.ids.push_back(open[static_cast<std::size_t>(i)].second);
+    sum += score[static_cast<std::size_t>(c.ids.back())];
+  }
+  for (const std::int64_t id : c.ids) {
+    c.weights.push_back(score[static_cast<std::size_t>(id)] / sum * m.weight_scale);
+  }
+  return c;
+}
+
+TEST(Gate, GroupLimitedSigmoidRouting) {
+  const io::ModelConfig c = moe_config();
+  TestSource source(c);
+  const auto w = source.add("gate.weight", {c.moe.n_experts, c.d_model}, 0.3f);
+  const auto bias = source.add("gate.e_score_correction_bias", {c.moe.n_experts}, 0.4f);
+  Rig rig;
+  auto gate = make_cpu_gate("gate", c);
+  Loader loader(source, rig.cpu, {});
+  gate->load(loader);
+  const std::int64_t n = 50;
+  const auto x = gaussian(n * c.d_model, 3);
+  Activation input({x.data(), n, c.d_model, c.d_model});
+  const Routing routing = gate->run(rig.step, input);
+  for (std::int64_t r = 0; r < n; ++r) {
+    std::vector<double> logits;
+    for (std::int64_t e = 0; e < c.moe.n_experts; ++e) {
+      logits.push_back(std::inner_product(x.begin() + r * c.d_model, x.begin() + (r + 1) * c.d_model,
+                                          w.begin() + e * c.d_model, 0.0));
+    }
+    const Choice want = route_naive(c.moe, logits, bias);
+    for (std::int64_t i = 0; i < c.moe.n_active; ++i) {
+      EXPECT_EQ(routing.ids[r * 3 + i], want.ids[static_cast<std::size_t>(i)]);
+      EXPECT_NEAR(routing.weights[r * 3 + i], want.weights[static_cast<std::size_t>(i)], 1e-5);
+    }
+  }
+}
+
+TEST(Gate, TiesGoToTheLowerId) {
+  io::ModelConfig c = moe_config();
+  c.moe.correction_bias = false;
+  c.moe.n_groups = c.moe.n_groups_used = 1;
+  c.moe.score = io::RouterScore::kSoftmax;
+  TestSource source(c);
+  source.add("gate.weight", {c.moe.n_experts, c.d_model}, 0.0f);
+  Rig rig;
+  auto gate = make_cpu_gate("gate", c);
+  Loader loader(source, rig.cpu, {});
+  gate->load(loader);
+  const auto x = gaussian(c.d_model, 3);
+  Activation input({x.data(), 1, c.d_model, c.d_model});
+  const Routing routing = gate->run(rig.step, input);
+  EXPECT_EQ(std::vector<std::int32_t>(routing.ids, routing.ids + 3), (std::vector<std::int32_t>{0, 1, 2}));
+  EXPECT_NEAR(routing.weights[0], 2.5 / 3.0, 1e-6);
+}
+
+class ExpertsTest : public testing::Test {
+ protected:
+  ExpertsTest() : config(moe_config()), source(config) {
+    for (std::int64_t e = 0; e < config.moe.n_experts; ++e) {
+      const std::string at = "experts." + std::to_string(e);
+      source.add(at + ".gate_proj.weight", {config.moe.d_ff, config.d_model}, 0.2f);
+      source.add(at + ".up_proj.weight", {config.moe.d_ff, config.d_model}, 0.2f);
+      source.add(at + ".down_proj.weight", {config.d_model, config.moe.d_ff}, 0.2f);
+    }
+    experts = make_cpu_experts("experts", config, {"gate_proj", "up_proj", "down_proj"});
+    Loader loader(source, rig.cpu, {});
+    experts->load(loader);
+    loader.check_all_used();
+  }
+
+  std::vector<double> apply(std::int64_t e, const float* x) {
+    const auto matrix = [&](const char* part) {
+      const io::TensorInfo* info = source.find("experts." + std::to_string(e) + "." + part + ".weight");
+      std::vector<float> w(static_cast<std::size_t>(info->shape.count()));
+      source.read_rows(*info, 0, info->shape.n_rows(), reinterpret_cast<std::byte*>(w.data()));
+      return w;
+    };
+    const auto gate = matrix("gate_proj"), up = matrix("up_proj"), down = matrix("down_proj");
+    std::vector<double> h, y;
+    for (std::int64_t f = 0; f < config.moe.d_ff; ++f) {
+      const double g = std::inner_product(x, x + config.d_model, gate.begin() + f * config.d_model, 0.0);
+      const double u = std::inner_product(x, x + config.d_model, up.begin() + f * config.d_model, 0.0);
+      h.push_back(g / (1.0 + std::exp(-g)) * u);
+    }
+    for (std::int64_t d = 0; d < config.d_model; ++d) {
+      y.push_back(std::inner_product(h.begin(), h.end(), down.begin() + d * config.moe.d_ff, 0.0));
+    }
+    return y;
+  }
+
+  io::ModelConfig config;
+  TestSource source;
+  Rig rig;
+  std::unique_ptr<Experts> experts;
+};
+
+TEST_F(ExpertsTest, WeightedSumOfChosenExperts) {
+  for (const std::int64_t n : {1, 2, 70}) {  // 70 rows of few experts fill more than one panel
+    const auto x = gaussian(n * config.d_model, 5);
+    std::vector<std::int32_t> ids;
+    std::vector<float> weights;
+    for (std::int64_t r = 0; r < n; ++r) {
+      ids.insert(ids.end(), {7, static_cast<std::int32_t>(r % 2), 11});
+      weights.insert(weights.end(), {0.5f, 1.5f, -0.25f});
+    }
+    std::vector<float> out(x.size(), 1.0f);
+    Activation input({x.data(), n, config.d_model, config.d_model});
+    const Experts::Ticket ticket = experts->submit(rig.step, input, {3, ids.data(), weights.data()});
+    experts->collect(rig.step, ticket, {out.data(), n, config.d_model, config.d_model});
+    for (std::int64_t r = 0; r < n; r += 23) {
+      std::vector<double> want(static_cast<std::size_t>(config.d_model), 1.0);
+      for (int i = 0; i < 3; ++i) {
+        const auto y = apply(ids[static_cast<std::size_t>(r * 3 + i)], x.data() + r * config.d_model);
+        for (std::size_t d = 0; d < want.size(); ++d) {
+          want[d] += static_cast<double>(weights[static_cast<std::size_t>(r * 3 + i)]) * y[d];
+        }
+      }
+      for (std::size_t d = 0; d < want.size(); ++d) {
+        EXPECT_NEAR(out[static_cast<std::size_t>(r * config.d_model) + d], want[d], 2e-4);
+      }
+    }
+  }
+}
+
+TEST_F(ExpertsTest, ARowDoesNotDependOnItsBatch) {
+  const std::int64_t n = 9;
+  const auto x = gaussian(n * config.d_model, 6);
+  const std::vector<std::int32_t> ids = {1, 2, 3, 3, 4, 1, 0, 1, 2, 5, 6, 7, 1, 3, 5,
+                                         2, 4, 6, 3, 2, 1, 9, 8, 7, 0, 1, 11};
+  const std::vector<float> weights(ids.size(), 0.7f);
+  const auto run = [&](std::int64_t first, std::int64_t count) {
+    Activation input({x.data() + first * config.d_model, count, config.d_model, config.d_model});
+    std::vector<float> out(static_cast<std::size_t>(count * config.d_model), 0.0f);
+    Routing routing{3, const_cast<std::int32_t*>(ids.data()) + first * 3,
+                    const_cast<float*>(weights.data()) + first * 3};
+    experts->collect(rig.step, experts->submit(rig.step, input, routing),
+                     {out.data(), count, config.d_model, config.d_model});
+    return out;
+  };
+  const auto together = run(0, n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const auto alone = run(r, 1);
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + r * config.d_model));
+  }
+}
+
+TEST_F(ExpertsTest, MissingTensorIsNamed) {
+  io::ModelConfig larger = config;
+  larger.moe.n_experts = 13;
+  auto more = make_cpu_experts("experts", larger, {"gate_proj", "up_proj", "down_proj"});
+  Loader loader(source, rig.cpu, {});
+  try {
+    more->load(loader);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kMismatch);
+    EXPECT_NE(std::string(e.what()).find("experts.12.gate_proj.weight"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace kt::operators

@@ -1,0 +1,37 @@
+// One forward pass over a ragged batch, as operators see it.
+// Rows of all sequences are concatenated: sequence s owns rows [row_begin, row_begin + n_rows), which sit at
+// consecutive cache positions from `position`; its page table covers position + n_rows tokens.
+// Thread rule: owned by the thread that walks the tree.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "backend/cpu/cpu.h"
+#include "tensor/arena.h"
+#include "tensor/kv_view.h"
+
+namespace kt::operators {
+
+struct SequenceRows {
+  std::int64_t row_begin = 0;
+  std::int64_t n_rows = 0;
+  std::int64_t position = 0;
+  const std::int32_t* pages = nullptr;
+};
+
+struct Batch {
+  std::span<const std::int32_t> tokens;     // [n_rows]
+  std::span<const std::int32_t> positions;  // [n_rows]
+  std::span<const SequenceRows> sequences;
+  std::span<const std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
+};
+
+struct Step {
+  const Batch& batch;
+  backend::Cpu& cpu;
+  tensor::Arena& arena;
+  std::span<const tensor::KvLayerView> kv;  // [n_layers]
+  std::int64_t n_rows() const { return static_cast<std::int64_t>(batch.tokens.size()); }
+};
+
+}  // namespace kt::operators

@@ -1,0 +1,34 @@
+// What runs where, for people: one line per group of equal modules of a loaded (or just built) tree.
+//
+//   module                                   operator      device  format  bytes
+//   model.layers.{1-11}.mlp.experts          KExpertsCPU   cpu     Q4_K    412.0 MiB
+//
+// Thread rule: pure.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "operators/builder.h"
+
+namespace kt::placement {
+
+struct ExplainRow {
+  std::string path;  // layer numbers of equal modules merged: "layers.{1-11}"
+  std::string op;
+  std::string device;
+  std::string format;
+  std::uint64_t bytes = 0;  // of all modules of the row
+  std::string reason;
+};
+
+/// Rows for modules that own weights, in tree order.
+std::vector<ExplainRow> explain(operators::Module& root, const operators::Placement& placement);
+
+/// The rows as an aligned table with a total, ending in a newline.
+std::string explain_table(operators::Module& root, const operators::Placement& placement);
+
+/// "412.0 MiB".
+std::string human_bytes(std::uint64_t bytes);
+
+}  // namespace kt::placement

@@ -1,0 +1,147 @@
+#include "session/dummy_source.h"
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+
+#include "io/names.h"
+#include "models/model.h"
+#include "placement/default_placement.h"
+
+namespace kt::session {
+namespace {
+
+std::uint64_t mix(std::uint64_t x) {  // splitmix64's finaliser
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+std::uint64_t hash_name(std::string_view name) {  // FNV-1a
+  std::uint64_t h = 0xcbf29ce484222325u;
+  for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return h;
+}
+
+// Sum of four 16-bit uniforms, centred and scaled to unit variance.
+float near_gaussian(std::uint64_t bits) {
+  const auto part = [&](int shift) { return static_cast<std::int32_t>(bits >> shift & 0xffff); };
+  const std::int32_t sum = part(0) + part(16) + part(32) + part(48) - 2 * 65535;
+  return static_cast<float>(sum) * 0x1.bb67aep-16f;  // 1 / 37837.2, rounded
+}
+
+struct Recipe {
+  float mean = 0.0f;
+  float scale = 1.0f;
+};
+
+Recipe recipe_of(const io::TensorInfo& info) {
+  const auto ends = [&](std::string_view tail) {
+    return info.name.size() >= tail.size() &&
+           info.name.compare(info.name.size() - tail.size(), tail.size(), tail) == 0;
+  };
+  if (info.name.find("norm") != std::string::npos) return {1.0f, 0.1f};
+  if (ends("bias")) return {0.0f, 0.1f};
+  if (info.name == "model.embed_tokens.weight") return {0.0f, 0.5f};
+  return {0.0f, 1.0f / std::sqrt(static_cast<float>(info.shape.n_cols()))};
+}
+
+class DummySource : public io::WeightSource {
+ public:
+  DummySource(const io::ModelConfig& config, const FileType& type, const DummyOptions& options)
+      : config_(config), options_(options) {
+    const operators::Placement placement = placement::default_placement(config);
+    const auto model = models::build_model(config, placement);
+    operators::walk(*model, [&](operators::Module& module) {
+      for (const operators::WeightSpec& spec : module.weights()) add(spec, type);
+    });
+    for (std::size_t i = 0; i < infos_.size(); ++i) index_.emplace(infos_[i].name, i);
+  }
+
+  const std::string& path() const override { return path_; }
+  const io::ModelConfig& config() const override { return config_; }
+  const std::vector<io::TensorInfo>& tensors() const override { return infos_; }
+  const io::TensorInfo* find(const std::string& name) const override {
+    const auto it = index_.find(name);
+    return it == index_.end() ? nullptr : &infos_[it->second];
+  }
+
+  void read_rows(const io::TensorInfo& info, std::int64_t row, std::int64_t n_rows,
+                 std::byte* out) const override {
+    const std::int64_t n = info.shape.n_cols();
+    const std::size_t row_bytes = formats::row_bytes(info.format, n);
+    const std::uint64_t seed = mix(options_.seed ^ hash_name(info.name));
+    if (options_.pooled && info.shape.n_rows() > 4 * kPoolRows) {
+      const std::vector<std::byte>& pool = pool_for(info);
+      for (std::int64_t r = 0; r < n_rows; ++r) {
+        const std::size_t from = (seed + static_cast<std::uint64_t>(row + r)) % kPoolRows;
+        std::memcpy(out + static_cast<std::size_t>(r) * row_bytes, pool.data() + from * row_bytes, row_bytes);
+      }
+      return;
+    }
+    std::vector<float> values(static_cast<std::size_t>(n));
+    for (std::int64_t r = 0; r < n_rows; ++r) {
+      make_row(recipe_of(info), mix(seed + static_cast<std::uint64_t>(row + r)), values);
+      formats::traits(info.format)
+          .encode(values.data(), nullptr, out + static_cast<std::size_t>(r) * row_bytes, n);
+    }
+  }
+
+  std::optional<tensor::WeightView> map(const io::TensorInfo&) const override { return std::nullopt; }
+  void drop(const io::TensorInfo&) const override {}
+
+ private:
+  static constexpr std::int64_t kPoolRows = 61;  // prime: neighbouring tiles get different rows
+
+  void add(const operators::WeightSpec& spec, const FileType& type) {
+    const auto stored = io::gguf_name(config_, spec.name);
+    if (!stored) {
+      fail(ErrorCode::kInternal, spec.name, "a module asks for a tensor that GGUF has no name for");
+    }
+    infos_.push_back({spec.name, stored->name, tensor_format(type, config_, stored->name, spec.shape),
+                      spec.shape});
+  }
+
+  static void make_row(const Recipe& recipe, std::uint64_t seed, std::vector<float>& values) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = recipe.mean + recipe.scale * near_gaussian(mix(seed + i));
+    }
+  }
+
+  const std::vector<std::byte>& pool_for(const io::TensorInfo& info) const {
+    const std::lock_guard lock(mutex_);
+    const std::int64_t n = info.shape.n_cols();
+    std::vector<std::byte>& pool = pools_[{info.format, n}];
+    if (pool.empty()) {
+      const std::size_t row_bytes = formats::row_bytes(info.format, n);
+      pool.resize(row_bytes * kPoolRows);
+      std::vector<float> values(static_cast<std::size_t>(n));
+      for (std::int64_t r = 0; r < kPoolRows; ++r) {
+        make_row(recipe_of(info), mix(options_.seed + static_cast<std::uint64_t>(r)), values);
+        formats::traits(info.format)
+            .encode(values.data(), nullptr, pool.data() + static_cast<std::size_t>(r) * row_bytes, n);
+      }
+    }
+    return pool;
+  }
+
+  std::string path_ = "random weights";
+  io::ModelConfig config_;
+  DummyOptions options_;
+  std::vector<io::TensorInfo> infos_;
+  std::unordered_map<std::string, std::size_t> index_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::pair<formats::Format, std::int64_t>, std::vector<std::byte>> pools_;
+};
+
+}  // namespace
+
+std::unique_ptr<io::WeightSource> make_dummy_source(const io::ModelConfig& config, const FileType& type,
+                                                    const DummyOptions& options) {
+  return std::make_unique<DummySource>(config, type, options);
+}
+
+}  // namespace kt::session

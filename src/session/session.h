@@ -1,0 +1,75 @@
+// The composition root: opens a model file, decides placement, builds and loads the tree, and holds engine,
+// tokenizer and template together. The only place that names concrete backends.
+// Thread rule: one thread opens and drives a Session.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "io/weight_source.h"
+#include "models/model.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace kt::session {
+
+struct Options {
+  std::string model;        // path, or a name of the registry (registry.h)
+  int n_threads = 0;        // 0: physical cores allowed to this process
+  std::string isa;          // empty: the best; else ref, avx2, avx512, amx
+  std::string act = "q8";   // q8 or f32
+  std::string kv = "f16";   // f32, f16, bf16, q8_0
+  std::int64_t context = 0; // 0: the model's, limited to 8192 and to what fits
+  std::int64_t chunk_size = 512;
+  bool need_text = true;    // false: a missing tokenizer is no error
+  /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
+  std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
+};
+
+struct LoadReport {
+  double seconds = 0.0;
+  std::uint64_t file_bytes = 0;
+  std::uint64_t packed_bytes = 0;
+  std::uint64_t kv_bytes = 0;
+};
+
+class Session {
+ public:
+  /// Throws kt::Error; kNoMemory comes from the headers, before weights are read, with the table of what
+  /// is needed and what there is.
+  static std::unique_ptr<Session> open(const Options& options);
+  /// A model of random weights of config.json's shape in the given weight format, never on disk
+  /// (`layers` > 0 cuts it to so many layers).
+  static std::unique_ptr<Session> open_dummy(const Options& options, const std::string& config_path,
+                                             tensor::Format format, std::int64_t layers);
+  ~Session();
+
+  const io::WeightSource& source() const { return *source_; }
+  const io::ModelConfig& config() const { return source_->config(); }
+  operators::Model& model() { return *model_; }
+  engine::Engine& engine() { return *engine_; }
+  backend::Cpu& cpu() { return *cpu_; }
+  const operators::Placement& placement() const { return placement_; }
+  const text::Tokenizer* tokenizer() const { return tokenizer_.get(); }        // may be null
+  const text::ChatTemplate* chat_template() const { return template_.get(); }  // may be null
+  const LoadReport& load_report() const { return report_; }
+  /// Ids that end a reply: the model's eos list and the tokenizer's end-of-turn tokens.
+  std::vector<std::int32_t> stop_tokens() const;
+
+ private:
+  Session() = default;
+  static std::unique_ptr<Session> assemble(const Options& options,
+                                           std::unique_ptr<io::WeightSource> source);
+  std::unique_ptr<io::WeightSource> source_;
+  operators::Placement placement_;
+  std::unique_ptr<backend::Cpu> cpu_;
+  std::unique_ptr<operators::Model> model_;
+  std::unique_ptr<engine::Engine> engine_;
+  std::unique_ptr<text::Tokenizer> tokenizer_;
+  std::unique_ptr<text::ChatTemplate> template_;
+  LoadReport report_;
+};
+
+}  // namespace kt::session

@@ -1,0 +1,108 @@
+"""Golden logits: every architecture × file type against Hugging Face Transformers in float32.
+
+The goldens (tests/data/goldens, made by tools/goldens/make_goldens.py) hold the logits of the dequantised
+weights; the weights themselves are written again here by `kt quantize --dummy` from the same seed.
+"""
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from support.hf_folder import write_hf_folder
+from support.kt import run_kt
+
+DATA = pathlib.Path(__file__).parent / "data"
+ARCHITECTURES = sorted(p.stem for p in (DATA / "golden_configs").glob("*.json"))
+TYPES = ["F32", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K"]
+PROOF = ["--act", "f32", "--kv", "f32"]  # every path but 8-bit activations and a 16-bit cache
+
+
+def mean_kl(reference: np.ndarray, logits: np.ndarray) -> float:
+    """Mean over tokens of KL(softmax(reference) || softmax(logits)), in float64."""
+    def log_softmax(x):
+        x = x.astype(np.float64)
+        x = x - x.max(axis=-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    p, q = log_softmax(reference), log_softmax(logits)
+    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+
+
+class Golden:
+    def __init__(self, name: str, folder: pathlib.Path):
+        self.name, self.folder = name, folder
+        self.config_path = DATA / "golden_configs" / f"{name}.json"
+        self.config = json.loads(self.config_path.read_text())
+        self.arrays = np.load(DATA / "goldens" / f"{name}.npz")
+        self.tokens = folder / f"{name}.tokens.json"
+        self.tokens.write_text(json.dumps(self.arrays["tokens"].tolist()))
+
+    def model(self, file_type: str) -> pathlib.Path:
+        path = self.folder / f"{self.name}-{file_type}.gguf"
+        if not path.exists():
+            run_kt("quantize", "--dummy", self.config_path, path, "--type", file_type, "--seed", "1")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert digest == str(self.arrays[file_type + ".sha256"]), (
+                f"{path.name} is not the file the goldens were made from: if the quantiser or the dummy "
+                "weights changed on purpose, run tools/goldens/make_goldens.py")
+        return path
+
+    def logits(self, model: pathlib.Path, *flags) -> np.ndarray:
+        out = self.folder / "logits.npy"
+        run_kt("logits", "--model", model, "--tokens-file", self.tokens, "--output", out, *flags)
+        return np.load(out)
+
+
+@pytest.fixture(scope="module")
+def goldens(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("goldens")
+    return {name: Golden(name, folder) for name in ARCHITECTURES}
+
+
+@pytest.mark.parametrize("file_type", TYPES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_float_activations_equal_transformers(goldens, name, file_type):
+    golden = goldens[name]
+    logits = golden.logits(golden.model(file_type), *PROOF)
+    reference = golden.arrays[file_type]
+    assert logits.shape == reference.shape
+    assert mean_kl(reference, logits) <= 1e-9
+    assert (logits.argmax(axis=-1) == reference.argmax(axis=-1)).all()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_reference_kernels_equal_transformers(goldens, name):
+    golden = goldens[name]
+    logits = golden.logits(golden.model("F32"), *PROOF, "--isa", "ref")
+    assert mean_kl(golden.arrays["F32"], logits) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_prefill_equals_chunked_prefill_equals_decode(goldens, name):
+    golden = goldens[name]
+    model = golden.model("Q4_K_M")
+    whole = golden.logits(model)
+    np.testing.assert_array_equal(golden.logits(model, "--chunk", "7"), whole)
+    np.testing.assert_array_equal(golden.logits(model, "--decode"), whole)
+    np.testing.assert_array_equal(golden.logits(model, "--threads", "1"), whole)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_safetensors_equal_gguf(goldens, name):
+    golden = goldens[name]
+    folder = write_hf_folder(golden.folder / f"{name}-hf", golden.model("F32"), golden.config)
+    np.testing.assert_allclose(golden.logits(folder, *PROOF), golden.logits(golden.model("F32"), *PROOF),
+                               rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("file_type", ["Q8_0", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_int8_activations_not_worse_than_llama_cpp(goldens, name, file_type):
+    """Random models amplify the rounding of activations; llama.cpp's own loss on the same file is the bar."""
+    bars = json.loads((DATA / "goldens" / "llama_cpp_kl.json").read_text())
+    if file_type not in bars.get(name, {}):
+        pytest.skip("llama.cpp does not run this architecture")
+    golden = goldens[name]
+    logits = golden.logits(golden.model(file_type))
+    assert mean_kl(golden.arrays[file_type], logits) <= 1.05 * bars[name][file_type]
