@@ -23,7 +23,7 @@ namespace {
 struct BenchArgs {
   session::Options options;
   std::string dummy_config;
-  std::string type = "Q4_K";
+  std::string type = "Q4_K_M";
   std::int64_t layers = 0;
   std::string prompts = "512";
   std::string generated = "128";
@@ -171,14 +171,9 @@ int bench(BenchArgs args) {
   if (args.dummy_config.empty()) {
     session = session::Session::open(args.options);
   } else {
-    const auto format = formats::from_name(args.type);
-    if (!format) {
-      fail(ErrorCode::kUsage, "--type", "unknown weight format '{}'; for example Q4_K, Q8_0, BF16, F32",
-           args.type);
-    }
-    session = session::Session::open_dummy(args.options, args.dummy_config, *format, args.layers);
+    session = session::Session::open_dummy(args.options, args.dummy_config, args.type, args.layers);
     label = fmt::format("{} (dummy {}, {} layers)", std::filesystem::path(args.dummy_config).stem().string(),
-                        formats::traits(*format).name, session->config().n_layers);
+                        args.type, session->config().n_layers);
   }
   bar->finish();
   run_tests(*session, args, &tests);

@@ -28,7 +28,7 @@ struct CommandInfo {
 };
 
 /// Quotes for single-quoted shell strings.
-std::string quoted(const std::string& text) {
+std::string shell_quoted(const std::string& text) {
   std::string out;
   for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out;
@@ -98,7 +98,7 @@ std::string zsh_text(const std::string& text) {
     if (c == '[' || c == ']' || c == ':' || c == '\\') out += '\\';
     out += c;
   }
-  return quoted(out);
+  return shell_quoted(out);
 }
 
 std::string zsh_script(const std::vector<CommandInfo>& commands) {
@@ -129,7 +129,7 @@ std::string fish_script(const std::vector<CommandInfo>& commands) {
   std::string out = "# kt completion for fish: kt completion fish > ~/.config/fish/completions/kt.fish\n";
   for (const CommandInfo& c : commands) {
     out += fmt::format("complete -c kt -n __fish_use_subcommand -f -a {} -d '{}'\n", c.name,
-                       quoted(c.description));
+                       shell_quoted(c.description));
   }
   for (const CommandInfo& c : commands) {
     for (const Flag& flag : c.flags) {
@@ -138,7 +138,7 @@ std::string fish_script(const std::vector<CommandInfo>& commands) {
         out += name.rfind("--", 0) == 0 ? " -l " + name.substr(2) : " -s " + name.substr(1);
       }
       if (flag.takes_value) out += flag.choices.empty() ? " -r" : fmt::format(" -x -a '{}'", flag.choices);
-      out += fmt::format(" -d '{}'\n", quoted(flag.description));
+      out += fmt::format(" -d '{}'\n", shell_quoted(flag.description));
     }
   }
   out += "complete -c kt -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'\n";

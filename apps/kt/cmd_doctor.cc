@@ -178,10 +178,10 @@ bool check_forward(int n_threads) {
   options.n_threads = n_threads;
   options.context = 256;
   options.need_text = false;
-  const auto fast = session::Session::open_dummy(options, folder.config_path(), formats::Format::kQ4_K, 0);
+  const auto fast = session::Session::open_dummy(options, folder.config_path(), "Q4_K_M", 0);
   const Forward got = run_forward(*fast);
   options.isa = "ref";
-  const auto slow = session::Session::open_dummy(options, folder.config_path(), formats::Format::kQ4_K, 0);
+  const auto slow = session::Session::open_dummy(options, folder.config_path(), "Q4_K_M", 0);
   const Forward wanted = run_forward(*slow);
   const auto vocab = static_cast<std::size_t>(fast->engine().vocab_size());
   if (got.logits.empty() || got.logits.size() != wanted.logits.size()) {

@@ -10,12 +10,12 @@
 #include "base/error.h"
 #include "commands.h"
 #include "diagram.h"
-#include "input.h"
 #include "io/gguf_source.h"
 #include "models/model.h"
 #include "options.h"
 #include "print.h"
 #include "session/registry.h"
+#include "text/chat_template.h"
 
 namespace kt::app {
 namespace {
@@ -40,25 +40,9 @@ std::string template_source(const io::WeightSource& source) {
   }
   namespace fs = std::filesystem;
   std::error_code ignored;
-  const fs::path folder = fs::is_directory(source.path(), ignored) ? fs::path(source.path())
-                                                                   : fs::path(source.path()).parent_path();
-  if (fs::exists(folder / "chat_template.jinja", ignored)) {
-    return read_text_file((folder / "chat_template.jinja").string());
-  }
-  const fs::path config = folder / "tokenizer_config.json";
-  if (!fs::exists(config, ignored)) return {};
-  const nlohmann::json json = nlohmann::json::parse(read_text_file(config.string()), nullptr, false);
-  if (!json.is_object() || !json.contains("chat_template")) return {};
-  const nlohmann::json& value = json["chat_template"];
-  if (value.is_string()) return value.get<std::string>();
-  if (!value.is_array()) return {};
-  for (const auto& entry : value) {
-    if (entry.is_object() && entry.value("name", nlohmann::json()) == "default" &&
-        entry.contains("template") && entry["template"].is_string()) {
-      return entry["template"].get<std::string>();
-    }
-  }
-  return {};
+  const fs::path path(source.path());
+  return text::read_hf_chat_templates((fs::is_directory(path, ignored) ? path : path.parent_path()).string())
+      .standard.value_or("");
 }
 
 std::string attention_text(const io::ModelConfig& config) {

@@ -50,7 +50,7 @@ int run(RunArgs args, const std::string& prompt, session::TextRequest request) {
   const auto session = session::Session::open(args.options);
   loading->finish();
   if (args.show_placement) {
-    std::fputs(placement::explain(session->model(), session->placement()).c_str(), stderr);
+    std::fputs(placement::explain_table(session->model(), session->placement()).c_str(), stderr);
   }
   request.prompt = prompt;
   if (args.chat) {

@@ -1,6 +1,7 @@
 #include "conversation.h"
 
 #include <algorithm>
+#include <optional>
 
 #include <nlohmann/json.hpp>
 
@@ -55,6 +56,24 @@ Conversation Conversation::load(const std::string& path) {
     conversation.add(role, item["content"].get<std::string>());
   }
   return conversation;
+}
+
+std::string Conversation::render(const session::Session& session) const {
+  const text::ChatTemplate* chat_template = session.chat_template();
+  if (chat_template == nullptr || session.tokenizer() == nullptr) {
+    fail(ErrorCode::kUnsupported, session.source().path(),
+         "has no chat template; kt run completes plain text with it");
+  }
+  const text::Tokenizer& tokenizer = *session.tokenizer();
+  const auto spelling = [&tokenizer](std::optional<text::TokenId> id) {
+    return id ? tokenizer.id_to_piece(*id) : std::string_view();
+  };
+  const std::string messages = json(-1);
+  text::ChatInput input;
+  input.messages_json = messages;
+  input.bos_token = spelling(tokenizer.bos());
+  input.eos_token = spelling(tokenizer.eos());
+  return chat_template->render(input);
 }
 
 }  // namespace kt::app

@@ -99,7 +99,8 @@ void add_model_argument(CLI::App& command, std::string& model) {
   command
       .add_option("MODEL", model,
                   "A .gguf file, a folder with safetensors or GGUF shards, or a name from `kt list`")
-      ->required();
+      ->required()
+      ->type_name("");
 }
 
 void add_model_options(CLI::App& command, session::Options& options) {

@@ -4,9 +4,9 @@
 
 namespace kt {
 
-std::optional<std::string> env(const std::string& name) {
-  const char* value = std::getenv(name.c_str());
-  if (value == nullptr) return std::nullopt;
+std::optional<std::string> env(const char* name) {
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') return std::nullopt;
   return std::string(value);
 }
 

@@ -1,12 +1,12 @@
-// The only place that reads environment variables.
-// Thread rule: safe while nobody changes the environment; kt never does.
+// The only reader of environment variables.
+// Thread rule: call before threads that change the environment exist (none here do).
 #pragma once
 #include <optional>
 #include <string>
 
 namespace kt {
 
-/// The value of an environment variable, or nothing when it is not set.
-std::optional<std::string> env(const std::string& name);
+/// Value of a variable, or nothing when it is unset or empty.
+std::optional<std::string> env(const char* name);
 
 }  // namespace kt

@@ -1,8 +1,8 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
-#include <cmath>
 
 namespace kt::engine {
 namespace {
@@ -14,10 +14,10 @@ double seconds_since(Clock::time_point start) {
 }
 
 bool finite(std::span<const float> values) {
-  // A NaN or infinity survives multiplication by zero; one pass without branches.
-  float sum = 0.0f;
-  for (const float v : values) sum += v * 0.0f;
-  return sum == 0.0f;
+  constexpr std::uint32_t kExponent = 0x7f800000u;  // all ones: NaN or infinity; no branch, so it vectorises
+  std::uint32_t bad = 0;
+  for (const float v : values) bad |= (std::bit_cast<std::uint32_t>(v) & kExponent) == kExponent ? 1u : 0u;
+  return bad == 0;
 }
 
 }  // namespace
@@ -163,18 +163,32 @@ tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
   return logits;
 }
 
+// Starts queued requests in order, each once the pages of its whole prompt are there, so that running
+// prompts never wait for each other.
 void Engine::start_queued() {
-  const auto queued = [](const auto& s) { return s->state == Sequence::State::kQueued; };
-  while (true) {  // reuse_prefix removes a sequence, so the search starts anew each time
-    const auto next = std::find_if(sequences_.begin(), sequences_.end(), queued);
+  const auto in_state = [this](Sequence::State state) {
+    return std::find_if(sequences_.begin(), sequences_.end(),
+                        [state](const auto& s) { return s->state == state; });
+  };
+  while (true) {  // sequences are removed on the way, so the search starts anew each time
+    const auto next = in_state(Sequence::State::kQueued);
     if (next == sequences_.end()) return;
     Sequence& sequence = **next;
-    sequence.state = Sequence::State::kRunning;
-    reuse_prefix(sequence);
+    if (sequence.pages.empty()) reuse_prefix(sequence);
+    if (ensure_pages(sequence, sequence.n_tokens())) {
+      sequence.state = Sequence::State::kRunning;
+    } else if (in_state(Sequence::State::kRunning) == sequences_.end()) {
+      finish(sequence, FinishReason::kContextFull);
+    } else {
+      return;  // waits for others to end
+    }
   }
 }
 
 bool Engine::step() {
+  std::erase_if(sequences_, [](const auto& s) {
+    return s->state == Sequence::State::kFinished && s->pages.empty();
+  });
   if (cancel_.exchange(false, std::memory_order_relaxed)) {
     for (const auto& s : sequences_) {
       if (s->state != Sequence::State::kFinished) finish(*s, FinishReason::kCancelled);
@@ -194,8 +208,8 @@ bool Engine::step() {
     std::int64_t n = std::min(left, s->request.prompt_by_decode ? 1 : to_chunk_end(s->n_cached));
     if (s->in_prompt() && n > room) continue;  // a chunk is not cut: its grid is fixed
     if (!ensure_pages(*s, s->n_cached + n)) {
-      if (running.size() == 1 || !s->in_prompt()) finish(*s, FinishReason::kContextFull);
-      continue;  // waits for others to end
+      finish(*s, FinishReason::kContextFull);
+      continue;
     }
     if (s->in_prompt()) room -= n;
     add_rows(*s, n, rows);
@@ -281,7 +295,10 @@ void Engine::finish(Sequence& s, FinishReason reason) {
   s.result.reason = reason;
   results_.emplace_back(s.id, std::make_unique<Result>(std::move(s.result)));
   s.request = {};
-  if (reason == FinishReason::kError) s.n_cached = 0;  // what is cached may hold the NaN
+  if (reason != FinishReason::kError) return;
+  s.n_cached = 0;  // what is cached may hold the NaN
+  for (const std::int32_t page : s.pages) pool_.give_back(page);
+  s.pages.clear();
 }
 
 std::unique_ptr<Result> Engine::take_result(RequestId id) {
@@ -295,7 +312,16 @@ std::unique_ptr<Result> Engine::take_result(RequestId id) {
 Result Engine::generate(Request request) {
   const RequestId id = submit(std::move(request));
   std::unique_ptr<Result> result;
-  while ((result = take_result(id)) == nullptr) step();
+  try {
+    while ((result = take_result(id)) == nullptr) step();
+  } catch (...) {  // from a callback of this or another request
+    for (const auto& s : sequences_) {
+      if (s->id == id && s->state != Sequence::State::kFinished) finish(*s, FinishReason::kCallback);
+    }
+    take_result(id);
+    throw;
+  }
+  cancel_.store(false, std::memory_order_relaxed);  // one that came too late was meant for this request
   if (result->reason == FinishReason::kError) fail(ErrorCode::kInternal, {}, "{}", result->error);
   return std::move(*result);
 }

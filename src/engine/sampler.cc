@@ -23,9 +23,9 @@ double uniform(std::mt19937_64& random) { return static_cast<double>(random() >>
 void SamplingParams::validate(std::int64_t vocab_size) const {
   in_range(temperature >= 0.0f && temperature <= 100.0f, "temperature", temperature, "0 to 100");
   in_range(top_k >= 0, "top_k", top_k, "0 (off) or more");
-  in_range(top_p > 0.0f && top_p <= 1.0f, "top_p", top_p, "above 0, at most 1");
+  in_range(top_p >= 0.0f && top_p <= 1.0f, "top_p", top_p, "0 to 1");
   in_range(min_p >= 0.0f && min_p <= 1.0f, "min_p", min_p, "0 to 1");
-  in_range(typical_p > 0.0f && typical_p <= 1.0f, "typical_p", typical_p, "above 0, at most 1");
+  in_range(typical_p >= 0.0f && typical_p <= 1.0f, "typical_p", typical_p, "0 to 1");
   in_range(repetition_penalty > 0.0f && repetition_penalty <= 100.0f, "repetition_penalty",
            repetition_penalty, "above 0, at most 100");
   in_range(std::abs(frequency_penalty) <= 100.0f, "frequency_penalty", frequency_penalty, "-100 to 100");
@@ -92,11 +92,11 @@ void Sampler::keep_mass(float mass) {
 void Sampler::normalize() {
   float largest = kNever;
   for (const Candidate& c : candidates_) largest = std::max(largest, c.logit);
+  const double temperature = static_cast<double>(params_.temperature);
+  const auto share = [&](const Candidate& c) { return std::exp((double{c.logit} - largest) / temperature); };
   double sum = 0.0;
-  for (const Candidate& c : candidates_) sum += std::exp(double{c.logit} - largest);
-  for (Candidate& c : candidates_) {
-    c.probability = static_cast<float>(std::exp(double{c.logit} - largest) / sum);
-  }
+  for (const Candidate& c : candidates_) sum += share(c);
+  for (Candidate& c : candidates_) c.probability = static_cast<float>(share(c) / sum);
 }
 
 bool Sampler::better(const Candidate& a, const Candidate& b) {
@@ -117,7 +117,6 @@ std::int32_t Sampler::draw() {
   } else {
     std::sort(candidates_.begin(), candidates_.end(), better);
   }
-  for (Candidate& c : candidates_) c.logit /= params_.temperature;
   normalize();
   if (params_.typical_p < 1.0f) keep_typical();
   if (params_.top_p < 1.0f) keep_mass(params_.top_p);
@@ -137,11 +136,13 @@ std::int32_t Sampler::draw() {
 
 SampledToken Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history) {
   logits_.assign(logits.begin(), logits.end());
-  for (float& l : logits_) {
+  for (const float l : logits_) {
     if (std::isnan(l)) return {};
   }
   for (const auto& [id, bias] : params_.logit_bias) logits_[static_cast<std::size_t>(id)] += bias;
   penalize(history);
+  constexpr float kMost = std::numeric_limits<float>::max();
+  for (float& l : logits_) l = std::isnan(l) ? kNever : std::min(l, kMost);  // inf - inf; a bias of inf
   SampledToken token;
   if (params_.temperature == 0.0f) {
     const auto best = std::max_element(logits_.begin(), logits_.end());
@@ -153,8 +154,9 @@ SampledToken Sampler::sample(std::span<const float> logits, std::span<const std:
   if (token.id < 0) return token;
   const float largest = *std::max_element(logits.begin(), logits.end());
   double sum = 0.0;
-  for (const float l : logits) sum += std::exp(double{l} - largest);
-  token.logprob = static_cast<float>(double{logits[static_cast<std::size_t>(token.id)]} - largest - std::log(sum));
+  for (const float l : logits) sum += static_cast<double>(std::exp(l - largest));
+  const float chosen = logits[static_cast<std::size_t>(token.id)];
+  token.logprob = static_cast<float>(double{chosen} - double{largest} - std::log(sum));
   return token;
 }
 

@@ -43,7 +43,7 @@ GgufType read_type(ByteReader& in, std::string_view key) {
   const auto type = in.read<std::uint32_t>("a metadata type");
   if (type > static_cast<std::uint32_t>(GgufType::kF64)) {
     fail(ErrorCode::kBadFile, in.name(), "metadata key {} has type number {}, 0 to 12 are defined; the file "
-         "is damaged or of a newer format", quoted(key), type);
+         "is damaged or of a newer format", quote(key), type);
   }
   return static_cast<GgufType>(type);
 }
@@ -54,20 +54,20 @@ GgufArray read_array(ByteReader& in, std::string_view key) {
   array.n = in.read<std::uint64_t>("an array length");
   if (array.element == GgufType::kArray) {
     fail(ErrorCode::kUnsupported, in.name(), "metadata key {} is an array of arrays, which nothing uses; "
-         "remove the key or convert the model again", quoted(key));
+         "remove the key or convert the model again", quote(key));
   }
   if (array.element != GgufType::kString) {
     const std::uint64_t size = scalar_bytes(array.element);
     if (array.n > in.remaining() / size) {
       fail(ErrorCode::kBadFile, in.name(), "metadata key {} claims {} elements of {} bytes, {} bytes are "
-           "left; the file is truncated or damaged", quoted(key), array.n, size, in.remaining());
+           "left; the file is truncated or damaged", quote(key), array.n, size, in.remaining());
     }
     array.bytes = in.take(array.n * size, "an array");
     return array;
   }
   if (array.n > in.remaining() / 8) {
     fail(ErrorCode::kBadFile, in.name(), "metadata key {} claims {} strings, {} bytes are left; the file is "
-         "truncated or damaged", quoted(key), array.n, in.remaining());
+         "truncated or damaged", quote(key), array.n, in.remaining());
   }
   ByteReader start = in;
   const std::size_t begin = in.position();
@@ -138,7 +138,7 @@ void read_shape(ByteReader& in, GgufTensor* tensor) {
   const auto n_dims = in.read<std::uint32_t>("a tensor's rank");
   if (n_dims < 1 || n_dims > tensor::Shape::kMaxRank) {
     fail(ErrorCode::kBadFile, in.name(), "tensor {} has {} dimensions, 1 to 4 are defined; the file is damaged",
-         quoted(tensor->name), n_dims);
+         quote(tensor->name), n_dims);
   }
   std::uint64_t dims[tensor::Shape::kMaxRank];
   std::int64_t count = 1;
@@ -148,7 +148,7 @@ void read_shape(ByteReader& in, GgufTensor* tensor) {
     if (dims[d] < 1 || dims[d] > static_cast<std::uint64_t>(INT64_MAX) ||
         !checked_multiply(count, static_cast<std::int64_t>(dims[d]), &count) || count > INT64_MAX / 16) {
       fail(ErrorCode::kBadFile, in.name(), "tensor {} has an impossible dimension {}; the file is damaged",
-           quoted(tensor->name), dims[d]);
+           quote(tensor->name), dims[d]);
     }
   }
   for (std::uint32_t d = n_dims; d-- > 0;) tensor->shape.push_back(static_cast<std::int64_t>(dims[d]));
@@ -166,13 +166,13 @@ GgufTensor read_tensor_info(ByteReader& in) {
   const auto format = formats::from_ggml_type(type);
   if (!format) {
     fail(ErrorCode::kUnsupported, in.name(), "tensor {} has ggml type number {}, which this build does not "
-         "know; requantise the model to a current type", quoted(tensor.name), type);
+         "know; requantise the model to a current type", quote(tensor.name), type);
   }
   tensor.format = *format;
   const formats::FormatTraits& traits = formats::traits(*format);
   if (tensor.shape.n_cols() % traits.block_len != 0) {
     fail(ErrorCode::kBadFile, in.name(), "tensor {} is {} with rows of {} values, a multiple of {} is wanted; "
-         "the file is damaged", quoted(tensor.name), traits.name, tensor.shape.n_cols(), traits.block_len);
+         "the file is damaged", quote(tensor.name), traits.name, tensor.shape.n_cols(), traits.block_len);
   }
   tensor.bytes = formats::row_bytes(*format, tensor.shape.n_cols()) *
                  static_cast<std::uint64_t>(tensor.shape.n_rows());
@@ -189,7 +189,7 @@ void check_no_overlap(const std::vector<GgufTensor>& tensors, const std::string&
   for (std::size_t i = 1; i < order.size(); ++i) {
     if (order[i - 1]->offset + order[i - 1]->bytes > order[i]->offset) {
       fail(ErrorCode::kBadFile, path, "the data of tensors {} and {} overlap; the file is damaged",
-           quoted(order[i - 1]->name), quoted(order[i]->name));
+           quote(order[i - 1]->name), quote(order[i]->name));
     }
   }
 }
@@ -224,7 +224,7 @@ void GgufFile::parse_header() {
            "damaged", key.size(), kMaxNameBytes);
     }
     if (!metadata_.add(key, read_value(in, key))) {
-      fail(ErrorCode::kBadFile, path_, "has the metadata key {} twice; the file is damaged", quoted(key));
+      fail(ErrorCode::kBadFile, path_, "has the metadata key {} twice; the file is damaged", quote(key));
     }
   }
   alignment_ = metadata_.get_u64("general.alignment", 32);
@@ -238,7 +238,7 @@ void GgufFile::parse_header() {
     tensors_.push_back(read_tensor_info(in));
     if (!seen.emplace(tensors_.back().name, true).second) {
       fail(ErrorCode::kBadFile, path_, "has the tensor {} twice; the file is damaged",
-           quoted(tensors_.back().name));
+           quote(tensors_.back().name));
     }
   }
   const std::uint64_t data_begin = (in.position() + alignment_ - 1) / alignment_ * alignment_;
@@ -246,11 +246,11 @@ void GgufFile::parse_header() {
     const std::uint64_t available = bytes_.size() > data_begin ? bytes_.size() - data_begin : 0;
     if (tensor.offset % alignment_ != 0) {
       fail(ErrorCode::kBadFile, path_, "tensor {} lies at offset {}, a multiple of {} is wanted; the file is "
-           "damaged", quoted(tensor.name), tensor.offset, alignment_);
+           "damaged", quote(tensor.name), tensor.offset, alignment_);
     }
     if (tensor.offset > available || tensor.bytes > available - tensor.offset) {
       fail(ErrorCode::kBadFile, path_, "tensor {} needs bytes {} to {} of the data, which has {}; the file is "
-           "truncated or damaged, get it again", quoted(tensor.name), tensor.offset,
+           "truncated or damaged, get it again", quote(tensor.name), tensor.offset,
            static_cast<double>(tensor.offset) + static_cast<double>(tensor.bytes), available);
     }
     tensor.offset += data_begin;

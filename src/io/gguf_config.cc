@@ -71,7 +71,7 @@ void read_rope_scaling(const Reader& in, ModelConfig* config) {
     rope.kind = RopeKind::kYarn;
   } else {
     fail(ErrorCode::kUnsupported, in.path(), "{} is {}; none, linear and yarn are supported",
-         in.key("rope.scaling.type"), quoted(type));
+         in.key("rope.scaling.type"), quote(type));
   }
   if (rope.kind != RopeKind::kYarn) return;
   rope.beta_fast = in.number("rope.scaling.yarn_beta_fast", 32.0);
@@ -232,7 +232,7 @@ ModelConfig config_from_gguf(const GgufModel& model) {
   }
   if (config.architecture.empty()) {
     fail(ErrorCode::kUnsupported, model.path(), "general.architecture is {}; known are: {}",
-         quoted(in.arch()), names);
+         quote(in.arch()), names);
   }
   config.name = in.meta().get_string("general.name", "");
   config.n_mtp_layers = in.integer("nextn_predict_layers", 0);

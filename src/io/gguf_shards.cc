@@ -117,7 +117,7 @@ GgufModel GgufModel::open(const std::string& path) {
     for (std::size_t t = 0; t < file.tensors().size(); ++t) {
       if (!model.index_.emplace(file.tensors()[t].name, model.entries_.size()).second) {
         fail(ErrorCode::kMismatch, file.path(), "tensor {} is in an earlier shard too; the shards are mixed up",
-             quoted(file.tensors()[t].name));
+             quote(file.tensors()[t].name));
       }
       model.entries_.push_back({f, t});
     }

@@ -39,7 +39,7 @@ std::vector<TensorInfo> canonical_tensors(const ModelConfig& config, std::string
   if (name->layout != NameLayout::kStacked) return {{name->before, stored, format, shape}};
   if (shape.rank() != 3 || shape[0] != config.moe.n_experts) {
     fail(ErrorCode::kBadFile, path, "tensor {} has shape {}, [{}, n_out, n_in] is wanted; the file and its "
-         "metadata do not belong together", quoted(stored_name), shape.to_string(), config.moe.n_experts);
+         "metadata do not belong together", quote(stored_name), shape.to_string(), config.moe.n_experts);
   }
   std::vector<TensorInfo> out;
   for (std::int64_t e = 0; e < shape[0]; ++e) {
@@ -69,7 +69,7 @@ void GgufSource::add_tensor(const GgufModel::Entry& entry) {
     const bool block_vector = stored.shape.rank() == 1 && formats::traits(stored.format).block_len != 1;
     if (n % config_.head_dim != 0 || block_vector) {
       fail(ErrorCode::kBadFile, model_.path(), "tensor {} has shape {}, rows in heads of {} are wanted",
-           quoted(stored.name), stored.shape.to_string(), config_.head_dim);
+           quote(stored.name), stored.shape.to_string(), config_.head_dim);
     }
     place.rope_head_dim = config_.head_dim;
   }
@@ -82,8 +82,8 @@ void GgufSource::add_tensor(const GgufModel::Entry& entry) {
 
 void GgufSource::add(TensorInfo info, Place place) {
   if (!index_.emplace(info.name, infos_.size()).second) {
-    fail(ErrorCode::kBadFile, model_.path(), "tensors {} and {} are both {}", quoted(info.stored_name),
-         quoted(infos_[index_.at(info.name)].stored_name), quoted(info.name));
+    fail(ErrorCode::kBadFile, model_.path(), "tensors {} and {} are both {}", quote(info.stored_name),
+         quote(infos_[index_.at(info.name)].stored_name), quote(info.name));
   }
   infos_.push_back(std::move(info));
   places_.push_back(place);
@@ -96,7 +96,7 @@ const TensorInfo* GgufSource::find(const std::string& name) const {
 
 const GgufSource::Place& GgufSource::place_of(const TensorInfo& info) const {
   const auto found = index_.find(info.name);
-  if (found == index_.end()) fail(ErrorCode::kNotFound, path_, "has no tensor {}", quoted(info.name));
+  if (found == index_.end()) fail(ErrorCode::kNotFound, path_, "has no tensor {}", quote(info.name));
   return places_[found->second];
 }
 

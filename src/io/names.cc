@@ -190,6 +190,8 @@ std::optional<std::int64_t> layer_of(std::string_view canonical) {
 
 bool is_ignored_name(const ModelConfig& config, std::string_view canonical) {
   if (canonical.ends_with("rotary_emb.inv_freq")) return true;
+  // Checkpoints of tied models may store the shared matrix twice.
+  if (config.tied_embeddings && canonical == "lm_head.weight") return true;
   const auto layer = layer_of(canonical);
   return layer && *layer >= config.n_layers && *layer < config.n_layers + config.n_mtp_layers;
 }

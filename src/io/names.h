@@ -46,8 +46,8 @@ std::optional<GgufName> gguf_name(const ModelConfig& config, std::string_view ca
 
 /// Layer number of "model.layers.N.…", or nothing.
 std::optional<std::int64_t> layer_of(std::string_view canonical);
-/// Whether a canonical name belongs to no tensor that is ever loaded: multi-token-prediction layers and
-/// buffers that old checkpoints saved (rotary inverse frequencies).
+/// Whether a canonical name belongs to no tensor that is ever loaded: multi-token-prediction layers,
+/// buffers that old checkpoints saved (rotary inverse frequencies) and the head of tied models.
 bool is_ignored_name(const ModelConfig& config, std::string_view canonical);
 
 /// Row of the canonical tensor that the stored row of a kRopePairs tensor holds, and its inverse.

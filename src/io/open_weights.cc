@@ -3,6 +3,7 @@
 
 #include "io/gguf_source.h"
 #include "io/quote.h"
+#include "io/safetensors_source.h"
 #include "io/weight_source.h"
 
 namespace kt::io {
@@ -25,9 +26,11 @@ std::unique_ptr<WeightSource> open_weights(const std::string& path) {
   }
   if (is_directory(path)) {
     if (holds_file_ending(path, ".gguf")) return std::make_unique<GgufSource>(path);
+    if (holds_file_ending(path, ".safetensors")) return std::make_unique<SafetensorsSource>(path);
     fail(ErrorCode::kNotFound, path, "holds neither .gguf files nor config.json with .safetensors");
   }
   if (path.ends_with(".gguf")) return std::make_unique<GgufSource>(path);
+  if (path.ends_with(".safetensors")) return std::make_unique<SafetensorsSource>(path);
   fail(ErrorCode::kUnsupported, path, "is not a .gguf or .safetensors file, nor a model folder");
 }
 

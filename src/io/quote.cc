@@ -9,7 +9,7 @@
 
 namespace kt::io {
 
-std::string quoted(std::string_view text) {
+std::string quote(std::string_view text) {
   constexpr std::size_t kMaxShown = 100;
   std::string out = "\"";
   for (std::size_t i = 0; i < text.size(); ++i) {

@@ -7,7 +7,7 @@
 namespace kt::io {
 
 /// `text` in double quotes; control and non-ASCII bytes escaped as \xNN, cut after 100 bytes.
-std::string quoted(std::string_view text);
+std::string quote(std::string_view text);
 
 /// Whether the path names an existing directory.
 bool is_directory(const std::string& path);

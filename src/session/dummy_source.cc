@@ -128,7 +128,7 @@ class DummySource : public io::WeightSource {
     return pool;
   }
 
-  std::string path_ = "random weights";
+  std::string path_;  // no file
   io::ModelConfig config_;
   DummyOptions options_;
   std::vector<io::TensorInfo> infos_;

@@ -40,10 +40,10 @@ class Session {
   /// Throws kt::Error; kNoMemory comes from the headers, before weights are read, with the table of what
   /// is needed and what there is.
   static std::unique_ptr<Session> open(const Options& options);
-  /// A model of random weights of config.json's shape in the given weight format, never on disk
+  /// A model of random weights of config.json's shape in a file type ("Q4_K_M"), never on disk
   /// (`layers` > 0 cuts it to so many layers).
   static std::unique_ptr<Session> open_dummy(const Options& options, const std::string& config_path,
-                                             tensor::Format format, std::int64_t layers);
+                                             const std::string& type, std::int64_t layers);
   ~Session();
 
   const io::WeightSource& source() const { return *source_; }
@@ -62,6 +62,7 @@ class Session {
   Session() = default;
   static std::unique_ptr<Session> assemble(const Options& options,
                                            std::unique_ptr<io::WeightSource> source);
+  void open_text(const Options& options);
   std::unique_ptr<io::WeightSource> source_;
   operators::Placement placement_;
   std::unique_ptr<backend::Cpu> cpu_;

@@ -336,6 +336,8 @@ TEST(DotSelect, ObeysCapsAndLength) {
   // A higher level without the lower one proves that every bit is asked for.
   EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx512)->name, "dot_f32_q8_kQ4_K_rows_ref");
   EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx2 | kAvx512)->name, "dot_f32_q8_q4_k_n16_avx2");
+  EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx2 | kAvx512 | kAvx512Vnni)->name,
+               "dot_f32_q8_q4_k_n16_avx512");
   EXPECT_EQ(select(Format::kQ4_K, Act::kQ8, 288, kAvx2), nullptr);
   EXPECT_EQ(select(Format::kQ8_0, Act::kF32, 40, kAvx2), nullptr);
   EXPECT_EQ(select(Format::kBF16, Act::kQ8, 64, kAvx2), nullptr);

@@ -1,0 +1,121 @@
+// kt quantize: any model to a GGUF file of another type, or random weights of any shape.
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+
+#include <CLI/CLI.hpp>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "base/topology.h"
+#include "commands.h"
+#include "input.h"
+#include "io/hf_config.h"
+#include "options.h"
+#include "print.h"
+#include "progress.h"
+#include "session/dummy_source.h"
+#include "session/quantize.h"
+#include "session/registry.h"
+
+namespace kt::app {
+namespace {
+
+struct QuantizeArgs {
+  std::vector<std::string> paths;  // [IN] OUT
+  std::string dummy_config;
+  session::QuantizeOptions options;
+  session::DummyOptions dummy;
+  std::int64_t layers = 0;
+  int n_threads = 0;
+};
+
+std::unique_ptr<io::WeightSource> open_source(const QuantizeArgs& args) {
+  if (args.dummy_config.empty()) return io::open_weights(session::resolve_model(args.paths.front()));
+  io::ModelConfig config =
+      io::parse_hf_config(read_text_file(args.dummy_config), "", args.dummy_config).model;
+  if (args.layers > 0) config.n_layers = std::min(config.n_layers, args.layers);
+  return session::make_dummy_source(config, session::file_type(args.options.type), args.dummy);
+}
+
+void check_paths(const QuantizeArgs& args) {
+  const std::size_t wanted = args.dummy_config.empty() ? 2 : 1;
+  if (args.paths.size() != wanted) {
+    fail(ErrorCode::kUsage, "kt quantize", "{}",
+         args.dummy_config.empty() ? "give IN and OUT: kt quantize model.gguf out.gguf --type Q4_K_M"
+                                   : "give one OUT with --dummy: kt quantize --dummy config.json out.gguf");
+  }
+  const std::string& out = args.paths.back();
+  std::error_code ignored;
+  if (wanted == 2 && std::filesystem::equivalent(args.paths.front(), out, ignored)) {
+    fail(ErrorCode::kUsage, out, "is the input too; name another output file");
+  }
+  check_writable(out);
+}
+
+int quantize(QuantizeArgs args) {
+  session::file_type(args.options.type);  // an unknown type is an error before any file is touched
+  check_paths(args);
+  args.options.output = args.paths.back();
+  const auto source = open_source(args);
+  const Topology topology = detect_topology();
+  ThreadPool pool(args.n_threads > 0 ? args.n_threads : default_threads(topology), topology.cores);
+  Progress bar("quantizing");
+  const auto begin = std::chrono::steady_clock::now();
+  args.options.on_progress = [&](const std::string& tensor, std::uint64_t done, std::uint64_t total) {
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    bar.update(done, total,
+               transfer_detail(done, total, seconds > 0.0 ? static_cast<double>(done) / seconds : 0.0) + "  " +
+                   tensor);
+  };
+  const session::QuantizeReport report = session::quantize(*source, args.options, pool);
+  bar.finish();
+  std::fprintf(stderr, "%s: %lld tensors, %s in %s, %.2f bits per weight\n", args.options.output.c_str(),
+               static_cast<long long>(report.n_tensors), format_bytes(static_cast<double>(report.bytes)).c_str(),
+               args.options.type.c_str(),
+               8.0 * static_cast<double>(report.bytes) / static_cast<double>(std::max<std::int64_t>(report.n_weights, 1)));
+  return 0;
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& root, Action& action) {
+  auto args = std::make_shared<QuantizeArgs>();
+  CLI::App* command = root.add_subcommand("quantize", "Write a GGUF file of another type, or of random weights");
+  command->group("Models");
+  command->add_option("PATHS", args->paths, "IN OUT: a model and the .gguf file to write; only OUT with --dummy")
+      ->required()
+      ->expected(1, 2)
+      ->type_name("");
+  command->add_option("--type", args->options.type, "File type; one of the list below")
+      ->type_name("TYPE")
+      ->capture_default_str();
+  command->add_option("--imatrix", args->options.imatrix, "Importance matrix (GGUF or .dat)")->type_name("FILE");
+  command->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
+      ->type_name("CONFIG");
+  command->add_option("--seed", args->dummy.seed, "Seed of --dummy")
+      ->check(whole_number(0, std::numeric_limits<std::int64_t>::max()))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--layers", args->layers, "Layers of --dummy; 0: all")
+      ->check(whole_number(0, 100000))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("-t,--threads", args->n_threads, "Threads; 0: the physical cores this process may use")
+      ->check(whole_number(0, 4096))
+      ->type_name("N")
+      ->capture_default_str();
+  std::string types = "Types:";
+  std::size_t column = 0;
+  for (const session::FileType& type : session::file_types()) {
+    if (column++ % 10 == 0) types += "\n ";
+    types += " " + std::string(type.name);
+  }
+  command->footer(types + "\n\n" +
+                  examples({"kt quantize Qwen3-30B-A3B/ qwen3-q4_k_m.gguf --type Q4_K_M",
+                            "kt quantize --dummy config.json random.gguf --type Q8_0 --layers 2"}));
+  command->callback([args, &action] { action = [args] { return quantize(*args); }; });
+}
+
+}  // namespace kt::app

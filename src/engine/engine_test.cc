@@ -1,0 +1,365 @@
+// The generate loop over a toy model whose logits depend on the whole cached sequence, so that a wrong
+// position, page, prefix or chunk shows in the tokens.
+#include "engine/engine.h"
+
+#include <limits>
+
+#include <gtest/gtest.h>
+
+namespace kt::engine {
+namespace {
+
+constexpr std::int64_t kVocab = 97;
+
+// Caches each token as a float; the logits of a row peak at a hash of (token, position) over all rows
+// before it. A cached token `poison` makes NaN.
+class ToyModel : public operators::Model {
+ public:
+  ToyModel() : Model("", "Toy") {}
+  std::vector<tensor::KvLayerSpec> state_spec() const override { return {{{{"k", 1, 1}}}}; }
+  std::int64_t vocab_size() const override { return kVocab; }
+
+  void run(operators::Step& step, tensor::MatrixF logits) noexcept override {
+    const operators::Batch& batch = step.batch;
+    n_rows += step.n_rows();
+    largest_batch = std::max(largest_batch, step.n_rows());
+    const tensor::KvStreamView& cache = step.kv[0].streams[0];
+    std::size_t next = 0;
+    for (const operators::SequenceRows& s : batch.sequences) {
+      for (std::int64_t i = 0; i < s.n_rows; ++i) {
+        const auto row = static_cast<std::size_t>(s.row_begin + i);
+        KT_CHECK(batch.positions[row] == s.position + i);
+        *reinterpret_cast<float*>(cache.at(s.pages, s.position + i, 0)) =
+            static_cast<float>(batch.tokens[row]);
+      }
+      for (std::int64_t i = 0; i < s.n_rows; ++i) {
+        if (next == batch.logit_rows.size() || batch.logit_rows[next] != s.row_begin + i) continue;
+        std::uint64_t hash = 1;
+        for (std::int64_t p = 0; p <= s.position + i; ++p) {
+          const float token = *reinterpret_cast<const float*>(cache.at(s.pages, p, 0));
+          hash = hash * 6364136223846793005u + static_cast<std::uint64_t>(token) + static_cast<std::uint64_t>(p);
+        }
+        float* out = logits.row(static_cast<std::int64_t>(next++));
+        for (std::int64_t t = 0; t < kVocab; ++t) {
+          out[t] = static_cast<float>((hash >> 20) * static_cast<std::uint64_t>(t + 1) % 1009) * 0.01f;
+        }
+        const auto row = static_cast<std::size_t>(s.row_begin + i);
+        if (batch.tokens[row] == poison) out[3] = std::numeric_limits<float>::quiet_NaN();
+        if (batch.tokens[row] == infinite) out[3] = std::numeric_limits<float>::infinity();
+      }
+    }
+    KT_CHECK(next == batch.logit_rows.size());
+  }
+
+  std::int64_t n_rows = 0;
+  std::int64_t largest_batch = 0;
+  std::int32_t poison = -1;
+  std::int32_t infinite = -1;
+};
+
+class EngineTest : public testing::Test {
+ protected:
+  std::unique_ptr<Engine> make(std::int64_t context = 512, std::int64_t chunk = 32,
+                               std::int64_t kv_tokens = 0) {
+    EngineOptions options;
+    options.context = context;
+    options.chunk_size = chunk;
+    options.kv_tokens = kv_tokens;
+    options.kv_format = tensor::Format::kF32;
+    auto engine = std::make_unique<Engine>(model_, cpu_, options);
+    model_.n_rows = model_.largest_batch = 0;
+    return engine;
+  }
+
+  static Request request(std::int64_t n_prompt, std::int64_t max_tokens, std::int32_t salt = 0) {
+    Request r;
+    for (std::int64_t i = 0; i < n_prompt; ++i) {
+      r.prompt.push_back(static_cast<std::int32_t>((i * 7 + salt * 13 + i * i % 5) % kVocab));
+    }
+    r.sampling.temperature = 0.0f;
+    r.max_tokens = max_tokens;
+    return r;
+  }
+
+  std::vector<std::int32_t> alone(const Request& r) { return make()->generate(r).tokens; }
+
+  ToyModel model_;
+  backend::Cpu cpu_{1, {}, 0, backend::ActPolicy::kF32};
+};
+
+TEST_F(EngineTest, ChunksOneGoAndDecodeAgree) {
+  const auto want = make(512, 512)->generate(request(200, 20)).tokens;
+  ASSERT_EQ(want.size(), 20u);
+  for (const std::int64_t chunk : {1, 7, 32, 64, 199, 200, 201}) {
+    EXPECT_EQ(make(512, chunk)->generate(request(200, 20)).tokens, want) << chunk;
+    EXPECT_LE(model_.largest_batch, chunk);
+  }
+  Request by_row = request(200, 20);
+  by_row.prompt_by_decode = true;
+  EXPECT_EQ(make()->generate(by_row).tokens, want);
+  EXPECT_EQ(model_.largest_batch, 1);
+}
+
+TEST_F(EngineTest, PromptLogitsComeOncePerRowInOrder) {
+  const auto collect = [this](std::int64_t chunk, bool by_row) {
+    auto engine = make(512, chunk);
+    Request r = request(100, 0);
+    r.prompt_by_decode = by_row;
+    std::vector<std::vector<float>> rows;
+    r.on_prompt_logits = [&](std::int64_t row, std::span<const float> logits) {
+      EXPECT_EQ(row, static_cast<std::int64_t>(rows.size()));
+      rows.emplace_back(logits.begin(), logits.end());
+    };
+    engine->generate(request(100, 5));  // cached, and must not be used
+    const Result result = engine->generate(r);
+    EXPECT_EQ(result.n_cached, 0);
+    EXPECT_EQ(result.reason, FinishReason::kMaxTokens);
+    EXPECT_TRUE(result.tokens.empty());
+    return rows;
+  };
+  const auto want = collect(512, false);
+  ASSERT_EQ(want.size(), 100u);
+  EXPECT_EQ(collect(13, false), want);
+  EXPECT_EQ(collect(32, true), want);
+}
+
+TEST_F(EngineTest, PrefillIsReported) {
+  auto engine = make(512, 32);
+  Request r = request(70, 1);
+  std::vector<std::int64_t> done;
+  r.on_prefill = [&](std::int64_t n, std::int64_t total) {
+    done.push_back(n);
+    EXPECT_EQ(total, 70);
+  };
+  engine->generate(r);
+  EXPECT_EQ(done, (std::vector<std::int64_t>{32, 64, 70}));
+}
+
+TEST_F(EngineTest, TheNextTurnSkipsWhatIsCached) {
+  auto engine = make();
+  const Result first = engine->generate(request(100, 10));
+  Request turn = request(100, 10);
+  turn.prompt.insert(turn.prompt.end(), first.tokens.begin(), first.tokens.end());
+  turn.prompt.push_back(5);
+  model_.n_rows = 0;
+  const Result second = engine->generate(turn);
+  EXPECT_EQ(second.n_cached, 109);  // the last generated token was never run
+  EXPECT_EQ(model_.n_rows, 111 - 109 + 9);
+  EXPECT_EQ(second.tokens, alone(turn));
+}
+
+TEST_F(EngineTest, AnEqualPromptStillRunsItsLastToken) {
+  auto engine = make();
+  const Result first = engine->generate(request(100, 10));
+  const Result second = engine->generate(request(100, 10));
+  EXPECT_EQ(second.n_cached, 99);
+  EXPECT_EQ(second.tokens, first.tokens);
+  Request fresh = request(100, 10);
+  fresh.reuse_prefix = false;
+  EXPECT_EQ(engine->generate(fresh).n_cached, 0);
+}
+
+TEST_F(EngineTest, APromptThatDivergesReusesTheCommonPart) {
+  auto engine = make();
+  engine->generate(request(100, 10));
+  Request other = request(100, 10);
+  other.prompt[40] = (other.prompt[40] + 1) % kVocab;
+  const Result result = engine->generate(other);
+  EXPECT_EQ(result.n_cached, 40);
+  EXPECT_EQ(result.tokens, alone(other));
+}
+
+TEST_F(EngineTest, TheLongestCommonPrefixIsTaken) {
+  auto engine = make(512, 32, 1024);
+  Request near = request(100, 1), far = request(100, 1);
+  near.prompt[80] = (near.prompt[80] + 1) % kVocab;
+  far.prompt[20] = (far.prompt[20] + 1) % kVocab;
+  near.reuse_prefix = far.reuse_prefix = false;
+  engine->generate(near);
+  engine->generate(far);
+  EXPECT_EQ(engine->generate(request(100, 1)).n_cached, 80);
+}
+
+TEST_F(EngineTest, OldSequencesGiveWayLeastRecentlyUsedFirst) {
+  auto engine = make(128, 32, 256);  // room for four pages
+  for (const std::int32_t salt : {1, 2, 3, 4}) {
+    Request r = request(60, 2, salt);
+    r.prompt[0] = salt;  // nothing in common
+    engine->generate(r);
+  }
+  Request again = request(60, 2, 1);
+  again.prompt[0] = 1;
+  EXPECT_EQ(engine->generate(again).n_cached, 59);  // sequence 1 becomes the most recent
+  Request big = request(100, 2, 9);
+  big.prompt[0] = 9;
+  EXPECT_EQ(engine->generate(big).reason, FinishReason::kMaxTokens);  // evicts 2 and 3
+  Request third = request(60, 2, 3);
+  third.prompt[0] = 3;
+  Request fourth = request(60, 2, 4);
+  fourth.prompt[0] = 4;
+  EXPECT_EQ(engine->generate(fourth).n_cached, 59);
+  EXPECT_EQ(engine->generate(third).n_cached, 0);
+}
+
+TEST_F(EngineTest, ManyRequestsAtOnceEqualEachAlone) {
+  std::vector<Request> requests;
+  for (std::int32_t i = 0; i < 5; ++i) requests.push_back(request(20 + 37 * i, 10 + i, i));
+  requests[2].prompt_by_decode = true;
+  std::vector<std::vector<std::int32_t>> want;
+  for (const Request& r : requests) want.push_back(alone(r));
+  auto engine = make(512, 32, 2048);
+  std::vector<Engine::RequestId> ids;
+  for (const Request& r : requests) ids.push_back(engine->submit(r));
+  while (engine->step()) {
+  }
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const auto result = engine->take_result(ids[i]);
+    ASSERT_NE(result, nullptr);
+    EXPECT_EQ(result->tokens, want[i]) << i;
+    EXPECT_EQ(engine->take_result(ids[i]), nullptr);  // handed out once
+  }
+}
+
+TEST_F(EngineTest, RequestsWaitForPagesAndAllEnd) {
+  auto engine = make(512, 32, 512);  // two of these prompts do not fit together
+  std::vector<Engine::RequestId> ids;
+  std::vector<Request> requests;
+  for (std::int32_t i = 0; i < 4; ++i) requests.push_back(request(300, 5, i));
+  for (const Request& r : requests) ids.push_back(engine->submit(r));
+  int n_steps = 0;
+  while (engine->step()) ASSERT_LT(++n_steps, 1000);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const auto result = engine->take_result(ids[i]);
+    ASSERT_NE(result, nullptr);
+    EXPECT_EQ(result->reason, FinishReason::kMaxTokens);
+    EXPECT_EQ(result->tokens, alone(requests[i])) << i;
+  }
+}
+
+TEST_F(EngineTest, StopTokensEndAndAreNotReported) {
+  const std::vector<std::int32_t> all = alone(request(50, 20));
+  Request r = request(50, 20);
+  r.stop_tokens = {all[6]};
+  const auto first = std::find(all.begin(), all.end(), all[6]);
+  const Result result = make()->generate(r);
+  EXPECT_EQ(result.reason, FinishReason::kStopToken);
+  EXPECT_EQ(result.tokens, std::vector<std::int32_t>(all.begin(), first));
+  r.ignore_stop_tokens = true;
+  EXPECT_EQ(make()->generate(r).tokens, all);
+}
+
+TEST_F(EngineTest, TheCallbackStops) {
+  Request r = request(50, 20);
+  int n = 0;
+  r.on_token = [&](const SampledToken& token) {
+    EXPECT_LE(token.logprob, 0.0f);
+    return ++n < 3;
+  };
+  const Result result = make()->generate(r);
+  EXPECT_EQ(result.reason, FinishReason::kCallback);
+  EXPECT_EQ(result.tokens.size(), 3u);
+}
+
+TEST_F(EngineTest, AThrowingCallbackEndsItsRequestOnly) {
+  auto engine = make();
+  Request r = request(50, 20);
+  r.on_token = [](const SampledToken&) -> bool { throw std::runtime_error("callback"); };
+  EXPECT_THROW(engine->generate(r), std::runtime_error);
+  EXPECT_FALSE(engine->step());
+  EXPECT_EQ(engine->generate(request(50, 20)).tokens, alone(request(50, 20)));
+}
+
+TEST_F(EngineTest, CancelEndsWhatRunsAndNothingLater) {
+  auto engine = make();
+  Request r = request(50, 100);
+  int n = 0;
+  r.on_token = [&](const SampledToken&) {
+    if (++n == 4) engine->cancel();
+    return true;
+  };
+  const Result result = engine->generate(r);
+  EXPECT_EQ(result.reason, FinishReason::kCancelled);
+  EXPECT_EQ(result.tokens.size(), 4u);
+  EXPECT_EQ(engine->generate(request(50, 5)).reason, FinishReason::kMaxTokens);
+  Request last = request(50, 5);
+  n = 0;
+  last.on_token = [&](const SampledToken&) {
+    if (++n == 5) engine->cancel();  // too late for this request
+    return true;
+  };
+  EXPECT_EQ(engine->generate(last).reason, FinishReason::kMaxTokens);
+  EXPECT_EQ(engine->generate(request(50, 5)).reason, FinishReason::kMaxTokens);
+}
+
+TEST_F(EngineTest, CancelReachesALongPrompt) {
+  auto engine = make(512, 16);
+  Request r = request(400, 5);
+  r.on_prefill = [&](std::int64_t done, std::int64_t) {
+    if (done == 32) engine->cancel();
+  };
+  EXPECT_EQ(engine->generate(r).reason, FinishReason::kCancelled);
+  const Result after = engine->generate(request(400, 5));
+  EXPECT_EQ(after.n_cached, 32);  // what was read stays read
+  EXPECT_EQ(after.tokens, alone(request(400, 5)));
+}
+
+TEST_F(EngineTest, TheContextFills) {
+  auto engine = make(64, 32);
+  const Result result = engine->generate(request(60, -1));
+  EXPECT_EQ(result.reason, FinishReason::kContextFull);
+  EXPECT_EQ(result.tokens.size(), 4u);
+  EXPECT_EQ(engine->generate(request(63, -1)).tokens.size(), 1u);
+  EXPECT_EQ(engine->generate(request(64, 0)).reason, FinishReason::kMaxTokens);
+}
+
+TEST_F(EngineTest, BadRequestsAreRefused) {
+  auto engine = make(64, 32);
+  const auto code = [&](const Request& r) {
+    try {
+      engine->submit(r);
+    } catch (const Error& e) {
+      return e.code();
+    }
+    ADD_FAILURE() << "accepted";
+    return ErrorCode::kInternal;
+  };
+  EXPECT_EQ(code(request(0, 1)), ErrorCode::kUsage);
+  EXPECT_EQ(code(request(64, 1)), ErrorCode::kTooLong);
+  EXPECT_EQ(code(request(65, 0)), ErrorCode::kTooLong);
+  for (const std::int32_t id : {-1, static_cast<std::int32_t>(kVocab), std::numeric_limits<std::int32_t>::max()}) {
+    Request r = request(10, 1);
+    r.prompt[5] = id;
+    EXPECT_EQ(code(r), ErrorCode::kUsage);
+  }
+  Request r = request(10, 1);
+  r.sampling.top_k = -4;
+  EXPECT_EQ(code(r), ErrorCode::kUsage);
+  EXPECT_FALSE(engine->step());  // none of them was queued
+}
+
+TEST_F(EngineTest, NonFiniteLogitsEndTheRequestAndAreNotReused) {
+  for (const bool infinite : {false, true}) {
+    model_.poison = infinite ? -1 : 90;
+    model_.infinite = infinite ? 90 : -1;
+    auto engine = make();
+    Request bad = request(50, 5);
+    bad.prompt.back() = 90;
+    const Engine::RequestId bad_id = engine->submit(bad);
+    Request fine = request(40, 5, 3);
+    std::replace(fine.prompt.begin(), fine.prompt.end(), 90, 1);
+    const Engine::RequestId fine_id = engine->submit(fine);
+    while (engine->step()) {
+    }
+    const auto result = engine->take_result(bad_id);
+    EXPECT_EQ(result->reason, FinishReason::kError);
+    EXPECT_NE(result->error.find("position 49"), std::string::npos) << result->error;
+    EXPECT_EQ(engine->take_result(fine_id)->tokens.size(), 5u);
+    model_.poison = model_.infinite = -1;
+    EXPECT_EQ(engine->generate(bad).n_cached, 0);
+    model_.poison = 90;
+    EXPECT_THROW(make()->generate(bad), Error);
+  }
+}
+
+}  // namespace
+}  // namespace kt::engine

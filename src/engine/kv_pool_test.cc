@@ -1,0 +1,75 @@
+#include "engine/kv_pool.h"
+
+#include <cstring>
+#include <set>
+
+#include <gtest/gtest.h>
+
+namespace kt::engine {
+namespace {
+
+using tensor::Format;
+
+std::vector<tensor::KvLayerSpec> two_layers() {
+  return {{{{"k", 2, 32}, {"v", 2, 64}}}, {{{"latent", 1, 96}}}};
+}
+
+TEST(KvPool, BytesPerToken) {
+  EXPECT_EQ(kv_bytes_per_token(two_layers(), Format::kF16), (2u * 32 + 2 * 64 + 96) * 2);
+  EXPECT_EQ(kv_bytes_per_token(two_layers(), Format::kF32), (2u * 32 + 2 * 64 + 96) * 4);
+  EXPECT_EQ(kv_bytes_per_token(two_layers(), Format::kQ8_0), (2u + 4 + 3) * 34);
+  EXPECT_EQ(kv_bytes_per_token({}, Format::kF16), 0u);
+}
+
+TEST(KvPool, RefusesVectorsThatAreNoWholeBlocks) {
+  const std::vector<tensor::KvLayerSpec> odd = {{{{"k", 1, 48}}}};
+  EXPECT_NO_THROW(KvPool(odd, Format::kF16, 1));
+  try {
+    KvPool(odd, Format::kQ8_0, 1);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
+  }
+}
+
+TEST(KvPool, HandsOutEveryPageOnce) {
+  KvPool pool(two_layers(), Format::kF16, 3 * tensor::kKvPageLen + 1);
+  ASSERT_EQ(pool.n_pages(), 4);
+  std::set<std::int32_t> pages;
+  for (int i = 0; i < 4; ++i) pages.insert(pool.take());
+  EXPECT_EQ(pages, (std::set<std::int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(pool.take(), -1);
+  EXPECT_EQ(pool.n_free(), 0);
+  pool.give_back(2);
+  EXPECT_EQ(pool.n_free(), 1);
+  EXPECT_EQ(pool.take(), 2);
+}
+
+TEST(KvPool, RowsOfAllPagesAreDisjointAndInside) {
+  KvPool pool(two_layers(), Format::kF32, 2 * tensor::kKvPageLen);
+  ASSERT_EQ(pool.layers().size(), 2u);
+  const std::int32_t table[] = {pool.take(), pool.take()};
+  const std::int64_t n = 2 * tensor::kKvPageLen;
+  const auto each = [&](auto&& f) {
+    int mark = 0;
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      for (int stream = 0; stream < (layer == 0 ? 2 : 1); ++stream) {
+        const tensor::KvStreamView& s = pool.layers()[layer].streams[stream];
+        for (std::int64_t p = 0; p < n; ++p) {
+          for (std::int64_t h = 0; h < s.n_heads; ++h) f(s, s.at(table, p, h), ++mark);
+        }
+      }
+    }
+  };
+  each([](const tensor::KvStreamView& s, std::byte* at, int mark) {
+    for (std::int64_t i = 0; i < s.dim; ++i) reinterpret_cast<float*>(at)[i] = static_cast<float>(mark);
+  });
+  each([](const tensor::KvStreamView& s, std::byte* at, int mark) {
+    for (std::int64_t i = 0; i < s.dim; ++i) {
+      ASSERT_EQ(reinterpret_cast<float*>(at)[i], static_cast<float>(mark));
+    }
+  });
+}
+
+}  // namespace
+}  // namespace kt::engine

@@ -1,0 +1,298 @@
+// AVX-512 VNNI micro-kernels over kN16 tiles; included by dot_<weight>_avx512.cc only, everything here is
+// internal to that object. A line of codes (16 rows x 4 k) is one register, vpdpbusd sums its 4 k exactly.
+//
+// run_q8<W>: int8 activations, W as in n16_avx2.h but codes always unsigned; per block of 32, in k order,
+//   acc = fma(float(sum), scale * a_scale, acc);  acc = fma(offset, a_sum, acc)
+// Formats with integer scales of 16 k subtract their bias exactly: sum = Σ_half s (Σ code a - bias Σ a).
+// run_f32<W>: float activations and weights; two chains per output (k / 32 even or odd) hide latency.
+// Each output sees the same operations in the same order whatever m is.
+#pragma once
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own intrinsics headers read an undefined vector on purpose and warn about it.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+
+#include "kernels/cpu/dot/dot.h"
+#include "kernels/cpu/dot/n16.h"
+
+#define KT_INLINE [[gnu::always_inline]] inline
+
+namespace kt::kernels::dot {
+namespace {
+
+/// Defaults of a format description.
+struct WeightBase {
+  static constexpr int kBlocks = 1;         // blocks of 32 per tile unit
+  static constexpr bool kOffset = false;    // scales() sets offset, a multiple of the activation sum
+  static constexpr bool kSubScales = false; // sub_scale() gives integer scales of each 16 k
+  static constexpr bool kSubMins = false;   // sub_min() gives integer minima of each 16 k
+  static constexpr int kBias = 0;           // with kSubScales: weight = code - kBias
+};
+
+KT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
+KT_INLINE __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+
+KT_INLINE __m512 load_fp16(const std::uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+KT_INLINE __m512 load_u8(const std::uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load16(p)));
+}
+KT_INLINE __m512 load_i8(const std::int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p)));
+}
+KT_INLINE __m512 times(__m512 a, float s) { return _mm512_mul_ps(a, _mm512_set1_ps(s)); }
+
+/// Nibbles of line g: k group g (pass 0) or g + 4 (pass 1).
+KT_INLINE __m512i nibbles(const std::uint8_t (*q)[64], int pass, int g) {
+  __m512i v = load64(q[g]);
+  if (pass == 1) v = _mm512_srli_epi16(v, 4);
+  return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+
+/// Bit `group` of every byte, moved to bit `to`, added to `base`.
+KT_INLINE __m512i add_mask_bits(__m512i base, const std::uint8_t* q1, int group, int to) {
+  __m512i v = load64(q1);
+  v = group < to ? _mm512_slli_epi16(v, static_cast<unsigned>(to - group))
+                 : _mm512_srli_epi16(v, static_cast<unsigned>(group - to));
+  // 0xf8: base | (v & mask)
+  return _mm512_ternarylogic_epi32(base, v, _mm512_set1_epi8(static_cast<char>(1 << to)), 0xf8);
+}
+
+/// Bits 2 g, 2 g + 1 of plane `pass`, moved to bits to, to + 1, added to `base`.
+KT_INLINE __m512i add_pair_bits(__m512i base, const std::uint8_t (*q2)[64], int pass, int g, int to) {
+  __m512i v = load64(q2[pass]);
+  v = 2 * g < to ? _mm512_slli_epi16(v, static_cast<unsigned>(to - 2 * g))
+                 : _mm512_srli_epi16(v, static_cast<unsigned>(2 * g - to));
+  return _mm512_ternarylogic_epi32(base, v, _mm512_set1_epi8(static_cast<char>(3 << to)), 0xf8);
+}
+
+/// Codebook values of IQ4_NL and IQ4_XS plus 128, so that they are unsigned.
+KT_INLINE __m512i iq4_values(__m512i code) {
+  const __m128i values =
+      _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, static_cast<char>(129), static_cast<char>(141),
+                    static_cast<char>(153), static_cast<char>(166), static_cast<char>(181),
+                    static_cast<char>(197), static_cast<char>(217), static_cast<char>(241));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), code);
+}
+
+KT_INLINE __m512i broadcast4(const std::int8_t* a) {
+  std::int32_t v;
+  __builtin_memcpy(&v, a, 4);
+  return _mm512_set1_epi32(v);
+}
+
+template <int kM>
+struct Q8Rows {
+  const std::int8_t* q[kM];
+  const float* scale[kM];
+  const float* sum[kM];
+};
+
+/// Sums of each 16 activations of a super-block, times `factor`: element 4 j is that of k 16 j .. 16 j + 15.
+struct HalfSums {
+  alignas(64) std::int32_t v[64];
+  KT_INLINE void compute(const std::int8_t* a, int factor) {
+    const __m512i f = _mm512_set1_epi8(static_cast<char>(factor));
+#pragma GCC unroll 4
+    for (int part = 0; part < 4; ++part) {
+      __m512i s = _mm512_dpbusd_epi32(_mm512_setzero_si512(), f, load64(a + 64 * part));
+      s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, static_cast<_MM_PERM_ENUM>(0x4e)));
+      s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, static_cast<_MM_PERM_ENUM>(0xb1)));
+      _mm512_store_si512(v + 16 * part, s);
+    }
+  }
+};
+
+/// Integer products of one block of 32 k; lane = weight row.
+template <class W, int kM>
+KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act, std::int64_t k0,
+                         const HalfSums* bias, __m512i (&sum)[kM]) {
+#pragma GCC unroll 2
+  for (int pass = 0; pass < 2; ++pass) {
+    __m512i half[kM];
+#pragma GCC unroll 8
+    for (int i = 0; i < kM; ++i) {
+      half[i] = !W::kSubScales && pass == 1 ? sum[i] : _mm512_setzero_si512();
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      const __m512i w = W::codes(tile, b, pass, g);
+#pragma GCC unroll 8
+      for (int i = 0; i < kM; ++i) {
+        half[i] = _mm512_dpbusd_epi32(half[i], w, broadcast4(act.q[i] + k0 + 16 * pass + 4 * g));
+      }
+    }
+    if constexpr (W::kSubScales) {
+      const __m512i scale = W::sub_scale(tile, b, pass);
+#pragma GCC unroll 8
+      for (int i = 0; i < kM; ++i) {
+        if constexpr (W::kBias != 0) {
+          half[i] = _mm512_sub_epi32(half[i], _mm512_set1_epi32(bias[i].v[4 * (2 * b + pass)]));
+        }
+        half[i] = _mm512_mullo_epi32(half[i], scale);
+        sum[i] = pass == 0 ? half[i] : _mm512_add_epi32(sum[i], half[i]);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int i = 0; i < kM; ++i) sum[i] = half[i];
+    }
+  }
+}
+
+template <class W, int kM>
+KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act, float* out,
+                       std::int64_t out_stride, __mmask16 used) {
+  __m512 acc[kM];
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) acc[i] = _mm512_setzero_ps();
+  HalfSums half_sums[W::kSubScales ? kM : 1];
+  std::int64_t block = 0;
+  for (std::int64_t u = 0; u < n_units; ++u, ++tile) {
+    const typename W::Unit unit = W::unit(*tile);
+    if constexpr (W::kSubScales) {
+      for (int i = 0; i < kM; ++i) half_sums[i].compute(act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias);
+    }
+    for (int b = 0; b < W::kBlocks; ++b, ++block) {
+      __m512i sum[kM];
+      dot_block<W, kM>(*tile, b, act, 32 * block, half_sums, sum);
+      __m512 scale, offset;
+      W::scales(*tile, unit, b, scale, offset);
+#pragma GCC unroll 8
+      for (int i = 0; i < kM; ++i) {
+        const __m512 a_scale = _mm512_set1_ps(act.scale[i][block]);
+        acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_mul_ps(scale, a_scale), acc[i]);
+        if constexpr (W::kOffset) {
+          acc[i] = _mm512_fmadd_ps(offset, _mm512_set1_ps(act.sum[i][block]), acc[i]);
+        }
+        if constexpr (W::kSubMins) {
+          const std::int32_t* s = half_sums[i].v + 8 * b;
+          const __m512i min =
+              _mm512_add_epi32(_mm512_mullo_epi32(W::sub_min(*tile, b, 0), _mm512_set1_epi32(s[0])),
+                               _mm512_mullo_epi32(W::sub_min(*tile, b, 1), _mm512_set1_epi32(s[4])));
+          acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(offset, a_scale), acc[i]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) _mm512_mask_storeu_ps(out + i * out_stride, used, acc[i]);
+}
+
+/// Lanes of the rows from `col` on that exist.
+KT_INLINE __mmask16 used_lanes(std::int64_t n, std::int64_t col) {
+  return static_cast<__mmask16>(n - col >= kN16Rows ? 0xffffu : (1u << (n - col)) - 1u);
+}
+
+template <class W, int kM>
+[[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units, const DotArgs& args,
+                                std::int64_t row, std::int64_t col) {
+  Q8Rows<kM> act;
+  for (int i = 0; i < kM; ++i) {
+    act.q[i] = args.act.q + (row + i) * args.act.q_stride;
+    act.scale[i] = args.act.scale + (row + i) * args.act.block_stride;
+    act.sum[i] = W::kOffset ? args.act.sum + (row + i) * args.act.block_stride : nullptr;
+  }
+  q8_rows<W, kM>(tile, n_units, act, args.out + row * args.out_stride + col, args.out_stride,
+                 used_lanes(args.n, col));
+}
+
+/// All m rows on one weight tile before the next, so that the tile is read from cache after the first.
+template <class W>
+KT_INLINE void run_q8(const DotArgs& args) {
+  const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
+  const std::int64_t n_units = args.k / (32 * W::kBlocks);
+  for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += n_units) {
+    std::int64_t row = 0;
+    for (; row + 8 <= args.m; row += 8) q8_panel<W, 8>(tile, n_units, args, row, col);
+    if (row + 4 <= args.m) {
+      q8_panel<W, 4>(tile, n_units, args, row, col);
+      row += 4;
+    }
+    if (row + 2 <= args.m) {
+      q8_panel<W, 2>(tile, n_units, args, row, col);
+      row += 2;
+    }
+    if (row < args.m) q8_panel<W, 1>(tile, n_units, args, row, col);
+  }
+}
+
+/// Weights of n consecutive k times kM activation rows into acc, in k order.
+template <class W, int kM>
+KT_INLINE void f32_steps(const typename W::Tile* tile, std::int64_t n, const float* const (&a)[kM],
+                         __m512 (&acc)[kM]) {
+  __m512 r[kM];  // a local copy stays in registers over the loop
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) r[i] = acc[i];
+  for (std::int64_t j = 0; j < n; ++j) {
+    const __m512 w = W::load(tile[j].w);
+#pragma GCC unroll 8
+    for (int i = 0; i < kM; ++i) r[i] = _mm512_fmadd_ps(w, _mm512_set1_ps(a[i][j]), r[i]);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) acc[i] = r[i];
+}
+
+/// Both chains of few rows at once: alone they have too few to hide the latency. Returns the k reached.
+template <class W, int kM>
+KT_INLINE std::int64_t f32_two_chains(const typename W::Tile* tile, std::int64_t k_end,
+                                      const float* const (&a)[kM], __m512 (&even)[kM], __m512 (&odd)[kM]) {
+  __m512 e[kM], o[kM];
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) e[i] = even[i], o[i] = odd[i];
+  std::int64_t k = 0;
+  for (; k + 64 <= k_end; k += 64) {
+    for (std::int64_t j = k; j < k + 32; ++j) {
+      const __m512 w = W::load(tile[j].w), v = W::load(tile[j + 32].w);
+#pragma GCC unroll 4
+      for (int i = 0; i < kM; ++i) {
+        e[i] = _mm512_fmadd_ps(w, _mm512_set1_ps(a[i][j]), e[i]);
+        o[i] = _mm512_fmadd_ps(v, _mm512_set1_ps(a[i][j + 32]), o[i]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) even[i] = e[i], odd[i] = o[i];
+  return k;
+}
+
+template <class W, int kM>
+[[gnu::noinline]] void f32_panel(const typename W::Tile* tile, const DotArgs& args, std::int64_t row,
+                                 std::int64_t col) {
+  const float* a[kM];
+  for (int i = 0; i < kM; ++i) a[i] = args.act.f32 + (row + i) * args.act.f32_stride;
+  __m512 even[kM], odd[kM];
+  for (int i = 0; i < kM; ++i) even[i] = odd[i] = _mm512_setzero_ps();
+  std::int64_t k = 0;
+  if constexpr (kM <= 4) k = f32_two_chains<W, kM>(tile, args.k, a, even, odd);
+  for (int i = 0; i < kM; ++i) a[i] += k;
+  for (bool first = true; k < args.k; first = !first) {
+    const std::int64_t n = args.k - k < 32 ? args.k - k : 32;
+    f32_steps<W, kM>(tile + k, n, a, first ? even : odd);
+    for (int i = 0; i < kM; ++i) a[i] += n;
+    k += n;
+  }
+  for (int i = 0; i < kM; ++i) {
+    _mm512_mask_storeu_ps(args.out + (row + i) * args.out_stride + col, used_lanes(args.n, col),
+                          _mm512_add_ps(even[i], odd[i]));
+  }
+}
+
+template <class W>
+KT_INLINE void run_f32(const DotArgs& args) {
+  const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
+  for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += args.k) {
+    std::int64_t row = 0;
+    for (; row + 8 <= args.m; row += 8) f32_panel<W, 8>(tile, args, row, col);
+    if (row + 4 <= args.m) {
+      f32_panel<W, 4>(tile, args, row, col);
+      row += 4;
+    }
+    for (; row < args.m; ++row) f32_panel<W, 1>(tile, args, row, col);
+  }
+}
+
+}  // namespace
+}  // namespace kt::kernels::dot

@@ -1,0 +1,162 @@
+#include "session/quantize.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+
+#include "io/gguf_export.h"
+#include "io/gguf_source.h"
+#include "io/gguf_writer.h"
+#include "io/names.h"
+#include "session/export_text.h"
+#include "session/imatrix.h"
+
+namespace kt::session {
+namespace {
+
+// One tensor of the output: the canonical tensors it is made of (one, or one per expert).
+struct OutTensor {
+  std::string name;
+  io::NameLayout layout = io::NameLayout::kSame;
+  tensor::Format format{};
+  tensor::Shape shape;                         // as stored
+  std::vector<const io::TensorInfo*> parts;  // expert order
+};
+
+std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileType& type) {
+  std::vector<OutTensor> out;
+  std::map<std::string, std::size_t> index;
+  for (const io::TensorInfo& info : source.tensors()) {
+    const auto stored = io::gguf_name(source.config(), info.name);
+    if (!stored) {
+      fail(ErrorCode::kUnsupported, source.path(), "tensor '{}' has no name in GGUF", info.stored_name);
+    }
+    const auto [it, fresh] = index.emplace(stored->name, out.size());
+    if (fresh) out.push_back({stored->name, stored->layout, {}, {}, {}});
+    OutTensor& t = out[it->second];
+    const auto slot = static_cast<std::size_t>(std::max<std::int64_t>(0, stored->expert));
+    if (t.parts.size() <= slot) t.parts.resize(slot + 1, nullptr);
+    t.parts[slot] = &info;
+  }
+  for (OutTensor& t : out) {
+    for (const io::TensorInfo* part : t.parts) {
+      if (part != nullptr && part->shape == t.parts.front()->shape) continue;
+      fail(ErrorCode::kMismatch, source.path(), "the experts of '{}' are incomplete or differ in shape", t.name);
+    }
+    const tensor::Shape& part = t.parts.front()->shape;
+    if (t.layout == io::NameLayout::kStacked) t.shape.push_back(static_cast<std::int64_t>(t.parts.size()));
+    for (int i = t.layout == io::NameLayout::kRowVector ? 1 : 0; i < part.rank(); ++i) {
+      t.shape.push_back(part[i]);
+    }
+    t.format = tensor_format(type, source.config(), t.name, t.shape);
+  }
+  return out;
+}
+
+std::int64_t rope_head_dim(const io::ModelConfig& c) { return c.head_dim; }
+
+class Writer {
+ public:
+  Writer(const io::WeightSource& source, io::GgufWriter& out, ThreadPool& pool, const ImportanceMatrix& imatrix)
+      : source_(source), out_(out), pool_(pool), imatrix_(imatrix) {}
+
+  void write(const OutTensor& t) {
+    for (std::size_t e = 0; e < t.parts.size(); ++e) write_part(t, *t.parts[e], static_cast<std::int64_t>(e));
+  }
+
+ private:
+  void write_part(const OutTensor& t, const io::TensorInfo& info, std::int64_t expert) {
+    const std::int64_t n_rows = info.shape.n_rows();
+    const std::int64_t n_cols = info.shape.n_cols();
+    const std::size_t row_bytes = formats::row_bytes(t.format, n_cols);
+    const auto batch = std::clamp<std::int64_t>((std::int64_t{16} << 20) / (n_cols * 4), 1, n_rows);
+    const float* importance = imatrix_.find(t.name, expert, n_cols);
+    std::vector<std::byte> encoded(row_bytes * static_cast<std::size_t>(batch));
+    for (std::int64_t first = 0; first < n_rows; first += batch) {
+      const std::int64_t n = std::min(batch, n_rows - first);
+      pool_.run(n, [&](std::int64_t i, int) {
+        encode_row(t, info, first + i, importance, encoded.data() + static_cast<std::size_t>(i) * row_bytes);
+      });
+      out_.append({encoded.data(), row_bytes * static_cast<std::size_t>(n)});
+    }
+    source_.drop(info);
+  }
+
+  void encode_row(const OutTensor& t, const io::TensorInfo& info, std::int64_t stored_row,
+                  const float* importance, std::byte* out) const noexcept {
+    const std::int64_t n_cols = info.shape.n_cols();
+    const std::int64_t row = t.layout == io::NameLayout::kRopePairs
+                                 ? io::unpaired_row(stored_row, rope_head_dim(source_.config()))
+                                 : stored_row;
+    std::vector<std::byte> raw(formats::row_bytes(info.format, n_cols));
+    source_.read_rows(info, row, 1, raw.data());
+    if (info.format == t.format) {
+      std::copy(raw.begin(), raw.end(), out);
+      return;
+    }
+    std::vector<float> values(static_cast<std::size_t>(n_cols));
+    formats::traits(info.format).decode(raw.data(), values.data(), n_cols);
+    formats::traits(t.format).encode(values.data(), importance, out, n_cols);
+  }
+
+  const io::WeightSource& source_;
+  io::GgufWriter& out_;
+  ThreadPool& pool_;
+  const ImportanceMatrix& imatrix_;
+};
+
+void export_header(const io::WeightSource& source, const FileType& type, io::GgufWriter& writer) {
+  if (const auto* gguf = dynamic_cast<const io::GgufSource*>(&source)) {
+    io::copy_metadata(gguf->gguf().metadata(), type.llama_ftype, writer);
+    return;
+  }
+  io::export_config(source.config(), type.llama_ftype, writer);
+  export_text(source, writer);
+}
+
+void refuse_overwriting(const std::string& input, const std::string& output) {
+  std::error_code ignored;
+  if (std::filesystem::equivalent(input, output, ignored)) {
+    fail(ErrorCode::kUsage, output, "the output is the input file; name another file");
+  }
+}
+
+}  // namespace
+
+QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& options, ThreadPool& pool) {
+  const FileType& type = file_type(options.type);
+  refuse_overwriting(source.path(), options.output);
+  const ImportanceMatrix imatrix = options.imatrix.empty() ? ImportanceMatrix() : ImportanceMatrix::open(options.imatrix);
+  const std::vector<OutTensor> tensors = plan_output(source, type);
+  io::GgufWriter writer(options.output);
+  export_header(source, type, writer);
+  // Sources do not list this tensor among their weights.
+  const std::vector<float> rope_factors = io::export_rope_factors(source.config());
+  QuantizeReport report;
+  for (const OutTensor& t : tensors) {
+    writer.add_tensor(t.name, t.format, t.shape);
+    report.n_weights += t.shape.count();
+  }
+  if (!rope_factors.empty()) {
+    writer.add_tensor("rope_freqs.weight", tensor::Format::kF32,
+                      {static_cast<std::int64_t>(rope_factors.size())});
+  }
+  report.n_tensors = static_cast<std::int64_t>(tensors.size());
+  report.bytes = writer.data_bytes();
+  writer.begin_data();
+  Writer rows(source, writer, pool, imatrix);
+  std::uint64_t done = 0;
+  for (const OutTensor& t : tensors) {
+    if (options.on_progress) options.on_progress(t.name, done, report.bytes);
+    rows.write(t);
+    done += formats::row_bytes(t.format, t.shape.n_cols()) * static_cast<std::size_t>(t.shape.n_rows());
+  }
+  if (!rope_factors.empty()) writer.append(std::as_bytes(std::span(rope_factors)));
+  writer.finish();
+  if (options.on_progress) options.on_progress("", report.bytes, report.bytes);
+  return report;
+}
+
+}  // namespace kt::session

@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# Installs what building and testing needs, and nothing that is there already:
+#   1. Debian/Ubuntu packages of packages.txt (and of the groups named as arguments)
+#   2. Rust >= 1.85: an existing cargo, else the distribution's package
+#   3. a Python environment with the pinned packages of requirements.txt, in the cache folder
+# Idempotent. Without a network it succeeds when everything is there. On failure: one line, exit 1.
+set -euo pipefail
+
+KT_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+. "$KT_ROOT/tools/setup/env.sh"
+readonly RUST_MIN_MINOR=85
+readonly CLANG_VERSIONS="19 18 17 16"
+readonly LOG="$KT_CACHE/setup.log"
+
+die() { echo "dev: $*" >&2; exit 1; }
+say() { echo "setup: $*" >&2; }
+
+has_apt() { command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; }
+
+# Runs a command with its output in the log; on failure shows the last telling line of it.
+logged() {
+  local what="$1"
+  shift
+  if ! "$@" >>"$LOG" 2>&1; then
+    local why
+    why="$(grep -aE '^(E:|ERROR|error)' "$LOG" | tail -1 || true)"
+    die "could not $what: ${why:-see the end of the log} (log: $LOG)"
+  fi
+}
+
+missing_packages() {
+  dpkg-query -W -f='${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
+    awk -v want="$*" '$2 == "installed" { have[$1] = 1 }
+      END { n = split(want, w, " "); for (i = 1; i <= n; ++i) if (!(w[i] in have)) print w[i] }'
+}
+
+apt_updated=0
+apt_update() {
+  [ "$apt_updated" = 1 ] && return
+  logged "read the package lists" "${as_root[@]}" apt-get -q update
+  apt_updated=1
+}
+
+# Ends with the exact command when this user cannot install.
+need_root() {
+  as_root=()
+  [ "$(id -u)" = 0 ] && return
+  if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    as_root=(sudo -n)
+    return
+  fi
+  die "missing packages, run as root: apt-get install -y --no-install-recommends $*"
+}
+
+apt_install() {
+  local missing
+  mapfile -t missing < <(missing_packages "$@")
+  [ "${#missing[@]}" = 0 ] && return
+  need_root "${missing[@]}"
+  say "installing ${missing[*]}"
+  apt_update
+  logged "install ${missing[*]}" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get -q install -y --no-install-recommends "${missing[@]}"
+}
+
+install_packages() {
+  local names
+  mapfile -t names < <(grep -vE '^(#|$)' "$KT_ROOT/tools/setup/packages.txt")
+  if has_apt; then
+    apt_install "${names[@]}"
+    return
+  fi
+  local tool
+  for tool in g++ cmake ninja pkg-config python3; do
+    command -v "$tool" >/dev/null || die "$tool is missing; install what Debian calls: ${names[*]}"
+  done
+}
+
+# True when this cargo runs and is new enough.
+cargo_ok() {
+  local version
+  version="$("$1" --version 2>/dev/null)" || return 1
+  [[ "$version" =~ ^cargo\ ([0-9]+)\.([0-9]+) ]] || return 1
+  ((BASH_REMATCH[1] > 1 || BASH_REMATCH[2] >= RUST_MIN_MINOR))
+}
+
+# The newest versioned package rustc-1.NN (Ubuntu) that is new enough, as its version; or nothing.
+versioned_rust() {
+  apt-cache pkgnames rustc-1. | sed -nE 's/^rustc-1\.([0-9]+)$/\1/p' | sort -n |
+    awk -v min="$RUST_MIN_MINOR" '$1 >= min { best = $1 } END { if (best) print "1." best }'
+}
+
+# Makes a distribution's cargo and rustc reachable under their plain names.
+link_rust() {
+  mkdir -p "$KT_CACHE/rust/bin"
+  ln -sf "$1" "$KT_CACHE/rust/bin/cargo"
+  ln -sf "$2" "$KT_CACHE/rust/bin/rustc"
+}
+
+install_rust() {
+  [ -f "$KT_ROOT/src/text/rust/Cargo.toml" ] || return 0
+  cargo_ok cargo && return
+  has_apt || die "cargo >= 1.$RUST_MIN_MINOR is missing; install Rust"
+  need_root rustc cargo
+  apt_update
+  local version
+  if [ -n "$(apt-cache pkgnames rustc-web)" ]; then
+    apt_install rustc-web cargo-web
+  elif version="$(versioned_rust)" && [ -n "$version" ]; then
+    apt_install "rustc-$version" "cargo-$version"
+    link_rust "/usr/bin/cargo-$version" "/usr/bin/rustc-$version"
+  else
+    apt_install rustc cargo
+  fi
+  hash -r
+  cargo_ok cargo || die "the distribution's cargo is older than 1.$RUST_MIN_MINOR; install a newer Rust"
+}
+
+# The fuzzers need clang with its run-time library; any version of the list does.
+install_clang() {
+  local version
+  for version in $CLANG_VERSIONS; do
+    if command -v "clang++-$version" >/dev/null &&
+      [ -z "$(missing_packages "libclang-rt-$version-dev")" ]; then
+      return
+    fi
+  done
+  has_apt || die "clang >= 16 is missing; install it with its compiler-rt"
+  need_root clang-19 libclang-rt-19-dev
+  apt_update
+  for version in $CLANG_VERSIONS; do
+    if [ -n "$(apt-cache pkgnames "libclang-rt-$version-dev")" ]; then
+      apt_install "clang-$version" "libclang-rt-$version-dev"
+      return
+    fi
+  done
+  die "no package of clang 16 to 19 was found"
+}
+
+install_python() {
+  [ -f "$KT_VENV/.complete" ] && "$KT_PYTHON" -c '' 2>/dev/null && return
+  local python=/usr/bin/python3
+  [ -x "$python" ] || python=python3
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is missing"
+  say "making the Python environment $KT_VENV"
+  rm -rf "$KT_VENV"
+  logged "make a Python environment" "$python" -m venv "$KT_VENV"
+  logged "install the Python packages" "$KT_PYTHON" -m pip install --disable-pip-version-check \
+    --no-input --no-deps -r "$KT_ROOT/tools/setup/requirements.txt"
+  touch "$KT_VENV/.complete"
+}
+
+mkdir -p "$KT_CACHE" "$KT_TEST_CACHE"
+exec 9>"$KT_CACHE/setup.lock"
+if command -v flock >/dev/null; then flock 9; fi
+: >"$LOG"
+
+install_packages
+install_rust
+install_python
+for group in "$@"; do
+  case "$group" in
+    fuzz) install_clang ;;
+    *) die "unknown set-up group '$group' (known: fuzz)" ;;
+  esac
+done

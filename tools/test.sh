@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# ./dev test: build, C++ tests, Python tests (layer and style checks among them), sanitizers, short fuzzing.
+# Every stage runs even when one before it failed; the last line printed is "N passed, N failed".
+set -uo pipefail
+quick=0
+for arg in "$@"; do
+  case "$arg" in
+    --quick) quick=1 ;;
+    *)
+      echo "dev: error: unknown option '$arg' of ./dev test (known: --quick)" >&2
+      exit 2
+      ;;
+  esac
+done
+
+if [ "$quick" = 1 ]; then tools/setup/setup.sh || exit 1; else tools/setup/setup.sh fuzz || exit 1; fi
+./dev build || exit 1
+
+results="$KT_ROOT/build/test-results"
+rm -rf "$results"
+mkdir -p "$results"
+export KT_BUILD="$KT_ROOT/build"
+
+# ctest_stage NAME BUILD_DIR
+ctest_stage() {
+  echo "== $1 =="
+  mkdir -p "$results/$1"
+  GTEST_OUTPUT="xml:$results/$1/" ctest --test-dir "$2" --output-on-failure --timeout 900 \
+    -j"$(nproc)" --output-junit "$results/$1-ctest.xml"
+}
+
+ctest_stage cpp build
+echo "== python =="
+"$KT_PYTHON" -m pytest tests -q -ra --junitxml="$results/python.xml" -p no:cacheprovider
+
+if [ "$quick" = 0 ]; then
+  if ./dev build --preset dev; then
+    export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
+    ctest_stage sanitize build-dev
+  else
+    echo "fail build of the sanitizer preset" >>"$results/stages.txt"
+  fi
+  echo "== fuzz =="
+  tools/fuzz.sh --short --results "$results/stages.txt"
+fi
+"$KT_PYTHON" tools/test_summary.py "$results"

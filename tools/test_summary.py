@@ -1,0 +1,66 @@
+"""Adds up the results of ./dev test and prints the last line: "N passed, N failed".
+
+Reads, in the given folder: <stage>-ctest.xml with the GoogleTest files <stage>/*.xml beside it, python.xml of
+pytest, and stages.txt with lines "pass NAME" or "fail NAME". A test program that ctest calls failed although
+its own file shows no failure (a crash, a sanitizer report, a time-out) counts as one failure.
+"""
+import pathlib
+import sys
+import xml.etree.ElementTree as ElementTree
+
+
+def count_suites(path: pathlib.Path) -> tuple[int, int, int]:
+    """(passed, failed, skipped) of the test cases in one JUnit-like file."""
+    passed = failed = skipped = 0
+    for case in ElementTree.parse(path).iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed += 1
+        elif (case.find("skipped") is not None or case.get("status") == "notrun"
+              or case.get("result") == "skipped"):
+            skipped += 1
+        else:
+            passed += 1
+    return passed, failed, skipped
+
+
+def count_ctest(path: pathlib.Path, cases: pathlib.Path) -> tuple[int, int, int]:
+    total = [0, 0, 0]
+    for program in ElementTree.parse(path).iter("testcase"):
+        failed = program.find("failure") is not None or program.get("status") != "run"
+        own = cases / f"test_{program.get('name')}.xml"
+        try:
+            counts = count_suites(own)
+        except (OSError, ElementTree.ParseError):
+            counts = (0, 0, 0) if failed else (1, 0, 0)
+        if failed and counts[1] == 0:
+            counts = (counts[0], 1, counts[2])
+        total = [a + b for a, b in zip(total, counts)]
+    return total[0], total[1], total[2]
+
+
+def main() -> int:
+    folder = pathlib.Path(sys.argv[1])
+    total = [0, 0, 0]
+    parts = []
+    for path in sorted(folder.glob("*.xml")):
+        stage = path.name.removesuffix(".xml").removesuffix("-ctest")
+        is_ctest = path.name.endswith("-ctest.xml")
+        counts = count_ctest(path, folder / stage) if is_ctest else count_suites(path)
+        parts.append(f"{stage} {counts[0]}/{sum(counts)}")
+        total = [a + b for a, b in zip(total, counts)]
+    if not (folder / "python.xml").exists():
+        parts.append("python did not report")
+        total[1] += 1
+    stages = folder / "stages.txt"
+    if stages.exists():
+        for line in stages.read_text().splitlines():
+            total[0 if line.startswith("pass ") else 1] += 1
+            if not line.startswith("pass "):
+                parts.append(line)
+    print("passed by stage: " + ", ".join(parts))
+    print(f"{total[0]} passed, {total[1]} failed" + (f", {total[2]} skipped" if total[2] else ""))
+    return 1 if total[1] or not total[0] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
