@@ -33,8 +33,8 @@ def plain_names(config: dict) -> list[str]:
     block, _ = HF_EXPERTS.get(config["model_type"], ("mlp", None))
     mlp = ["mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight", f"{block}.gate.weight",
            "mlp.gate.e_score_correction_bias", "mlp.shared_expert_gate.weight"]
-    mlp += [f"mlp.{s}.{p}_proj.weight" for s in ("shared_expert", "shared_experts")
-            for p in ("gate", "up", "down")]
+    shared = "shared_expert" if config["model_type"] == "qwen2_moe" else "shared_experts"
+    mlp += [f"mlp.{shared}.{p}_proj.weight" for p in ("gate", "up", "down")]
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}."
         names += [layer + "input_layernorm.weight", layer + "post_attention_layernorm.weight"]
@@ -58,6 +58,8 @@ def read_gguf(path: str, config: dict) -> dict[str, np.ndarray]:
             target = f"blk.{name.split('.')[2]}.exp_probs_b.bias"
         if target in stored:
             weights[name] = stored.pop(target)
+            if name.endswith("shared_expert_gate.weight"):  # GGUF has it as a vector
+                weights[name] = weights[name].reshape(1, -1)
     block, parts = HF_EXPERTS.get(config["model_type"], ("mlp", ("gate_proj", "up_proj", "down_proj")))
     for name in [n for n in stored if n.endswith("_exps.weight")]:
         part = parts[("gate", "up", "down").index(name.split(".")[2].split("_")[1])]

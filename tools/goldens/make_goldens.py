@@ -54,7 +54,7 @@ def hf_logits(config: dict, weights: dict, tokens: np.ndarray) -> np.ndarray:
     model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32,
                                                           attn_implementation="eager")
     state = model.state_dict()
-    loaded = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in stack_experts(weights, set(state)).items()}
+    loaded = {k: torch.from_numpy(np.array(v)) for k, v in stack_experts(weights, set(state)).items()}
     if config["tie_word_embeddings"]:
         loaded["lm_head.weight"] = loaded["model.embed_tokens.weight"]
     missing = {k for k in state if "inv_freq" not in k} - set(loaded)

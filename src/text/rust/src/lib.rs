@@ -1,3 +1,116 @@
+//! Tokenizers and chat templates behind one small C++ bridge.
+//!
+//! Every entry point returns `Result`; the text of an error begins with its class (`bad_file: …`,
+//! `unsupported: …`, `usage: …`, `internal: …`), which the C++ side turns into an error code. A panic in a
+//! dependency becomes `internal: …` and never crosses the bridge.
+
+mod error;
+mod gguf;
+mod pre_tokenizers;
+mod python;
+mod strftime;
+mod template;
+mod tokenizer;
+
+use error::guard;
+use template::Template;
+use tokenizer::Tok;
+
 #[cxx::bridge(namespace = "kt::text::rs")]
-mod ffi { extern "Rust" { fn probe() -> u32; } }
-fn probe() -> u32 { 1 }
+mod ffi {
+    /// A vocabulary as a GGUF file holds it. Texts lie end to end; `*_ends[i]` is where the i-th ends.
+    struct GgufRaw<'a> {
+        model: &'a [u8],
+        pre: &'a [u8],
+        tokens: &'a [u8],
+        token_ends: &'a [u64],
+        scores: &'a [f32],
+        types: &'a [i32],
+        merges: &'a [u8],
+        merge_ends: &'a [u64],
+        charsmap: &'a [u8],
+        unk: i64,
+        add_space_prefix: bool,
+    }
+
+    /// What the C++ side keeps of a tokenizer. `flags`: 1 the id exists, 2 it is a control token.
+    struct Export {
+        pieces: Vec<u8>,
+        piece_ends: Vec<u64>,
+        bytes: Vec<u8>,
+        byte_ends: Vec<u64>,
+        flags: Vec<u8>,
+        strips_leading_space: bool,
+        implies_bos: bool,
+    }
+
+    /// One rendering; the JSON texts may be empty.
+    struct RenderRaw<'a> {
+        messages: &'a [u8],
+        tools: &'a [u8],
+        documents: &'a [u8],
+        kwargs: &'a [u8],
+        add_generation_prompt: bool,
+        bos: &'a [u8],
+        eos: &'a [u8],
+        now: DateTime,
+    }
+
+    /// Local time: month 1-12, weekday 0 = Sunday, yearday 1-366.
+    struct DateTime {
+        year: i32,
+        month: u32,
+        day: u32,
+        hour: u32,
+        minute: u32,
+        second: u32,
+        weekday: u32,
+        yearday: u32,
+    }
+
+    extern "Rust" {
+        type Tok;
+        fn tokenizer_from_json(json: &[u8]) -> Result<Box<Tok>>;
+        fn tokenizer_from_gguf(raw: &GgufRaw) -> Result<Box<Tok>>;
+        fn export_vocab(self: &Tok) -> Result<Export>;
+        fn encode(self: &Tok, text: &[u8], add_special: bool, parse_special: bool)
+            -> Result<Vec<u32>>;
+        fn token_to_id(self: &Tok, piece: &[u8]) -> i64;
+
+        type Template;
+        fn template_compile(source: &[u8]) -> Result<Box<Template>>;
+        fn render(self: &Template, raw: &RenderRaw) -> Result<Vec<u8>>;
+    }
+}
+
+fn tokenizer_from_json(json: &[u8]) -> Result<Box<Tok>, String> {
+    guard(|| Tok::from_json(json).map(Box::new))
+}
+
+fn tokenizer_from_gguf(raw: &ffi::GgufRaw) -> Result<Box<Tok>, String> {
+    guard(|| gguf::build(raw).map(Box::new))
+}
+
+impl Tok {
+    fn export_vocab(&self) -> Result<ffi::Export, String> {
+        guard(|| self.export())
+    }
+
+    fn encode(&self, text: &[u8], add_special: bool, parse_special: bool) -> Result<Vec<u32>, String> {
+        guard(|| self.ids_of(text, add_special, parse_special))
+    }
+
+    fn token_to_id(&self, piece: &[u8]) -> i64 {
+        guard(|| Ok(self.id_of(piece))).unwrap_or(-1)
+    }
+}
+
+fn template_compile(source: &[u8]) -> Result<Box<Template>, String> {
+    guard(|| Template::compile(source).map(Box::new))
+}
+
+impl Template {
+    fn render(&self, raw: &ffi::RenderRaw) -> Result<Vec<u8>, String> {
+        guard(|| self.render_raw(raw))
+    }
+}
