@@ -141,7 +141,7 @@ def test_truncated_and_foreign_files(tmp_path, dummy):
 
 
 def test_model_without_tokenizer_says_so(dummy):
-    line = failure("run", dummy, "-p", "x", status=MISMATCH)
+    line = failure("run", dummy, "-p", "x", status=NOT_FOUND)
     assert "tokenizer" in line
 
 

@@ -7,7 +7,7 @@ model="$(find models/tiny-moe -maxdepth 1 -name '*.gguf' | sort | head -1)"
 [ -n "$model" ] || { echo "dev: error: models/tiny-moe holds no .gguf file; restore it from the repository" >&2; exit 1; }
 
 echo "== The bundled model: $model =="
-"$kt" run "$model" -p "Once upon a time" -n 120 --temp 0.7 --seed 1
+"$kt" run "$model" -p "Once upon a time" -n 120 --temp 0.7 --seed 1 --show-placement
 
 echo
 echo "== SmolLM2-135M-Instruct, from a Python package =="

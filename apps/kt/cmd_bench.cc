@@ -16,6 +16,7 @@
 #include "options.h"
 #include "print.h"
 #include "progress.h"
+#include "session/file_type.h"
 
 namespace kt::app {
 namespace {
@@ -153,6 +154,16 @@ void print_table(session::Session& session, const std::string& label, const std:
   std::fputs(table.markdown().c_str(), stdout);
 }
 
+/// The name of a file type; "Q4_K" is short for the medium mix "Q4_K_M". Throws kUsage listing the types.
+std::string full_type_name(const std::string& name) {
+  for (const session::FileType& type : session::file_types()) {
+    if (CLI::detail::to_lower(std::string(type.name)) == CLI::detail::to_lower(name + "_M")) {
+      return std::string(type.name);
+    }
+  }
+  return std::string(session::file_type(name).name);
+}
+
 int bench(BenchArgs args) {
   std::vector<Test> tests;
   parse_sizes("--prompt", args.prompts, true, &tests);
@@ -171,9 +182,10 @@ int bench(BenchArgs args) {
   if (args.dummy_config.empty()) {
     session = session::Session::open(args.options);
   } else {
-    session = session::Session::open_dummy(args.options, args.dummy_config, args.type, args.layers);
+    const std::string type = full_type_name(args.type);
+    session = session::Session::open_dummy(args.options, args.dummy_config, type, args.layers);
     label = fmt::format("{} (dummy {}, {} layers)", std::filesystem::path(args.dummy_config).stem().string(),
-                        args.type, session->config().n_layers);
+                        type, session->config().n_layers);
   }
   bar->finish();
   run_tests(*session, args, &tests);
@@ -204,8 +216,8 @@ void add_bench(CLI::App& root, Action& action) {
       ->capture_default_str();
   command->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
       ->type_name("CONFIG");
-  command->add_option("--type", args->type, "Weight format of --dummy")
-      ->type_name("FORMAT")
+  command->add_option("--type", args->type, "File type of --dummy, as kt quantize --help lists them")
+      ->type_name("TYPE")
       ->capture_default_str();
   command->add_option("--layers", args->layers, "Layers of --dummy; 0: all")
       ->check(whole_number(0, 100000))
@@ -215,7 +227,7 @@ void add_bench(CLI::App& root, Action& action) {
   command->add_flag("--json", args->json, "Print JSON instead of a table");
   add_model_options(*command, args->options);
   command->footer(examples({"kt bench model.gguf -p 512 -n 128 -r 5",
-                            "kt bench --dummy DeepSeek-V3/config.json --type Q4_K --layers 4"}));
+                            "kt bench --dummy DeepSeek-V3/config.json --type Q4_K_M --layers 4"}));
   command->callback([args, &action] { action = [args] { return bench(*args); }; });
 }
 

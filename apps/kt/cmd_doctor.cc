@@ -192,7 +192,7 @@ bool check_forward(int n_threads) {
   // Rounding order differs between kernels; a wrong kernel is off by whole nats.
   constexpr double kLargest = 1e-3;
   const bool agrees = std::isfinite(divergence) && std::fabs(divergence) <= kLargest;
-  say("Forward", fmt::format("two DeepSeek-V3-like layers, Q4_K: prefill {:.0f} tokens/s, decode {:.0f} tokens/s",
+  say("Forward", fmt::format("two DeepSeek-V3-like layers, Q4_K_M: prefill {:.0f} tokens/s, decode {:.0f} tokens/s",
                              64.0 / std::max(got.result.prefill_seconds, 1e-9),
                              static_cast<double>(got.result.tokens.size() - 1) /
                                  std::max(got.result.decode_seconds, 1e-9)));

@@ -1,7 +1,6 @@
 // kt inspect: what a model file holds and the tree it becomes. Reads headers only, so it takes no memory
 // worth naming and works for models larger than this machine.
 #include <cstdio>
-#include <filesystem>
 #include <map>
 
 #include <CLI/CLI.hpp>
@@ -15,7 +14,7 @@
 #include "options.h"
 #include "print.h"
 #include "session/registry.h"
-#include "text/chat_template.h"
+#include "session/text_parts.h"
 
 namespace kt::app {
 namespace {
@@ -31,18 +30,6 @@ struct InspectArgs {
 double stored_bytes(const io::TensorInfo& info) {
   return static_cast<double>(formats::row_bytes(info.format, info.shape.n_cols())) *
          static_cast<double>(info.shape.n_rows());
-}
-
-/// The chat template's source, or empty: GGUF metadata, chat_template.jinja, or tokenizer_config.json.
-std::string template_source(const io::WeightSource& source) {
-  if (const auto* gguf = dynamic_cast<const io::GgufSource*>(&source)) {
-    return std::string(gguf->gguf().metadata().get_string("tokenizer.chat_template", ""));
-  }
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  const fs::path path(source.path());
-  return text::read_hf_chat_templates((fs::is_directory(path, ignored) ? path : path.parent_path()).string())
-      .standard.value_or("");
 }
 
 std::string attention_text(const io::ModelConfig& config) {
@@ -175,7 +162,7 @@ void print_json(const io::WeightSource& source, const TreeSize& size, const std:
 
 int inspect(const InspectArgs& args) {
   const auto source = io::open_weights(session::resolve_model(args.model));
-  const std::string chat_template = template_source(*source);
+  const std::string chat_template = session::chat_template_source(*source);
   if (args.chat_template) {
     if (chat_template.empty()) fail(ErrorCode::kNotFound, source->path(), "has no chat template");
     std::fputs((chat_template + (chat_template.back() == '\n' ? "" : "\n")).c_str(), stdout);

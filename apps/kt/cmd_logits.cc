@@ -9,6 +9,7 @@
 #include "options.h"
 #include "progress.h"
 #include "session/npy.h"
+#include "session/registry.h"
 
 namespace kt::app {
 namespace {
@@ -26,15 +27,17 @@ int logits(LogitsArgs args) {
   check_writable(args.output);
   const auto n_tokens = static_cast<std::int64_t>(request.prompt.size());
   args.options.need_text = false;
-  if (args.options.context == 0) args.options.context = n_tokens;
-  const auto loading = show_loading(args.options);
-  const auto session = session::Session::open(args.options);
-  loading->finish();
-  const std::int64_t longest = session->config().max_context;
+  // From the headers, so that a sequence too long for the model is refused before weights are read.
+  const std::int64_t longest =
+      io::open_weights(session::resolve_model(args.options.model))->config().max_context;
   if (longest > 0 && n_tokens > longest) {
     fail(ErrorCode::kTooLong, args.tokens_file, "holds {} tokens, the model's context is {}; give fewer",
          n_tokens, longest);
   }
+  if (args.options.context == 0) args.options.context = n_tokens;
+  const auto loading = show_loading(args.options);
+  const auto session = session::Session::open(args.options);
+  loading->finish();
   session::NpyWriter writer(args.output, n_tokens, session->engine().vocab_size());
   request.prompt_by_decode = args.decode;
   request.sampling.temperature = 0.0f;

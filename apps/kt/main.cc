@@ -49,7 +49,7 @@ std::vector<std::string> flag_names(const CLI::App& command) {
 [[noreturn]] void reject(const CLI::App& root, const CLI::App* command, const CLI::ParseError& error) {
   const CLI::App& at = command != nullptr ? *command : root;
   const std::string help = command != nullptr ? "kt " + at.get_name() + " --help" : "kt --help";
-  const std::vector<std::string> extras = at.remaining();
+  const std::vector<std::string> extras = root.remaining(true);
   for (const std::string& extra : extras) {
     if (extra.size() < 2 || extra[0] != '-') continue;
     const std::string flag = extra.substr(0, extra.find('='));

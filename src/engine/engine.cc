@@ -238,6 +238,7 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
                           std::int64_t* logit_row, double seconds) {
   const bool prompt = s.in_prompt();
   (prompt ? s.result.prefill_seconds : s.result.decode_seconds) += seconds;
+  if (!prompt) ++s.result.n_decoded;
   const auto row_logits = [&](std::int64_t row) {
     return std::span<const float>(logits.row(row), static_cast<std::size_t>(logits.n_cols));
   };

@@ -53,6 +53,7 @@ struct Result {
   std::vector<std::int32_t> tokens;  // generated
   std::int64_t n_prompt = 0;
   std::int64_t n_cached = 0;  // prompt tokens taken from the cache
+  std::int64_t n_decoded = 0;  // decode steps run; the first generated token comes from the prefill
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
 };

@@ -131,6 +131,7 @@ void read_attention(const Reader& in, ModelConfig* config) {
            in.key("attention.key_length"), key_length, value_length);
     }
     config->sliding_window = in.integer("attention.sliding_window", 0);
+    config->full_attention_layers = in.integer("attention.full_attention_layers", 0);
     return;
   }
   MlaConfig& mla = config->mla;

@@ -40,6 +40,7 @@ class Exporter {
     u32("attention.head_count_kv", c_.n_kv_heads);
     f32("attention.layer_norm_rms_epsilon", c_.norm_eps);
     if (c_.sliding_window > 0) u32("attention.sliding_window", c_.sliding_window);
+    if (c_.full_attention_layers > 0) u32("attention.full_attention_layers", c_.full_attention_layers);
     if (c_.mla.kv_lora_rank > 0) {
       mla();
     } else {
@@ -60,6 +61,10 @@ class Exporter {
     if (r.original_context > 0) u32("rope.scaling.original_context_length", r.original_context);
     f32("rope.scaling.yarn_beta_fast", r.beta_fast);
     f32("rope.scaling.yarn_beta_slow", r.beta_slow);
+    // Readers multiply the factor that follows from the scaling by this one.
+    if (c_.mla.kv_lora_rank == 0 && r.attention_factor != 0.0) {
+      f32("rope.scaling.yarn_attn_factor", r.attention_factor / (1.0 + 0.1 * std::log(r.factor)));
+    }
     if (r.mscale_all_dim != 0.0) f32("rope.scaling.yarn_log_multiplier", 0.1 * r.mscale_all_dim);
   }
 
@@ -112,7 +117,15 @@ void export_config(const ModelConfig& config, std::uint32_t file_type, GgufWrite
 }
 
 void copy_metadata(const GgufMetadata& metadata, std::uint32_t file_type, GgufWriter& writer) {
+  // Prediction layers are not copied, so they must not be counted either.
+  const std::string arch(metadata.get_string("general.architecture"));
+  const std::uint64_t n_mtp = metadata.get_u64(arch + ".nextn_predict_layers", 0);
   for (const GgufMetadata::Item& item : metadata.items()) {
+    if (n_mtp > 0 && item.key == arch + ".nextn_predict_layers") continue;
+    if (n_mtp > 0 && item.key == arch + ".block_count") {
+      writer.add_u32(item.key, static_cast<std::uint32_t>(metadata.get_u64(item.key) - n_mtp));
+      continue;
+    }
     if (item.key == "general.file_type" || item.key == "general.quantization_version") continue;
     if (item.key.substr(0, 6) == "split." || item.key == "general.alignment") continue;
     writer.add_value(item.key, item.value);

@@ -36,14 +36,17 @@ std::vector<TensorInfo> canonical_tensors(const ModelConfig& config, std::string
   if (name->layout == NameLayout::kRowVector && shape.rank() == 1) {
     return {{name->before, stored, format, tensor::Shape{1, shape.n_cols()}}};
   }
-  if (name->layout != NameLayout::kStacked) return {{name->before, stored, format, shape}};
-  if (shape.rank() != 3 || shape[0] != config.moe.n_experts) {
+  const bool pair = name->layout == NameLayout::kStackedPair;
+  if (name->layout != NameLayout::kStacked && !pair) return {{name->before, stored, format, shape}};
+  if (shape.rank() != 3 || shape[0] != config.moe.n_experts || (pair && shape[1] % 2 != 0)) {
     fail(ErrorCode::kBadFile, path, "tensor {} has shape {}, [{}, n_out, n_in] is wanted; the file and its "
          "metadata do not belong together", quote(stored_name), shape.to_string(), config.moe.n_experts);
   }
   std::vector<TensorInfo> out;
   for (std::int64_t e = 0; e < shape[0]; ++e) {
-    out.push_back({name->of_expert(e), stored, format, tensor::Shape{shape[1], shape[2]}});
+    const tensor::Shape one{pair ? shape[1] / 2 : shape[1], shape[2]};
+    out.push_back({name->of_expert(e), stored, format, one});
+    if (pair) out.push_back({name->before + std::to_string(e) + name->second, stored, format, one});
   }
   return out;
 }

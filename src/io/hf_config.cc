@@ -313,7 +313,7 @@ QuantConfig read_quant(const JsonFields& top) {
     fail(ErrorCode::kUnsupported, in->path(), "\"quantization_config.quant_method\" is {}; fp8, gptq, awq, "
          "compressed-tensors and mxfp4 are supported", quote(method));
   }
-  if (quant.group_size == 0) {
+  if (quant.group_size == 0 && quant.method != QuantMethod::kFp8) {
     fail(ErrorCode::kBadFile, in->path(), "\"{}\" is 0, a positive number or -1 is wanted",
          in->name("group_size"));
   }

@@ -16,7 +16,7 @@ constexpr std::uint32_t kAll = kGqa | kDeepseek;
 
 struct Row {
   std::string_view gguf;       // after "blk.N.", or a whole name
-  std::string_view canonical;  // after "model.layers.N.", or a whole name; {} is the expert
+  std::string_view canonical;  // after "model.layers.N.", or a whole name; {} is the expert, | a pair
   std::uint32_t families;
   NameLayout layout = NameLayout::kSame;
   bool per_layer = true;
@@ -68,6 +68,10 @@ constexpr Row kRows[] = {
     {"ffn_gate_exps.weight", "mlp.experts.{}.gate_proj.weight", kMlpMoe, NameLayout::kStacked},
     {"ffn_up_exps.weight", "mlp.experts.{}.up_proj.weight", kMlpMoe, NameLayout::kStacked},
     {"ffn_down_exps.weight", "mlp.experts.{}.down_proj.weight", kMlpMoe, NameLayout::kStacked},
+    {"ffn_gate_up_exps.weight", "mlp.experts.{}.gate_proj.weight|.up_proj.weight", kMlpMoe,
+     NameLayout::kStackedPair},
+    {"ffn_gate_up_exps.weight", "block_sparse_moe.experts.{}.w1.weight|.w3.weight", kMixtral,
+     NameLayout::kStackedPair},
     {"ffn_gate.{}.weight", "block_sparse_moe.experts.{}.w1.weight", kMixtral},
     {"ffn_up.{}.weight", "block_sparse_moe.experts.{}.w3.weight", kMixtral},
     {"ffn_down.{}.weight", "block_sparse_moe.experts.{}.w2.weight", kMixtral},
@@ -151,10 +155,12 @@ std::optional<CanonicalName> canonical_name(const ModelConfig& config, std::stri
     const std::string prefix = in_layer ? "model.layers." + std::to_string(layer) + "." : "";
     CanonicalName out;
     out.layout = row.layout;
-    if (row.layout == NameLayout::kStacked) {
+    if (row.layout == NameLayout::kStacked || row.layout == NameLayout::kStackedPair) {
       const std::size_t hole = row.canonical.find("{}");
+      const std::size_t bar = row.canonical.find('|');
       out.before = prefix + std::string(row.canonical.substr(0, hole));
-      out.after = std::string(row.canonical.substr(hole + 2));
+      out.after = std::string(row.canonical.substr(hole + 2, bar - hole - 2));
+      if (bar != std::string_view::npos) out.second = std::string(row.canonical.substr(bar + 1));
     } else {
       out.before = prefix + fill(row.canonical, expert);
     }
@@ -171,7 +177,7 @@ std::optional<GgufName> gguf_name(const ModelConfig& config, std::string_view ca
   for (const Row& row : kRows) {
     GgufName out;
     if ((row.families & family) == 0 || row.per_layer != in_layer ||
-        !matches(rest, row.canonical, &out.expert)) {
+        row.layout == NameLayout::kStackedPair || !matches(rest, row.canonical, &out.expert)) {
       continue;
     }
     out.name = (in_layer ? "blk." + std::to_string(layer) + "." : "") + fill(row.gguf, out.expert);

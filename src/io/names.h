@@ -20,15 +20,17 @@ namespace kt::io {
 enum class NameLayout {
   kSame,
   kStacked,    // [n_experts, n_out, n_in]: one canonical tensor per expert
+  kStackedPair,  // [n_experts, 2 * d_ff, n_in]: gate and up of each expert, read only
   kRopePairs,  // rows of each head permuted so that rotary pairs are neighbours (GGUF llama q, k)
   kRowVector,  // stored [n], canonical [1, n]
 };
 
-/// What a GGUF tensor name means. For kStacked the canonical name of expert e is `before + e + after`;
-/// otherwise it is `before`.
+/// What a GGUF tensor name means. For stacks the canonical name of expert e is `before + e + after` (for
+/// kStackedPair `after` is the gate's and `second` the up projection's); otherwise it is `before`.
 struct CanonicalName {
   std::string before;
   std::string after;
+  std::string second;
   NameLayout layout = NameLayout::kSame;
   std::string of_expert(std::int64_t e) const { return before + std::to_string(e) + after; }
 };

@@ -44,6 +44,12 @@ constexpr Companion kCompanions[] = {
     {".g_idx", {".qweight", ""}},
 };
 
+/// Before anything is computed from the number of bits.
+void check_bits(const QuantConfig& quant, const std::string& name, const std::string& path) {
+  if (quant.bits == 4 || quant.bits == 8) return;
+  fail(ErrorCode::kUnsupported, path, "weight {} has {}-bit codes; 4 and 8 are supported", quote(name), quant.bits);
+}
+
 }  // namespace
 
 SafetensorsSource::SafetensorsSource(const std::string& path)
@@ -157,7 +163,7 @@ RawArray SafetensorsSource::raw(const std::string& name) const {
 
 void SafetensorsSource::add_fp8(const SafetensorsModel::Ref& ref, const std::string& base) {
   const SafeTensor& stored = model_.tensor(ref);
-  if (stored.shape.rank() != 2) {
+  if (stored.shape.rank() != 2 || stored.shape[0] < 1 || stored.shape[1] < 1) {
     fail(ErrorCode::kBadFile, file_of(ref), "tensor {} is F8_E4M3 of shape {}, two dimensions are wanted",
          quote(stored.name), stored.shape.to_string());
   }
@@ -193,11 +199,12 @@ void SafetensorsSource::add_grouped(const SafetensorsModel::Ref& ref, const std:
     fail(ErrorCode::kMismatch, file_of(ref), "tensor {} of shape {} is packed as gptq and awq do it, but config.json "
          "has no such quantization_config", quote(stored.name), stored.shape.to_string());
   }
+  check_bits(quant, stored.name, file_of(ref));
   IntWeight weight;
   weight.name = base + ".weight";
   weight.packing = awq ? Int4Packing::kAwq : Int4Packing::kGptq;
   weight.bits = static_cast<int>(quant.bits);
-  const std::int64_t per_word = quant.bits > 0 ? 32 / quant.bits : 0;
+  const std::int64_t per_word = 32 / quant.bits;
   std::int64_t packed = stored.shape[awq ? 1 : 0];
   if (__builtin_mul_overflow(packed, per_word, &packed)) packed = 0;
   weight.n = awq ? packed : stored.shape[1];
@@ -222,11 +229,12 @@ void SafetensorsSource::add_packed_rows(const SafetensorsModel::Ref& ref, const 
     fail(ErrorCode::kMismatch, file_of(ref), "tensor {} of shape {} is packed as compressed-tensors does it, but "
          "config.json has no such quantization_config", quote(stored.name), stored.shape.to_string());
   }
+  check_bits(quant, stored.name, file_of(ref));
   IntWeight weight;
   weight.name = base + ".weight";
   weight.packing = Int4Packing::kRows;
   weight.bits = static_cast<int>(quant.bits);
-  const std::int64_t per_word = quant.bits > 0 ? 32 / quant.bits : 0;
+  const std::int64_t per_word = 32 / quant.bits;
   weight.n = stored.shape[0];
   if (__builtin_mul_overflow(stored.shape[1], per_word, &weight.k)) weight.k = 0;
   const RawArray shape = raw(base + ".weight_shape");

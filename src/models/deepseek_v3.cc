@@ -7,6 +7,7 @@ namespace kt::models {
 
 std::unique_ptr<operators::Model> build_deepseek_v3(const io::ModelConfig& config,
                                            const operators::Placement& placement) {
+  validate_moe(config);
   require(config, config.moe.score == io::RouterScore::kSigmoid, "deepseek_v3 routes by sigmoid");
   require(config, config.moe.n_groups == 1 || config.moe.n_experts / config.moe.n_groups >= 2,
           "a group needs two experts");

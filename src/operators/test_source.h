@@ -20,8 +20,14 @@ class TestSource : public io::WeightSource {
     std::normal_distribution<float> normal(0.0f, scale);
     std::vector<float> values(static_cast<std::size_t>(shape.count()));
     for (float& v : values) v = normal(random_);
+    put(name, shape, std::move(values));
+    return data_[name];
+  }
+
+  /// Adds a tensor of these values.
+  void put(const std::string& name, const tensor::Shape& shape, std::vector<float> values) {
     tensors_.push_back({name, name, tensor::Format::kF32, shape});
-    return data_[name] = std::move(values);
+    data_[name] = std::move(values);
   }
 
   const std::string& path() const override { return path_; }

@@ -74,7 +74,8 @@ class DummySource : public io::WeightSource {
     const std::int64_t n = info.shape.n_cols();
     const std::size_t row_bytes = formats::row_bytes(info.format, n);
     const std::uint64_t seed = mix(options_.seed ^ hash_name(info.name));
-    if (options_.pooled && info.shape.n_rows() > 4 * kPoolRows) {
+    const bool router = info.format == tensor::Format::kF32;  // equal rows would tie experts
+    if (options_.pooled && !router && info.shape.n_rows() > 4 * kPoolRows) {
       const std::vector<std::byte>& pool = pool_for(info);
       for (std::int64_t r = 0; r < n_rows; ++r) {
         const std::size_t from = (seed + static_cast<std::uint64_t>(row + r)) % kPoolRows;

@@ -98,7 +98,7 @@ const float* ImportanceMatrix::find(const std::string& tensor, std::int64_t expe
   if (it == entries_.end()) return nullptr;
   const auto size = static_cast<std::int64_t>(it->second.size());
   if (size == n_cols) return it->second.data();
-  if (expert >= 0 && (expert + 1) * n_cols <= size) return it->second.data() + expert * n_cols;
+  if (expert >= 0 && size % n_cols == 0 && expert < size / n_cols) return it->second.data() + expert * n_cols;
   return nullptr;
 }
 

@@ -26,7 +26,7 @@ struct PerplexityResult {
   double seconds = 0.0;
 };
 
-/// Throws kUsage when the text is shorter than two windows or the window does not fit the context.
+/// Throws kUsage when the text is shorter than a window or the window does not fit the context.
 PerplexityResult perplexity(engine::Engine& engine, const std::vector<std::int32_t>& tokens,
                             const PerplexityOptions& options);
 

@@ -1,9 +1,11 @@
 #include "session/quantize.h"
 
 #include <algorithm>
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 
 #include "io/gguf_export.h"
@@ -25,6 +27,17 @@ struct OutTensor {
   std::vector<const io::TensorInfo*> parts;  // expert order
 };
 
+// Refuses what cannot be rearranged.
+void check_shape(const io::WeightSource& source, const OutTensor& t, const tensor::Shape& part) {
+  if (part.count() <= 0) fail(ErrorCode::kMismatch, source.path(), "tensor '{}' has no values", t.name);
+  if (t.layout != io::NameLayout::kRopePairs) return;
+  const std::int64_t n = part.rank() == 1 ? part.n_cols() : part.n_rows();
+  const std::int64_t head_dim = source.config().head_dim;
+  if (head_dim > 0 && head_dim % 2 == 0 && n % head_dim == 0) return;
+  fail(ErrorCode::kMismatch, source.path(), "tensor '{}' has shape {}, but the heads of the configuration have {} rows",
+       t.parts.front()->stored_name, part.to_string(), head_dim);
+}
+
 std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileType& type) {
   std::vector<OutTensor> out;
   std::map<std::string, std::size_t> index;
@@ -36,6 +49,10 @@ std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileTyp
     const auto [it, fresh] = index.emplace(stored->name, out.size());
     if (fresh) out.push_back({stored->name, stored->layout, {}, {}, {}});
     OutTensor& t = out[it->second];
+    if (stored->expert >= std::max<std::int64_t>(1, source.config().moe.n_experts)) {
+      fail(ErrorCode::kMismatch, source.path(), "tensor '{}' is of an expert beyond the configuration's {}",
+           info.stored_name, source.config().moe.n_experts);
+    }
     const auto slot = static_cast<std::size_t>(std::max<std::int64_t>(0, stored->expert));
     if (t.parts.size() <= slot) t.parts.resize(slot + 1, nullptr);
     t.parts[slot] = &info;
@@ -46,6 +63,7 @@ std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileTyp
       fail(ErrorCode::kMismatch, source.path(), "the experts of '{}' are incomplete or differ in shape", t.name);
     }
     const tensor::Shape& part = t.parts.front()->shape;
+    check_shape(source, t, part);
     if (t.layout == io::NameLayout::kStacked) t.shape.push_back(static_cast<std::int64_t>(t.parts.size()));
     for (int i = t.layout == io::NameLayout::kRowVector ? 1 : 0; i < part.rank(); ++i) {
       t.shape.push_back(part[i]);
@@ -55,15 +73,16 @@ std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileTyp
   return out;
 }
 
-std::int64_t rope_head_dim(const io::ModelConfig& c) { return c.head_dim; }
-
 class Writer {
  public:
   Writer(const io::WeightSource& source, io::GgufWriter& out, ThreadPool& pool, const ImportanceMatrix& imatrix)
       : source_(source), out_(out), pool_(pool), imatrix_(imatrix) {}
 
   void write(const OutTensor& t) {
-    for (std::size_t e = 0; e < t.parts.size(); ++e) write_part(t, *t.parts[e], static_cast<std::int64_t>(e));
+    const bool stacked = t.layout == io::NameLayout::kStacked;
+    for (std::size_t e = 0; e < t.parts.size(); ++e) {
+      write_part(t, *t.parts[e], stacked ? static_cast<std::int64_t>(e) : -1);
+    }
   }
 
  private:
@@ -76,28 +95,43 @@ class Writer {
     std::vector<std::byte> encoded(row_bytes * static_cast<std::size_t>(batch));
     for (std::int64_t first = 0; first < n_rows; first += batch) {
       const std::int64_t n = std::min(batch, n_rows - first);
+      std::exception_ptr failure;
+      std::mutex mutex;
       pool_.run(n, [&](std::int64_t i, int) {
-        encode_row(t, info, first + i, importance, encoded.data() + static_cast<std::size_t>(i) * row_bytes);
+        try {
+          encode_row(t, info, first + i, importance, encoded.data() + static_cast<std::size_t>(i) * row_bytes);
+        } catch (...) {
+          const std::lock_guard lock(mutex);
+          failure = std::current_exception();
+        }
       });
+      if (failure) std::rethrow_exception(failure);
       out_.append({encoded.data(), row_bytes * static_cast<std::size_t>(n)});
     }
     source_.drop(info);
   }
 
   void encode_row(const OutTensor& t, const io::TensorInfo& info, std::int64_t stored_row,
-                  const float* importance, std::byte* out) const noexcept {
+                  const float* importance, std::byte* out) const {
     const std::int64_t n_cols = info.shape.n_cols();
-    const std::int64_t row = t.layout == io::NameLayout::kRopePairs
-                                 ? io::unpaired_row(stored_row, rope_head_dim(source_.config()))
-                                 : stored_row;
+    const bool pairs = t.layout == io::NameLayout::kRopePairs;
+    const bool vector = info.shape.rank() == 1;
+    const std::int64_t head_dim = source_.config().head_dim;
+    const std::int64_t row = pairs && !vector ? io::unpaired_row(stored_row, head_dim) : stored_row;
     std::vector<std::byte> raw(formats::row_bytes(info.format, n_cols));
     source_.read_rows(info, row, 1, raw.data());
-    if (info.format == t.format) {
+    if (info.format == t.format && !(pairs && vector)) {
       std::copy(raw.begin(), raw.end(), out);
       return;
     }
     std::vector<float> values(static_cast<std::size_t>(n_cols));
     formats::traits(info.format).decode(raw.data(), values.data(), n_cols);
+    if (pairs && vector) {  // a bias: its values move as the rows of its matrix do
+      const std::vector<float> canonical = values;
+      for (std::int64_t i = 0; i < n_cols; ++i) {
+        values[static_cast<std::size_t>(i)] = canonical[static_cast<std::size_t>(io::unpaired_row(i, head_dim))];
+      }
+    }
     formats::traits(t.format).encode(values.data(), importance, out, n_cols);
   }
 

@@ -57,9 +57,12 @@ std::uint64_t weight_bytes(const io::WeightSource& source) {
   return bytes;
 }
 
-// Refuses what cannot fit, from the headers alone.
-void check_memory(const io::WeightSource& source, std::uint64_t weights, std::uint64_t kv_per_token,
-                  std::int64_t context, std::int64_t chunk) {
+// The context that fits, from the headers alone: the one wanted, or less when none was asked for. Refuses
+// what cannot fit.
+std::int64_t check_memory(const io::WeightSource& source, std::uint64_t weights, std::uint64_t kv_per_token,
+                          std::int64_t context, const Options& options) {
+  constexpr std::uint64_t kUseful = 1024;  // tokens; a shorter context is not chosen silently
+  const std::int64_t chunk = std::min(options.chunk_size, context);
   const io::ModelConfig& c = source.config();
   const std::uint64_t available = detect_topology().memory_available;
   const auto widest = static_cast<std::uint64_t>(
@@ -67,8 +70,11 @@ void check_memory(const io::WeightSource& source, std::uint64_t weights, std::ui
   const std::uint64_t workspace = static_cast<std::uint64_t>(chunk) * widest * 4 * sizeof(float);
   const std::uint64_t kv = kv_per_token * static_cast<std::uint64_t>(context);
   const std::uint64_t total = weights + kv + workspace + kHeadroom;
-  if (total <= available) return;
+  if (total <= available) return context;
   const std::uint64_t fixed = weights + workspace + kHeadroom;
+  if (options.context == 0 && available > fixed + kv_per_token * kUseful) {
+    return static_cast<std::int64_t>((available - fixed) / kv_per_token / 64 * 64);
+  }
   const std::string hint =
       available > fixed + kv_per_token * 64
           ? fmt::format("--ctx {} would fit", (available - fixed) / kv_per_token / 64 * 64)
@@ -83,7 +89,7 @@ std::int64_t choose_context(const Options& options, const io::ModelConfig& confi
   if (options.context < 0) {
     fail(ErrorCode::kUsage, "--ctx", "{} is not a context length; at least 1 is needed", options.context);
   }
-  if (options.context == 0) return std::min(config.max_context, kDefaultContext);
+  if (options.context == 0) return std::min(config.max_context, kDefaultContext);  // check_memory may lower it
   if (options.context > config.max_context) {
     fail(ErrorCode::kUsage, "--ctx", "{} tokens are more than this model's {}", options.context,
          config.max_context);
@@ -136,13 +142,13 @@ std::unique_ptr<Session> Session::assemble(const Options& options, std::unique_p
   s->model_ = models::build_model(s->config(), s->placement_);
   engine::EngineOptions engine_options;
   engine_options.context = choose_context(options, s->config());
-  engine_options.chunk_size = std::min(options.chunk_size, engine_options.context);
   engine_options.kv_format = kv_format(options.kv);
   const std::uint64_t kv_per_token = engine::kv_bytes_per_token(s->model_->state_spec(), engine_options.kv_format);
   s->report_.file_bytes = weight_bytes(*s->source_);
+  engine_options.context =
+      check_memory(*s->source_, s->report_.file_bytes, kv_per_token, engine_options.context, options);
+  engine_options.chunk_size = std::min(options.chunk_size, engine_options.context);
   s->report_.kv_bytes = kv_per_token * static_cast<std::uint64_t>(engine_options.context);
-  check_memory(*s->source_, s->report_.file_bytes, kv_per_token, engine_options.context,
-               engine_options.chunk_size);
   s->open_text(options);
   const auto start = Clock::now();
   operators::Loader loader(*s->source_, *s->cpu_, make_progress(options, s->report_.file_bytes));

@@ -2,8 +2,8 @@
 //
 //   compile(source) once at load -> render(messages, tools, …) per request -> prompt text
 //
-// The work is done by the Rust crate `minijinja` (rust/). Templates are untrusted: work, recursion, time
-// spent in filters and output size are limited, and nothing outside the given values can be reached.
+// The work is done by the Rust crate `minijinja` (rust/). Templates are untrusted: work, memory, recursion
+// and output size are limited, and nothing outside the given values can be reached.
 // Thread rule: immutable once compiled; render() may be called from several threads at once.
 #pragma once
 #include <cstdint>
@@ -28,8 +28,8 @@ struct ChatInput {
 
 class ChatTemplate {
  public:
-  /// Compiles; `path` is for messages. Throws kBadFile with line and reason, kUnsupported for a template
-  /// that needs other files (include, import, extends).
+  /// Compiles; `path` is for messages. Throws kBadFile with line and reason, also for a template that needs
+  /// other files (include, import, extends) or is larger than 4 MiB.
   static ChatTemplate compile(std::string_view source, const std::string& path = "chat template");
 
   ~ChatTemplate();

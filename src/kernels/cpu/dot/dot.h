@@ -61,7 +61,8 @@ struct Kernel {
 std::span<const Kernel> kernels();
 
 /// The fastest row for weights [n, k] of `weight` and this activation type on `caps`; the ref row when no
-/// other fits; nullptr when k is not a multiple of the format's block (no row exists).
+/// other fits; nullptr when k is not a multiple of the format's block (no row exists), and for F32, F16 and
+/// BF16 weights with Act::kQ8: those keep float activations, so ask again with Act::kF32.
 const Kernel* select(formats::Format weight, Act act, std::int64_t k, CpuCaps caps);
 
 /// Bytes of n rows (rounded up to n_tile) of k values packed for `kernel`.
@@ -77,6 +78,7 @@ void unpack_row(const Kernel& kernel, const std::byte* packed, std::int64_t row,
 
 /// Quantises one float row of k values (k multiple of 32): scale = max|x| / 127, q = round-to-nearest-even.
 /// A block of zeros or non-finite maximum gets scale 0 or NaN respectively, so NaN is seen, not hidden.
+/// A block whose maximum is below 1e-36 counts as zeros. Bitwise the same on every ISA.
 using QuantizeFn = void (*)(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                             float* sum) noexcept;
 QuantizeFn select_quantize(CpuCaps caps);

@@ -6,14 +6,14 @@
 namespace kt::kernels::dot {
 namespace {
 
-inline std::int32_t max_lanes(__m256i v) {
+inline std::int32_t max_lanes(__m256i v) noexcept {
   __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
   m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
   return _mm_cvtsi128_si32(m);
 }
 
-inline std::int32_t sum_lanes(__m256i v) {
+inline std::int32_t sum_lanes(__m256i v) noexcept {
   __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
   s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));

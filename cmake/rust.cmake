@@ -1,0 +1,37 @@
+# kt_rust_library(<target> CRATE <folder> LIB <name>): the static library of a Cargo crate that
+# uses cxx, as an imported target with the bridge's headers. Built by `cargo build --release --locked` inside
+# the build folder.
+set(KT_RUST_MINIMUM 1.85)
+find_program(KT_CARGO cargo REQUIRED)
+
+execute_process(COMMAND ${KT_CARGO} --version OUTPUT_VARIABLE kt_cargo_version COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCH "[0-9]+\\.[0-9]+(\\.[0-9]+)?" kt_cargo_version "${kt_cargo_version}")
+if(kt_cargo_version VERSION_LESS KT_RUST_MINIMUM)
+  message(FATAL_ERROR "cargo ${kt_cargo_version} at ${KT_CARGO}: ${KT_RUST_MINIMUM} or newer is needed; "
+    "set -DKT_CARGO=<path> to another one")
+endif()
+
+function(kt_rust_library target)
+  cmake_parse_arguments(ARG "" "CRATE;LIB" "" ${ARGN})
+  set(folder ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_CRATE})
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/${ARG_CRATE})
+  set(library ${output}/release/lib${ARG_LIB}.a)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/src/*.rs)
+  add_custom_command(
+    OUTPUT ${library}
+    COMMAND ${KT_CARGO} build --quiet --release --locked --manifest-path ${folder}/Cargo.toml
+      --target-dir ${output}
+    # cargo leaves an unchanged library's time alone; without this it would be asked again every time.
+    COMMAND ${CMAKE_COMMAND} -E touch ${library}
+    DEPENDS ${sources} ${folder}/Cargo.toml ${folder}/Cargo.lock ${folder}/build.rs
+    COMMENT "Building the Rust library ${ARG_LIB}"
+    VERBATIM)
+  add_custom_target(${target}_build DEPENDS ${library})
+  file(MAKE_DIRECTORY ${output}/cxxbridge)
+  add_library(${target} STATIC IMPORTED GLOBAL)
+  set_target_properties(${target} PROPERTIES
+    IMPORTED_LOCATION ${library}
+    INTERFACE_INCLUDE_DIRECTORIES ${output}/cxxbridge
+    INTERFACE_LINK_LIBRARIES "${CMAKE_DL_LIBS};Threads::Threads;m")
+  add_dependencies(${target} ${target}_build)
+endfunction()

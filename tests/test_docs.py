@@ -1,0 +1,103 @@
+"""Every command that the documentation shows works.
+
+A block opened with ```sh is run as it stands, with build/bin on the path, in a scratch folder that has the
+tree's models/ and tests/ in it. A block opened with ```sh parse is not run (it needs a network, a model that is
+not in the tree, or is a ./dev command that runs these tests), but each line must be a command that exists, with
+flags that it knows.
+"""
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```sh([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OTHER_PROGRAMS = {"git", "cd", "cmake", "ctest", "python3", "pip", "pytest", "ninja"}
+
+
+def documents() -> list[pathlib.Path]:
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "models").rglob("*.md")]
+    return sorted(found)
+
+
+def blocks() -> list:
+    found = []
+    for path in documents():
+        for match in BLOCK.finditer(path.read_text()):
+            line = path.read_text().count("\n", 0, match.start()) + 1
+            name = f"{path.relative_to(ROOT)}:{line}"
+            found.append(pytest.param(match.group(1).split(), match.group(2), id=name))
+    return found
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each line, continuation lines joined and comments dropped."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def check_kt(words: list[str], build: pathlib.Path) -> None:
+    program = str(build / "bin" / "kt")
+    command = [program, words[1], "--help"] if len(words) > 1 and not words[1].startswith("-") else [
+        program, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr.strip()}"
+    known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", done.stdout)) | {"--help", "--version"}
+    for word in words[2:]:
+        if re.match(r"--?[a-zA-Z]", word):
+            assert word.split("=")[0] in known, f"'{words[0]} {words[1]}' has no flag {word}"
+
+
+def check_dev(words: list[str]) -> None:
+    script = (ROOT / "dev").read_text()
+    assert words[1] in script.split('COMMANDS="')[1].split('"')[0].split(), f"./dev has no '{words[1]}'"
+    text = subprocess.run([ROOT / "dev", "help"], capture_output=True, text=True, check=True).stdout
+    for word in words[2:]:
+        assert not word.startswith("--") or word in text, f"./dev {words[1]} has no flag {word}"
+
+
+@pytest.mark.parametrize("marks, text", blocks())
+def test_block(marks, text, build, tmp_path):
+    assert set(marks) <= {"parse"}, f"unknown mark {marks}"
+    assert commands(text), "empty block"
+    if marks:
+        for words in commands(text):
+            name = pathlib.PurePath(words[0]).name
+            if name == "kt":
+                check_kt(words, build)
+            elif words[0] == "./dev":
+                check_dev(words)
+            else:
+                assert name in OTHER_PROGRAMS, f"'{words[0]}' is none of this project's commands"
+                for word in words[1:]:
+                    assert not word.endswith(".py") or (ROOT / word).exists(), f"{word} does not exist"
+        return
+    for folder in ("models", "tests"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    env = {**os.environ, "PATH": f"{build / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, env=env, text=True,
+                          capture_output=True, timeout=300, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_the_readme_shows_the_two_commands():
+    text = (ROOT / "README.md").read_text()
+    assert "./dev demo" in text and "./dev test" in text
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (path.parent / target).exists(), f"{target} does not exist"
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_files_exist(path):
+    """Files of the source tree named in backticks are there."""
+    for name in re.findall(r"`((?:src|apps|tests|tools|cmake|docs|bench|models)/[\w./-]+\.\w+)`",
+                           path.read_text()):
+        assert (ROOT / name).exists(), f"{path.name} names {name}, which does not exist"
