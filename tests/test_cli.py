@@ -357,7 +357,7 @@ def test_chat_by_pipe(tiny, tmp_path):
 def terminal(tiny, tmp_path):
     pexpect = pytest.importorskip("pexpect")
     env = dict(os.environ, TERM="xterm", XDG_STATE_HOME=str(tmp_path), LC_ALL="C")
-    child = pexpect.spawn(kt_path(), ["chat", str(tiny), "--temp", "0", "--ignore-eos", "--ctx", "2048"], env=env,
+    child = pexpect.spawn(kt_path(), ["chat", str(tiny), "--temp", "0", "--ignore-eos", "--ctx", "1024"], env=env,
                           encoding="utf-8", timeout=60, dimensions=(40, 120))
     child.expect("/help for commands")
     child.expect(">>> ")
@@ -398,7 +398,7 @@ def test_chat_on_a_terminal(terminal, tmp_path):
 
 
 def test_interrupt_ends_run(tiny):
-    process = subprocess.Popen([kt_path(), "run", str(tiny), "-p", "Once", "--ignore-eos", "--ctx", "4096"],
+    process = subprocess.Popen([kt_path(), "run", str(tiny), "-p", "Once", "--ignore-eos", "--ctx", "1024"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.read(8)
     process.send_signal(2)

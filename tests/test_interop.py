@@ -3,10 +3,12 @@
 The model is SmolLM2-135M-Instruct Q4_1 (written by llama.cpp's tools) and what `kt quantize` makes of it.
 llama.cpp runs one thread: its spin barriers crawl where cores are shared.
 """
+import functools
 import json
 import pathlib
 import re
 import subprocess
+import tempfile
 
 import gguf
 import numpy as np
@@ -129,18 +131,36 @@ def test_reply_is_the_same(smollm2, tmp_path):
     assert (logits.argmax(axis=-1) == reply).mean() >= 22 / 24
 
 
+@functools.cache
+def activation_losses(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """KL that 8-bit activations cost, here and in llama.cpp, on the same files and prompts; [n_files] each."""
+    config = HERE / "data" / "golden_configs" / f"{name}.json"
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for file_type, bars in BARS[name].items():
+            for seed, bar in zip(SEEDS, bars, strict=True):
+                dummy = Dummy(kt_path(), config, file_type, seed, pathlib.Path(folder))
+                ours.append(mean_kl(dummy.logits(*PROOF), dummy.logits()))
+                theirs.append(bar)
+    return np.array(ours), np.array(theirs)
+
+
 @pytest.mark.parametrize("name", sorted(BARS))
-def test_int8_activations_not_worse_than_llama_cpp(name, tmp_path):
+def test_int8_activations_not_worse_than_llama_cpp(name):
     """Random models amplify the rounding of activations; llama.cpp's own loss on the same files is the bar.
 
-    Pooled over file types and seeds: a single short prompt shows which engine got the luckier ties in routing.
+    One expert chosen differently outweighs the rounding of a whole prompt, so the excess over the bar is
+    judged against the spread of the files: it fails at two standard errors.
     """
-    config = HERE / "data" / "golden_configs" / f"{name}.json"
-    ours = []
-    for file_type in BARS[name]:
-        for seed in SEEDS:
-            dummy = Dummy(kt_path(), config, file_type, seed, tmp_path)
-            ours.append(mean_kl(dummy.logits(*PROOF), dummy.logits()))
-    bar = np.mean(list(BARS[name].values()))
-    print(f"{name}: mean KL {np.mean(ours):.2e} here, {bar:.2e} in llama.cpp")
-    assert np.mean(ours) <= 1.05 * bar
+    ours, theirs = activation_losses(name)
+    excess = ours - 1.05 * theirs
+    error = excess.std(ddof=1) / np.sqrt(len(excess))
+    print(f"{name}: mean KL {ours.mean():.2e} here, {theirs.mean():.2e} in llama.cpp")
+    assert excess.mean() <= 2 * error
+
+
+def test_int8_activations_over_all_architectures():
+    """Without any allowance for luck: the typical ratio of the losses."""
+    ratios = [ours.mean() / theirs.mean() for ours, theirs in map(activation_losses, sorted(BARS))]
+    print("ratios", dict(zip(sorted(BARS), np.round(ratios, 2))))
+    assert np.exp(np.mean(np.log(ratios))) <= 1.05

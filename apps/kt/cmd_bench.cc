@@ -1,14 +1,13 @@
-// kt bench: prefill (pp) and decode (tg) speed of a model file, or of a config.json with random weights.
-// Every sample is one request through the engine, the same loop that run and chat use.
+// kt bench: prefill (pp) and decode (tg) speed of a model file, or of a config.json with random
+// weights. Every sample is one request through the engine, the same loop that run and chat use.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
-
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "commands.h"
@@ -53,13 +52,15 @@ struct Test {
 };
 
 /// "512,1024" → tests; "0" or "" → none.
-void parse_sizes(const std::string& flag, const std::string& text, bool prefill, std::vector<Test>* tests) {
+void parse_sizes(const std::string& flag, const std::string& text, bool prefill,
+                 std::vector<Test>* tests) {
   std::stringstream words(text);
   std::string word;
   while (std::getline(words, word, ',')) {
     std::string checked = word;
     const std::string problem = whole_number(0, 1 << 24)(checked);
-    if (!problem.empty()) fail(ErrorCode::kUsage, flag, "{}; a list such as 512,1024 is wanted", problem);
+    if (!problem.empty())
+      fail(ErrorCode::kUsage, flag, "{}; a list such as 512,1024 is wanted", problem);
     const std::int64_t n = std::stoll(word);
     if (n > 0) tests->push_back({prefill, n, {}});
   }
@@ -71,7 +72,8 @@ double measure(session::Session& session, const Test& test) {
   std::uint64_t state = 0x9e3779b97f4a7c15u;
   for (std::int64_t i = 0; i < (test.prefill ? test.n : 1); ++i) {
     state = state * 6364136223846793005u + 1442695040888963407u;
-    request.prompt.push_back(static_cast<std::int32_t>((state >> 33) % static_cast<std::uint64_t>(vocab)));
+    request.prompt.push_back(
+        static_cast<std::int32_t>((state >> 33) % static_cast<std::uint64_t>(vocab)));
   }
   request.sampling.temperature = 0.0f;
   request.reuse_prefix = false;
@@ -81,7 +83,8 @@ double measure(session::Session& session, const Test& test) {
   if (result.reason == engine::FinishReason::kError) {
     fail(ErrorCode::kInternal, test.name(), "{}", result.error);
   }
-  const auto steps = static_cast<double>(test.prefill ? test.n : static_cast<std::int64_t>(result.tokens.size()) - 1);
+  const auto steps = static_cast<double>(
+      test.prefill ? test.n : static_cast<std::int64_t>(result.tokens.size()) - 1);
   return steps / std::max(test.prefill ? result.prefill_seconds : result.decode_seconds, 1e-9);
 }
 
@@ -105,13 +108,14 @@ void run_tests(session::Session& session, const BenchArgs& args, std::vector<Tes
   for (Test& test : *tests) {
     if (!args.no_warmup) {
       Test warm = test;
-      warm.n = std::min<std::int64_t>(test.n, test.prefill ? session.engine().options().chunk_size : 4);
+      warm.n =
+          std::min<std::int64_t>(test.n, test.prefill ? session.engine().options().chunk_size : 4);
       measure(session, warm);
     }
     for (int r = 0; r < args.repetitions; ++r) {
       test.rates.push_back(measure(session, test));
-      std::fprintf(stderr, "%s %d/%d: %.2f tokens/s\n", test.name().c_str(), r + 1, args.repetitions,
-                   test.rates.back());
+      std::fprintf(stderr, "%s %d/%d: %.2f tokens/s\n", test.name().c_str(), r + 1,
+                   args.repetitions, test.rates.back());
       std::fflush(stderr);
     }
   }
@@ -142,19 +146,21 @@ void print_json(session::Session& session, const BenchArgs& args, const std::str
   std::fputs((rows.dump(2) + "\n").c_str(), stdout);
 }
 
-void print_table(session::Session& session, const std::string& label, const std::vector<Test>& tests) {
+void print_table(session::Session& session, const std::string& label,
+                 const std::vector<Test>& tests) {
   const ModelSize size = size_of(session);
   Table table("lrrlrrr");
   table.row({"model", "size", "params", "isa", "threads", "test", "t/s"});
   for (const Test& test : tests) {
     table.row({label, format_bytes(static_cast<double>(size.bytes)), format_count(size.parameters),
-               describe_caps(session.cpu().caps), std::to_string(session.cpu().pool.size()), test.name(),
-               fmt::format("{:.2f} ± {:.2f}", test.mean(), test.deviation())});
+               describe_caps(session.cpu().caps), std::to_string(session.cpu().pool.size()),
+               test.name(), fmt::format("{:.2f} ± {:.2f}", test.mean(), test.deviation())});
   }
   std::fputs(table.markdown().c_str(), stdout);
 }
 
-/// The name of a file type; "Q4_K" is short for the medium mix "Q4_K_M". Throws kUsage listing the types.
+/// The name of a file type; "Q4_K" is short for the medium mix "Q4_K_M". Throws kUsage listing the
+/// types.
 std::string full_type_name(const std::string& name) {
   for (const session::FileType& type : session::file_types()) {
     if (CLI::detail::to_lower(std::string(type.name)) == CLI::detail::to_lower(name + "_M")) {
@@ -168,13 +174,15 @@ int bench(BenchArgs args) {
   std::vector<Test> tests;
   parse_sizes("--prompt", args.prompts, true, &tests);
   parse_sizes("--gen", args.generated, false, &tests);
-  if (tests.empty()) fail(ErrorCode::kUsage, "kt bench", "nothing to measure: give -p or -n above 0");
+  if (tests.empty())
+    fail(ErrorCode::kUsage, "kt bench", "nothing to measure: give -p or -n above 0");
   if (args.dummy_config.empty() == args.options.model.empty()) {
     fail(ErrorCode::kUsage, "kt bench", "give either MODEL or --dummy config.json");
   }
   args.options.need_text = false;
   if (args.options.context == 0) {
-    for (const Test& test : tests) args.options.context = std::max(args.options.context, test.n + 2);
+    for (const Test& test : tests)
+      args.options.context = std::max(args.options.context, test.n + 2);
   }
   std::string label = std::filesystem::path(args.options.model).filename().string();
   const auto bar = show_loading(args.options);
@@ -184,8 +192,9 @@ int bench(BenchArgs args) {
   } else {
     const std::string type = full_type_name(args.type);
     session = session::Session::open_dummy(args.options, args.dummy_config, type, args.layers);
-    label = fmt::format("{} (dummy {}, {} layers)", std::filesystem::path(args.dummy_config).stem().string(),
-                        type, session->config().n_layers);
+    label = fmt::format("{} (dummy {}, {} layers)",
+                        std::filesystem::path(args.dummy_config).stem().string(), type,
+                        session->config().n_layers);
   }
   bar->finish();
   run_tests(*session, args, &tests);
@@ -207,16 +216,19 @@ void add_bench(CLI::App& root, Action& action) {
   command->add_option("-p,--prompt", args->prompts, "Prompt lengths to measure; 0: none")
       ->type_name("N,…")
       ->capture_default_str();
-  command->add_option("-n,--gen", args->generated, "Numbers of generated tokens to measure; 0: none")
+  command
+      ->add_option("-n,--gen", args->generated, "Numbers of generated tokens to measure; 0: none")
       ->type_name("N,…")
       ->capture_default_str();
   command->add_option("-r,--repetitions", args->repetitions, "Samples per test")
       ->check(whole_number(1, 1000))
       ->type_name("N")
       ->capture_default_str();
-  command->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
+  command
+      ->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
       ->type_name("CONFIG");
-  command->add_option("--type", args->type, "File type of --dummy, as kt quantize --help lists them")
+  command
+      ->add_option("--type", args->type, "File type of --dummy, as kt quantize --help lists them")
       ->type_name("TYPE")
       ->capture_default_str();
   command->add_option("--layers", args->layers, "Layers of --dummy; 0: all")

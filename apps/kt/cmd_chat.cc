@@ -1,9 +1,8 @@
-// kt chat: a conversation in the terminal. Ctrl-C stops the reply, Ctrl-D leaves; the cached beginning of
-// the conversation is not computed again.
+// kt chat: a conversation in the terminal. Ctrl-C stops the reply, Ctrl-D leaves; the cached
+// beginning of the conversation is not computed again.
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <optional>
-
-#include <CLI/CLI.hpp>
 
 #include "base/env.h"
 #include "base/error.h"
@@ -28,7 +27,8 @@ constexpr const char* kHelp =
     "  /regen         answer the last question again\n"
     "  /stats         speed of the last reply and use of the context\n"
     "  /exit          leave; so does Ctrl-D\n"
-    "Ctrl-C stops a reply. A line that ends with \\ goes on; \"\"\" begins and ends a block of lines.\n";
+    "Ctrl-C stops a reply. A line that ends with \\ goes on; \"\"\" begins and ends a block of "
+    "lines.\n";
 
 struct ChatArgs {
   session::Options options;
@@ -51,7 +51,10 @@ std::string history_path() {
 class Chat {
  public:
   Chat(const ChatArgs& args, InterruptWatcher& interrupts, session::Session& session)
-      : args_(args), request_(args.sampling.request()), interrupts_(interrupts), session_(session),
+      : args_(args),
+        request_(args.sampling.request()),
+        interrupts_(interrupts),
+        session_(session),
         editor_(interrupts, history_path()) {}
 
   int loop() {
@@ -121,7 +124,8 @@ class Chat {
     return LineEditor::Outcome::kLine;
   }
 
-  /// Between replies Ctrl-C only clears the line being typed; without a terminal it ends the program.
+  /// Between replies Ctrl-C only clears the line being typed; without a terminal it ends the
+  /// program.
   void set_idle() {
     interrupts_.set_handler(editor_.interactive() ? std::function<void()>([] {}) : nullptr);
   }
@@ -157,7 +161,8 @@ class Chat {
     const auto reading = show_prefill(request);
     request.on_text = [&reading](std::string_view piece) {
       reading->finish();
-      return std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size() && std::fflush(stdout) == 0;
+      return std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size() &&
+             std::fflush(stdout) == 0;
     };
     interrupts_.set_handler([this] { session_.engine().cancel(); });
     std::optional<session::TextResult> result;
@@ -213,7 +218,8 @@ class Chat {
     const session::LoadReport& load = session_.load_report();
     std::fputs(session::speed_report(*last_).c_str(), stderr);
     std::fprintf(stderr, "context: %lld of %lld tokens, %lld of them cached for this reply\n",
-                 static_cast<long long>(used), static_cast<long long>(session_.engine().options().context),
+                 static_cast<long long>(used),
+                 static_cast<long long>(session_.engine().options().context),
                  static_cast<long long>(last_->n_cached));
     std::fprintf(stderr, "load: %.2f s, weights %.1f MiB, key/value cache %.1f MiB\n", load.seconds,
                  static_cast<double>(load.packed_bytes) / (1 << 20),
@@ -283,12 +289,14 @@ void add_chat(CLI::App& root, Action& action) {
   command->group("Talk to a model");
   add_model_argument(*command, args->options.model);
   command->add_option("--system", args->system, "System message")->type_name("TEXT");
-  command->add_option("--load", args->load, "Go on with a conversation that /save wrote")->type_name("FILE");
+  command->add_option("--load", args->load, "Go on with a conversation that /save wrote")
+      ->type_name("FILE");
   command->add_flag("--stats", args->stats, "Print the speed report after every reply");
   add_sampling_options(*command, args->sampling);
   add_model_options(*command, args->options);
-  command->footer(std::string("In the chat:\n") + kHelp + "\n" +
-                  examples({"kt chat smollm2", "kt chat model.gguf --system 'Answer in French.' --temp 0.7"}));
+  command->footer(
+      std::string("In the chat:\n") + kHelp + "\n" +
+      examples({"kt chat smollm2", "kt chat model.gguf --system 'Answer in French.' --temp 0.7"}));
   command->callback([args, &action] { action = [args] { return chat(*args); }; });
 }
 

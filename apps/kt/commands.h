@@ -1,6 +1,6 @@
-// The subcommands of `kt`, one file each (cmd_<name>.cc). A command declares its options on the CLI11 tree
-// and, when chosen, stores what to do as an Action; main runs it after the whole line has been checked.
-// Thread rule: main thread.
+// The subcommands of `kt`, one file each (cmd_<name>.cc). A command declares its options on the
+// CLI11 tree and, when chosen, stores what to do as an Action; main runs it after the whole line
+// has been checked. Thread rule: main thread.
 #pragma once
 #include <functional>
 

@@ -1,9 +1,8 @@
 #include "conversation.h"
 
 #include <algorithm>
-#include <optional>
-
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/error.h"
 #include "input.h"
@@ -39,19 +38,21 @@ void Conversation::save(const std::string& path) const { io::write_file(path, js
 Conversation Conversation::load(const std::string& path) {
   const nlohmann::json array = nlohmann::json::parse(read_text_file(path), nullptr, false);
   if (!array.is_array()) {
-    fail(ErrorCode::kBadFile, path, "is not a conversation: a JSON array of messages is wanted, as /save writes");
+    fail(ErrorCode::kBadFile, path,
+         "is not a conversation: a JSON array of messages is wanted, as /save writes");
   }
   Conversation conversation;
   for (const auto& item : array) {
     const std::string where = "message " + std::to_string(conversation.messages_.size());
     if (!item.is_object() || !item.contains("role") || !item["role"].is_string() ||
         !item.contains("content") || !item["content"].is_string()) {
-      fail(ErrorCode::kBadFile, path, "{} is not an object with the strings role and content", where);
+      fail(ErrorCode::kBadFile, path, "{} is not an object with the strings role and content",
+           where);
     }
     const auto role = item["role"].get<std::string>();
     if (role != "system" && role != "user" && role != "assistant") {
-      fail(ErrorCode::kBadFile, path, "{} has the role '{}'; system, user or assistant is wanted", where,
-           role);
+      fail(ErrorCode::kBadFile, path, "{} has the role '{}'; system, user or assistant is wanted",
+           where, role);
     }
     conversation.add(role, item["content"].get<std::string>());
   }

@@ -1,6 +1,5 @@
-// The messages of a chat, their file form (a JSON array of {role, content}), and the prompt that the model's
-// chat template makes of them.
-// Thread rule: main thread.
+// The messages of a chat, their file form (a JSON array of {role, content}), and the prompt that
+// the model's chat template makes of them. Thread rule: main thread.
 #pragma once
 #include <string>
 #include <vector>
@@ -32,8 +31,8 @@ class Conversation {
   /// Throws kNotFound, kIo, and kBadFile when the file is not what save() writes.
   static Conversation load(const std::string& path);
 
-  /// The prompt for the assistant's next turn. Throws kUnsupported when the model has no chat template,
-  /// and what the template raises.
+  /// The prompt for the assistant's next turn. Throws kUnsupported when the model has no chat
+  /// template, and what the template raises.
   std::string render(const session::Session& session) const;
 
  private:

@@ -1,11 +1,11 @@
 #include "diagram.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "print.h"
 
@@ -46,7 +46,8 @@ std::string shapes_of(const std::vector<operators::WeightSpec>& specs) {
   std::vector<std::pair<std::string, int>> counts;
   for (const operators::WeightSpec& spec : specs) {
     const std::string shape = spec.shape.to_string();
-    const auto it = std::find_if(counts.begin(), counts.end(), [&](const auto& c) { return c.first == shape; });
+    const auto it =
+        std::find_if(counts.begin(), counts.end(), [&](const auto& c) { return c.first == shape; });
     if (it == counts.end()) {
       counts.emplace_back(shape, 1);
     } else {
@@ -55,7 +56,8 @@ std::string shapes_of(const std::vector<operators::WeightSpec>& specs) {
   }
   std::string text;
   for (const auto& [shape, count] : counts) {
-    text += (text.empty() ? "" : " + ") + (count == 1 ? shape : fmt::format("{} × {}", count, shape));
+    text +=
+        (text.empty() ? "" : " + ") + (count == 1 ? shape : fmt::format("{} × {}", count, shape));
   }
   return text;
 }
@@ -79,12 +81,14 @@ Row row_of(const operators::Module& module, const io::WeightSource& source, int 
 void add_rows(const operators::Module& module, const io::WeightSource& source, int depth,
               std::vector<Row>* rows) {
   rows->push_back(row_of(module, source, depth));
-  for (const operators::Module* child : module.children()) add_rows(*child, source, depth + 1, rows);
+  for (const operators::Module* child : module.children())
+    add_rows(*child, source, depth + 1, rows);
 }
 
 std::int64_t layer_index(const std::string& path) {
   const std::string part = last_part(path);
-  if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != std::string::npos) return -1;
+  if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != std::string::npos)
+    return -1;
   return std::stoll(part);
 }
 
@@ -121,12 +125,14 @@ void add_block(Block block, std::vector<Block>* blocks) {
   blocks->push_back(std::move(block));
 }
 
-void collect(const operators::Module& module, const io::WeightSource& source, std::vector<Block>* blocks) {
+void collect(const operators::Module& module, const io::WeightSource& source,
+             std::vector<Block>* blocks) {
   if (module.kind() == "DecoderLayer") {
     add_block(layer_block(module, source), blocks);
     return;
   }
   if (module.children().empty()) {
+    if (module.weights().empty()) return;  // rotary tables: no step on the way of the data
     Block block;
     block.title = module.path();
     block.rows.push_back(row_of(module, source, 0));
@@ -138,7 +144,8 @@ void collect(const operators::Module& module, const io::WeightSource& source, st
 
 std::string title_of(const Block& block) {
   if (block.first_layer < 0) return block.title;
-  if (block.first_layer == block.last_layer) return fmt::format("{}.{}", block.title, block.first_layer);
+  if (block.first_layer == block.last_layer)
+    return fmt::format("{}.{}", block.title, block.first_layer);
   return fmt::format("{}.{{{}-{}}}, {} layers", block.title, block.first_layer, block.last_layer,
                      block.last_layer - block.first_layer + 1);
 }
@@ -195,7 +202,9 @@ std::string block_diagram(operators::Model& model, const io::WeightSource& sourc
 TreeSize tree_size(operators::Model& model, const io::WeightSource& source) {
   TreeSize size;
   const io::MoeConfig& moe = source.config().moe;
-  const double share = moe.n_experts > 0 ? static_cast<double>(moe.n_active) / static_cast<double>(moe.n_experts) : 1.0;
+  const double share = moe.n_experts > 0
+                           ? static_cast<double>(moe.n_active) / static_cast<double>(moe.n_experts)
+                           : 1.0;
   std::set<std::string> seen;
   operators::walk(model, [&](operators::Module& module) {
     for (const operators::WeightSpec& spec : module.weights()) {

@@ -1,6 +1,6 @@
-// The module tree as a block diagram: one box per block in the order data flows, consecutive layers of equal
-// shape folded into one box, with shape, format and size of every weight.
-// Thread rule: pure.
+// The module tree as a block diagram: one box per block in the order data flows, consecutive layers
+// of equal shape folded into one box, with shape, format and size of every weight. Thread rule:
+// pure.
 #pragma once
 #include <string>
 

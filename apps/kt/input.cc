@@ -8,9 +8,8 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
-#include <optional>
-
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/error.h"
 
@@ -22,8 +21,11 @@ std::optional<std::size_t> first_bad_byte(std::string_view text) {
   std::size_t i = 0;
   while (i < text.size()) {
     const auto lead = static_cast<unsigned char>(text[i]);
-    const std::size_t length = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2 : lead >= 0xe0 && lead < 0xf0 ? 3
-                               : lead >= 0xf0 && lead < 0xf5 ? 4 : 0;
+    const std::size_t length = lead < 0x80                   ? 1
+                               : lead >= 0xc2 && lead < 0xe0 ? 2
+                               : lead >= 0xe0 && lead < 0xf0 ? 3
+                               : lead >= 0xf0 && lead < 0xf5 ? 4
+                                                             : 0;
     if (length == 0 || i + length > text.size()) return i;
     std::uint32_t code = length == 1 ? lead : lead & (0x7fu >> length);
     for (std::size_t j = 1; j < length; ++j) {
@@ -58,17 +60,19 @@ std::string read_file(const std::string& path) {
   std::size_t n = 0;
   while ((n = std::fread(buffer, 1, sizeof buffer, file.get())) > 0) {
     text.append(buffer, n);
-    if (text.size() > kLargest) fail(ErrorCode::kBadFile, path, "is larger than 1 GiB; text is wanted here");
+    if (text.size() > kLargest)
+      fail(ErrorCode::kBadFile, path, "is larger than 1 GiB; text is wanted here");
   }
-  if (std::ferror(file.get()) != 0) fail(ErrorCode::kIo, path, "cannot be read: {}", std::strerror(errno));
+  if (std::ferror(file.get()) != 0)
+    fail(ErrorCode::kIo, path, "cannot be read: {}", std::strerror(errno));
   return text;
 }
 
 std::string read_text_file(const std::string& path) {
   std::string text = read_file(path);
   if (const auto bad = first_bad_byte(text)) {
-    fail(ErrorCode::kBadFile, path, "is not UTF-8 text: byte {} is 0x{:02x}; convert it first", *bad,
-         static_cast<unsigned char>(text[*bad]));
+    fail(ErrorCode::kBadFile, path, "is not UTF-8 text: byte {} is 0x{:02x}; convert it first",
+         *bad, static_cast<unsigned char>(text[*bad]));
   }
   return text;
 }
@@ -89,10 +93,12 @@ std::vector<std::int32_t> read_token_file(const std::string& path) {
   std::vector<std::int32_t> ids;
   ids.reserve(array.size());
   for (const auto& value : array) {
-    if (!value.is_number_integer() || value < 0 || value > std::numeric_limits<std::int32_t>::max()) {
-      const std::string got = value.is_number() ? value.dump() : std::string("a ") + value.type_name();
-      fail(ErrorCode::kBadFile, path, "element {} is {}; a token id (a whole number from 0 on) is wanted",
-           ids.size(), got);
+    if (!value.is_number_integer() || value < 0 ||
+        value > std::numeric_limits<std::int32_t>::max()) {
+      const std::string got =
+          value.is_number() ? value.dump() : std::string("a ") + value.type_name();
+      fail(ErrorCode::kBadFile, path,
+           "element {} is {}; a token id (a whole number from 0 on) is wanted", ids.size(), got);
     }
     ids.push_back(value.get<std::int32_t>());
   }
@@ -106,9 +112,11 @@ void check_writable(const std::string& path) {
   if (fs::is_directory(path, ignored)) {
     fail(ErrorCode::kIo, path, "is a folder; name the file to write");
   }
-  const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
+  const fs::path folder =
+      fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
   if (!fs::is_directory(folder, ignored)) {
-    fail(ErrorCode::kIo, path, "cannot be written: {} is not a folder; create it first", folder.string());
+    fail(ErrorCode::kIo, path, "cannot be written: {} is not a folder; create it first",
+         folder.string());
   }
   if (::access(folder.c_str(), W_OK | X_OK) != 0) {
     fail(ErrorCode::kIo, path, "cannot be written: {}: {}", folder.string(), std::strerror(errno));

@@ -8,7 +8,8 @@
 
 namespace kt::app {
 
-/// The content of a file, or of standard input for "-". Throws kNotFound, kIo, and kBadFile above 1 GiB.
+/// The content of a file, or of standard input for "-". Throws kNotFound, kIo, and kBadFile above 1
+/// GiB.
 std::string read_file(const std::string& path);
 
 /// read_file() that must be valid UTF-8; throws kBadFile with the offset of the first bad byte.

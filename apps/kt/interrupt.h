@@ -1,6 +1,7 @@
-// Ctrl-C as an event instead of an asynchronous signal: SIGINT is blocked in every thread and read by one
-// thread, which calls the current handler. Without a handler the process ends as it would have.
-// Thread rule: construct before any other thread starts; the handler runs on the watcher's thread.
+// Ctrl-C as an event instead of an asynchronous signal: SIGINT is blocked in every thread and read
+// by one thread, which calls the current handler. Without a handler the process ends as it would
+// have. Thread rule: construct before any other thread starts; the handler runs on the watcher's
+// thread.
 #pragma once
 #include <atomic>
 #include <functional>

@@ -65,7 +65,8 @@ LineEditor::Terminal::~Terminal() {
     HistEvent event;
     if (!history_path.empty()) {
       std::error_code ignored;
-      std::filesystem::create_directories(std::filesystem::path(history_path).parent_path(), ignored);
+      std::filesystem::create_directories(std::filesystem::path(history_path).parent_path(),
+                                          ignored);
       ::history(history, &event, H_SAVE, history_path.c_str());
     }
     history_end(history);

@@ -1,5 +1,5 @@
-// Lines from the user: edited with history on a terminal (libedit), read as they are from a pipe or file.
-// Thread rule: main thread.
+// Lines from the user: edited with history on a terminal (libedit), read as they are from a pipe or
+// file. Thread rule: main thread.
 #pragma once
 #include <cstdio>
 #include <memory>
@@ -13,7 +13,8 @@ class LineEditor {
  public:
   enum class Outcome { kLine, kInterrupted, kEnd };
 
-  /// History is kept in `history_path` (empty: only in memory); a file that cannot be written is ignored.
+  /// History is kept in `history_path` (empty: only in memory); a file that cannot be written is
+  /// ignored.
   LineEditor(InterruptWatcher& interrupts, std::string history_path);
   ~LineEditor();
   LineEditor(const LineEditor&) = delete;

@@ -1,13 +1,11 @@
-// kt: entry point. Checks the command line, runs the chosen subcommand, and turns kt::Error into one line on
-// standard error and an exit status by class (base/error.h).
-// Thread rule: main thread.
+// kt: entry point. Checks the command line, runs the chosen subcommand, and turns kt::Error into
+// one line on standard error and an exit status by class (base/error.h). Thread rule: main thread.
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 #include <new>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "base/error.h"
 #include "commands.h"
@@ -33,7 +31,8 @@ void add_commands(CLI::App& root, Action& action) {
 
 std::vector<std::string> command_names(const CLI::App& root) {
   std::vector<std::string> names;
-  for (const CLI::App* command : root.get_subcommands(nullptr)) names.push_back(command->get_name());
+  for (const CLI::App* command : root.get_subcommands(nullptr))
+    names.push_back(command->get_name());
   return names;
 }
 
@@ -46,7 +45,8 @@ std::vector<std::string> flag_names(const CLI::App& command) {
   return names;
 }
 
-[[noreturn]] void reject(const CLI::App& root, const CLI::App* command, const CLI::ParseError& error) {
+[[noreturn]] void reject(const CLI::App& root, const CLI::App* command,
+                         const CLI::ParseError& error) {
   const CLI::App& at = command != nullptr ? *command : root;
   const std::string help = command != nullptr ? "kt " + at.get_name() + " --help" : "kt --help";
   const std::vector<std::string> extras = root.remaining(true);
@@ -57,7 +57,7 @@ std::vector<std::string> flag_names(const CLI::App& command) {
     fail(ErrorCode::kUsage, "", "unknown flag {}{}; see {}", flag,
          near ? fmt::format("; did you mean {}?", *near) : "", help);
   }
-  if (!extras.empty() && error.get_name() == "ExtrasError") {
+  if (!extras.empty() && dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
     fail(ErrorCode::kUsage, "", "unexpected argument '{}'; see {}", extras.front(), help);
   }
   std::string message = error.what();
@@ -124,8 +124,9 @@ int main(int argc, char** argv) {
   } catch (const kt::Error& error) {
     return kt::app::report(error.code(), error.what());
   } catch (const std::bad_alloc&) {
-    return kt::app::report(kt::ErrorCode::kNoMemory,
-                           "out of memory; close other programs or take a smaller model or context");
+    return kt::app::report(
+        kt::ErrorCode::kNoMemory,
+        "out of memory; close other programs or take a smaller model or context");
   } catch (const std::exception& error) {
     return kt::app::report(kt::ErrorCode::kInternal, error.what());
   }

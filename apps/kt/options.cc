@@ -82,7 +82,8 @@ CLI::Validator one_of(std::vector<std::string> choices) {
           }
         }
         std::string message = fmt::format("'{}' is not one of {}", text, join(choices, ", "));
-        if (const auto near = nearest(text, choices)) message += fmt::format("; did you mean {}?", *near);
+        if (const auto near = nearest(text, choices))
+          message += fmt::format("; did you mean {}?", *near);
         return message;
       },
       "");
@@ -97,8 +98,9 @@ CLI::Option* add_choice(CLI::App& command, const std::string& name, std::string&
 
 void add_model_argument(CLI::App& command, std::string& model) {
   command
-      .add_option("MODEL", model,
-                  "A .gguf file, a folder with safetensors or GGUF shards, or a name from `kt list`")
+      .add_option(
+          "MODEL", model,
+          "A .gguf file, a folder with safetensors or GGUF shards, or a name from `kt list`")
       ->required()
       ->type_name("");
 }
@@ -116,7 +118,8 @@ void add_model_options(CLI::App& command, session::Options& options) {
              "Activations in products with quantised weights: 8-bit blocks, or floats for proofs")
       ->capture_default_str()
       ->group(group);
-  add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "q8_0"}, "Type of the key/value cache")
+  add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "q8_0"},
+             "Type of the key/value cache")
       ->capture_default_str()
       ->group(group);
   number(command, "-c,--ctx", options.context, whole_number(0, no_limit), "N",
@@ -137,7 +140,8 @@ void add_sampling_options(CLI::App& command, SamplingArgs& args) {
   number(command, "--seed", p.seed, whole_number(0, no_limit), "N",
          "Same seed, same text; 0: a new one each time")
       ->group(group);
-  number(command, "--temp", p.temperature, real_number(0, 100), "T", "Temperature; 0: always the likeliest")
+  number(command, "--temp", p.temperature, real_number(0, 100), "T",
+         "Temperature; 0: always the likeliest")
       ->group(group);
   number(command, "--top-k", p.top_k, whole_number(0, 1 << 30), "K", "Keep the K likeliest; 0: off")
       ->group(group);
@@ -147,7 +151,8 @@ void add_sampling_options(CLI::App& command, SamplingArgs& args) {
   number(command, "--min-p", p.min_p, real_number(0, 1), "P",
          "Drop what is less likely than P times the likeliest; 0: off")
       ->group(group);
-  number(command, "--typical", p.typical_p, real_number(0, 1), "P", "Locally typical sampling; 1: off")
+  number(command, "--typical", p.typical_p, real_number(0, 1), "P",
+         "Locally typical sampling; 1: off")
       ->group(group);
   number(command, "--repeat-penalty", p.repetition_penalty, real_number(0, 100), "X",
          "Divides the logits of repeated tokens; 1: off")
@@ -161,7 +166,9 @@ void add_sampling_options(CLI::App& command, SamplingArgs& args) {
   number(command, "--repeat-last-n", p.repeat_last_n, whole_number(-1, 1 << 30), "N",
          "Tokens the penalties look back; -1: all")
       ->group(group);
-  command.add_option("--logit-bias", args.logit_bias, "Adds V to the logit of token ID; may be repeated")
+  command
+      .add_option("--logit-bias", args.logit_bias,
+                  "Adds V to the logit of token ID; may be repeated")
       ->type_name("ID=V")
       ->allow_extra_args(false)
       ->group(group);
@@ -169,7 +176,8 @@ void add_sampling_options(CLI::App& command, SamplingArgs& args) {
       ->type_name("TEXT")
       ->allow_extra_args(false)
       ->group(group);
-  command.add_flag("--ignore-eos", args.ignore_eos, "Go on after the model's end token")->group(group);
+  command.add_flag("--ignore-eos", args.ignore_eos, "Go on after the model's end token")
+      ->group(group);
 }
 
 session::TextRequest SamplingArgs::request() const {
@@ -179,15 +187,18 @@ session::TextRequest SamplingArgs::request() const {
   request.ignore_eos = ignore_eos;
   request.stop = stop;
   for (const std::string& text : stop) {
-    if (text.empty()) fail(ErrorCode::kUsage, "--stop", "an empty stop string would end every text");
+    if (text.empty())
+      fail(ErrorCode::kUsage, "--stop", "an empty stop string would end every text");
   }
   for (const std::string& entry : logit_bias) {
     const std::size_t equals = entry.find('=');
     std::int64_t id = 0;
     double bias = 0.0;
     if (equals == std::string::npos || !parse_whole(entry.substr(0, equals), &id) || id < 0 ||
-        id > std::numeric_limits<std::int32_t>::max() || !parse_real(entry.substr(equals + 1), &bias)) {
-      fail(ErrorCode::kUsage, "--logit-bias", "'{}' is not ID=V, such as 42=-1.5 or 42=-inf", entry);
+        id > std::numeric_limits<std::int32_t>::max() ||
+        !parse_real(entry.substr(equals + 1), &bias)) {
+      fail(ErrorCode::kUsage, "--logit-bias", "'{}' is not ID=V, such as 42=-1.5 or 42=-inf",
+           entry);
     }
     request.sampling.logit_bias[static_cast<std::int32_t>(id)] = static_cast<float>(bias);
   }

@@ -1,12 +1,11 @@
 // Flags that several subcommands share, their checks, and the messages for values out of range.
-// A type name with '|' ("ref|avx2") is a closed list of values; shell completion reads it from there.
-// Thread rule: main thread.
+// A type name with '|' ("ref|avx2") is a closed list of values; shell completion reads it from
+// there. Thread rule: main thread.
 #pragma once
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "engine/sampler.h"
 #include "session/generate.h"

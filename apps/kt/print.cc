@@ -1,10 +1,10 @@
 #include "print.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
-
-#include <fmt/format.h>
 
 namespace kt::app {
 namespace {
@@ -15,8 +15,8 @@ std::string scaled(double value, double step, const std::vector<const char*>& un
     value /= step;
     ++unit;
   }
-  const std::string number = unit == 0 || value >= 100.0 ? fmt::format("{:.0f}", value)
-                                                         : fmt::format("{:.1f}", value);
+  const std::string number =
+      unit == 0 || value >= 100.0 ? fmt::format("{:.0f}", value) : fmt::format("{:.1f}", value);
   return *units[unit] == '\0' ? number : number + " " + units[unit];
 }
 

@@ -1,17 +1,17 @@
 #include "progress.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 
-#include <fmt/format.h>
-
 #include "print.h"
 
 namespace kt::app {
 
-Progress::Progress(std::string label) : label_(std::move(label)), enabled_(::isatty(STDERR_FILENO) != 0) {}
+Progress::Progress(std::string label)
+    : label_(std::move(label)), enabled_(::isatty(STDERR_FILENO) != 0) {}
 
 void Progress::update(std::uint64_t done, std::uint64_t total, const std::string& detail) {
   if (!enabled_) return;
@@ -20,10 +20,13 @@ void Progress::update(std::uint64_t done, std::uint64_t total, const std::string
   last_ = now;
   drawn_ = true;
   constexpr int kWidth = 24;
-  const double share = total == 0 ? 1.0 : std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
+  const double share =
+      total == 0 ? 1.0 : std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
   const int filled = static_cast<int>(share * kWidth);
-  std::fputs(fmt::format("\r{} [{}{}] {:3.0f} %  {}\x1b[K", label_, std::string(static_cast<std::size_t>(filled), '#'),
-                         std::string(static_cast<std::size_t>(kWidth - filled), '.'), share * 100.0, detail)
+  std::fputs(fmt::format("\r{} [{}{}] {:3.0f} %  {}\x1b[K", label_,
+                         std::string(static_cast<std::size_t>(filled), '#'),
+                         std::string(static_cast<std::size_t>(kWidth - filled), '.'), share * 100.0,
+                         detail)
                  .c_str(),
              stderr);
   std::fflush(stderr);
@@ -60,15 +63,17 @@ std::shared_ptr<Progress> show_prefill(session::TextRequest& request) {
   auto bar = std::make_shared<Progress>("reading the prompt");
   const auto begin = std::chrono::steady_clock::now();
   request.on_prefill = [bar, begin](std::int64_t done, std::int64_t total) {
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     const double rate = seconds > 0.0 ? static_cast<double>(done) / seconds : 0.0;
     if (done >= total) {
       bar->finish();
       return;
     }
-    bar->update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
-                fmt::format("{} / {} tokens  {:.1f} tokens/s  ETA {}", done, total, rate,
-                            format_duration(static_cast<double>(total - done) / std::max(rate, 1e-9))));
+    bar->update(
+        static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
+        fmt::format("{} / {} tokens  {:.1f} tokens/s  ETA {}", done, total, rate,
+                    format_duration(static_cast<double>(total - done) / std::max(rate, 1e-9))));
   };
   return bar;
 }

@@ -1,5 +1,5 @@
-// A progress bar on standard error: drawn when that is a terminal, silent otherwise, gone when finished.
-// Thread rule: update() from one thread at a time.
+// A progress bar on standard error: drawn when that is a terminal, silent otherwise, gone when
+// finished. Thread rule: update() from one thread at a time.
 #pragma once
 #include <chrono>
 #include <cstdint>

@@ -98,6 +98,8 @@ def compare(args, model: pathlib.Path) -> list[dict]:
         order = list(programs.items()) if i % 2 == 0 else list(programs.items())[::-1]
         for name, sample in order:
             for test, rate in sample(args, model).items():
+                if not 0 < rate < 1e7:
+                    sys.exit(f"{name} reports {rate} tokens/s for {test} of {model.name}: not a measurement")
                 samples[name][test].append(rate)
                 print(f"{model.name} {i + 1}/{args.repeats} {name} {test} {rate:.1f}", file=sys.stderr, flush=True)
     rows = []

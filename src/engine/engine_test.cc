@@ -326,6 +326,13 @@ TEST_F(EngineTest, BadRequestsAreRefused) {
   EXPECT_EQ(code(request(0, 1)), ErrorCode::kUsage);
   EXPECT_EQ(code(request(64, 1)), ErrorCode::kTooLong);
   EXPECT_EQ(code(request(65, 0)), ErrorCode::kTooLong);
+  try {
+    engine->submit(request(70, 1));
+  } catch (const Error& e) {
+    const std::string text = e.what();
+    EXPECT_NE(text.find("70 tokens"), std::string::npos) << text;
+    EXPECT_NE(text.find("64"), std::string::npos) << text;
+  }
   for (const std::int32_t id : {-1, static_cast<std::int32_t>(kVocab), std::numeric_limits<std::int32_t>::max()}) {
     Request r = request(10, 1);
     r.prompt[5] = id;

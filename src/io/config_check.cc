@@ -16,16 +16,18 @@ struct Range {
 
 void check_range(const Range& range, const std::string& path) {
   if (range.value < range.low || range.value > range.high) {
-    fail(ErrorCode::kBadFile, path, "{} is {}, {} to {} is wanted; the configuration is damaged or of another "
-         "model", range.name, range.value, range.low, range.high);
+    fail(ErrorCode::kBadFile, path,
+         "{} is {}, {} to {} is wanted; the configuration is damaged or of another "
+         "model",
+         range.name, range.value, range.low, range.high);
   }
 }
 
-void check_divides(const char* whole_name, std::int64_t whole, const char* part_name, std::int64_t part,
-                   const std::string& path) {
+void check_divides(const char* whole_name, std::int64_t whole, const char* part_name,
+                   std::int64_t part, const std::string& path) {
   if (part <= 0 || whole % part != 0) {
-    fail(ErrorCode::kBadFile, path, "{} is {}, a multiple of {} ({}) is wanted", whole_name, whole, part_name,
-         part);
+    fail(ErrorCode::kBadFile, path, "{} is {}, a multiple of {} ({}) is wanted", whole_name, whole,
+         part_name, part);
   }
 }
 
@@ -50,9 +52,12 @@ void check_moe(const ModelConfig& config, const std::string& path) {
   }
   check_divides("number of experts", moe.n_experts, "number of expert groups", moe.n_groups, path);
   // Fewer selectable experts than wanted would leave the selection undefined.
-  check_range({"experts per token", moe.n_active, 1, moe.n_experts / moe.n_groups * moe.n_groups_used}, path);
+  check_range(
+      {"experts per token", moe.n_active, 1, moe.n_experts / moe.n_groups * moe.n_groups_used},
+      path);
   if (!std::isfinite(moe.weight_scale)) {
-    fail(ErrorCode::kBadFile, path, "expert weight scale is {}, a finite number is wanted", moe.weight_scale);
+    fail(ErrorCode::kBadFile, path, "expert weight scale is {}, a finite number is wanted",
+         moe.weight_scale);
   }
   for (const std::int64_t layer : moe.dense_layers) {
     check_range({"number of a dense layer", layer, 0, config.n_layers - 1}, path);
@@ -75,7 +80,8 @@ void check_attention(const ModelConfig& config, const std::string& path) {
   }
   check_range({"number of key/value heads", config.n_kv_heads, 1, config.n_heads}, path);
   check_range({"head_dim", config.head_dim, 2, 65536}, path);
-  check_divides("number of heads", config.n_heads, "number of key/value heads", config.n_kv_heads, path);
+  check_divides("number of heads", config.n_heads, "number of key/value heads", config.n_kv_heads,
+                path);
   check_divides("head_dim", config.head_dim, "2", 2, path);
 }
 
@@ -87,12 +93,14 @@ void check_rope(const RopeConfig& rope, const std::string& path) {
   };
   positive("rope theta", rope.theta);
   positive("rope scaling factor", rope.factor);
-  check_range({"original context of rope scaling", rope.original_context, 0, std::int64_t{1} << 40}, path);
+  check_range({"original context of rope scaling", rope.original_context, 0, std::int64_t{1} << 40},
+              path);
   if (rope.kind == RopeKind::kLlama3) {
     positive("rope low_freq_factor", rope.low_freq_factor);
     positive("rope high_freq_factor", rope.high_freq_factor);
     if (rope.high_freq_factor <= rope.low_freq_factor) {
-      fail(ErrorCode::kBadFile, path, "rope high_freq_factor is {}, more than low_freq_factor {} is wanted",
+      fail(ErrorCode::kBadFile, path,
+           "rope high_freq_factor is {}, more than low_freq_factor {} is wanted",
            rope.high_freq_factor, rope.low_freq_factor);
     }
   }

@@ -1,6 +1,5 @@
-// Sanity of a ModelConfig, whichever file it came from: every size positive and small enough that products
-// of sizes cannot overflow, counts that must divide each other do.
-// Thread rule: pure.
+// Sanity of a ModelConfig, whichever file it came from: every size positive and small enough that
+// products of sizes cannot overflow, counts that must divide each other do. Thread rule: pure.
 #pragma once
 #include <string>
 
@@ -11,8 +10,8 @@ namespace kt::io {
 /// Throws kBadFile naming the field, its value and the accepted range. `path` is for the message.
 void check_config(const ModelConfig& config, const std::string& path);
 
-/// What the MoE router of published DeepSeek checkpoints does where a file leaves it out; for GGUF files
-/// that were made before the expert_group keys existed.
+/// What the MoE router of published DeepSeek checkpoints does where a file leaves it out; for GGUF
+/// files that were made before the expert_group keys existed.
 void infer_deepseek_groups(ModelConfig* config);
 
 }  // namespace kt::io

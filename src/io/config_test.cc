@@ -19,18 +19,22 @@ namespace {
 using testing::message_of;
 using testing::TemporaryFolder;
 
-const char* const kModels[] = {"DeepSeek-V2",     "DeepSeek-V2-Lite",  "DeepSeek-V3",     "Kimi-K2-Instruct",
-                               "Llama-3.1-8B",    "Mixtral-8x7B",      "Moonlight-16B-A3B", "Qwen2-57B-A14B",
-                               "Qwen3-235B-A22B", "Qwen3-30B-A3B"};
+const char* const kModels[] = {
+    "DeepSeek-V2",  "DeepSeek-V2-Lite",  "DeepSeek-V3",    "Kimi-K2-Instruct", "Llama-3.1-8B",
+    "Mixtral-8x7B", "Moonlight-16B-A3B", "Qwen2-57B-A14B", "Qwen3-235B-A22B",  "Qwen3-30B-A3B"};
 
-std::string data_path(const std::string& name) { return std::string(KT_SOURCE_DIR) + "/tests/data/" + name; }
+std::string data_path(const std::string& name) {
+  return std::string(KT_SOURCE_DIR) + "/tests/data/" + name;
+}
 
 HfConfig load(const std::string& model) {
   const std::string path = data_path("configs/" + model + ".json");
   return parse_hf_config(read_text_file(path, 1 << 20), "", path);
 }
 
-ModelConfig parse(const std::string& text) { return parse_hf_config(text, "", "config.json").model; }
+ModelConfig parse(const std::string& text) {
+  return parse_hf_config(text, "", "config.json").model;
+}
 
 TEST(HfConfig, ReadsDeepSeekV3) {
   const HfConfig c = load("DeepSeek-V3");
@@ -78,12 +82,14 @@ TEST(HfConfig, ReadsTheOthers) {
   EXPECT_TRUE(load("Mixtral-8x7B").model.moe.normalize_weights);
 }
 
-const std::string kSmall = R"("hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"vocab_size":100,
+const std::string kSmall =
+    R"("hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"vocab_size":100,
   "intermediate_size":128,"max_position_embeddings":512)";
 
 TEST(HfConfig, NewSpellingsMeanTheSame) {
-  const ModelConfig old_style = parse(R"({"model_type":"llama",)" + kSmall +
-                                      R"(,"rope_theta":5000.0,"rope_scaling":{"type":"linear","factor":2.0}})");
+  const ModelConfig old_style =
+      parse(R"({"model_type":"llama",)" + kSmall +
+            R"(,"rope_theta":5000.0,"rope_scaling":{"type":"linear","factor":2.0}})");
   const ModelConfig new_style =
       parse(R"({"model_type":"llama",)" + kSmall +
             R"(,"rope_parameters":{"rope_theta":5000.0,"rope_type":"linear","factor":2.0}})");
@@ -91,22 +97,31 @@ TEST(HfConfig, NewSpellingsMeanTheSame) {
   EXPECT_EQ(old_style.rope.kind, RopeKind::kLinear);
   EXPECT_EQ(new_style.rope.kind, RopeKind::kLinear);
   EXPECT_EQ(new_style.rope.factor, 2.0);
-  EXPECT_EQ(parse(R"({"model_type":"llama",)" + kSmall + R"(,"rope_parameters":{"rope_type":"default"}})").rope.kind,
-            RopeKind::kDefault);
+  EXPECT_EQ(
+      parse(R"({"model_type":"llama",)" + kSmall + R"(,"rope_parameters":{"rope_type":"default"}})")
+          .rope.kind,
+      RopeKind::kDefault);
 }
 
 TEST(HfConfig, SlidingWindows) {
-  EXPECT_EQ(parse(R"({"model_type":"mistral",)" + kSmall + R"(,"sliding_window":100})").sliding_window, 100);
-  EXPECT_EQ(parse(R"({"model_type":"mistral",)" + kSmall + R"(,"sliding_window":null})").sliding_window, 0);
-  EXPECT_EQ(parse(R"({"model_type":"qwen2",)" + kSmall + R"(,"sliding_window":100})").sliding_window, 0);
-  const ModelConfig qwen = parse(R"({"model_type":"qwen2",)" + kSmall +
-                                 R"(,"sliding_window":100,"use_sliding_window":true,"max_window_layers":2})");
+  EXPECT_EQ(
+      parse(R"({"model_type":"mistral",)" + kSmall + R"(,"sliding_window":100})").sliding_window,
+      100);
+  EXPECT_EQ(
+      parse(R"({"model_type":"mistral",)" + kSmall + R"(,"sliding_window":null})").sliding_window,
+      0);
+  EXPECT_EQ(
+      parse(R"({"model_type":"qwen2",)" + kSmall + R"(,"sliding_window":100})").sliding_window, 0);
+  const ModelConfig qwen =
+      parse(R"({"model_type":"qwen2",)" + kSmall +
+            R"(,"sliding_window":100,"use_sliding_window":true,"max_window_layers":2})");
   EXPECT_EQ(qwen.sliding_window, 100);
   EXPECT_EQ(qwen.full_attention_layers, 2);
 }
 
 TEST(HfConfig, GenerationConfigAddsEndTokens) {
-  const std::string text = R"({"model_type":"llama",)" + kSmall + R"(,"eos_token_id":2,"bos_token_id":1})";
+  const std::string text =
+      R"({"model_type":"llama",)" + kSmall + R"(,"eos_token_id":2,"bos_token_id":1})";
   const ModelConfig c = parse_hf_config(text, R"({"eos_token_id":[2,7]})", "config.json").model;
   EXPECT_EQ(c.bos_token, 1);
   EXPECT_EQ(c.eos_tokens, (std::vector<std::int64_t>{2, 7}));
@@ -123,7 +138,8 @@ TEST(HfConfig, ErrorsNameTheKey) {
   refuse(head + R"(,"num_key_value_heads":"x"})", ErrorCode::kBadFile, "num_key_value_heads");
   refuse(head + R"(,"num_key_value_heads":3})", ErrorCode::kBadFile, "key/value");
   refuse(head + R"(,"rope_scaling":{"type":"longrope"}})", ErrorCode::kUnsupported, "longrope");
-  refuse(head + R"(,"quantization_config":{"quant_method":"hqq"}})", ErrorCode::kUnsupported, "hqq");
+  refuse(head + R"(,"quantization_config":{"quant_method":"hqq"}})", ErrorCode::kUnsupported,
+         "hqq");
   refuse(head + R"(,"hidden_act":"gelu"})", ErrorCode::kUnsupported, "gelu");
   refuse(head + R"(,"rms_norm_eps":-1})", ErrorCode::kBadFile, "epsilon");
   refuse(head + R"(,"rope_theta":1e999})", ErrorCode::kBadFile, "JSON");
@@ -137,18 +153,22 @@ TEST(HfConfig, ErrorsNameTheKey) {
 TEST(HfConfig, DamagedTextIsRefusedWithoutCrash) {
   const std::string text = read_text_file(data_path("configs/DeepSeek-V3.json"), 1 << 20);
   const auto* begin = reinterpret_cast<const std::byte*>(text.data());
-  const int refused = testing::feed_damaged({begin, begin + text.size()}, 3000, [](const auto& input) {
-    parse_hf_config({reinterpret_cast<const char*>(input.data()), input.size()}, "", "damaged");
-  });
+  const int refused =
+      testing::feed_damaged({begin, begin + text.size()}, 3000, [](const auto& input) {
+        parse_hf_config({reinterpret_cast<const char*>(input.data()), input.size()}, "", "damaged");
+      });
   EXPECT_GT(refused, static_cast<int>(text.size()) / 2);
 }
 
 TEST(HfConfig, QuantisationMethods) {
   auto quant = [&](const std::string& body) {
-    return parse_hf_config(R"({"model_type":"llama",)" + kSmall + R"(,"quantization_config":{)" + body + "}}", "",
-                           "config.json").quant;
+    return parse_hf_config(
+               R"({"model_type":"llama",)" + kSmall + R"(,"quantization_config":{)" + body + "}}",
+               "", "config.json")
+        .quant;
   };
-  const QuantConfig gptq = quant(R"("quant_method":"gptq","bits":4,"group_size":64,"desc_act":true)");
+  const QuantConfig gptq =
+      quant(R"("quant_method":"gptq","bits":4,"group_size":64,"desc_act":true)");
   EXPECT_EQ(gptq.method, QuantMethod::kGptq);
   EXPECT_EQ(gptq.group_size, 64);
   EXPECT_TRUE(gptq.act_order);
@@ -162,7 +182,8 @@ TEST(HfConfig, QuantisationMethods) {
   EXPECT_EQ(quant(R"("quant_method":"mxfp4")").method, QuantMethod::kMxfp4);
 }
 
-// Writes a header with the exported metadata and the listed tensors as holes, and reads the configuration back.
+// Writes a header with the exported metadata and the listed tensors as holes, and reads the
+// configuration back.
 ModelConfig through_gguf(const ModelConfig& config, const std::vector<TensorInfo>& stored) {
   const TemporaryFolder folder;
   GgufWriter out(folder / "m.gguf");
@@ -175,7 +196,8 @@ ModelConfig through_gguf(const ModelConfig& config, const std::vector<TensorInfo
   }
   const auto factors = export_rope_factors(config);
   if (!factors.empty()) {
-    out.add_tensor("rope_freqs.weight", tensor::Format::kF32, {static_cast<std::int64_t>(factors.size())});
+    out.add_tensor("rope_freqs.weight", tensor::Format::kF32,
+                   {static_cast<std::int64_t>(factors.size())});
   }
   out.begin_data();
   const std::vector<std::byte> zeros(static_cast<std::size_t>(config.vocab_size) * sizeof(float));
@@ -199,7 +221,8 @@ class PublishedModel : public ::testing::TestWithParam<const char*> {
 TEST_P(PublishedModel, GgufNamesMeanTheCheckpointsTensors) {
   const ModelConfig config = load(GetParam()).model;
   std::map<std::string, tensor::Shape> wanted;
-  for (const TensorInfo& info : without_ignored(config, list(".txt"))) wanted[info.name] = info.shape;
+  for (const TensorInfo& info : without_ignored(config, list(".txt")))
+    wanted[info.name] = info.shape;
   std::size_t n_split = 0;
   for (const TensorInfo& info : canonical_list(config, list(".gguf.txt"), "list")) {
     if (info.name.ends_with(".k_b_proj.weight") || info.name.ends_with(".v_b_proj.weight")) {
@@ -211,9 +234,11 @@ TEST_P(PublishedModel, GgufNamesMeanTheCheckpointsTensors) {
     EXPECT_EQ(found->second, info.shape) << info.name;
     wanted.erase(found);
   }
-  std::erase_if(wanted, [&](const auto& item) { return item.first.ends_with(".kv_b_proj.weight"); });
+  std::erase_if(wanted,
+                [&](const auto& item) { return item.first.ends_with(".kv_b_proj.weight"); });
   EXPECT_TRUE(wanted.empty()) << wanted.size() << " missing, e.g. " << wanted.begin()->first;
-  EXPECT_EQ(n_split, config.mla.kv_lora_rank > 0 ? 2 * static_cast<std::size_t>(config.n_layers) : 0u);
+  EXPECT_EQ(n_split,
+            config.mla.kv_lora_rank > 0 ? 2 * static_cast<std::size_t>(config.n_layers) : 0u);
 }
 
 TEST_P(PublishedModel, NamesGoBothWays) {
@@ -226,7 +251,8 @@ TEST_P(PublishedModel, NamesGoBothWays) {
     const auto back = canonical_name(config, name->name);
     ASSERT_TRUE(back.has_value()) << name->name;
     EXPECT_EQ(name->expert >= 0 ? back->of_expert(name->expert) : back->before, info.name);
-    EXPECT_TRUE(info.name.ends_with("kv_b_proj.weight") || stored.contains(name->name)) << name->name;
+    EXPECT_TRUE(info.name.ends_with("kv_b_proj.weight") || stored.contains(name->name))
+        << name->name;
   }
   EXPECT_FALSE(canonical_name(config, "blk.0.something.weight").has_value());
   EXPECT_FALSE(canonical_name(config, "blk.x.attn_norm.weight").has_value());
@@ -248,7 +274,8 @@ TEST_P(PublishedModel, ConfigurationSurvivesGguf) {
   EXPECT_EQ(back.tied_embeddings, config.tied_embeddings);
   EXPECT_EQ(back.attention_bias, config.attention_bias);
   EXPECT_EQ(back.rope.theta, config.rope.theta);
-  EXPECT_EQ(back.rope.kind, config.rope.kind == RopeKind::kLlama3 ? RopeKind::kDefault : config.rope.kind);
+  EXPECT_EQ(back.rope.kind,
+            config.rope.kind == RopeKind::kLlama3 ? RopeKind::kDefault : config.rope.kind);
   if (config.rope.kind == RopeKind::kYarn) {
     EXPECT_EQ(back.rope.factor, config.rope.factor);
     EXPECT_EQ(back.rope.original_context, config.rope.original_context);
@@ -269,7 +296,8 @@ TEST_P(PublishedModel, ConfigurationSurvivesGguf) {
   EXPECT_EQ(back.moe.n_dense_layers, config.moe.n_dense_layers);
   EXPECT_EQ(back.moe.score, config.moe.score);
   EXPECT_EQ(back.moe.normalize_weights, config.moe.normalize_weights);
-  EXPECT_FLOAT_EQ(static_cast<float>(back.moe.weight_scale), static_cast<float>(config.moe.weight_scale));
+  EXPECT_FLOAT_EQ(static_cast<float>(back.moe.weight_scale),
+                  static_cast<float>(config.moe.weight_scale));
   EXPECT_EQ(back.moe.n_groups, config.moe.n_groups);
   EXPECT_EQ(back.moe.n_groups_used, config.moe.n_groups_used);
   EXPECT_EQ(back.moe.group_top2, config.moe.group_top2);
@@ -300,13 +328,16 @@ TEST(Names, OldAndFusedExpertNames) {
   qwen.architecture = "qwen3_moe";
   qwen.n_layers = 1;
   qwen.moe.n_experts = 2;
-  const auto pair = canonical_tensors(qwen, "blk.0.ffn_gate_up_exps.weight", tensor::Format::kF32, {2, 6, 4}, "m");
+  const auto pair = canonical_tensors(qwen, "blk.0.ffn_gate_up_exps.weight", tensor::Format::kF32,
+                                      {2, 6, 4}, "m");
   ASSERT_EQ(pair.size(), 4u);
   EXPECT_EQ(pair[3].name, "model.layers.0.mlp.experts.1.up_proj.weight");
   EXPECT_EQ(pair[3].shape, (tensor::Shape{3, 4}));
-  message_of([&] {
-    canonical_tensors(qwen, "blk.0.ffn_up_exps.weight", tensor::Format::kF32, {3, 6, 4}, "m");
-  }, ErrorCode::kBadFile);
+  message_of(
+      [&] {
+        canonical_tensors(qwen, "blk.0.ffn_up_exps.weight", tensor::Format::kF32, {3, 6, 4}, "m");
+      },
+      ErrorCode::kBadFile);
 }
 
 TEST(ListingSource, ParsesPatternsAndHasNoData) {

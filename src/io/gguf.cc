@@ -42,8 +42,10 @@ std::string_view read_string(ByteReader& in, std::string_view what) {
 GgufType read_type(ByteReader& in, std::string_view key) {
   const auto type = in.read<std::uint32_t>("a metadata type");
   if (type > static_cast<std::uint32_t>(GgufType::kF64)) {
-    fail(ErrorCode::kBadFile, in.name(), "metadata key {} has type number {}, 0 to 12 are defined; the file "
-         "is damaged or of a newer format", quote(key), type);
+    fail(ErrorCode::kBadFile, in.name(),
+         "metadata key {} has type number {}, 0 to 12 are defined; the file "
+         "is damaged or of a newer format",
+         quote(key), type);
   }
   return static_cast<GgufType>(type);
 }
@@ -53,21 +55,27 @@ GgufArray read_array(ByteReader& in, std::string_view key) {
   array.element = read_type(in, key);
   array.n = in.read<std::uint64_t>("an array length");
   if (array.element == GgufType::kArray) {
-    fail(ErrorCode::kUnsupported, in.name(), "metadata key {} is an array of arrays, which nothing uses; "
-         "remove the key or convert the model again", quote(key));
+    fail(ErrorCode::kUnsupported, in.name(),
+         "metadata key {} is an array of arrays, which nothing uses; "
+         "remove the key or convert the model again",
+         quote(key));
   }
   if (array.element != GgufType::kString) {
     const std::uint64_t size = scalar_bytes(array.element);
     if (array.n > in.remaining() / size) {
-      fail(ErrorCode::kBadFile, in.name(), "metadata key {} claims {} elements of {} bytes, {} bytes are "
-           "left; the file is truncated or damaged", quote(key), array.n, size, in.remaining());
+      fail(ErrorCode::kBadFile, in.name(),
+           "metadata key {} claims {} elements of {} bytes, {} bytes are "
+           "left; the file is truncated or damaged",
+           quote(key), array.n, size, in.remaining());
     }
     array.bytes = in.take(array.n * size, "an array");
     return array;
   }
   if (array.n > in.remaining() / 8) {
-    fail(ErrorCode::kBadFile, in.name(), "metadata key {} claims {} strings, {} bytes are left; the file is "
-         "truncated or damaged", quote(key), array.n, in.remaining());
+    fail(ErrorCode::kBadFile, in.name(),
+         "metadata key {} claims {} strings, {} bytes are left; the file is "
+         "truncated or damaged",
+         quote(key), array.n, in.remaining());
   }
   ByteReader start = in;
   const std::size_t begin = in.position();
@@ -108,36 +116,47 @@ Counts read_preamble(ByteReader& in, std::uint32_t* version) {
   constexpr std::uint32_t kMagic = 0x46554747;  // "GGUF", little-endian
   const auto magic = in.read<std::uint32_t>("the magic number");
   if (magic != kMagic) {
-    fail(ErrorCode::kBadFile, in.name(), "does not start with \"GGUF\" but with bytes {:08x}; it is not a "
-         "GGUF file", __builtin_bswap32(magic));
+    fail(ErrorCode::kBadFile, in.name(),
+         "does not start with \"GGUF\" but with bytes {:08x}; it is not a "
+         "GGUF file",
+         __builtin_bswap32(magic));
   }
   *version = in.read<std::uint32_t>("the version");
   if (__builtin_bswap32(*version) <= kMaxSupportedVersion) {
-    fail(ErrorCode::kUnsupported, in.name(), "is a big-endian GGUF file; convert it to little-endian");
+    fail(ErrorCode::kUnsupported, in.name(),
+         "is a big-endian GGUF file; convert it to little-endian");
   }
   if (*version < 2 || *version > kMaxSupportedVersion) {
-    fail(ErrorCode::kUnsupported, in.name(), "is GGUF version {}, versions 2 and 3 are supported; convert the "
-         "model again", *version);
+    fail(ErrorCode::kUnsupported, in.name(),
+         "is GGUF version {}, versions 2 and 3 are supported; convert the "
+         "model again",
+         *version);
   }
   Counts counts;
   counts.n_tensors = in.read<std::uint64_t>("the tensor count");
   counts.n_items = in.read<std::uint64_t>("the metadata count");
   if (counts.n_items > in.remaining() / kMinItemBytes) {
-    fail(ErrorCode::kBadFile, in.name(), "claims {} metadata items, {} bytes are left; the file is truncated "
-         "or damaged", counts.n_items, in.remaining());
+    fail(ErrorCode::kBadFile, in.name(),
+         "claims {} metadata items, {} bytes are left; the file is truncated "
+         "or damaged",
+         counts.n_items, in.remaining());
   }
   if (counts.n_tensors > in.remaining() / kMinTensorBytes) {
-    fail(ErrorCode::kBadFile, in.name(), "claims {} tensors, {} bytes are left; the file is truncated or "
-         "damaged", counts.n_tensors, in.remaining());
+    fail(ErrorCode::kBadFile, in.name(),
+         "claims {} tensors, {} bytes are left; the file is truncated or "
+         "damaged",
+         counts.n_tensors, in.remaining());
   }
   return counts;
 }
 
-/// Dimensions as in the file (fastest first), checked so that the tensor's byte size fits in 63 bits.
+/// Dimensions as in the file (fastest first), checked so that the tensor's byte size fits in 63
+/// bits.
 void read_shape(ByteReader& in, GgufTensor* tensor) {
   const auto n_dims = in.read<std::uint32_t>("a tensor's rank");
   if (n_dims < 1 || n_dims > tensor::Shape::kMaxRank) {
-    fail(ErrorCode::kBadFile, in.name(), "tensor {} has {} dimensions, 1 to 4 are defined; the file is damaged",
+    fail(ErrorCode::kBadFile, in.name(),
+         "tensor {} has {} dimensions, 1 to 4 are defined; the file is damaged",
          quote(tensor->name), n_dims);
   }
   std::uint64_t dims[tensor::Shape::kMaxRank];
@@ -146,33 +165,42 @@ void read_shape(ByteReader& in, GgufTensor* tensor) {
     dims[d] = in.read<std::uint64_t>("a tensor's dimensions");
     // 16 bytes a value is more than any format has, so that byte sizes cannot overflow either.
     if (dims[d] < 1 || dims[d] > static_cast<std::uint64_t>(INT64_MAX) ||
-        !checked_multiply(count, static_cast<std::int64_t>(dims[d]), &count) || count > INT64_MAX / 16) {
-      fail(ErrorCode::kBadFile, in.name(), "tensor {} has an impossible dimension {}; the file is damaged",
-           quote(tensor->name), dims[d]);
+        !checked_multiply(count, static_cast<std::int64_t>(dims[d]), &count) ||
+        count > INT64_MAX / 16) {
+      fail(ErrorCode::kBadFile, in.name(),
+           "tensor {} has an impossible dimension {}; the file is damaged", quote(tensor->name),
+           dims[d]);
     }
   }
-  for (std::uint32_t d = n_dims; d-- > 0;) tensor->shape.push_back(static_cast<std::int64_t>(dims[d]));
+  for (std::uint32_t d = n_dims; d-- > 0;)
+    tensor->shape.push_back(static_cast<std::int64_t>(dims[d]));
 }
 
 GgufTensor read_tensor_info(ByteReader& in) {
   GgufTensor tensor;
   tensor.name = read_string(in, "a tensor name");
   if (tensor.name.empty() || tensor.name.size() > kMaxNameBytes) {
-    fail(ErrorCode::kBadFile, in.name(), "has a tensor name of {} bytes, 1 to {} are accepted; the file is "
-         "damaged", tensor.name.size(), kMaxNameBytes);
+    fail(ErrorCode::kBadFile, in.name(),
+         "has a tensor name of {} bytes, 1 to {} are accepted; the file is "
+         "damaged",
+         tensor.name.size(), kMaxNameBytes);
   }
   read_shape(in, &tensor);
   const auto type = in.read<std::uint32_t>("a tensor's type");
   const auto format = formats::from_ggml_type(type);
   if (!format) {
-    fail(ErrorCode::kUnsupported, in.name(), "tensor {} has ggml type number {}, which this build does not "
-         "know; requantise the model to a current type", quote(tensor.name), type);
+    fail(ErrorCode::kUnsupported, in.name(),
+         "tensor {} has ggml type number {}, which this build does not "
+         "know; requantise the model to a current type",
+         quote(tensor.name), type);
   }
   tensor.format = *format;
   const formats::FormatTraits& traits = formats::traits(*format);
   if (tensor.shape.n_cols() % traits.block_len != 0) {
-    fail(ErrorCode::kBadFile, in.name(), "tensor {} is {} with rows of {} values, a multiple of {} is wanted; "
-         "the file is damaged", quote(tensor.name), traits.name, tensor.shape.n_cols(), traits.block_len);
+    fail(ErrorCode::kBadFile, in.name(),
+         "tensor {} is {} with rows of {} values, a multiple of {} is wanted; "
+         "the file is damaged",
+         quote(tensor.name), traits.name, tensor.shape.n_cols(), traits.block_len);
   }
   tensor.bytes = formats::row_bytes(*format, tensor.shape.n_cols()) *
                  static_cast<std::uint64_t>(tensor.shape.n_rows());
@@ -220,11 +248,14 @@ void GgufFile::parse_header() {
   for (std::uint64_t i = 0; i < counts.n_items; ++i) {
     const std::string_view key = read_string(in, "a metadata key");
     if (key.empty() || key.size() > kMaxNameBytes) {
-      fail(ErrorCode::kBadFile, path_, "has a metadata key of {} bytes, 1 to {} are accepted; the file is "
-           "damaged", key.size(), kMaxNameBytes);
+      fail(ErrorCode::kBadFile, path_,
+           "has a metadata key of {} bytes, 1 to {} are accepted; the file is "
+           "damaged",
+           key.size(), kMaxNameBytes);
     }
     if (!metadata_.add(key, read_value(in, key))) {
-      fail(ErrorCode::kBadFile, path_, "has the metadata key {} twice; the file is damaged", quote(key));
+      fail(ErrorCode::kBadFile, path_, "has the metadata key {} twice; the file is damaged",
+           quote(key));
     }
   }
   alignment_ = metadata_.get_u64("general.alignment", 32);
@@ -245,12 +276,16 @@ void GgufFile::parse_header() {
   for (GgufTensor& tensor : tensors_) {
     const std::uint64_t available = bytes_.size() > data_begin ? bytes_.size() - data_begin : 0;
     if (tensor.offset % alignment_ != 0) {
-      fail(ErrorCode::kBadFile, path_, "tensor {} lies at offset {}, a multiple of {} is wanted; the file is "
-           "damaged", quote(tensor.name), tensor.offset, alignment_);
+      fail(ErrorCode::kBadFile, path_,
+           "tensor {} lies at offset {}, a multiple of {} is wanted; the file is "
+           "damaged",
+           quote(tensor.name), tensor.offset, alignment_);
     }
     if (tensor.offset > available || tensor.bytes > available - tensor.offset) {
-      fail(ErrorCode::kBadFile, path_, "tensor {} needs bytes {} to {} of the data, which has {}; the file is "
-           "truncated or damaged, get it again", quote(tensor.name), tensor.offset,
+      fail(ErrorCode::kBadFile, path_,
+           "tensor {} needs bytes {} to {} of the data, which has {}; the file is "
+           "truncated or damaged, get it again",
+           quote(tensor.name), tensor.offset,
            static_cast<double>(tensor.offset) + static_cast<double>(tensor.bytes), available);
     }
     tensor.offset += data_begin;

@@ -2,10 +2,10 @@
 //
 //   file = "GGUF", version, n_tensors, n_metadata, metadata…, tensor infos…, padding, tensor data
 //
-// A GgufFile is one parsed header over a mapping; strings and arrays are views into the mapping and are
-// decoded when asked for. A GgufModel is all shards of one model. Every count, length, offset and product
-// is checked against the bytes that are there, so memory use is bounded by the file's size.
-// Thread rule: const after construction, any thread.
+// A GgufFile is one parsed header over a mapping; strings and arrays are views into the mapping and
+// are decoded when asked for. A GgufModel is all shards of one model. Every count, length, offset
+// and product is checked against the bytes that are there, so memory use is bounded by the file's
+// size. Thread rule: const after construction, any thread.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -24,28 +24,41 @@ namespace kt::io {
 
 /// Value types of GGUF metadata, with the numbers of the file format.
 enum class GgufType : std::uint32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8,
-  kArray = 9, kU64 = 10, kI64 = 11, kF64 = 12,
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12,
 };
 
 /// "u32", "string", … for messages.
 std::string_view gguf_type_name(GgufType type);
 
-/// An undecoded array: `bytes` holds n elements as in the file (strings: u64 length, then the bytes).
+/// An undecoded array: `bytes` holds n elements as in the file (strings: u64 length, then the
+/// bytes).
 struct GgufArray {
   GgufType element{};
   std::uint64_t n = 0;
   std::span<const std::byte> bytes;
 };
 
-/// One metadata value. Unsigned types and bool are held as u64, signed ones as i64, both floats as double.
+/// One metadata value. Unsigned types and bool are held as u64, signed ones as i64, both floats as
+/// double.
 struct GgufValue {
   GgufType type{};
   std::variant<std::uint64_t, std::int64_t, double, std::string_view, GgufArray> value;
 };
 
-/// The key-value part of a header. The get functions throw kBadFile, naming the key, when the key is
-/// missing and no default was given, or when its type or range does not fit.
+/// The key-value part of a header. The get functions throw kBadFile, naming the key, when the key
+/// is missing and no default was given, or when its type or range does not fit.
 class GgufMetadata {
  public:
   struct Item {
@@ -86,7 +99,8 @@ class GgufMetadata {
  private:
   const GgufValue& require(std::string_view key) const;
   const GgufArray& require_array(std::string_view key) const;
-  [[noreturn]] void wrong_type(std::string_view key, const GgufValue& value, const char* wanted) const;
+  [[noreturn]] void wrong_type(std::string_view key, const GgufValue& value,
+                               const char* wanted) const;
 
   std::string path_;
   std::vector<Item> items_;
@@ -96,13 +110,13 @@ class GgufMetadata {
 struct GgufTensor {
   std::string_view name;
   tensor::Format format{};
-  tensor::Shape shape;     // slowest first (the file has them fastest first)
+  tensor::Shape shape;       // slowest first (the file has them fastest first)
   std::uint64_t offset = 0;  // bytes from the start of the file
   std::uint64_t bytes = 0;
 };
 
-/// One file. Throws kNotFound, kIo, kBadFile, and kUnsupported for other versions, big-endian files and
-/// unknown tensor types.
+/// One file. Throws kNotFound, kIo, kBadFile, and kUnsupported for other versions, big-endian files
+/// and unknown tensor types.
 class GgufFile {
  public:
   static GgufFile open(const std::string& path);
@@ -137,11 +151,12 @@ class GgufFile {
 class GgufModel {
  public:
   /// `path`: a file, any shard ("…-00002-of-00005.gguf") or a folder holding one model.
-  /// Throws as GgufFile does, kNotFound for missing shards and kMismatch for shards of different models.
+  /// Throws as GgufFile does, kNotFound for missing shards and kMismatch for shards of different
+  /// models.
   static GgufModel open(const std::string& path);
 
   struct Entry {
-    std::size_t file = 0;   // index into files()
+    std::size_t file = 0;    // index into files()
     std::size_t tensor = 0;  // index into that file's tensors()
   };
   const std::string& path() const { return files_.front().path(); }
@@ -162,8 +177,9 @@ class GgufModel {
   std::unordered_map<std::string_view, std::size_t> index_;
 };
 
-/// The shard names of a split model from one of them, in order; just `path` when it is no shard name.
-/// Pure text: no file is looked at. Throws kBadFile for "-00000-of-…" and numbers beyond the count.
+/// The shard names of a split model from one of them, in order; just `path` when it is no shard
+/// name. Pure text: no file is looked at. Throws kBadFile for "-00000-of-…" and numbers beyond the
+/// count.
 std::vector<std::string> gguf_shard_paths(const std::string& path);
 
 }  // namespace kt::io

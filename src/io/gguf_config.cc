@@ -14,9 +14,9 @@ struct Known {
   std::string_view gguf;
   std::string_view hf;
 };
-constexpr Known kKnown[] = {{"llama", "llama"},         {"qwen2", "qwen2"},
-                            {"qwen3", "qwen3"},         {"qwen2moe", "qwen2_moe"},
-                            {"qwen3moe", "qwen3_moe"},  {"deepseek2", "deepseek_v2"}};
+constexpr Known kKnown[] = {{"llama", "llama"},        {"qwen2", "qwen2"},
+                            {"qwen3", "qwen3"},        {"qwen2moe", "qwen2_moe"},
+                            {"qwen3moe", "qwen3_moe"}, {"deepseek2", "deepseek_v2"}};
 
 class Reader {
  public:
@@ -37,9 +37,12 @@ class Reader {
     const GgufValue* value = meta_.find(name);
     if (value == nullptr || value->type != GgufType::kArray) return meta_.get_i64(name);
     const auto values = meta_.get_integers(name);
-    if (values.empty() || std::any_of(values.begin(), values.end(), [&](auto v) { return v != values[0]; })) {
-      fail(ErrorCode::kUnsupported, path(), "metadata key \"{}\" differs between layers, which the {} "
-           "architecture of this build does not have", name, arch_);
+    if (values.empty() ||
+        std::any_of(values.begin(), values.end(), [&](auto v) { return v != values[0]; })) {
+      fail(ErrorCode::kUnsupported, path(),
+           "metadata key \"{}\" differs between layers, which the {} "
+           "architecture of this build does not have",
+           name, arch_);
     }
     return values[0];
   }
@@ -76,8 +79,8 @@ void read_rope_scaling(const Reader& in, ModelConfig* config) {
   if (rope.kind != RopeKind::kYarn) return;
   rope.beta_fast = in.number("rope.scaling.yarn_beta_fast", 32.0);
   rope.beta_slow = in.number("rope.scaling.yarn_beta_slow", 1.0);
-  const double attn_factor = in.number("rope.scaling.yarn_attn_factor",
-                                       in.number("rope.scaling.attn_factor", 1.0));
+  const double attn_factor =
+      in.number("rope.scaling.yarn_attn_factor", in.number("rope.scaling.attn_factor", 1.0));
   if (config->mla.kv_lora_rank > 0) {
     // The key holds 0.1 * mscale_all_dim in single precision; cos and sin are never scaled then.
     const double multiplier = in.number("rope.scaling.yarn_log_multiplier", 0.0);
@@ -93,7 +96,8 @@ void read_rope(const Reader& in, ModelConfig* config) {
   RopeConfig& rope = config->rope;
   rope.theta = in.number("rope.freq_base", 10000.0);
   read_rope_scaling(in, config);
-  const std::int64_t rotated = config->mla.kv_lora_rank > 0 ? config->mla.qk_rope_dim : config->head_dim;
+  const std::int64_t rotated =
+      config->mla.kv_lora_rank > 0 ? config->mla.qk_rope_dim : config->head_dim;
   const std::int64_t n_dims = in.integer("rope.dimension_count", rotated);
   if (n_dims != rotated) {
     fail(ErrorCode::kUnsupported, in.path(), "{} is {}, {} (all of the rotary part) is wanted",
@@ -101,7 +105,8 @@ void read_rope(const Reader& in, ModelConfig* config) {
   }
   for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
     if (in.has_tensor(name)) {
-      fail(ErrorCode::kUnsupported, in.path(), "has the tensor {}: LongRoPE is not supported", name);
+      fail(ErrorCode::kUnsupported, in.path(), "has the tensor {}: LongRoPE is not supported",
+           name);
     }
   }
   const GgufTensor* factors = in.model().find("rope_freqs.weight");
@@ -122,12 +127,15 @@ void read_attention(const Reader& in, ModelConfig* config) {
     fail(ErrorCode::kBadFile, in.path(), "{} is {}, a positive number is wanted",
          in.key("attention.head_count"), config->n_heads);
   }
-  const std::int64_t key_length = in.integer("attention.key_length", config->d_model / config->n_heads);
-  const std::int64_t value_length = in.integer("attention.value_length", config->d_model / config->n_heads);
+  const std::int64_t key_length =
+      in.integer("attention.key_length", config->d_model / config->n_heads);
+  const std::int64_t value_length =
+      in.integer("attention.value_length", config->d_model / config->n_heads);
   if (in.arch() != "deepseek2") {
     config->head_dim = key_length;
     if (value_length != key_length) {
-      fail(ErrorCode::kUnsupported, in.path(), "{} is {} and value_length {}; equal lengths are supported",
+      fail(ErrorCode::kUnsupported, in.path(),
+           "{} is {} and value_length {}; equal lengths are supported",
            in.key("attention.key_length"), key_length, value_length);
     }
     config->sliding_window = in.integer("attention.sliding_window", 0);
@@ -135,12 +143,14 @@ void read_attention(const Reader& in, ModelConfig* config) {
     return;
   }
   MlaConfig& mla = config->mla;
-  mla.q_lora_rank = in.has_tensor("blk.0.attn_q.weight") ? 0 : in.integer("attention.q_lora_rank", 0);
+  mla.q_lora_rank =
+      in.has_tensor("blk.0.attn_q.weight") ? 0 : in.integer("attention.q_lora_rank", 0);
   mla.kv_lora_rank = in.integer("attention.kv_lora_rank");
   mla.qk_rope_dim = in.integer("rope.dimension_count");
   mla.qk_nope_dim = in.integer("attention.key_length_mla", key_length) - mla.qk_rope_dim;
   mla.v_head_dim = in.integer("attention.value_length_mla", value_length);
-  // With *_mla keys, head_count_kv is 1 (the latent cache); the model itself has one k and v per head.
+  // With *_mla keys, head_count_kv is 1 (the latent cache); the model itself has one k and v per
+  // head.
   config->n_kv_heads = config->n_heads;
 }
 
@@ -148,8 +158,8 @@ void read_deepseek_moe(const Reader& in, ModelConfig* config) {
   MoeConfig& moe = config->moe;
   moe.n_shared = in.integer("expert_shared_count", 0);
   if (moe.n_shared < 0 || moe.n_shared > 1024) {
-    fail(ErrorCode::kBadFile, in.path(), "{} is {}, 0 to 1024 is wanted", in.key("expert_shared_count"),
-         moe.n_shared);
+    fail(ErrorCode::kBadFile, in.path(), "{} is {}, 0 to 1024 is wanted",
+         in.key("expert_shared_count"), moe.n_shared);
   }
   if (moe.d_ff < 0 || moe.d_ff > (std::int64_t{1} << 32)) {
     fail(ErrorCode::kBadFile, in.path(), "{} is {}, which is impossible",
@@ -171,7 +181,8 @@ void read_deepseek_moe(const Reader& in, ModelConfig* config) {
   moe.group_top2 = gating == 2;
   infer_deepseek_groups(config);
   moe.n_groups = std::max<std::int64_t>(1, in.integer("expert_group_count", moe.n_groups));
-  moe.n_groups_used = std::max<std::int64_t>(1, in.integer("expert_group_used_count", moe.n_groups_used));
+  moe.n_groups_used =
+      std::max<std::int64_t>(1, in.integer("expert_group_used_count", moe.n_groups_used));
   if (gating == 2) config->architecture = moe.n_experts == 384 ? "kimi_k2" : "deepseek_v3";
 }
 
@@ -193,16 +204,20 @@ void read_moe(const Reader& in, ModelConfig* config) {
       moe.d_ff = up->shape.rank() == 3 ? up->shape[1] : 0;
     }
   }
-  moe.normalize_weights = in.meta().get_bool(in.key("expert_weights_norm"), in.arch() == "qwen3moe");
+  moe.normalize_weights =
+      in.meta().get_bool(in.key("expert_weights_norm"), in.arch() == "qwen3moe");
   if (in.arch() == "qwen2moe") {
     const GgufTensor* up = in.model().find("blk.0.ffn_up_shexp.weight");
     moe.n_shared = 1;
     moe.shared_gate = true;
-    moe.d_ff_shared = in.integer("expert_shared_feed_forward_length", up != nullptr ? up->shape.n_rows() : 0);
+    moe.d_ff_shared =
+        in.integer("expert_shared_feed_forward_length", up != nullptr ? up->shape.n_rows() : 0);
   }
-  // Layers with a dense MLP among sparse ones (mlp_only_layers, decoder_sparse_step) show in the tensors.
+  // Layers with a dense MLP among sparse ones (mlp_only_layers, decoder_sparse_step) show in the
+  // tensors.
   for (std::int64_t layer = 0; layer < std::min<std::int64_t>(config->n_layers, 4096); ++layer) {
-    if (in.has_tensor(fmt::format("blk.{}.ffn_gate.weight", layer))) moe.dense_layers.push_back(layer);
+    if (in.has_tensor(fmt::format("blk.{}.ffn_gate.weight", layer)))
+      moe.dense_layers.push_back(layer);
   }
 }
 
@@ -217,7 +232,8 @@ void read_tokens(const Reader& in, ModelConfig* config) {
                           "tokenizer.ggml.eom_token_id"}) {
     const std::int64_t id = token_id(in.meta(), key);
     auto& tokens = config->eos_tokens;
-    if (id >= 0 && std::find(tokens.begin(), tokens.end(), id) == tokens.end()) tokens.push_back(id);
+    if (id >= 0 && std::find(tokens.begin(), tokens.end(), id) == tokens.end())
+      tokens.push_back(id);
   }
 }
 
@@ -249,12 +265,14 @@ ModelConfig config_from_gguf(const GgufModel& model) {
   config.norm_eps = in.meta().get_f64(in.key("attention.layer_norm_rms_epsilon"));
   const GgufTensor* embedding = model.find("token_embd.weight");
   if (embedding == nullptr) {
-    fail(ErrorCode::kBadFile, model.path(), "has no tensor token_embd.weight; it is not a language model or "
+    fail(ErrorCode::kBadFile, model.path(),
+         "has no tensor token_embd.weight; it is not a language model or "
          "only a part of one");
   }
   config.vocab_size = embedding->shape.n_rows();
   config.tied_embeddings = !in.has_tensor("output.weight");
-  config.attention_bias = in.has_tensor("blk.0.attn_q.bias") || in.has_tensor("blk.0.attn_q_a.bias") ||
+  config.attention_bias = in.has_tensor("blk.0.attn_q.bias") ||
+                          in.has_tensor("blk.0.attn_q_a.bias") ||
                           in.has_tensor("blk.0.attn_kv_a_mqa.bias");
   config.attention_out_bias = in.has_tensor("blk.0.attn_output.bias");
   config.mlp_bias = in.has_tensor("blk.0.ffn_gate.bias");

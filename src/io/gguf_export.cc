@@ -40,7 +40,8 @@ class Exporter {
     u32("attention.head_count_kv", c_.n_kv_heads);
     f32("attention.layer_norm_rms_epsilon", c_.norm_eps);
     if (c_.sliding_window > 0) u32("attention.sliding_window", c_.sliding_window);
-    if (c_.full_attention_layers > 0) u32("attention.full_attention_layers", c_.full_attention_layers);
+    if (c_.full_attention_layers > 0)
+      u32("attention.full_attention_layers", c_.full_attention_layers);
     if (c_.mla.kv_lora_rank > 0) {
       mla();
     } else {
@@ -99,7 +100,9 @@ class Exporter {
   void u32(std::string_view suffix, std::int64_t value) {
     out_.add_u32(key(suffix), static_cast<std::uint32_t>(value));
   }
-  void f32(std::string_view suffix, double value) { out_.add_f32(key(suffix), static_cast<float>(value)); }
+  void f32(std::string_view suffix, double value) {
+    out_.add_f32(key(suffix), static_cast<float>(value));
+  }
 
   const ModelConfig& c_;
   GgufWriter& out_;
@@ -138,7 +141,8 @@ std::vector<float> export_rope_factors(const ModelConfig& c) {
   const RopeConfig& r = c.rope;
   if (r.kind != RopeKind::kLlama3) return r.freq_factors;
   constexpr double kTwoPi = 6.283185307179586;
-  const auto original = static_cast<double>(r.original_context > 0 ? r.original_context : c.max_context);
+  const auto original =
+      static_cast<double>(r.original_context > 0 ? r.original_context : c.max_context);
   std::vector<float> factors;
   for (std::int64_t i = 0; i < c.head_dim; i += 2) {
     const double wavelength =
@@ -147,7 +151,8 @@ std::vector<float> export_rope_factors(const ModelConfig& c) {
     if (wavelength > original / r.low_freq_factor) {
       factor = r.factor;
     } else if (wavelength >= original / r.high_freq_factor) {
-      const double smooth = (original / wavelength - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
+      const double smooth =
+          (original / wavelength - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
       factor = 1.0 / ((1.0 - smooth) / r.factor + smooth);
     }
     factors.push_back(static_cast<float>(factor));

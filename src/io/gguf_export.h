@@ -17,8 +17,8 @@ void export_config(const ModelConfig& config, std::uint32_t file_type, GgufWrite
 /// Copies the metadata of another file, except its file type and shard numbers.
 void copy_metadata(const GgufMetadata& metadata, std::uint32_t file_type, GgufWriter& writer);
 
-/// Values of the tensor rope_freqs.weight (divisors of the rotary frequencies), which carries Llama 3's
-/// scaling; empty for models without.
+/// Values of the tensor rope_freqs.weight (divisors of the rotary frequencies), which carries Llama
+/// 3's scaling; empty for models without.
 std::vector<float> export_rope_factors(const ModelConfig& config);
 
 }  // namespace kt::io

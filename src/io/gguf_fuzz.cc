@@ -17,7 +17,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       const auto& array = std::get<kt::io::GgufArray>(item.value.value);
       if (array.element == kt::io::GgufType::kString) {
         if (file.metadata().get_strings(item.key).size() != array.n) __builtin_trap();
-      } else if (array.element == kt::io::GgufType::kF32 || array.element == kt::io::GgufType::kF64) {
+      } else if (array.element == kt::io::GgufType::kF32 ||
+                 array.element == kt::io::GgufType::kF64) {
         file.metadata().get_floats(item.key);
       } else {
         file.metadata().get_integers(item.key);

@@ -56,13 +56,16 @@ bool GgufMetadata::add(std::string_view key, GgufValue value) {
 const GgufValue& GgufMetadata::require(std::string_view key) const {
   const GgufValue* value = find(key);
   if (value == nullptr) {
-    fail(ErrorCode::kBadFile, path_, "metadata key \"{}\" is missing; the file was made by an old or foreign "
-         "converter, convert the model again", key);
+    fail(ErrorCode::kBadFile, path_,
+         "metadata key \"{}\" is missing; the file was made by an old or foreign "
+         "converter, convert the model again",
+         key);
   }
   return *value;
 }
 
-void GgufMetadata::wrong_type(std::string_view key, const GgufValue& value, const char* wanted) const {
+void GgufMetadata::wrong_type(std::string_view key, const GgufValue& value,
+                              const char* wanted) const {
   fail(ErrorCode::kBadFile, path_, "metadata key \"{}\" is of type {}, {} is wanted", key,
        gguf_type_name(value.type), wanted);
 }
@@ -73,7 +76,8 @@ std::uint64_t GgufMetadata::get_u64(std::string_view key) const {
   if (const auto* u = std::get_if<std::uint64_t>(&value.value)) return *u;
   if (const auto* i = std::get_if<std::int64_t>(&value.value)) {
     if (*i >= 0) return static_cast<std::uint64_t>(*i);
-    fail(ErrorCode::kBadFile, path_, "metadata key \"{}\" is {}, a non-negative integer is wanted", key, *i);
+    fail(ErrorCode::kBadFile, path_, "metadata key \"{}\" is {}, a non-negative integer is wanted",
+         key, *i);
   }
   wrong_type(key, value, "an integer");
 }
@@ -88,7 +92,8 @@ std::int64_t GgufMetadata::get_i64(std::string_view key) const {
   if (const auto* i = std::get_if<std::int64_t>(&value.value)) return *i;
   if (const auto* u = std::get_if<std::uint64_t>(&value.value)) {
     if (*u <= static_cast<std::uint64_t>(INT64_MAX)) return static_cast<std::int64_t>(*u);
-    fail(ErrorCode::kBadFile, path_, "metadata key \"{}\" is {}, too large for an integer", key, *u);
+    fail(ErrorCode::kBadFile, path_, "metadata key \"{}\" is {}, too large for an integer", key,
+         *u);
   }
   wrong_type(key, value, "an integer");
 }
@@ -111,7 +116,8 @@ double GgufMetadata::get_f64(std::string_view key) const {
     wrong_type(key, value, "a number");
   }
   if (!std::isfinite(number)) {
-    fail(ErrorCode::kBadFile, path_, "metadata key \"{}\" is {}, a finite number is wanted", key, number);
+    fail(ErrorCode::kBadFile, path_, "metadata key \"{}\" is {}, a finite number is wanted", key,
+         number);
   }
   return number;
 }
@@ -149,7 +155,8 @@ const GgufArray& GgufMetadata::require_array(std::string_view key) const {
 
 std::vector<std::string_view> GgufMetadata::get_strings(std::string_view key) const {
   const GgufArray& array = require_array(key);
-  if (array.element != GgufType::kString) wrong_type(key, {array.element, {}}, "an array of strings");
+  if (array.element != GgufType::kString)
+    wrong_type(key, {array.element, {}}, "an array of strings");
   std::vector<std::string_view> out;
   out.reserve(static_cast<std::size_t>(array.n));
   // The lengths were checked when the header was parsed.

@@ -29,7 +29,8 @@ std::optional<ShardName> parse_shard_name(const std::string& path) {
   constexpr std::string_view kShape = "-00001-of-00005.gguf";
   if (path.size() <= kShape.size()) return std::nullopt;
   const std::string_view tail = std::string_view(path).substr(path.size() - kShape.size());
-  if (tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf") return std::nullopt;
+  if (tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf")
+    return std::nullopt;
   const auto number = parse_digits(tail.substr(1, 5));
   const auto count = parse_digits(tail.substr(10, 5));
   if (!number || !count) return std::nullopt;
@@ -49,7 +50,8 @@ std::string pick_in_folder(const std::string& folder) {
     const std::string path = it->path().string();
     const std::string name = it->path().filename().string();
     // Vision projectors are published beside the language model.
-    if (it->path().extension() != ".gguf" || name.starts_with("mmproj") || it->is_directory()) continue;
+    if (it->path().extension() != ".gguf" || name.starts_with("mmproj") || it->is_directory())
+      continue;
     const auto shard = parse_shard_name(path);
     models.emplace(shard ? fmt::format("{}|{}", shard->prefix, shard->count) : path, path);
   }
@@ -70,17 +72,23 @@ void check_shard(const GgufFile& file, std::size_t index, std::size_t n_files) {
   const std::uint64_t count = file.metadata().get_u64("split.count", 0);
   if (n_files == 1 && count <= 1) return;
   if (n_files == 1) {
-    fail(ErrorCode::kMismatch, file.path(), "is one of {} shards but is not named …-0000N-of-{:05}.gguf; give "
-         "all shards their original names", count, count);
+    fail(ErrorCode::kMismatch, file.path(),
+         "is one of {} shards but is not named …-0000N-of-{:05}.gguf; give "
+         "all shards their original names",
+         count, count);
   }
   if (count != n_files) {
-    fail(ErrorCode::kMismatch, file.path(), "says split.count = {}, its name says {}; the shards are of "
-         "different models or renamed", count, n_files);
+    fail(ErrorCode::kMismatch, file.path(),
+         "says split.count = {}, its name says {}; the shards are of "
+         "different models or renamed",
+         count, n_files);
   }
   const std::uint64_t number = file.metadata().get_u64("split.no", UINT64_MAX);
   if (number != index) {
-    fail(ErrorCode::kMismatch, file.path(), "says split.no = {}, {} is wanted by its name; the shards are mixed "
-         "up or renamed", number, index);
+    fail(ErrorCode::kMismatch, file.path(),
+         "says split.no = {}, {} is wanted by its name; the shards are mixed "
+         "up or renamed",
+         number, index);
   }
 }
 
@@ -89,12 +97,14 @@ void check_shard(const GgufFile& file, std::size_t index, std::size_t n_files) {
 std::vector<std::string> gguf_shard_paths(const std::string& path) {
   const auto shard = parse_shard_name(path);
   if (!shard) return {path};
-  if (shard->count < 1 || shard->count > kMaxShards || shard->number < 1 || shard->number > shard->count) {
-    fail(ErrorCode::kBadFile, path, "is named shard {} of {}, which is impossible; rename it", shard->number,
-         shard->count);
+  if (shard->count < 1 || shard->count > kMaxShards || shard->number < 1 ||
+      shard->number > shard->count) {
+    fail(ErrorCode::kBadFile, path, "is named shard {} of {}, which is impossible; rename it",
+         shard->number, shard->count);
   }
   std::vector<std::string> paths;
-  for (std::uint64_t i = 1; i <= shard->count; ++i) paths.push_back(shard_path(shard->prefix, i, shard->count));
+  for (std::uint64_t i = 1; i <= shard->count; ++i)
+    paths.push_back(shard_path(shard->prefix, i, shard->count));
   return paths;
 }
 
@@ -104,8 +114,8 @@ GgufModel GgufModel::open(const std::string& path) {
   const std::vector<std::string> paths = gguf_shard_paths(file_path);
   for (const std::string& shard : paths) {
     if (paths.size() > 1 && !std::filesystem::exists(shard)) {
-      fail(ErrorCode::kNotFound, shard, "is missing; the model has {} shards, get them all into one folder",
-           paths.size());
+      fail(ErrorCode::kNotFound, shard,
+           "is missing; the model has {} shards, get them all into one folder", paths.size());
     }
   }
   for (const std::string& shard : paths) {
@@ -116,16 +126,20 @@ GgufModel GgufModel::open(const std::string& path) {
     const GgufFile& file = model.files_[f];
     for (std::size_t t = 0; t < file.tensors().size(); ++t) {
       if (!model.index_.emplace(file.tensors()[t].name, model.entries_.size()).second) {
-        fail(ErrorCode::kMismatch, file.path(), "tensor {} is in an earlier shard too; the shards are mixed up",
+        fail(ErrorCode::kMismatch, file.path(),
+             "tensor {} is in an earlier shard too; the shards are mixed up",
              quote(file.tensors()[t].name));
       }
       model.entries_.push_back({f, t});
     }
   }
-  const std::uint64_t n_tensors = model.metadata().get_u64("split.tensors.count", model.entries_.size());
+  const std::uint64_t n_tensors =
+      model.metadata().get_u64("split.tensors.count", model.entries_.size());
   if (n_tensors != model.entries_.size()) {
-    fail(ErrorCode::kMismatch, model.path(), "says split.tensors.count = {}, the shards hold {}; a shard is "
-         "from another model", n_tensors, model.entries_.size());
+    fail(ErrorCode::kMismatch, model.path(),
+         "says split.tensors.count = {}, the shards hold {}; a shard is "
+         "from another model",
+         n_tensors, model.entries_.size());
   }
   return model;
 }

@@ -39,8 +39,10 @@ std::vector<TensorInfo> canonical_tensors(const ModelConfig& config, std::string
   const bool pair = name->layout == NameLayout::kStackedPair;
   if (name->layout != NameLayout::kStacked && !pair) return {{name->before, stored, format, shape}};
   if (shape.rank() != 3 || shape[0] != config.moe.n_experts || (pair && shape[1] % 2 != 0)) {
-    fail(ErrorCode::kBadFile, path, "tensor {} has shape {}, [{}, n_out, n_in] is wanted; the file and its "
-         "metadata do not belong together", quote(stored_name), shape.to_string(), config.moe.n_experts);
+    fail(ErrorCode::kBadFile, path,
+         "tensor {} has shape {}, [{}, n_out, n_in] is wanted; the file and its "
+         "metadata do not belong together",
+         quote(stored_name), shape.to_string(), config.moe.n_experts);
   }
   std::vector<TensorInfo> out;
   for (std::int64_t e = 0; e < shape[0]; ++e) {
@@ -58,21 +60,25 @@ GgufSource::GgufSource(const std::string& path)
 
 void GgufSource::add_tensor(const GgufModel::Entry& entry) {
   const GgufTensor& stored = model_.tensor(entry);
-  const bool split_kv_b = stored.name.ends_with(".attn_k_b.weight") || stored.name.ends_with(".attn_v_b.weight");
+  const bool split_kv_b =
+      stored.name.ends_with(".attn_k_b.weight") || stored.name.ends_with(".attn_v_b.weight");
   if (split_kv_b) {
     // Some converters store both layouts; the joint one is the checkpoint's own.
     const std::string prefix(stored.name.substr(0, stored.name.size() - std::strlen("k_b.weight")));
     if (model_.find(prefix + "kv_b.weight") != nullptr) return;
   }
-  auto infos = canonical_tensors(config_, stored.name, stored.format, stored.shape, model_.files()[entry.file].path());
+  auto infos = canonical_tensors(config_, stored.name, stored.format, stored.shape,
+                                 model_.files()[entry.file].path());
   Place place{entry.file, stored.offset, 0};
   const auto name = canonical_name(config_, stored.name);
   if (name && name->layout == NameLayout::kRopePairs) {
     const std::int64_t n = stored.shape.rank() == 1 ? stored.shape.n_cols() : stored.shape.n_rows();
-    const bool block_vector = stored.shape.rank() == 1 && formats::traits(stored.format).block_len != 1;
+    const bool block_vector =
+        stored.shape.rank() == 1 && formats::traits(stored.format).block_len != 1;
     if (n % config_.head_dim != 0 || block_vector) {
-      fail(ErrorCode::kBadFile, model_.path(), "tensor {} has shape {}, rows in heads of {} are wanted",
-           quote(stored.name), stored.shape.to_string(), config_.head_dim);
+      fail(ErrorCode::kBadFile, model_.path(),
+           "tensor {} has shape {}, rows in heads of {} are wanted", quote(stored.name),
+           stored.shape.to_string(), config_.head_dim);
     }
     place.rope_head_dim = config_.head_dim;
   }
@@ -85,8 +91,9 @@ void GgufSource::add_tensor(const GgufModel::Entry& entry) {
 
 void GgufSource::add(TensorInfo info, Place place) {
   if (!index_.emplace(info.name, infos_.size()).second) {
-    fail(ErrorCode::kBadFile, model_.path(), "tensors {} and {} are both {}", quote(info.stored_name),
-         quote(infos_[index_.at(info.name)].stored_name), quote(info.name));
+    fail(ErrorCode::kBadFile, model_.path(), "tensors {} and {} are both {}",
+         quote(info.stored_name), quote(infos_[index_.at(info.name)].stored_name),
+         quote(info.name));
   }
   infos_.push_back(std::move(info));
   places_.push_back(place);
@@ -99,13 +106,15 @@ const TensorInfo* GgufSource::find(const std::string& name) const {
 
 const GgufSource::Place& GgufSource::place_of(const TensorInfo& info) const {
   const auto found = index_.find(info.name);
-  if (found == index_.end()) fail(ErrorCode::kNotFound, path_, "has no tensor {}", quote(info.name));
+  if (found == index_.end())
+    fail(ErrorCode::kNotFound, path_, "has no tensor {}", quote(info.name));
   return places_[found->second];
 }
 
 void GgufSource::read_rows(const TensorInfo& info, std::int64_t row, std::int64_t n_rows,
                            std::byte* out) const {
-  KT_CHECK(row >= 0 && n_rows >= 0 && row <= info.shape.n_rows() && n_rows <= info.shape.n_rows() - row);
+  KT_CHECK(row >= 0 && n_rows >= 0 && row <= info.shape.n_rows() &&
+           n_rows <= info.shape.n_rows() - row);
   const Place& place = place_of(info);
   const std::byte* data = model_.files()[place.file].file().bytes().data() + place.offset;
   const std::size_t row_bytes = formats::row_bytes(info.format, info.shape.n_cols());
@@ -132,7 +141,8 @@ std::optional<tensor::WeightView> GgufSource::map(const TensorInfo& info) const 
 
 void GgufSource::drop(const TensorInfo& info) const {
   const Place& place = place_of(info);
-  model_.files()[place.file].file().dont_need(static_cast<std::size_t>(place.offset), total_bytes(info));
+  model_.files()[place.file].file().dont_need(static_cast<std::size_t>(place.offset),
+                                              total_bytes(info));
 }
 
 }  // namespace kt::io

@@ -1,6 +1,6 @@
-// Weights of a GGUF model by canonical name: stacked experts become one tensor each (a view into the stack),
-// llama's permuted q and k rows are put back in order when they are read.
-// Thread rule: const methods may run from any thread.
+// Weights of a GGUF model by canonical name: stacked experts become one tensor each (a view into
+// the stack), llama's permuted q and k rows are put back in order when they are read. Thread rule:
+// const methods may run from any thread.
 #pragma once
 #include <memory>
 #include <string>
@@ -48,9 +48,10 @@ class GgufSource : public WeightSource {
   std::unordered_map<std::string, std::size_t> index_;
 };
 
-/// The canonical tensors that one stored GGUF tensor stands for: itself under its Hugging Face name, or one
-/// per expert of a stack. Empty for tensors that are not weights of the model (rope_freqs, prediction layers).
-/// Unknown names keep their stored name. Throws kBadFile when a stack's shape is not [n_experts, …].
+/// The canonical tensors that one stored GGUF tensor stands for: itself under its Hugging Face
+/// name, or one per expert of a stack. Empty for tensors that are not weights of the model
+/// (rope_freqs, prediction layers). Unknown names keep their stored name. Throws kBadFile when a
+/// stack's shape is not [n_experts, …].
 std::vector<TensorInfo> canonical_tensors(const ModelConfig& config, std::string_view stored_name,
                                           tensor::Format format, const tensor::Shape& shape,
                                           const std::string& path);

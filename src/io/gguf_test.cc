@@ -69,10 +69,13 @@ TEST(Gguf, AccessorsNameTheKey) {
   write_small(folder / "m.gguf");
   const GgufFile file = GgufFile::open(folder / "m.gguf");
   const GgufMetadata& meta = file.metadata();
-  EXPECT_NE(message_of([&] { meta.get_u64("missing.key"); }, ErrorCode::kBadFile).find("missing.key"),
+  EXPECT_NE(
+      message_of([&] { meta.get_u64("missing.key"); }, ErrorCode::kBadFile).find("missing.key"),
+      std::string::npos);
+  EXPECT_NE(message_of([&] { meta.get_u64("a.i32"); }, ErrorCode::kBadFile).find("-7"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { meta.get_u64("a.i32"); }, ErrorCode::kBadFile).find("-7"), std::string::npos);
-  EXPECT_NE(message_of([&] { meta.get_string("a.u32"); }, ErrorCode::kBadFile).find("a.u32"), std::string::npos);
+  EXPECT_NE(message_of([&] { meta.get_string("a.u32"); }, ErrorCode::kBadFile).find("a.u32"),
+            std::string::npos);
   message_of([&] { meta.get_floats("a.strings"); }, ErrorCode::kBadFile);
   message_of([&] { meta.get_u64("a.bool"); }, ErrorCode::kBadFile);
   EXPECT_EQ(meta.get_u64("missing.key", 3), 3u);
@@ -89,7 +92,8 @@ TEST(Gguf, DamagedFilesAreRefusedWithoutCrash) {
       if (item.value.type != GgufType::kArray) continue;
       const auto element = std::get<GgufArray>(item.value.value).element;
       if (element == GgufType::kString) file.metadata().get_strings(item.key);
-      if (element == GgufType::kF32 || element == GgufType::kF64) file.metadata().get_floats(item.key);
+      if (element == GgufType::kF32 || element == GgufType::kF64)
+        file.metadata().get_floats(item.key);
     }
   });
   EXPECT_GT(refused, static_cast<int>(bytes.size()) - 40);
@@ -107,9 +111,12 @@ TEST(Gguf, LyingHeadersAreRefused) {
   auto refuse = [](const std::vector<std::byte>& bytes, ErrorCode code) {
     return message_of([&] { GgufFile::parse(bytes, "m"); }, code);
   };
-  EXPECT_NE(refuse(with_u64(8, UINT64_MAX), ErrorCode::kBadFile).find("tensors"), std::string::npos);
-  EXPECT_NE(refuse(with_u64(16, UINT64_MAX), ErrorCode::kBadFile).find("metadata"), std::string::npos);
-  EXPECT_NE(refuse(with_u64(24, UINT64_MAX - 3), ErrorCode::kBadFile).find("truncated"), std::string::npos);
+  EXPECT_NE(refuse(with_u64(8, UINT64_MAX), ErrorCode::kBadFile).find("tensors"),
+            std::string::npos);
+  EXPECT_NE(refuse(with_u64(16, UINT64_MAX), ErrorCode::kBadFile).find("metadata"),
+            std::string::npos);
+  EXPECT_NE(refuse(with_u64(24, UINT64_MAX - 3), ErrorCode::kBadFile).find("truncated"),
+            std::string::npos);
   auto bytes = good;
   bytes[4] = std::byte{1};
   EXPECT_NE(refuse(bytes, ErrorCode::kUnsupported).find("version 1"), std::string::npos);
@@ -132,11 +139,14 @@ TEST(Gguf, WriterLeavesNothingBehindWhenItFails) {
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
   message_of([&] { GgufWriter out(folder / "no/such/folder/m.gguf"); }, ErrorCode::kIo);
   GgufWriter out(folder / "m.gguf");
-  message_of([&] { out.add_tensor("s", tensor::Format::kQ4_K, {3, 100}); }, ErrorCode::kUnsupported);
-  message_of([&] { out.add_tensor("t", tensor::Format::kI4_32, {3, 32}); }, ErrorCode::kUnsupported);
+  message_of([&] { out.add_tensor("s", tensor::Format::kQ4_K, {3, 100}); },
+             ErrorCode::kUnsupported);
+  message_of([&] { out.add_tensor("t", tensor::Format::kI4_32, {3, 32}); },
+             ErrorCode::kUnsupported);
 }
 
-void write_shard(const std::string& path, std::uint32_t number, std::uint32_t count, const std::string& tensor) {
+void write_shard(const std::string& path, std::uint32_t number, std::uint32_t count,
+                 const std::string& tensor) {
   GgufWriter out(path);
   out.add_u32("split.no", number);
   out.add_u32("split.count", count);
@@ -151,7 +161,8 @@ TEST(GgufShards, AnyShardOrTheFolderOpensTheModel) {
   write_shard(folder / "m-00001-of-00003.gguf", 0, 3, "a");
   write_shard(folder / "m-00002-of-00003.gguf", 1, 3, "b");
   write_shard(folder / "m-00003-of-00003.gguf", 2, 3, "c");
-  for (const std::string& path : {folder / "m-00001-of-00003.gguf", folder / "m-00003-of-00003.gguf", folder.path()}) {
+  for (const std::string& path :
+       {folder / "m-00001-of-00003.gguf", folder / "m-00003-of-00003.gguf", folder.path()}) {
     const GgufModel model = GgufModel::open(path);
     EXPECT_EQ(model.files().size(), 3u);
     EXPECT_NE(model.find("c"), nullptr);
@@ -161,16 +172,20 @@ TEST(GgufShards, AnyShardOrTheFolderOpensTheModel) {
 TEST(GgufShards, MissingMixedAndDuplicateShardsAreRefused) {
   const TemporaryFolder folder;
   write_shard(folder / "m-00001-of-00002.gguf", 0, 2, "a");
-  EXPECT_NE(message_of([&] { GgufModel::open(folder.path()); }, ErrorCode::kNotFound).find("00002-of-00002"),
+  EXPECT_NE(message_of([&] { GgufModel::open(folder.path()); }, ErrorCode::kNotFound)
+                .find("00002-of-00002"),
             std::string::npos);
   write_shard(folder / "m-00002-of-00002.gguf", 0, 2, "b");
-  EXPECT_NE(message_of([&] { GgufModel::open(folder.path()); }, ErrorCode::kMismatch).find("split.no"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of([&] { GgufModel::open(folder.path()); }, ErrorCode::kMismatch).find("split.no"),
+      std::string::npos);
   write_shard(folder / "m-00002-of-00002.gguf", 1, 3, "b");
-  EXPECT_NE(message_of([&] { GgufModel::open(folder.path()); }, ErrorCode::kMismatch).find("split.count"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of([&] { GgufModel::open(folder.path()); }, ErrorCode::kMismatch).find("split.count"),
+      std::string::npos);
   write_shard(folder / "m-00002-of-00002.gguf", 1, 2, "a");
-  EXPECT_NE(message_of([&] { GgufModel::open(folder.path()); }, ErrorCode::kMismatch).find("earlier shard"),
+  EXPECT_NE(message_of([&] { GgufModel::open(folder.path()); }, ErrorCode::kMismatch)
+                .find("earlier shard"),
             std::string::npos);
   write_shard(folder / "renamed.gguf", 0, 2, "a");
   message_of([&] { GgufModel::open(folder / "renamed.gguf"); }, ErrorCode::kMismatch);
@@ -183,10 +198,13 @@ TEST(GgufShards, MissingMixedAndDuplicateShardsAreRefused) {
 void write_llama(const std::string& path, bool with_bias) {
   GgufWriter out(path);
   out.add_string("general.architecture", "llama");
-  for (const auto& [key, value] : std::vector<std::pair<const char*, std::uint32_t>>{
-           {"llama.block_count", 1}, {"llama.context_length", 64}, {"llama.embedding_length", 8},
-           {"llama.feed_forward_length", 8}, {"llama.attention.head_count", 2},
-           {"llama.attention.head_count_kv", 1}}) {
+  for (const auto& [key, value] :
+       std::vector<std::pair<const char*, std::uint32_t>>{{"llama.block_count", 1},
+                                                          {"llama.context_length", 64},
+                                                          {"llama.embedding_length", 8},
+                                                          {"llama.feed_forward_length", 8},
+                                                          {"llama.attention.head_count", 2},
+                                                          {"llama.attention.head_count_kv", 1}}) {
     out.add_u32(key, value);
   }
   out.add_f32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
@@ -211,7 +229,8 @@ TEST(GgufSource, UndoesTheRopePermutation) {
   EXPECT_EQ(source.config().vocab_size, 16);
   EXPECT_EQ(source.config().rope.freq_factors, (std::vector<float>{1.0f, 2.0f}));
   EXPECT_EQ(source.find("rope_freqs.weight"), nullptr);
-  for (const char* name : {"model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"}) {
+  for (const char* name :
+       {"model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"}) {
     const TensorInfo* q = source.find(name);
     ASSERT_NE(q, nullptr) << name;
     EXPECT_FALSE(source.map(*q).has_value());

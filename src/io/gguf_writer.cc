@@ -35,7 +35,8 @@ void GgufWriter::put(T value) {
 void GgufWriter::put_string(std::string_view text) { append_string(&items_, text); }
 
 void GgufWriter::begin_item(std::string_view key, GgufType type) {
-  if (in_data_) fail(ErrorCode::kInternal, file_.path(), "metadata key \"{}\" added after the data began", key);
+  if (in_data_)
+    fail(ErrorCode::kInternal, file_.path(), "metadata key \"{}\" added after the data began", key);
   if (!keys_.emplace(key).second) {
     fail(ErrorCode::kInternal, file_.path(), "metadata key \"{}\" written twice", key);
   }
@@ -126,18 +127,24 @@ void GgufWriter::add_value(std::string_view key, const GgufValue& value) {
   }
 }
 
-void GgufWriter::add_tensor(std::string_view name, tensor::Format format, const tensor::Shape& shape) {
+void GgufWriter::add_tensor(std::string_view name, tensor::Format format,
+                            const tensor::Shape& shape) {
   const formats::FormatTraits& traits = formats::traits(format);
   if (in_data_ || !tensor_names_.emplace(name).second) {
-    fail(ErrorCode::kInternal, file_.path(), "tensor \"{}\" declared twice or after the data began", name);
+    fail(ErrorCode::kInternal, file_.path(), "tensor \"{}\" declared twice or after the data began",
+         name);
   }
   if (traits.ggml_type < 0) {
-    fail(ErrorCode::kUnsupported, file_.path(), "tensor \"{}\" is {}, which GGUF has no type for; convert it "
-         "to another type", name, traits.name);
+    fail(ErrorCode::kUnsupported, file_.path(),
+         "tensor \"{}\" is {}, which GGUF has no type for; convert it "
+         "to another type",
+         name, traits.name);
   }
   if (shape.rank() < 1 || shape.count() < 1 || shape.n_cols() % traits.block_len != 0) {
-    fail(ErrorCode::kUnsupported, file_.path(), "tensor \"{}\" of shape {} cannot be {}, whose rows are "
-         "multiples of {}", name, shape.to_string(), traits.name, traits.block_len);
+    fail(ErrorCode::kUnsupported, file_.path(),
+         "tensor \"{}\" of shape {} cannot be {}, whose rows are "
+         "multiples of {}",
+         name, shape.to_string(), traits.name, traits.block_len);
   }
   Declared declared{std::string(name), format, shape, data_bytes_, 0};
   declared.bytes =
@@ -163,7 +170,8 @@ void GgufWriter::begin_data() {
     for (int d = t.shape.rank(); d-- > 0;) {
       append_raw<std::uint64_t>(&infos, static_cast<std::uint64_t>(t.shape[d]));
     }
-    append_raw<std::uint32_t>(&infos, static_cast<std::uint32_t>(formats::traits(t.format).ggml_type));
+    append_raw<std::uint32_t>(&infos,
+                              static_cast<std::uint32_t>(formats::traits(t.format).ggml_type));
     append_raw<std::uint64_t>(&infos, t.offset);
   }
   file_.write(infos);

@@ -39,14 +39,14 @@ class GgufWriter {
   /// Copies a value that was read from another file.
   void add_value(std::string_view key, const GgufValue& value);
 
-  /// Declares the next tensor; `shape` slowest first, rows divisible by the format's block length and
-  /// the format one that GGUF has (kUnsupported otherwise).
+  /// Declares the next tensor; `shape` slowest first, rows divisible by the format's block length
+  /// and the format one that GGUF has (kUnsupported otherwise).
   void add_tensor(std::string_view name, tensor::Format format, const tensor::Shape& shape);
 
   /// Writes the header; no declarations afterwards.
   void begin_data();
-  /// The next bytes of the declared tensors' data, in declaration order; a call must not cross the end
-  /// of a tensor. Padding between tensors is added here.
+  /// The next bytes of the declared tensors' data, in declaration order; a call must not cross the
+  /// end of a tensor. Padding between tensors is added here.
   void append(std::span<const std::byte> bytes);
   /// Bytes of tensor data declared, padding included.
   std::uint64_t data_bytes() const { return data_bytes_; }
@@ -75,8 +75,8 @@ class GgufWriter {
   std::unordered_set<std::string> tensor_names_;
   std::uint64_t data_bytes_ = 0;
   bool in_data_ = false;
-  std::size_t current_ = 0;       // tensor being appended
-  std::uint64_t appended_ = 0;    // bytes of it so far
+  std::size_t current_ = 0;     // tensor being appended
+  std::uint64_t appended_ = 0;  // bytes of it so far
 };
 
 }  // namespace kt::io

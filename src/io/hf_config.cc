@@ -16,12 +16,16 @@ constexpr std::int64_t kMaxCount = 65536;
 constexpr std::int64_t kMaxContext = std::int64_t{1} << 40;
 constexpr std::int64_t kMaxToken = INT32_MAX;
 constexpr std::size_t kMaxConfigBytes = std::size_t{16} << 20;
-constexpr const char* kModelTypes[] = {"llama",     "mistral",   "qwen2",       "qwen3",       "mixtral",
-                                       "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "kimi_k2"};
+constexpr const char* kModelTypes[] = {"llama",       "mistral",   "qwen2",     "qwen3",
+                                       "mixtral",     "qwen2_moe", "qwen3_moe", "deepseek_v2",
+                                       "deepseek_v3", "kimi_k2"};
 
-bool is_deepseek(const ModelConfig& config) { return config.architecture.starts_with("deepseek") ||
-                                                     config.architecture == "kimi_k2"; }
-bool is_v3(const ModelConfig& config) { return is_deepseek(config) && config.architecture != "deepseek_v2"; }
+bool is_deepseek(const ModelConfig& config) {
+  return config.architecture.starts_with("deepseek") || config.architecture == "kimi_k2";
+}
+bool is_v3(const ModelConfig& config) {
+  return is_deepseek(config) && config.architecture != "deepseek_v2";
+}
 
 std::string read_model_type(const JsonFields& in) {
   const std::string type = in.string("model_type", "");
@@ -30,7 +34,8 @@ std::string read_model_type(const JsonFields& in) {
     if (type == known) return type;
     names += (names.empty() ? "" : ", ") + std::string(known);
   }
-  fail(ErrorCode::kUnsupported, in.path(), "\"model_type\" is {}; known are: {}", quote(type), names);
+  fail(ErrorCode::kUnsupported, in.path(), "\"model_type\" is {}; known are: {}", quote(type),
+       names);
 }
 
 void read_yarn(const JsonFields& in, RopeConfig* rope) {
@@ -50,11 +55,14 @@ void read_rope(const JsonFields& in, ModelConfig* config) {
   if (parameters) rope.theta = parameters->number("rope_theta", rope.theta);
   if (in.number("partial_rotary_factor", 1.0) != 1.0 ||
       (scaling && scaling->number("partial_rotary_factor", 1.0) != 1.0)) {
-    fail(ErrorCode::kUnsupported, in.path(), "\"partial_rotary_factor\" is not 1, which {} models of this build "
-         "do not have", config->architecture);
+    fail(ErrorCode::kUnsupported, in.path(),
+         "\"partial_rotary_factor\" is not 1, which {} models of this build "
+         "do not have",
+         config->architecture);
   }
   if (is_v3(*config) && !in.boolean("rope_interleave", true)) {
-    fail(ErrorCode::kUnsupported, in.path(), "\"rope_interleave\" is false, which no published model uses");
+    fail(ErrorCode::kUnsupported, in.path(),
+         "\"rope_interleave\" is false, which no published model uses");
   }
   if (!scaling) return;
   const std::string type = scaling->string("rope_type", scaling->string("type", "default"));
@@ -69,11 +77,12 @@ void read_rope(const JsonFields& in, ModelConfig* config) {
     rope.kind = RopeKind::kYarn;
     read_yarn(*scaling, &rope);
   } else {
-    fail(ErrorCode::kUnsupported, in.path(), "rope type is {}; default, linear, llama3 and yarn are supported",
-         quote(type));
+    fail(ErrorCode::kUnsupported, in.path(),
+         "rope type is {}; default, linear, llama3 and yarn are supported", quote(type));
   }
-  rope.original_context = scaling->integer("original_max_position_embeddings", 1, kMaxContext,
-                                           in.integer("original_max_position_embeddings", 1, kMaxContext, 0));
+  rope.original_context =
+      scaling->integer("original_max_position_embeddings", 1, kMaxContext,
+                       in.integer("original_max_position_embeddings", 1, kMaxContext, 0));
   const bool derived = type == "yarn" && rope.original_context > 0;
   rope.factor = scaling->number("factor", derived ? static_cast<double>(config->max_context) /
                                                         static_cast<double>(rope.original_context)
@@ -99,8 +108,10 @@ void read_layer_types(const JsonFields& in, ModelConfig* config) {
     } else if (type == "full_attention" && !sliding) {
       ++n_full;
     } else {
-      fail(ErrorCode::kUnsupported, in.path(), "\"layer_types\" has {} where full_attention layers followed by "
-           "sliding_attention layers are supported", quote(type));
+      fail(ErrorCode::kUnsupported, in.path(),
+           "\"layer_types\" has {} where full_attention layers followed by "
+           "sliding_attention layers are supported",
+           quote(type));
     }
   }
   if (types.empty()) return;
@@ -117,12 +128,15 @@ void read_attention(const JsonFields& in, ModelConfig* config) {
     read_mla(in, config);
   } else {
     if (!in.has("head_dim") && config->d_model % config->n_heads != 0) {
-      fail(ErrorCode::kBadFile, in.path(), "\"hidden_size\" is {}, a multiple of \"num_attention_heads\" ({}) is "
-           "wanted", config->d_model, config->n_heads);
+      fail(ErrorCode::kBadFile, in.path(),
+           "\"hidden_size\" is {}, a multiple of \"num_attention_heads\" ({}) is "
+           "wanted",
+           config->d_model, config->n_heads);
     }
     // Qwen3 configurations without the key mean 128, the default of their configuration class.
     const bool qwen3 = arch == "qwen3";
-    config->head_dim = in.integer("head_dim", 2, kMaxCount, qwen3 ? 128 : config->d_model / config->n_heads);
+    config->head_dim =
+        in.integer("head_dim", 2, kMaxCount, qwen3 ? 128 : config->d_model / config->n_heads);
   }
   if (arch == "qwen2") {
     config->attention_bias = true;
@@ -157,18 +171,21 @@ void read_deepseek_moe(const JsonFields& in, ModelConfig* config) {
   moe.d_ff_shared = moe.n_shared * moe.d_ff;
   moe.n_dense_layers = in.integer("first_k_dense_replace", 0, kMaxCount, 0);
   if (in.integer("moe_layer_freq", 1, kMaxCount, 1) != 1) {
-    fail(ErrorCode::kUnsupported, in.path(), "\"moe_layer_freq\" is not 1, which no published model uses");
+    fail(ErrorCode::kUnsupported, in.path(),
+         "\"moe_layer_freq\" is not 1, which no published model uses");
   }
   const bool v3 = is_v3(*config);
   const std::string scoring = in.string("scoring_func", v3 ? "sigmoid" : "softmax");
   const std::string method = in.string("topk_method", v3 ? "noaux_tc" : "greedy");
   if (scoring != "sigmoid" && scoring != "softmax") {
-    fail(ErrorCode::kUnsupported, in.path(), "\"scoring_func\" is {}; sigmoid and softmax are supported",
-         quote(scoring));
+    fail(ErrorCode::kUnsupported, in.path(),
+         "\"scoring_func\" is {}; sigmoid and softmax are supported", quote(scoring));
   }
   if (method != "noaux_tc" && method != "greedy" && method != "group_limited_greedy") {
-    fail(ErrorCode::kUnsupported, in.path(), "\"topk_method\" is {}; greedy, group_limited_greedy and noaux_tc "
-         "are supported", quote(method));
+    fail(ErrorCode::kUnsupported, in.path(),
+         "\"topk_method\" is {}; greedy, group_limited_greedy and noaux_tc "
+         "are supported",
+         quote(method));
   }
   moe.score = scoring == "sigmoid" ? RouterScore::kSigmoid : RouterScore::kSoftmax;
   moe.correction_bias = method == "noaux_tc";
@@ -209,7 +226,8 @@ void read_moe(const JsonFields& in, ModelConfig* config) {
 void check_activation(const JsonFields& in) {
   const std::string activation = in.string("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {
-    fail(ErrorCode::kUnsupported, in.path(), "\"hidden_act\" is {}; silu is supported", quote(activation));
+    fail(ErrorCode::kUnsupported, in.path(), "\"hidden_act\" is {}; silu is supported",
+         quote(activation));
   }
 }
 
@@ -245,8 +263,9 @@ ModelConfig read_model(const JsonFields& in) {
 void read_compressed_tensors(const JsonFields& in, QuantConfig* quant) {
   const std::string format = in.string("format", "pack-quantized");
   if (format != "pack-quantized" && format != "float-quantized" && format != "dense") {
-    fail(ErrorCode::kUnsupported, in.path(), "\"{}\" is {}; pack-quantized and float-quantized are supported",
-         in.name("format"), quote(format));
+    fail(ErrorCode::kUnsupported, in.path(),
+         "\"{}\" is {}; pack-quantized and float-quantized are supported", in.name("format"),
+         quote(format));
   }
   const auto groups = in.object("config_groups");
   const auto* object = in.find("config_groups");
@@ -270,8 +289,8 @@ void read_compressed_tensors(const JsonFields& in, QuantConfig* quant) {
     }
     if (!first && (one.bits != quant->bits || one.group_size != quant->group_size ||
                    one.symmetric != quant->symmetric)) {
-      fail(ErrorCode::kUnsupported, in.path(), "\"{}\" has groups of different kinds; one kind is supported",
-           in.name("config_groups"));
+      fail(ErrorCode::kUnsupported, in.path(),
+           "\"{}\" has groups of different kinds; one kind is supported", in.name("config_groups"));
     }
     *quant = one;
     first = false;
@@ -295,12 +314,14 @@ QuantConfig read_quant(const JsonFields& top) {
   } else if (method == "gptq" || method == "awq") {
     quant.method = method == "gptq" ? QuantMethod::kGptq : QuantMethod::kAwq;
     quant.bits = in->integer(in->has("w_bit") ? "w_bit" : "bits", 1, 16, 4);
-    quant.group_size = in->integer(in->has("q_group_size") ? "q_group_size" : "group_size", -1, kMaxSize, 128);
+    quant.group_size =
+        in->integer(in->has("q_group_size") ? "q_group_size" : "group_size", -1, kMaxSize, 128);
     quant.act_order = in->boolean("desc_act", false);
     quant.plus_one_zeros = in->string("checkpoint_format", "gptq") != "gptq_v2";
     const std::string version = in->string("version", "gemm");
     if (method == "awq" && version != "gemm" && version != "GEMM") {
-      fail(ErrorCode::kUnsupported, in->path(), "awq \"version\" is {}; gemm is supported", quote(version));
+      fail(ErrorCode::kUnsupported, in->path(), "awq \"version\" is {}; gemm is supported",
+           quote(version));
     }
   } else if (method == "compressed-tensors" || method == "compressed_tensors") {
     quant.method = QuantMethod::kCompressedTensors;
@@ -310,8 +331,10 @@ QuantConfig read_quant(const JsonFields& top) {
     quant.bits = 4;
     quant.group_size = 32;
   } else {
-    fail(ErrorCode::kUnsupported, in->path(), "\"quantization_config.quant_method\" is {}; fp8, gptq, awq, "
-         "compressed-tensors and mxfp4 are supported", quote(method));
+    fail(ErrorCode::kUnsupported, in->path(),
+         "\"quantization_config.quant_method\" is {}; fp8, gptq, awq, "
+         "compressed-tensors and mxfp4 are supported",
+         quote(method));
   }
   if (quant.group_size == 0 && quant.method != QuantMethod::kFp8) {
     fail(ErrorCode::kBadFile, in->path(), "\"{}\" is 0, a positive number or -1 is wanted",
@@ -322,14 +345,16 @@ QuantConfig read_quant(const JsonFields& top) {
 
 }  // namespace
 
-HfConfig parse_hf_config(std::string_view text, std::string_view generation, const std::string& path) {
+HfConfig parse_hf_config(std::string_view text, std::string_view generation,
+                         const std::string& path) {
   const nlohmann::json top = parse_json_object(text, path);
   const JsonFields in(top, path);
   HfConfig out;
   out.model = read_model(in);
   out.quant = read_quant(in);
   if (!generation.empty()) {
-    const std::string generation_path = std::filesystem::path(path).replace_filename("generation_config.json");
+    const std::string generation_path =
+        std::filesystem::path(path).replace_filename("generation_config.json");
     const nlohmann::json object = parse_json_object(generation, generation_path);
     read_tokens(JsonFields(object, generation_path), &out.model);
   }
@@ -339,13 +364,16 @@ HfConfig parse_hf_config(std::string_view text, std::string_view generation, con
 
 HfConfig load_hf_config(const std::string& folder) {
   const std::string path = (std::filesystem::path(folder) / "config.json").string();
-  const std::string generation = (std::filesystem::path(folder) / "generation_config.json").string();
+  const std::string generation =
+      (std::filesystem::path(folder) / "generation_config.json").string();
   const std::string text = read_text_file(path, kMaxConfigBytes);
   HfConfig config = parse_hf_config(
-      text, std::filesystem::exists(generation) ? read_text_file(generation, kMaxConfigBytes) : "", path);
+      text, std::filesystem::exists(generation) ? read_text_file(generation, kMaxConfigBytes) : "",
+      path);
   if (config.model.name.empty()) {
     const auto absolute = std::filesystem::absolute(folder).lexically_normal();
-    config.model.name = (absolute.has_filename() ? absolute : absolute.parent_path()).filename().string();
+    config.model.name =
+        (absolute.has_filename() ? absolute : absolute.parent_path()).filename().string();
   }
   return config;
 }

@@ -14,12 +14,14 @@ json parse_json_object(std::string_view text, const std::string& path) {
   try {
     json value = json::parse(text.begin(), text.end(), [&](int depth, json::parse_event_t, json&) {
       if (depth > kMaxDepth) {
-        fail(ErrorCode::kBadFile, path, "nests more than {} levels deep; it is not a usable JSON file", kMaxDepth);
+        fail(ErrorCode::kBadFile, path,
+             "nests more than {} levels deep; it is not a usable JSON file", kMaxDepth);
       }
       return true;
     });
     if (!value.is_object()) {
-      fail(ErrorCode::kBadFile, path, "holds a JSON {}, an object {{…}} is wanted", value.type_name());
+      fail(ErrorCode::kBadFile, path, "holds a JSON {}, an object {{…}} is wanted",
+           value.type_name());
     }
     return value;
   } catch (const json::exception& error) {
@@ -33,8 +35,9 @@ const json* JsonFields::find(std::string_view key) const {
 }
 
 void JsonFields::wrong(std::string_view key, const json& value, const std::string& wanted) const {
-  std::string shown = value.is_structured() ? value.type_name()
-                                            : value.dump(-1, ' ', true, json::error_handler_t::replace);
+  std::string shown = value.is_structured()
+                          ? value.type_name()
+                          : value.dump(-1, ' ', true, json::error_handler_t::replace);
   if (shown.size() > 60) shown = shown.substr(0, 60) + "...";
   fail(ErrorCode::kBadFile, path_, "\"{}\" is {}, {} is wanted", name(key), shown, wanted);
 }
@@ -50,7 +53,8 @@ std::int64_t JsonFields::to_integer(std::string_view key, const json& value, std
                                     std::int64_t high) const {
   const std::string wanted = fmt::format("an integer from {} to {}", low, high);
   if (!value.is_number_integer()) wrong(key, value, wanted);
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX)) {
+  if (value.is_number_unsigned() &&
+      value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX)) {
     wrong(key, value, wanted);
   }
   const auto number = value.get<std::int64_t>();
@@ -61,8 +65,8 @@ std::int64_t JsonFields::to_integer(std::string_view key, const json& value, std
 std::int64_t JsonFields::integer(std::string_view key, std::int64_t low, std::int64_t high) const {
   const json* value = find(key);
   if (value == nullptr) {
-    fail(ErrorCode::kBadFile, path_, "\"{}\" is missing, an integer is wanted; get the model's own config.json",
-         name(key));
+    fail(ErrorCode::kBadFile, path_,
+         "\"{}\" is missing, an integer is wanted; get the model's own config.json", name(key));
   }
   return to_integer(key, *value, low, high);
 }
@@ -75,7 +79,8 @@ std::int64_t JsonFields::integer(std::string_view key, std::int64_t low, std::in
 double JsonFields::number(std::string_view key, double otherwise) const {
   const json* value = find(key);
   if (value == nullptr) return otherwise;
-  if (!value->is_number() || !std::isfinite(value->get<double>())) wrong(key, *value, "a finite number");
+  if (!value->is_number() || !std::isfinite(value->get<double>()))
+    wrong(key, *value, "a finite number");
   return value->get<double>();
 }
 

@@ -1,6 +1,5 @@
-// JSON text from untrusted files: parsing with a depth limit, and typed field access whose errors name the
-// file and the key. Private to io/.
-// Thread rule: pure.
+// JSON text from untrusted files: parsing with a depth limit, and typed field access whose errors
+// name the file and the key. Private to io/. Thread rule: pure.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -12,12 +11,12 @@
 
 namespace kt::io {
 
-/// Parses `text` into an object. Throws kBadFile for bad syntax, more than 100 levels, or another kind of
-/// value at the top.
+/// Parses `text` into an object. Throws kBadFile for bad syntax, more than 100 levels, or another
+/// kind of value at the top.
 nlohmann::json parse_json_object(std::string_view text, const std::string& path);
 
-/// Field access on one JSON object; a key that is null counts as missing. Wrong types and integers outside
-/// [low, high] throw kBadFile.
+/// Field access on one JSON object; a key that is null counts as missing. Wrong types and integers
+/// outside [low, high] throw kBadFile.
 class JsonFields {
  public:
   JsonFields(const nlohmann::json& object, std::string path, std::string prefix = {})
@@ -40,11 +39,13 @@ class JsonFields {
   bool boolean(std::string_view key, bool otherwise) const;
   std::string string(std::string_view key, std::string_view otherwise) const;
   /// An array of integers, or one integer; empty when missing.
-  std::vector<std::int64_t> integers(std::string_view key, std::int64_t low, std::int64_t high) const;
+  std::vector<std::int64_t> integers(std::string_view key, std::int64_t low,
+                                     std::int64_t high) const;
   std::vector<std::string> strings(std::string_view key) const;
 
  private:
-  [[noreturn]] void wrong(std::string_view key, const nlohmann::json& value, const std::string& wanted) const;
+  [[noreturn]] void wrong(std::string_view key, const nlohmann::json& value,
+                          const std::string& wanted) const;
   std::int64_t to_integer(std::string_view key, const nlohmann::json& value, std::int64_t low,
                           std::int64_t high) const;
 

@@ -48,7 +48,8 @@ std::int64_t parse_number(std::string_view text, std::string_view line, const st
   std::int64_t value = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < 0) {
-    fail(ErrorCode::kBadFile, path, "line {} has {} where a number is wanted", quote(line), quote(text));
+    fail(ErrorCode::kBadFile, path, "line {} has {} where a number is wanted", quote(line),
+         quote(text));
   }
   return value;
 }
@@ -58,26 +59,30 @@ void expand(const std::string& pattern, std::string_view line, const std::string
             std::vector<std::string>* out) {
   const std::size_t open = pattern.find('{');
   if (open == std::string::npos) {
-    if (out->size() >= kMaxListed) fail(ErrorCode::kBadFile, path, "lists more than {} tensors", kMaxListed);
+    if (out->size() >= kMaxListed)
+      fail(ErrorCode::kBadFile, path, "lists more than {} tensors", kMaxListed);
     out->push_back(pattern);
     return;
   }
   const std::size_t dots = pattern.find("..", open);
   const std::size_t close = pattern.find('}', open);
   if (dots == std::string::npos || close == std::string::npos || close < dots) {
-    fail(ErrorCode::kBadFile, path, "line {} has a '{{' that starts no range {{a..b}}", quote(line));
+    fail(ErrorCode::kBadFile, path, "line {} has a '{{' that starts no range {{a..b}}",
+         quote(line));
   }
   const std::string_view view = pattern;
   const std::int64_t first = parse_number(view.substr(open + 1, dots - open - 1), line, path);
   const std::int64_t last = parse_number(view.substr(dots + 2, close - dots - 2), line, path);
   for (std::int64_t i = first; i <= last; ++i) {
-    expand(pattern.substr(0, open) + std::to_string(i) + pattern.substr(close + 1), line, path, out);
+    expand(pattern.substr(0, open) + std::to_string(i) + pattern.substr(close + 1), line, path,
+           out);
   }
 }
 
 }  // namespace
 
-std::unique_ptr<WeightSource> make_listing_source(const ModelConfig& config, std::vector<TensorInfo> tensors) {
+std::unique_ptr<WeightSource> make_listing_source(const ModelConfig& config,
+                                                  std::vector<TensorInfo> tensors) {
   return std::make_unique<ListingSource>(config, std::move(tensors));
 }
 
@@ -98,7 +103,8 @@ std::vector<TensorInfo> parse_tensor_list(std::string_view text, const std::stri
       fail(ErrorCode::kBadFile, path, "line {} is not \"name d0 d1 …\"", quote(line));
     }
     TensorInfo info{{}, {}, tensor::Format::kBF16, {}};
-    for (std::size_t w = 1; w < words.size(); ++w) info.shape.push_back(parse_number(words[w], line, path));
+    for (std::size_t w = 1; w < words.size(); ++w)
+      info.shape.push_back(parse_number(words[w], line, path));
     std::vector<std::string> names;
     expand(std::string(words[0]), line, path, &names);
     for (std::string& name : names) {
@@ -110,18 +116,21 @@ std::vector<TensorInfo> parse_tensor_list(std::string_view text, const std::stri
   return out;
 }
 
-std::vector<TensorInfo> canonical_list(const ModelConfig& config, const std::vector<TensorInfo>& stored,
+std::vector<TensorInfo> canonical_list(const ModelConfig& config,
+                                       const std::vector<TensorInfo>& stored,
                                        const std::string& path) {
   std::vector<TensorInfo> out;
   for (const TensorInfo& info : stored) {
-    for (TensorInfo& one : canonical_tensors(config, info.stored_name, info.format, info.shape, path)) {
+    for (TensorInfo& one :
+         canonical_tensors(config, info.stored_name, info.format, info.shape, path)) {
       out.push_back(std::move(one));
     }
   }
   return out;
 }
 
-std::vector<TensorInfo> without_ignored(const ModelConfig& config, const std::vector<TensorInfo>& tensors) {
+std::vector<TensorInfo> without_ignored(const ModelConfig& config,
+                                        const std::vector<TensorInfo>& tensors) {
   std::vector<TensorInfo> out;
   for (const TensorInfo& info : tensors) {
     if (!is_ignored_name(config, info.name)) out.push_back(info);

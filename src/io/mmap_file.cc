@@ -31,7 +31,7 @@ MmapFile::MmapFile(const std::string& path) : path_(path) {
   // Without O_NONBLOCK, opening a pipe that nobody writes would hang.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) fail_errno(path, "open it", errno);
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd, &info) != 0) {
     const int error = errno;
     ::close(fd);

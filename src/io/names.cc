@@ -6,7 +6,13 @@ namespace kt::io {
 namespace {
 
 enum Family : std::uint32_t {
-  kLlama = 1, kMixtral = 2, kQwen2 = 4, kQwen3 = 8, kQwen2Moe = 16, kQwen3Moe = 32, kDeepseek = 64,
+  kLlama = 1,
+  kMixtral = 2,
+  kQwen2 = 4,
+  kQwen3 = 8,
+  kQwen2Moe = 16,
+  kQwen3Moe = 32,
+  kDeepseek = 64,
 };
 constexpr std::uint32_t kPairs = kLlama | kMixtral;
 constexpr std::uint32_t kGqa = kPairs | kQwen2 | kQwen3 | kQwen2Moe | kQwen3Moe;
@@ -15,8 +21,9 @@ constexpr std::uint32_t kMoe = kMlpMoe | kMixtral;
 constexpr std::uint32_t kAll = kGqa | kDeepseek;
 
 struct Row {
-  std::string_view gguf;       // after "blk.N.", or a whole name
-  std::string_view canonical;  // after "model.layers.N.", or a whole name; {} is the expert, | a pair
+  std::string_view gguf;  // after "blk.N.", or a whole name
+  std::string_view
+      canonical;  // after "model.layers.N.", or a whole name; {} is the expert, | a pair
   std::uint32_t families;
   NameLayout layout = NameLayout::kSame;
   bool per_layer = true;
@@ -62,9 +69,11 @@ constexpr Row kRows[] = {
     {"ffn_gate_inp.weight", "block_sparse_moe.gate.weight", kMixtral},
     {"ffn_gate_inp.weight", "mlp.gate.weight", kMlpMoe},
     {"exp_probs_b.bias", "mlp.gate.e_score_correction_bias", kDeepseek},
-    {"ffn_gate_exps.weight", "block_sparse_moe.experts.{}.w1.weight", kMixtral, NameLayout::kStacked},
+    {"ffn_gate_exps.weight", "block_sparse_moe.experts.{}.w1.weight", kMixtral,
+     NameLayout::kStacked},
     {"ffn_up_exps.weight", "block_sparse_moe.experts.{}.w3.weight", kMixtral, NameLayout::kStacked},
-    {"ffn_down_exps.weight", "block_sparse_moe.experts.{}.w2.weight", kMixtral, NameLayout::kStacked},
+    {"ffn_down_exps.weight", "block_sparse_moe.experts.{}.w2.weight", kMixtral,
+     NameLayout::kStacked},
     {"ffn_gate_exps.weight", "mlp.experts.{}.gate_proj.weight", kMlpMoe, NameLayout::kStacked},
     {"ffn_up_exps.weight", "mlp.experts.{}.up_proj.weight", kMlpMoe, NameLayout::kStacked},
     {"ffn_down_exps.weight", "mlp.experts.{}.down_proj.weight", kMlpMoe, NameLayout::kStacked},
@@ -81,7 +90,8 @@ constexpr Row kRows[] = {
     {"ffn_gate_shexp.weight", "mlp.shared_expert.gate_proj.weight", kQwen2Moe},
     {"ffn_up_shexp.weight", "mlp.shared_expert.up_proj.weight", kQwen2Moe},
     {"ffn_down_shexp.weight", "mlp.shared_expert.down_proj.weight", kQwen2Moe},
-    {"ffn_gate_inp_shexp.weight", "mlp.shared_expert_gate.weight", kQwen2Moe, NameLayout::kRowVector},
+    {"ffn_gate_inp_shexp.weight", "mlp.shared_expert_gate.weight", kQwen2Moe,
+     NameLayout::kRowVector},
 };
 
 std::uint32_t family_of(const ModelConfig& config) {
@@ -149,7 +159,8 @@ std::optional<CanonicalName> canonical_name(const ModelConfig& config, std::stri
   const bool in_layer = split_layer(gguf_name, "blk.", &layer, &rest);
   for (const Row& row : kRows) {
     std::int64_t expert = -1;
-    if ((row.families & family) == 0 || row.per_layer != in_layer || !matches(rest, row.gguf, &expert)) {
+    if ((row.families & family) == 0 || row.per_layer != in_layer ||
+        !matches(rest, row.gguf, &expert)) {
       continue;
     }
     const std::string prefix = in_layer ? "model.layers." + std::to_string(layer) + "." : "";

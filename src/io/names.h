@@ -1,7 +1,9 @@
-// Tensor names: canonical (as the published Hugging Face checkpoint has them, one per expert) ↔ GGUF.
+// Tensor names: canonical (as the published Hugging Face checkpoint has them, one per expert) ↔
+// GGUF.
 //
 //   blk.3.ffn_up_exps.weight  ↔  model.layers.3.mlp.experts.{0…}.up_proj.weight     (stacked)
-//   blk.3.attn_q.weight       ↔  model.layers.3.self_attn.q_proj.weight             (llama: rows permuted)
+//   blk.3.attn_q.weight       ↔  model.layers.3.self_attn.q_proj.weight             (llama: rows
+//   permuted)
 //
 // One table serves both directions; which of its rows apply depends on the architecture's family.
 // Thread rule: pure.
@@ -19,14 +21,15 @@ namespace kt::io {
 /// How the stored tensor differs from the canonical one.
 enum class NameLayout {
   kSame,
-  kStacked,    // [n_experts, n_out, n_in]: one canonical tensor per expert
+  kStacked,      // [n_experts, n_out, n_in]: one canonical tensor per expert
   kStackedPair,  // [n_experts, 2 * d_ff, n_in]: gate and up of each expert, read only
-  kRopePairs,  // rows of each head permuted so that rotary pairs are neighbours (GGUF llama q, k)
-  kRowVector,  // stored [n], canonical [1, n]
+  kRopePairs,    // rows of each head permuted so that rotary pairs are neighbours (GGUF llama q, k)
+  kRowVector,    // stored [n], canonical [1, n]
 };
 
-/// What a GGUF tensor name means. For stacks the canonical name of expert e is `before + e + after` (for
-/// kStackedPair `after` is the gate's and `second` the up projection's); otherwise it is `before`.
+/// What a GGUF tensor name means. For stacks the canonical name of expert e is `before + e + after`
+/// (for kStackedPair `after` is the gate's and `second` the up projection's); otherwise it is
+/// `before`.
 struct CanonicalName {
   std::string before;
   std::string after;
@@ -48,8 +51,9 @@ std::optional<GgufName> gguf_name(const ModelConfig& config, std::string_view ca
 
 /// Layer number of "model.layers.N.…", or nothing.
 std::optional<std::int64_t> layer_of(std::string_view canonical);
-/// Whether a canonical name belongs to no tensor that is ever loaded: multi-token-prediction layers,
-/// buffers that old checkpoints saved (rotary inverse frequencies) and the head of tied models.
+/// Whether a canonical name belongs to no tensor that is ever loaded: multi-token-prediction
+/// layers, buffers that old checkpoints saved (rotary inverse frequencies) and the head of tied
+/// models.
 bool is_ignored_name(const ModelConfig& config, std::string_view canonical);
 
 /// Row of the canonical tensor that the stored row of a kRopePairs tensor holds, and its inverse.

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <filesystem>
 
 #include "io/gguf_source.h"
@@ -25,8 +24,11 @@ std::unique_ptr<WeightSource> open_weights(const std::string& path) {
     fail(ErrorCode::kNotFound, path, "no such file or folder; name a .gguf file or a model folder");
   }
   if (is_directory(path)) {
+    // A GGUF file beside safetensors was made from them.
+    const bool has_config = std::filesystem::exists(std::filesystem::path(path) / "config.json");
+    if (has_config && holds_file_ending(path, ".safetensors"))
+      return std::make_unique<SafetensorsSource>(path);
     if (holds_file_ending(path, ".gguf")) return std::make_unique<GgufSource>(path);
-    if (holds_file_ending(path, ".safetensors")) return std::make_unique<SafetensorsSource>(path);
     fail(ErrorCode::kNotFound, path, "holds neither .gguf files nor config.json with .safetensors");
   }
   if (path.ends_with(".gguf")) return std::make_unique<GgufSource>(path);

@@ -57,7 +57,8 @@ void unpack_codes(const IntWeight& w, std::int64_t row, std::int64_t n_rows, std
   for (std::int64_t c = 0; c < w.k; ++c) {
     for (std::int64_t r = 0; r < n_rows; ++r) {
       const std::uint32_t word = w.codes.word(c * (w.n / 8) + (row + r) / 8);
-      out[r * w.k + c] = static_cast<std::uint8_t>((word >> (4 * kNibbleOfColumn[(row + r) % 8])) & 15u);
+      out[r * w.k + c] =
+          static_cast<std::uint8_t>((word >> (4 * kNibbleOfColumn[(row + r) % 8])) & 15u);
     }
   }
 }
@@ -85,7 +86,8 @@ float scale_of(const IntWeight& w, std::int64_t row, std::int64_t group) {
 }
 
 template <int kLen>
-void pack_int4_row(const IntWeight& w, std::int64_t row, const std::uint8_t* codes, std::byte* out) {
+void pack_int4_row(const IntWeight& w, std::int64_t row, const std::uint8_t* codes,
+                   std::byte* out) {
   for (std::int64_t begin = 0; begin < w.k; begin += kLen) {
     formats::BlockI4<kLen> block;
     const std::int64_t group = begin / w.group;
@@ -99,7 +101,8 @@ void pack_int4_row(const IntWeight& w, std::int64_t row, const std::uint8_t* cod
   }
 }
 
-void decode_int_row(const IntWeight& w, std::int64_t row, const std::uint8_t* codes, std::byte* out) {
+void decode_int_row(const IntWeight& w, std::int64_t row, const std::uint8_t* codes,
+                    std::byte* out) {
   std::vector<float> scales(static_cast<std::size_t>(w.n_groups()));
   std::vector<float> zeros(scales.size());
   for (std::size_t g = 0; g < scales.size(); ++g) {
@@ -114,11 +117,13 @@ void decode_int_row(const IntWeight& w, std::int64_t row, const std::uint8_t* co
   }
 }
 
-void check_count(const RawArray& array, std::int64_t wanted, const char* what, const std::string& name,
-                 const std::string& path) {
+void check_count(const RawArray& array, std::int64_t wanted, const char* what,
+                 const std::string& name, const std::string& path) {
   if (array.count() != wanted) {
-    fail(ErrorCode::kBadFile, path, "weight {} has {} {}, {} are wanted; the file and its quantization_config do "
-         "not belong together", quote(name), array.count(), what, wanted);
+    fail(ErrorCode::kBadFile, path,
+         "weight {} has {} {}, {} are wanted; the file and its quantization_config do "
+         "not belong together",
+         quote(name), array.count(), what, wanted);
   }
 }
 
@@ -137,8 +142,10 @@ void check_scale_type(const RawArray& array, const std::string& name, const std:
     case SafeType::kF8_E8M0:
     case SafeType::kU8: return;
     default:
-      fail(ErrorCode::kUnsupported, path, "weight {} has scales of type {}; F32, F16, BF16 and F8_E8M0 are "
-           "supported", quote(name), safe_type_name(array.type));
+      fail(ErrorCode::kUnsupported, path,
+           "weight {} has scales of type {}; F32, F16, BF16 and F8_E8M0 are "
+           "supported",
+           quote(name), safe_type_name(array.type));
   }
 }
 
@@ -156,7 +163,8 @@ float RawArray::number(std::int64_t i) const {
 std::uint32_t RawArray::word(std::int64_t i) const { return load<std::uint32_t>(bytes, i); }
 
 tensor::Format row_format(const Fp8Weight& weight) {
-  const bool whole_blocks = weight.k % 128 == 0 && (weight.block_k % 128 == 0 || weight.block_k >= weight.k);
+  const bool whole_blocks =
+      weight.k % 128 == 0 && (weight.block_k % 128 == 0 || weight.block_k >= weight.k);
   return whole_blocks ? Format::kF8_E4M3_B128 : Format::kF32;
 }
 
@@ -164,8 +172,9 @@ tensor::Format row_format(const IntWeight& weight) {
   if (weight.bits != 4 || weight.scattered) return Format::kF32;
   // A group longer than a block repeats its scale in each; a ragged last group does not divide k.
   const bool whole_row = weight.group >= weight.k;
-  for (const auto& [length, format] : {std::pair{128, Format::kI4_128}, std::pair{64, Format::kI4_64},
-                                       std::pair{32, Format::kI4_32}}) {
+  for (const auto& [length, format] :
+       {std::pair{128, Format::kI4_128}, std::pair{64, Format::kI4_64},
+        std::pair{32, Format::kI4_32}}) {
     if (weight.k % length == 0 && (weight.group % length == 0 || whole_row)) return format;
   }
   return Format::kF32;
@@ -174,17 +183,19 @@ tensor::Format row_format(const IntWeight& weight) {
 void check_sizes(const Fp8Weight& weight, const std::string& name, const std::string& path) {
   check_scale_type(weight.scales, name, path);
   if (weight.block_n < 1 || weight.block_k < 1) {
-    fail(ErrorCode::kBadFile, path, "weight {} is FP8 with scales but no block size is configured", quote(name));
+    fail(ErrorCode::kBadFile, path, "weight {} is FP8 with scales but no block size is configured",
+         quote(name));
   }
   check_count({SafeType::kU8, weight.codes}, weight.n * weight.k, "codes", name, path);
-  check_count(weight.scales, ceil_div(weight.n, weight.block_n) * ceil_div(weight.k, weight.block_k), "scales",
+  check_count(weight.scales,
+              ceil_div(weight.n, weight.block_n) * ceil_div(weight.k, weight.block_k), "scales",
               name, path);
 }
 
 void check_sizes(const IntWeight& w, const std::string& path) {
   if ((w.bits != 4 && w.bits != 8) || (w.packing == Int4Packing::kAwq && w.bits != 4)) {
-    fail(ErrorCode::kUnsupported, path, "weight {} has {}-bit codes; 4 and 8 (awq: 4) are supported", quote(w.name),
-         w.bits);
+    fail(ErrorCode::kUnsupported, path,
+         "weight {} has {}-bit codes; 4 and 8 (awq: 4) are supported", quote(w.name), w.bits);
   }
   const std::int64_t per_word = 32 / w.bits;
   check_word_type(w.codes, w.name, path);
@@ -193,8 +204,9 @@ void check_sizes(const IntWeight& w, const std::string& path) {
   const std::int64_t packed = w.packing == Int4Packing::kGptq ? w.k : w.n;
   if (w.n < 1 || w.k < 1 || w.group < 1 || (!by_row && packed % per_word != 0) ||
       (!by_row && !w.zeros.empty() && w.n % per_word != 0)) {
-    fail(ErrorCode::kBadFile, path, "weight {} of shape [{}, {}] in groups of {} cannot be packed {} to a word",
-         quote(w.name), w.n, w.k, w.group, per_word);
+    fail(ErrorCode::kBadFile, path,
+         "weight {} of shape [{}, {}] in groups of {} cannot be packed {} to a word", quote(w.name),
+         w.n, w.k, w.group, per_word);
   }
   const std::int64_t words = by_row ? w.n * ceil_div(w.k, per_word) : w.n * w.k / per_word;
   check_count(w.codes, words, "words of codes", w.name, path);
@@ -215,8 +227,8 @@ bool is_scattered(const IntWeight& w, const std::string& path) {
   for (std::int64_t c = 0; c < (w.group_of.empty() ? 0 : w.k); ++c) {
     const std::int64_t group = w.group_of.word(c);
     if (group >= w.n_groups()) {
-      fail(ErrorCode::kBadFile, path, "weight {} puts column {} in group {}, there are {}", quote(w.name), c, group,
-           w.n_groups());
+      fail(ErrorCode::kBadFile, path, "weight {} puts column {} in group {}, there are {}",
+           quote(w.name), c, group, w.n_groups());
     }
     scattered = scattered || group != c / w.group;
   }
@@ -268,10 +280,12 @@ void read_rows(const IntWeight& weight, std::int64_t row, std::int64_t n_rows, s
   }
 }
 
-void convert_mxfp4(std::span<const std::byte> blocks, std::span<const std::byte> scales, std::byte* out) {
+void convert_mxfp4(std::span<const std::byte> blocks, std::span<const std::byte> scales,
+                   std::byte* out) {
   KT_CHECK(blocks.size() == scales.size() * 16);
   auto nibble = [&](std::size_t block, int value) {
-    const auto byte = std::to_integer<unsigned>(blocks[block * 16 + static_cast<std::size_t>(value / 2)]);
+    const auto byte =
+        std::to_integer<unsigned>(blocks[block * 16 + static_cast<std::size_t>(value / 2)]);
     return value % 2 == 0 ? byte & 15u : byte >> 4;
   };
   for (std::size_t b = 0; b < scales.size(); ++b) {

@@ -21,7 +21,8 @@ RawArray array_of(SafeType type, const std::vector<T>& values) {
 template <class Weight>
 std::vector<float> decode(const Weight& weight, std::int64_t row, std::int64_t n_rows) {
   const Format format = row_format(weight);
-  std::vector<std::byte> rows(formats::row_bytes(format, weight.k) * static_cast<std::size_t>(n_rows));
+  std::vector<std::byte> rows(formats::row_bytes(format, weight.k) *
+                              static_cast<std::size_t>(n_rows));
   read_rows(weight, row, n_rows, rows.data());
   std::vector<float> out(static_cast<std::size_t>(n_rows * weight.k));
   formats::traits(format).decode(rows.data(), out.data(), n_rows * weight.k);
@@ -43,7 +44,8 @@ struct Reference {
   }
   std::int64_t n_groups() const { return (k + group - 1) / group; }
   float value(std::int64_t r, std::int64_t c) const {
-    const auto at = static_cast<std::size_t>(r * n_groups() + group_of[static_cast<std::size_t>(c)]);
+    const auto at =
+        static_cast<std::size_t>(r * n_groups() + group_of[static_cast<std::size_t>(c)]);
     const auto code = codes[static_cast<std::size_t>(r * k + c)];
     return (static_cast<float>(code) - static_cast<float>(zeros[at])) * fp16_to_f32(scales[at]);
   }
@@ -52,7 +54,8 @@ struct Reference {
   std::vector<std::uint32_t> pack(std::int64_t outer, std::int64_t inner, Get get,
                                   const std::vector<int>& order = {}) const {
     const int per_word = 32 / bits;
-    std::vector<std::uint32_t> words(static_cast<std::size_t>(outer * ((inner + per_word - 1) / per_word)), 0);
+    std::vector<std::uint32_t> words(
+        static_cast<std::size_t>(outer * ((inner + per_word - 1) / per_word)), 0);
     for (std::int64_t o = 0; o < outer; ++o) {
       for (std::int64_t i = 0; i < inner; ++i) {
         const int slot = static_cast<int>(i % per_word);
@@ -60,27 +63,32 @@ struct Reference {
         for (int p = 0; p < static_cast<int>(order.size()); ++p) {
           if (order[static_cast<std::size_t>(p)] == slot) position = p;
         }
-        const auto word = static_cast<std::size_t>(o * ((inner + per_word - 1) / per_word) + i / per_word);
+        const auto word =
+            static_cast<std::size_t>(o * ((inner + per_word - 1) / per_word) + i / per_word);
         words[word] |= get(o, i) << (position * bits);
       }
     }
     return words;
   }
-  std::uint32_t code(std::int64_t r, std::int64_t c) const { return codes[static_cast<std::size_t>(r * k + c)]; }
+  std::uint32_t code(std::int64_t r, std::int64_t c) const {
+    return codes[static_cast<std::size_t>(r * k + c)];
+  }
   std::uint32_t zero(std::int64_t r, std::int64_t g) const {
     return zeros[static_cast<std::size_t>(r * n_groups() + g)];
   }
   std::vector<std::uint16_t> scales_by_group() const {
     std::vector<std::uint16_t> out;
     for (std::int64_t g = 0; g < n_groups(); ++g) {
-      for (std::int64_t r = 0; r < n; ++r) out.push_back(scales[static_cast<std::size_t>(r * n_groups() + g)]);
+      for (std::int64_t r = 0; r < n; ++r)
+        out.push_back(scales[static_cast<std::size_t>(r * n_groups() + g)]);
     }
     return out;
   }
   void expect(const std::vector<float>& got, std::int64_t row, std::int64_t n_rows) const {
     for (std::int64_t r = 0; r < n_rows; ++r) {
       for (std::int64_t c = 0; c < k; ++c) {
-        ASSERT_EQ(got[static_cast<std::size_t>(r * k + c)], value(row + r, c)) << row + r << ", " << c;
+        ASSERT_EQ(got[static_cast<std::size_t>(r * k + c)], value(row + r, c))
+            << row + r << ", " << c;
       }
     }
   }
@@ -100,14 +108,25 @@ struct Gptq {
     codes.resize(by_row.size());
     for (std::int64_t r = 0; r < ref.n; ++r) {
       for (std::int64_t w = 0; w < words; ++w) {
-        codes[static_cast<std::size_t>(w * ref.n + r)] = by_row[static_cast<std::size_t>(r * words + w)];
+        codes[static_cast<std::size_t>(w * ref.n + r)] =
+            by_row[static_cast<std::size_t>(r * words + w)];
       }
     }
     zeros = ref.pack(ref.n_groups(), ref.n, [&](auto g, auto r) { return ref.zero(r, g) - 1; });
     scales = ref.scales_by_group();
-    weight = {"w", Int4Packing::kGptq, ref.bits, ref.n, ref.k, ref.group, array_of(SafeType::kI32, codes),
-              array_of(SafeType::kF16, scales), array_of(SafeType::kI32, zeros), 8.0f, 1.0f,
-              array_of(SafeType::kI32, ref.group_of), false};
+    weight = {"w",
+              Int4Packing::kGptq,
+              ref.bits,
+              ref.n,
+              ref.k,
+              ref.group,
+              array_of(SafeType::kI32, codes),
+              array_of(SafeType::kF16, scales),
+              array_of(SafeType::kI32, zeros),
+              8.0f,
+              1.0f,
+              array_of(SafeType::kI32, ref.group_of),
+              false};
   }
   std::vector<std::uint32_t> codes, zeros;
   std::vector<std::uint16_t> scales;
@@ -120,7 +139,9 @@ TEST(PackedWeights, Gptq) {
     const Gptq gptq(ref);
     check_sizes(gptq.weight, "f");
     EXPECT_FALSE(is_scattered(gptq.weight, "f"));
-    EXPECT_EQ(row_format(gptq.weight), group == 32 ? Format::kI4_32 : group == 64 ? Format::kI4_64 : Format::kI4_128);
+    EXPECT_EQ(row_format(gptq.weight), group == 32   ? Format::kI4_32
+                                       : group == 64 ? Format::kI4_64
+                                                     : Format::kI4_128);
     ref.expect(decode(gptq.weight, 0, 24), 0, 24);
     ref.expect(decode(gptq.weight, 5, 18), 5, 18);
   }
@@ -128,7 +149,8 @@ TEST(PackedWeights, Gptq) {
 
 TEST(PackedWeights, GptqWithScatteredGroupsOrEightBitsIsExactToo) {
   Reference ref(8, 128, 32, 4);
-  for (std::size_t c = 0; c < ref.group_of.size(); ++c) ref.group_of[c] = static_cast<std::uint32_t>(c * 7 % 4);
+  for (std::size_t c = 0; c < ref.group_of.size(); ++c)
+    ref.group_of[c] = static_cast<std::uint32_t>(c * 7 % 4);
   Gptq gptq(ref);
   EXPECT_TRUE(is_scattered(gptq.weight, "f"));
   gptq.weight.scattered = true;
@@ -147,10 +169,18 @@ TEST(PackedWeights, Awq) {
   const Reference ref(16, 128, 64, 4);
   const std::vector<int> order{0, 2, 4, 6, 1, 3, 5, 7};
   const auto codes = ref.pack(ref.k, ref.n, [&](auto c, auto r) { return ref.code(r, c); }, order);
-  const auto zeros = ref.pack(ref.n_groups(), ref.n, [&](auto g, auto r) { return ref.zero(r, g); }, order);
+  const auto zeros =
+      ref.pack(ref.n_groups(), ref.n, [&](auto g, auto r) { return ref.zero(r, g); }, order);
   const auto scales = ref.scales_by_group();
-  const IntWeight weight{"w", Int4Packing::kAwq, 4, ref.n, ref.k, ref.group, array_of(SafeType::kI32, codes),
-                         array_of(SafeType::kF16, scales), array_of(SafeType::kI32, zeros)};
+  const IntWeight weight{"w",
+                         Int4Packing::kAwq,
+                         4,
+                         ref.n,
+                         ref.k,
+                         ref.group,
+                         array_of(SafeType::kI32, codes),
+                         array_of(SafeType::kF16, scales),
+                         array_of(SafeType::kI32, zeros)};
   check_sizes(weight, "f");
   EXPECT_EQ(row_format(weight), Format::kI4_64);
   ref.expect(decode(weight, 0, 16), 0, 16);
@@ -164,13 +194,21 @@ TEST(PackedWeights, CompressedTensors) {
     std::vector<std::uint32_t> words(static_cast<std::size_t>(2 * ref.n_groups()), 0);
     for (std::int64_t r = 0; r < ref.n; ++r) {
       for (std::int64_t g = 0; g < ref.n_groups(); ++g) {
-        words[static_cast<std::size_t>(r / 8 * ref.n_groups() + g)] |= ref.zero(r, g) << (4 * (r % 8));
+        words[static_cast<std::size_t>(r / 8 * ref.n_groups() + g)] |= ref.zero(r, g)
+                                                                       << (4 * (r % 8));
       }
     }
     return words;
   }();
-  IntWeight weight{"w", Int4Packing::kRows, 4, ref.n, ref.k, ref.group, array_of(SafeType::kI32, codes),
-                   array_of(SafeType::kF16, ref.scales), array_of(SafeType::kI32, zeros)};
+  IntWeight weight{"w",
+                   Int4Packing::kRows,
+                   4,
+                   ref.n,
+                   ref.k,
+                   ref.group,
+                   array_of(SafeType::kI32, codes),
+                   array_of(SafeType::kF16, ref.scales),
+                   array_of(SafeType::kI32, zeros)};
   check_sizes(weight, "f");
   EXPECT_EQ(row_format(weight), Format::kI4_32);
   ref.expect(decode(weight, 0, 10), 0, 10);
@@ -188,9 +226,11 @@ TEST(PackedWeights, BlockFp8) {
     const std::int64_t n = 130;
     std::mt19937 random(5);
     std::vector<std::uint8_t> codes;
-    for (std::int64_t i = 0; i < n * k; ++i) codes.push_back(static_cast<std::uint8_t>(random() % 0x7f));
+    for (std::int64_t i = 0; i < n * k; ++i)
+      codes.push_back(static_cast<std::uint8_t>(random() % 0x7f));
     const std::vector<float> scales{0.5f, 2.0f, 0.25f, 3.0f};
-    const Fp8Weight weight{n, k, std::as_bytes(std::span(codes)), array_of(SafeType::kF32, scales), 128, 128};
+    const Fp8Weight weight{
+        n, k, std::as_bytes(std::span(codes)), array_of(SafeType::kF32, scales), 128, 128};
     check_sizes(weight, "w", "f");
     EXPECT_EQ(row_format(weight), k == 256 ? Format::kF8_E4M3_B128 : Format::kF32);
     const auto got = decode(weight, 127, 3);
@@ -215,7 +255,8 @@ TEST(PackedWeights, Mxfp4) {
   constexpr float kValues[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
   for (std::size_t i = 0; i < 64; ++i) {
     const unsigned nibble = i % 2 == 0 ? blocks[i / 2] & 15u : blocks[i / 2] >> 4;
-    const float value = (nibble & 8u ? -1.0f : 1.0f) * kValues[nibble & 7u] * (i < 32 ? 1.0f : 0.25f);
+    const float value =
+        (nibble & 8u ? -1.0f : 1.0f) * kValues[nibble & 7u] * (i < 32 ? 1.0f : 0.25f);
     EXPECT_EQ(got[i], value) << i;
   }
 }

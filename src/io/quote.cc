@@ -1,7 +1,5 @@
 #include "io/quote.h"
 
-#include "base/error.h"
-
 #include <filesystem>
 
 #include "base/error.h"

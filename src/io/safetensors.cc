@@ -19,16 +19,18 @@ struct TypeRow {
   std::size_t bytes;
 };
 constexpr TypeRow kTypes[] = {
-    {SafeType::kF64, "F64", 8},         {SafeType::kF32, "F32", 4},         {SafeType::kF16, "F16", 2},
-    {SafeType::kBF16, "BF16", 2},       {SafeType::kF8_E4M3, "F8_E4M3", 1}, {SafeType::kF8_E5M2, "F8_E5M2", 1},
-    {SafeType::kF8_E8M0, "F8_E8M0", 1}, {SafeType::kI64, "I64", 8},         {SafeType::kI32, "I32", 4},
-    {SafeType::kI16, "I16", 2},         {SafeType::kI8, "I8", 1},           {SafeType::kU64, "U64", 8},
-    {SafeType::kU32, "U32", 4},         {SafeType::kU16, "U16", 2},         {SafeType::kU8, "U8", 1},
-    {SafeType::kBool, "BOOL", 1},
+    {SafeType::kF64, "F64", 8},         {SafeType::kF32, "F32", 4},
+    {SafeType::kF16, "F16", 2},         {SafeType::kBF16, "BF16", 2},
+    {SafeType::kF8_E4M3, "F8_E4M3", 1}, {SafeType::kF8_E5M2, "F8_E5M2", 1},
+    {SafeType::kF8_E8M0, "F8_E8M0", 1}, {SafeType::kI64, "I64", 8},
+    {SafeType::kI32, "I32", 4},         {SafeType::kI16, "I16", 2},
+    {SafeType::kI8, "I8", 1},           {SafeType::kU64, "U64", 8},
+    {SafeType::kU32, "U32", 4},         {SafeType::kU16, "U16", 2},
+    {SafeType::kU8, "U8", 1},           {SafeType::kBool, "BOOL", 1},
 };
 
-/// Receives the header as a stream of JSON events. Depth 1 is the header object, depth 2 one tensor's
-/// record (or __metadata__), depth 3 its shape or data_offsets.
+/// Receives the header as a stream of JSON events. Depth 1 is the header object, depth 2 one
+/// tensor's record (or __metadata__), depth 3 its shape or data_offsets.
 class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   HeaderHandler(const std::string& path, std::vector<SafeTensor>* tensors,
@@ -49,7 +51,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (depth_ == 1) {
       name_ = text;
       if (!names_.insert(text).second) {
-        fail(ErrorCode::kBadFile, path_, "has the tensor {} twice; the file is damaged", quote(text));
+        fail(ErrorCode::kBadFile, path_, "has the tensor {} twice; the file is damaged",
+             quote(text));
       }
     } else {
       field_ = text;
@@ -57,7 +60,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool start_array(std::size_t) override {
-    if (depth_ != 2 || in_array_ || in_metadata_ || (field_ != "shape" && field_ != "data_offsets")) {
+    if (depth_ != 2 || in_array_ || in_metadata_ ||
+        (field_ != "shape" && field_ != "data_offsets")) {
       wrong("an array");
     }
     in_array_ = true;
@@ -83,7 +87,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (value > static_cast<std::uint64_t>(INT64_MAX)) wrong("a number beyond 63 bits");
     auto& list = field_ == "shape" ? dims_ : offsets_;
     if (list.size() >= tensor::Shape::kMaxRank) {
-      fail(ErrorCode::kUnsupported, path_, "tensor {} has more than 4 entries in {}", quote(name_), field_);
+      fail(ErrorCode::kUnsupported, path_, "tensor {} has more than 4 entries in {}", quote(name_),
+           field_);
     }
     list.push_back(static_cast<std::int64_t>(value));
     return true;
@@ -93,15 +98,20 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool boolean(bool) override { wrong("a bool"); }
   bool null() override { wrong("null"); }
   bool binary(nlohmann::json::binary_t&) override { wrong("binary data"); }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception&) override {
-    fail(ErrorCode::kBadFile, path_, "has a header that is no valid JSON at byte {}; it is not a safetensors "
-         "file, or damaged", position);
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::json::exception&) override {
+    fail(ErrorCode::kBadFile, path_,
+         "has a header that is no valid JSON at byte {}; it is not a safetensors "
+         "file, or damaged",
+         position);
   }
 
  private:
   [[noreturn]] void wrong(const char* got) const {
-    fail(ErrorCode::kBadFile, path_, "has {} in the header record of {}, where {{dtype, shape, data_offsets}} is "
-         "wanted; the file is damaged", got, quote(name_));
+    fail(ErrorCode::kBadFile, path_,
+         "has {} in the header record of {}, where {{dtype, shape, data_offsets}} is "
+         "wanted; the file is damaged",
+         got, quote(name_));
   }
   void begin_record() {
     in_metadata_ = name_ == "__metadata__";
@@ -118,14 +128,19 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
         return;
       }
     }
-    fail(ErrorCode::kUnsupported, path_, "tensor {} has element type {}, which this build does not know",
-         quote(name_), quote(text));
+    fail(ErrorCode::kUnsupported, path_,
+         "tensor {} has element type {}, which this build does not know", quote(name_),
+         quote(text));
   }
   void end_record() {
-    if (!has_type_ || !has_shape_ || !has_offsets_ || offsets_.size() != 2 || offsets_[0] > offsets_[1]) {
+    if (!has_type_ || !has_shape_ || !has_offsets_ || offsets_.size() != 2 ||
+        offsets_[0] > offsets_[1]) {
       wrong("an incomplete entry");
     }
-    SafeTensor tensor{name_, type_, {}, static_cast<std::uint64_t>(offsets_[0]),
+    SafeTensor tensor{name_,
+                      type_,
+                      {},
+                      static_cast<std::uint64_t>(offsets_[0]),
                       static_cast<std::uint64_t>(offsets_[1] - offsets_[0])};
     std::int64_t bytes = static_cast<std::int64_t>(safe_type_bytes(type_));
     bool fits = true;
@@ -134,8 +149,10 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       tensor.shape.push_back(d);
     }
     if (!fits || static_cast<std::uint64_t>(bytes) != tensor.bytes) {
-      fail(ErrorCode::kBadFile, path_, "tensor {} of {} {} lies in {} bytes, which is not its size; the file is "
-           "damaged", quote(name_), safe_type_name(type_), tensor.shape.to_string(), tensor.bytes);
+      fail(ErrorCode::kBadFile, path_,
+           "tensor {} of {} {} lies in {} bytes, which is not its size; the file is "
+           "damaged",
+           quote(name_), safe_type_name(type_), tensor.shape.to_string(), tensor.bytes);
     }
     tensors_->push_back(std::move(tensor));
   }
@@ -159,7 +176,9 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
 }  // namespace
 
-std::string_view safe_type_name(SafeType type) { return kTypes[static_cast<std::size_t>(type)].name; }
+std::string_view safe_type_name(SafeType type) {
+  return kTypes[static_cast<std::size_t>(type)].name;
+}
 std::size_t safe_type_bytes(SafeType type) { return kTypes[static_cast<std::size_t>(type)].bytes; }
 
 SafetensorsFile SafetensorsFile::open(const std::string& path) {
@@ -183,13 +202,16 @@ void SafetensorsFile::parse_header() {
   ByteReader in(bytes_, path_);
   const auto length = in.read<std::uint64_t>("the header length");
   if (length > kMaxHeaderBytes || length > in.remaining()) {
-    fail(ErrorCode::kBadFile, path_, "claims a header of {} bytes, {} bytes are left and at most {} are accepted; "
-         "it is not a safetensors file, or truncated", length, in.remaining(), kMaxHeaderBytes);
+    fail(ErrorCode::kBadFile, path_,
+         "claims a header of {} bytes, {} bytes are left and at most {} are accepted; "
+         "it is not a safetensors file, or truncated",
+         length, in.remaining(), kMaxHeaderBytes);
   }
   const auto header = in.take(length, "the header");
   const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
   if (text.empty() || text.front() != '{') {
-    fail(ErrorCode::kBadFile, path_, "has a header that does not start with '{{'; it is not a safetensors file");
+    fail(ErrorCode::kBadFile, path_,
+         "has a header that does not start with '{{'; it is not a safetensors file");
   }
   HeaderHandler handler(path_, &tensors_, &metadata_);
   try {
@@ -206,13 +228,14 @@ void SafetensorsFile::parse_header() {
   std::uint64_t end = 0;
   for (SafeTensor& tensor : tensors_) {
     if (tensor.bytes > available || tensor.offset > available - tensor.bytes) {
-      fail(ErrorCode::kBadFile, path_, "tensor {} lies at bytes {} to {} of the data, which has {}; the file is "
-           "truncated or damaged, get it again", quote(tensor.name), tensor.offset,
-           tensor.offset + tensor.bytes, available);
+      fail(ErrorCode::kBadFile, path_,
+           "tensor {} lies at bytes {} to {} of the data, which has {}; the file is "
+           "truncated or damaged, get it again",
+           quote(tensor.name), tensor.offset, tensor.offset + tensor.bytes, available);
     }
     if (tensor.offset < end) {
-      fail(ErrorCode::kBadFile, path_, "the data of tensor {} overlaps another's; the file is damaged",
-           quote(tensor.name));
+      fail(ErrorCode::kBadFile, path_,
+           "the data of tensor {} overlaps another's; the file is damaged", quote(tensor.name));
     }
     end = tensor.offset + tensor.bytes;
     tensor.offset += data_begin;

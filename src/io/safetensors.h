@@ -2,9 +2,9 @@
 //
 //   file = u64 header length, JSON header {name: {dtype, shape, data_offsets}}, data
 //
-// The header is parsed as a stream without building a JSON tree. Offsets must be in range, sizes must equal
-// the shape's product, tensors must not overlap.
-// Thread rule: const after construction, any thread.
+// The header is parsed as a stream without building a JSON tree. Offsets must be in range, sizes
+// must equal the shape's product, tensors must not overlap. Thread rule: const after construction,
+// any thread.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +21,22 @@
 namespace kt::io {
 
 enum class SafeType : std::uint8_t {
-  kF64, kF32, kF16, kBF16, kF8_E4M3, kF8_E5M2, kF8_E8M0, kI64, kI32, kI16, kI8, kU64, kU32, kU16, kU8, kBool,
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kF8_E4M3,
+  kF8_E5M2,
+  kF8_E8M0,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU64,
+  kU32,
+  kU16,
+  kU8,
+  kBool,
 };
 /// "F32", "F8_E4M3", … as in the header.
 std::string_view safe_type_name(SafeType type);
@@ -65,8 +80,9 @@ class SafetensorsFile {
 /// All files of one model.
 class SafetensorsModel {
  public:
-  /// `path`: a .safetensors file (a shard whose folder has an index opens the whole model), or a folder with
-  /// an index or with .safetensors files. Throws as SafetensorsFile, kMismatch when index and files disagree.
+  /// `path`: a .safetensors file (a shard whose folder has an index opens the whole model), or a
+  /// folder with an index or with .safetensors files. Throws as SafetensorsFile, kMismatch when
+  /// index and files disagree.
   static SafetensorsModel open(const std::string& path);
 
   struct Ref {
@@ -78,7 +94,9 @@ class SafetensorsModel {
   const std::vector<Ref>& refs() const { return refs_; }
   const SafeTensor& tensor(const Ref& ref) const { return files_[ref.file].tensors()[ref.tensor]; }
   const Ref* find(std::string_view name) const;
-  std::span<const std::byte> data(const Ref& ref) const { return files_[ref.file].data(tensor(ref)); }
+  std::span<const std::byte> data(const Ref& ref) const {
+    return files_[ref.file].data(tensor(ref));
+  }
 
  private:
   void add_file(const std::string& path);

@@ -10,8 +10,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto file =
         kt::io::SafetensorsFile::parse({reinterpret_cast<const std::byte*>(data), size}, "fuzz");
     for (const auto& tensor : file.tensors()) {
-      const auto bytes = static_cast<std::uint64_t>(tensor.shape.count()) *
-                         kt::io::safe_type_bytes(tensor.type);
+      const auto bytes =
+          static_cast<std::uint64_t>(tensor.shape.count()) * kt::io::safe_type_bytes(tensor.type);
       if (file.data(tensor).size() != bytes) __builtin_trap();
     }
   } catch (const kt::Error&) {

@@ -24,13 +24,15 @@ std::map<std::string, std::string> read_index(const std::string& path) {
   }
   std::map<std::string, std::string> files;
   for (const auto& [name, file] : weight_map->items()) {
-    if (!file.is_string()) fail(ErrorCode::kBadFile, path, "maps tensor {} to no file name", quote(name));
+    if (!file.is_string())
+      fail(ErrorCode::kBadFile, path, "maps tensor {} to no file name", quote(name));
     const auto text = file.get<std::string>();
     // A name that leads out of the folder is an attack, not a layout.
     if (text.find('/') != std::string::npos || text.find('\0') != std::string::npos ||
         !text.ends_with(".safetensors")) {
-      fail(ErrorCode::kBadFile, path, "maps tensor {} to {}, the name of a .safetensors file beside it is wanted",
-           quote(name), quote(text));
+      fail(ErrorCode::kBadFile, path,
+           "maps tensor {} to {}, the name of a .safetensors file beside it is wanted", quote(name),
+           quote(text));
     }
     files.emplace(name, text);
   }
@@ -68,16 +70,18 @@ SafetensorsModel SafetensorsModel::open(const std::string& path) {
     for (const auto& [tensor, file] : weight_map) names.insert(file);
     for (const std::string& name : names) {
       if (!fs::exists(folder / name)) {
-        fail(ErrorCode::kNotFound, (folder / name).string(), "is missing; {} names {} files, get them all",
-             kIndexName, names.size());
+        fail(ErrorCode::kNotFound, (folder / name).string(),
+             "is missing; {} names {} files, get them all", kIndexName, names.size());
       }
       model.add_file((folder / name).string());
     }
     for (const auto& [tensor, file] : weight_map) {
       const Ref* ref = model.find(tensor);
       if (ref == nullptr || model.files_[ref->file].path() != (folder / file).string()) {
-        fail(ErrorCode::kMismatch, index, "says tensor {} is in {}, which is not so; index and files do not belong "
-             "together", quote(tensor), quote(file));
+        fail(ErrorCode::kMismatch, index,
+             "says tensor {} is in {}, which is not so; index and files do not belong "
+             "together",
+             quote(tensor), quote(file));
       }
     }
     return model;

@@ -37,17 +37,22 @@ struct Companion {
   std::array<std::string_view, 2> owners;
 };
 constexpr Companion kCompanions[] = {
-    {".weight_scale_inv", {".weight", ""}},      {".weight_scale", {".weight_packed", ".weight"}},
-    {".weight_zero_point", {".weight_packed", ""}}, {".weight_shape", {".weight_packed", ""}},
-    {".weight_g_idx", {".weight_packed", ""}},   {".input_scale", {".weight", ""}},
-    {".qzeros", {".qweight", ""}},               {".scales", {".qweight", ""}},
+    {".weight_scale_inv", {".weight", ""}},
+    {".weight_scale", {".weight_packed", ".weight"}},
+    {".weight_zero_point", {".weight_packed", ""}},
+    {".weight_shape", {".weight_packed", ""}},
+    {".weight_g_idx", {".weight_packed", ""}},
+    {".input_scale", {".weight", ""}},
+    {".qzeros", {".qweight", ""}},
+    {".scales", {".qweight", ""}},
     {".g_idx", {".qweight", ""}},
 };
 
 /// Before anything is computed from the number of bits.
 void check_bits(const QuantConfig& quant, const std::string& name, const std::string& path) {
   if (quant.bits == 4 || quant.bits == 8) return;
-  fail(ErrorCode::kUnsupported, path, "weight {} has {}-bit codes; 4 and 8 are supported", quote(name), quant.bits);
+  fail(ErrorCode::kUnsupported, path, "weight {} has {}-bit codes; 4 and 8 are supported",
+       quote(name), quant.bits);
 }
 
 }  // namespace
@@ -96,7 +101,8 @@ void SafetensorsSource::add_tensor(const SafetensorsModel::Ref& ref) {
   if (name.ends_with(".mlp.experts.down_proj")) {
     return add_fused(ref, std::string(without_suffix(name, "down_proj")), false);
   }
-  if (name.ends_with(".qweight")) return add_grouped(ref, std::string(without_suffix(name, ".qweight")));
+  if (name.ends_with(".qweight"))
+    return add_grouped(ref, std::string(without_suffix(name, ".qweight")));
   if (name.ends_with(".weight_packed")) {
     return add_packed_rows(ref, std::string(without_suffix(name, ".weight_packed")));
   }
@@ -119,14 +125,16 @@ void SafetensorsSource::add_plain(const SafetensorsModel::Ref& ref) {
   const SafeTensor& stored = model_.tensor(ref);
   const auto format = plain_format(stored.type);
   if (!format) {
-    fail(ErrorCode::kUnsupported, file_of(ref), "tensor {} has element type {}, which no weight of {} has without "
-         "a quantization_config that explains it", quote(stored.name), safe_type_name(stored.type),
-         config_.model.architecture);
+    fail(ErrorCode::kUnsupported, file_of(ref),
+         "tensor {} has element type {}, which no weight of {} has without "
+         "a quantization_config that explains it",
+         quote(stored.name), safe_type_name(stored.type), config_.model.architecture);
   }
   add({canonical(stored.name), stored.name, *format, stored.shape}, {Plain{model_.data(ref)}});
 }
 
-void SafetensorsSource::add_fused(const SafetensorsModel::Ref& ref, const std::string& prefix, bool gate_up) {
+void SafetensorsSource::add_fused(const SafetensorsModel::Ref& ref, const std::string& prefix,
+                                  bool gate_up) {
   const SafeTensor& stored = model_.tensor(ref);
   const auto format = plain_format(stored.type);
   const MoeConfig& moe = config_.model.moe;
@@ -134,16 +142,19 @@ void SafetensorsSource::add_fused(const SafetensorsModel::Ref& ref, const std::s
   const tensor::Shape wanted = gate_up ? tensor::Shape{moe.n_experts, 2 * moe.d_ff, d_model}
                                        : tensor::Shape{moe.n_experts, d_model, moe.d_ff};
   if (!format || stored.shape != wanted) {
-    fail(ErrorCode::kMismatch, file_of(ref), "tensor {} is {} {}, a float type and {} are wanted by config.json",
-         quote(stored.name), safe_type_name(stored.type), stored.shape.to_string(), wanted.to_string());
+    fail(ErrorCode::kMismatch, file_of(ref),
+         "tensor {} is {} {}, a float type and {} are wanted by config.json", quote(stored.name),
+         safe_type_name(stored.type), stored.shape.to_string(), wanted.to_string());
   }
   const auto bytes = model_.data(ref);
-  const std::size_t part = static_cast<std::size_t>(moe.d_ff * d_model) * safe_type_bytes(stored.type);
+  const std::size_t part =
+      static_cast<std::size_t>(moe.d_ff * d_model) * safe_type_bytes(stored.type);
   std::size_t at = 0;
   for (std::int64_t e = 0; e < moe.n_experts; ++e) {
     const std::string expert = prefix + std::to_string(e);
     auto add_part = [&](const char* suffix, const tensor::Shape& shape) {
-      add({canonical(expert + suffix), stored.name, *format, shape}, {Plain{bytes.subspan(at, part)}});
+      add({canonical(expert + suffix), stored.name, *format, shape},
+          {Plain{bytes.subspan(at, part)}});
       at += part;
     };
     if (gate_up) {
@@ -164,8 +175,9 @@ RawArray SafetensorsSource::raw(const std::string& name) const {
 void SafetensorsSource::add_fp8(const SafetensorsModel::Ref& ref, const std::string& base) {
   const SafeTensor& stored = model_.tensor(ref);
   if (stored.shape.rank() != 2 || stored.shape[0] < 1 || stored.shape[1] < 1) {
-    fail(ErrorCode::kBadFile, file_of(ref), "tensor {} is F8_E4M3 of shape {}, two dimensions are wanted",
-         quote(stored.name), stored.shape.to_string());
+    fail(ErrorCode::kBadFile, file_of(ref),
+         "tensor {} is F8_E4M3 of shape {}, two dimensions are wanted", quote(stored.name),
+         stored.shape.to_string());
   }
   Fp8Weight weight;
   weight.n = stored.shape[0];
@@ -174,20 +186,26 @@ void SafetensorsSource::add_fp8(const SafetensorsModel::Ref& ref, const std::str
   weight.scales = raw(base + ".weight_scale_inv");
   if (weight.scales.empty()) weight.scales = raw(base + ".weight_scale");
   if (weight.scales.empty()) {
-    fail(ErrorCode::kMismatch, file_of(ref), "tensor {} is F8_E4M3 but {}.weight_scale_inv is missing; get the "
-         "complete model", quote(stored.name), base);
+    fail(ErrorCode::kMismatch, file_of(ref),
+         "tensor {} is F8_E4M3 but {}.weight_scale_inv is missing; get the "
+         "complete model",
+         quote(stored.name), base);
   }
   // Without blocks there is one scale for the tensor or one per row.
   const bool one = weight.scales.count() == 1;
   const bool by_row = weight.scales.count() == weight.n;
-  weight.block_n = one ? weight.n : config_.quant.block_n > 0 ? config_.quant.block_n : by_row ? 1 : 0;
+  weight.block_n = one                         ? weight.n
+                   : config_.quant.block_n > 0 ? config_.quant.block_n
+                   : by_row                    ? 1
+                                               : 0;
   weight.block_k = one || config_.quant.block_n == 0 ? weight.k : config_.quant.block_k;
   check_sizes(weight, stored.name, file_of(ref));
   add({canonical(stored.name), stored.name, row_format(weight), stored.shape}, {weight});
 }
 
 void SafetensorsSource::add_int(IntWeight weight, const std::string& stored_name) {
-  const TensorInfo info{canonical(weight.name), stored_name, row_format(weight), {weight.n, weight.k}};
+  const TensorInfo info{
+      canonical(weight.name), stored_name, row_format(weight), {weight.n, weight.k}};
   add(info, {std::move(weight)});
 }
 
@@ -196,8 +214,10 @@ void SafetensorsSource::add_grouped(const SafetensorsModel::Ref& ref, const std:
   const QuantConfig& quant = config_.quant;
   const bool awq = quant.method == QuantMethod::kAwq;
   if ((!awq && quant.method != QuantMethod::kGptq) || stored.shape.rank() != 2) {
-    fail(ErrorCode::kMismatch, file_of(ref), "tensor {} of shape {} is packed as gptq and awq do it, but config.json "
-         "has no such quantization_config", quote(stored.name), stored.shape.to_string());
+    fail(ErrorCode::kMismatch, file_of(ref),
+         "tensor {} of shape {} is packed as gptq and awq do it, but config.json "
+         "has no such quantization_config",
+         quote(stored.name), stored.shape.to_string());
   }
   check_bits(quant, stored.name, file_of(ref));
   IntWeight weight;
@@ -226,8 +246,10 @@ void SafetensorsSource::add_packed_rows(const SafetensorsModel::Ref& ref, const 
   const SafeTensor& stored = model_.tensor(ref);
   const QuantConfig& quant = config_.quant;
   if (quant.method != QuantMethod::kCompressedTensors || stored.shape.rank() != 2) {
-    fail(ErrorCode::kMismatch, file_of(ref), "tensor {} of shape {} is packed as compressed-tensors does it, but "
-         "config.json has no such quantization_config", quote(stored.name), stored.shape.to_string());
+    fail(ErrorCode::kMismatch, file_of(ref),
+         "tensor {} of shape {} is packed as compressed-tensors does it, but "
+         "config.json has no such quantization_config",
+         quote(stored.name), stored.shape.to_string());
   }
   check_bits(quant, stored.name, file_of(ref));
   IntWeight weight;
@@ -247,8 +269,9 @@ void SafetensorsSource::add_packed_rows(const SafetensorsModel::Ref& ref, const 
       k = static_cast<std::int32_t>(shape.word(1));
     }
     if (k < 1 || k > weight.k || k <= weight.k - per_word) {
-      fail(ErrorCode::kBadFile, file_of(ref), "{}.weight_shape says rows of {} values, {} words of codes hold {}",
-           base, k, stored.shape[1], weight.k);
+      fail(ErrorCode::kBadFile, file_of(ref),
+           "{}.weight_shape says rows of {} values, {} words of codes hold {}", base, k,
+           stored.shape[1], weight.k);
     }
     weight.k = k;
   }
@@ -271,8 +294,10 @@ const TensorInfo* SafetensorsSource::find(const std::string& name) const {
 void SafetensorsSource::read_rows(const TensorInfo& info, std::int64_t row, std::int64_t n_rows,
                                   std::byte* out) const {
   const auto found = index_.find(info.name);
-  if (found == index_.end()) fail(ErrorCode::kNotFound, path_, "has no tensor {}", quote(info.name));
-  KT_CHECK(row >= 0 && n_rows >= 0 && row <= info.shape.n_rows() && n_rows <= info.shape.n_rows() - row);
+  if (found == index_.end())
+    fail(ErrorCode::kNotFound, path_, "has no tensor {}", quote(info.name));
+  KT_CHECK(row >= 0 && n_rows >= 0 && row <= info.shape.n_rows() &&
+           n_rows <= info.shape.n_rows() - row);
   const Place& place = places_[found->second];
   if (const auto* plain = std::get_if<Plain>(&place.data)) {
     const std::size_t row_bytes = formats::row_bytes(info.format, info.shape.n_cols());
@@ -283,8 +308,10 @@ void SafetensorsSource::read_rows(const TensorInfo& info, std::int64_t row, std:
   } else {
     const auto& weight = std::get<IntWeight>(place.data);
     if (!weight.scattered && row == 0 && is_scattered(weight, path_)) {
-      fail(ErrorCode::kMismatch, path_, "weight {} has scattered groups although quantization_config.desc_act is "
-           "false", quote(weight.name));
+      fail(ErrorCode::kMismatch, path_,
+           "weight {} has scattered groups although quantization_config.desc_act is "
+           "false",
+           quote(weight.name));
     }
     io::read_rows(weight, row, n_rows, out);
   }
@@ -295,14 +322,16 @@ std::optional<tensor::WeightView> SafetensorsSource::map(const TensorInfo& info)
   if (found == index_.end()) return std::nullopt;
   const auto* plain = std::get_if<Plain>(&places_[found->second].data);
   const std::size_t size = formats::traits(info.format).block_bytes;
-  if (plain == nullptr || reinterpret_cast<std::uintptr_t>(plain->bytes.data()) % size != 0) return std::nullopt;
+  if (plain == nullptr || reinterpret_cast<std::uintptr_t>(plain->bytes.data()) % size != 0)
+    return std::nullopt;
   return tensor::WeightView{info.format, info.shape, plain->bytes.data()};
 }
 
 void SafetensorsSource::drop_bytes(std::span<const std::byte> bytes) const {
   for (const SafetensorsFile& file : model_.files()) {
     const auto all = file.file().bytes();
-    if (bytes.empty() || bytes.data() < all.data() || bytes.data() >= all.data() + all.size()) continue;
+    if (bytes.empty() || bytes.data() < all.data() || bytes.data() >= all.data() + all.size())
+      continue;
     file.file().dont_need(static_cast<std::size_t>(bytes.data() - all.data()), bytes.size());
   }
 }

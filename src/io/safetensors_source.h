@@ -1,7 +1,8 @@
-// Weights of a Hugging Face folder by canonical name. Quantised linears that are spread over several tensors
-// appear as one tensor "<linear>.weight" in a row format of formats/checkpoint_quants.h (packed_weights.h);
-// experts that Transformers 5 fuses (experts.gate_up_proj, experts.down_proj) appear one by one.
-// Thread rule: const methods may run from any thread.
+// Weights of a Hugging Face folder by canonical name. Quantised linears that are spread over
+// several tensors appear as one tensor "<linear>.weight" in a row format of
+// formats/checkpoint_quants.h (packed_weights.h); experts that Transformers 5 fuses
+// (experts.gate_up_proj, experts.down_proj) appear one by one. Thread rule: const methods may run
+// from any thread.
 #pragma once
 #include <memory>
 #include <string>
@@ -18,8 +19,9 @@ namespace kt::io {
 
 class SafetensorsSource : public WeightSource {
  public:
-  /// A folder or a .safetensors file, config.json in the same folder. Throws as SafetensorsModel::open and
-  /// load_hf_config do; kMismatch when tensors do not fit the quantization_config.
+  /// A folder or a .safetensors file, config.json in the same folder. Throws as
+  /// SafetensorsModel::open and load_hf_config do; kMismatch when tensors do not fit the
+  /// quantization_config.
   explicit SafetensorsSource(const std::string& path);
 
   const std::string& path() const override { return path_; }

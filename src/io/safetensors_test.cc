@@ -42,19 +42,28 @@ TEST(Safetensors, LyingHeadersAreRefused) {
     const std::string message = message_of([&] { SafetensorsFile::parse(bytes, "f"); }, code);
     EXPECT_NE(message.find(part), std::string::npos) << message;
   };
-  refuse(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7, ErrorCode::kBadFile, "truncated");
-  refuse(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8, ErrorCode::kBadFile, "not its size");
-  refuse(R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", 8, ErrorCode::kBadFile,
+  refuse(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7, ErrorCode::kBadFile,
+         "truncated");
+  refuse(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8, ErrorCode::kBadFile,
          "not its size");
-  refuse(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8, ErrorCode::kBadFile, "incomplete");
-  refuse(R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8, ErrorCode::kBadFile, "negative");
-  refuse(R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", 8, ErrorCode::kBadFile, "fraction");
-  refuse(R"({"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}})", 8, ErrorCode::kUnsupported, "F4");
-  refuse(R"({"a":{"dtype":"U8","shape":[1,1,1,1,1],"data_offsets":[0,1]}})", 8, ErrorCode::kUnsupported, "more than 4");
-  refuse(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
-         8, ErrorCode::kBadFile, "overlaps");
-  refuse(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"a":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})",
-         8, ErrorCode::kBadFile, "twice");
+  refuse(R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", 8,
+         ErrorCode::kBadFile, "not its size");
+  refuse(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8, ErrorCode::kBadFile,
+         "incomplete");
+  refuse(R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8, ErrorCode::kBadFile,
+         "negative");
+  refuse(R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", 8, ErrorCode::kBadFile,
+         "fraction");
+  refuse(R"({"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}})", 8, ErrorCode::kUnsupported,
+         "F4");
+  refuse(R"({"a":{"dtype":"U8","shape":[1,1,1,1,1],"data_offsets":[0,1]}})", 8,
+         ErrorCode::kUnsupported, "more than 4");
+  refuse(
+      R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+      8, ErrorCode::kBadFile, "overlaps");
+  refuse(
+      R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"a":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})",
+      8, ErrorCode::kBadFile, "twice");
   refuse(R"({"a":"b"})", 8, ErrorCode::kBadFile, "string");
   refuse(R"({"__metadata__":{},"a":"b"})", 8, ErrorCode::kBadFile, "string");
   refuse(R"({"a":{"x":{}}})", 8, ErrorCode::kBadFile, "object");
@@ -76,7 +85,8 @@ TEST(Safetensors, DamagedFilesAreRefusedWithoutCrash) {
 class Files {
  public:
   template <class T>
-  void add(const std::string& name, SafeType type, const tensor::Shape& shape, const std::vector<T>& values) {
+  void add(const std::string& name, SafeType type, const tensor::Shape& shape,
+           const std::vector<T>& values) {
     const auto bytes = std::as_bytes(std::span(values));
     storage_.emplace_back(bytes.begin(), bytes.end());
     tensors_.push_back({name, type, shape, {}});
@@ -97,12 +107,15 @@ class Files {
 };
 
 std::string config(const std::string& type, const std::string& more = "") {
-  return R"({"model_type":")" + type + R"(","hidden_size":8,"num_hidden_layers":1,"num_attention_heads":2,
+  return R"({"model_type":")" + type +
+         R"(","hidden_size":8,"num_hidden_layers":1,"num_attention_heads":2,
     "num_key_value_heads":1,"vocab_size":4,"intermediate_size":6,"max_position_embeddings":64,
-    "moe_intermediate_size":6,"num_experts":2,"num_local_experts":2,"num_experts_per_tok":1)" + more + "}";
+    "moe_intermediate_size":6,"num_experts":2,"num_local_experts":2,"num_experts_per_tok":1)" +
+         more + "}";
 }
 
-std::vector<float> decode_row(const WeightSource& source, const std::string& name, std::int64_t row) {
+std::vector<float> decode_row(const WeightSource& source, const std::string& name,
+                              std::int64_t row) {
   const TensorInfo* info = source.find(name);
   if (info == nullptr) {
     ADD_FAILURE() << name << " is missing";
@@ -125,7 +138,8 @@ TEST(SafetensorsSource, IndexedFolder) {
   Files two;
   two.add_f32("model.norm.weight", {8}, 100.0f);
   two.write(folder / "model-00002-of-00002.safetensors");
-  const std::string index = R"({"weight_map":{"model.embed_tokens.weight":"model-00001-of-00002.safetensors",
+  const std::string index =
+      R"({"weight_map":{"model.embed_tokens.weight":"model-00001-of-00002.safetensors",
     "lm_head.weight":"model-00001-of-00002.safetensors","model.norm.weight":"%"}})";
   auto with = [&](const std::string& file) {
     std::string text = index;
@@ -134,6 +148,8 @@ TEST(SafetensorsSource, IndexedFolder) {
   };
   with("model-00002-of-00002.safetensors");
   const auto source = open_weights(folder.path());
+  write_file(folder / "made-from-it.gguf", "");
+  EXPECT_EQ(open_weights(folder.path())->tensors().size(), 2u);
   EXPECT_EQ(source->tensors().size(), 2u);  // the head of a tied model is the embedding
   EXPECT_EQ(decode_row(*source, "model.norm.weight", 0)[1], 101.0f);
   EXPECT_TRUE(source->map(*source->find("model.embed_tokens.weight")).has_value());
@@ -159,9 +175,12 @@ TEST(SafetensorsSource, FusedExpertsAndMixtralAliases) {
     files.write(folder / "model.safetensors");
     const auto source = open_weights(folder.path());
     const std::string block = mixtral ? "model.layers.0.block_sparse_moe." : "model.layers.0.mlp.";
-    EXPECT_EQ(decode_row(*source, block + "experts.1." + (mixtral ? "w3" : "up_proj") + ".weight", 0)[0],
-              (12.0f + 6.0f) * 8.0f);
-    EXPECT_EQ(decode_row(*source, block + "experts.1." + (mixtral ? "w2" : "down_proj") + ".weight", 1)[2], 56.0f);
+    EXPECT_EQ(
+        decode_row(*source, block + "experts.1." + (mixtral ? "w3" : "up_proj") + ".weight", 0)[0],
+        (12.0f + 6.0f) * 8.0f);
+    EXPECT_EQ(decode_row(*source, block + "experts.1." + (mixtral ? "w2" : "down_proj") + ".weight",
+                         1)[2],
+              56.0f);
     EXPECT_NE(source->find(block + "gate.weight"), nullptr);
     EXPECT_EQ(source->tensors().size(), 7u);
   }
@@ -169,15 +188,18 @@ TEST(SafetensorsSource, FusedExpertsAndMixtralAliases) {
 
 TEST(SafetensorsSource, QuantisedCheckpoints) {
   const TemporaryFolder folder;
-  write_file(folder / "config.json", config("llama", R"(,"quantization_config":{"quant_method":"compressed-tensors",
+  write_file(folder / "config.json",
+             config("llama", R"(,"quantization_config":{"quant_method":"compressed-tensors",
     "format":"pack-quantized","config_groups":{"g":{"weights":{"num_bits":4,"symmetric":true,"strategy":"group",
     "group_size":32}}}})"));
   Files files;
   files.add("model.layers.0.mlp.up_proj.weight_packed", SafeType::kI32, {2, 8},
             std::vector<std::uint32_t>(16, 0x76543210u));
   files.add("model.layers.0.mlp.up_proj.weight_scale", SafeType::kBF16, {2, 2},
-            std::vector<std::uint16_t>{f32_to_bf16(1.0f), f32_to_bf16(2.0f), f32_to_bf16(3.0f), f32_to_bf16(4.0f)});
-  files.add("model.layers.0.mlp.up_proj.weight_shape", SafeType::kI64, {2}, std::vector<std::int64_t>{2, 64});
+            std::vector<std::uint16_t>{f32_to_bf16(1.0f), f32_to_bf16(2.0f), f32_to_bf16(3.0f),
+                                       f32_to_bf16(4.0f)});
+  files.add("model.layers.0.mlp.up_proj.weight_shape", SafeType::kI64, {2},
+            std::vector<std::int64_t>{2, 64});
   files.write(folder / "model.safetensors");
   const auto source = open_weights(folder.path());
   ASSERT_EQ(source->tensors().size(), 1u);
@@ -190,7 +212,8 @@ TEST(SafetensorsSource, QuantisedCheckpoints) {
 
 TEST(SafetensorsSource, BlockFp8AndItsMissingScales) {
   const TemporaryFolder folder;
-  write_file(folder / "config.json", config("llama", R"(,"quantization_config":{"quant_method":"fp8",
+  write_file(folder / "config.json",
+             config("llama", R"(,"quantization_config":{"quant_method":"fp8",
     "weight_block_size":[128,128]})"));
   const std::string name = "model.layers.0.mlp.up_proj.weight";
   const std::vector<std::uint8_t> codes(3 * 128, 0x38);  // 1.0
@@ -204,7 +227,8 @@ TEST(SafetensorsSource, BlockFp8AndItsMissingScales) {
   Files lone;
   lone.add(name, SafeType::kF8_E4M3, {3, 128}, codes);
   lone.write(folder / "model.safetensors");
-  EXPECT_NE(message_of([&] { open_weights(folder.path()); }, ErrorCode::kMismatch).find("weight_scale_inv"),
+  EXPECT_NE(message_of([&] { open_weights(folder.path()); }, ErrorCode::kMismatch)
+                .find("weight_scale_inv"),
             std::string::npos);
 }
 
@@ -212,11 +236,13 @@ TEST(SafetensorsSource, PackedTensorsNeedTheirConfiguration) {
   const TemporaryFolder folder;
   write_file(folder / "config.json", config("llama"));
   Files files;
-  files.add("model.layers.0.mlp.up_proj.qweight", SafeType::kI32, {1, 8}, std::vector<std::uint32_t>(8, 0));
+  files.add("model.layers.0.mlp.up_proj.qweight", SafeType::kI32, {1, 8},
+            std::vector<std::uint32_t>(8, 0));
   files.write(folder / "model.safetensors");
   message_of([&] { open_weights(folder.path()); }, ErrorCode::kMismatch);
   Files integers;
-  integers.add("model.layers.0.mlp.up_proj.weight", SafeType::kI64, {1}, std::vector<std::int64_t>{1});
+  integers.add("model.layers.0.mlp.up_proj.weight", SafeType::kI64, {1},
+               std::vector<std::int64_t>{1});
   integers.write(folder / "model.safetensors");
   message_of([&] { open_weights(folder.path()); }, ErrorCode::kUnsupported);
 }

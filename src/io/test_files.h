@@ -41,7 +41,8 @@ inline std::vector<std::byte> read_bytes(const std::string& path) {
 
 inline void write_bytes(const std::string& path, std::span<const std::byte> bytes) {
   std::ofstream file(path, std::ios::binary);
-  file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  file.write(reinterpret_cast<const char*>(bytes.data()),
+             static_cast<std::streamsize>(bytes.size()));
 }
 
 /// The error that `action` throws; fails the test when it throws none.
@@ -56,8 +57,8 @@ inline std::string message_of(const std::function<void()>& action, ErrorCode cod
   return {};
 }
 
-/// Runs `parse` on every prefix of `bytes` and on `n_flips` random edits of it; only kt::Error may escape.
-/// Returns how many inputs were refused.
+/// Runs `parse` on every prefix of `bytes` and on `n_flips` random edits of it; only kt::Error may
+/// escape. Returns how many inputs were refused.
 inline int feed_damaged(const std::vector<std::byte>& bytes, int n_flips,
                         const std::function<void(const std::vector<std::byte>&)>& parse) {
   int refused = 0;
@@ -75,7 +76,8 @@ inline int feed_damaged(const std::vector<std::byte>& bytes, int n_flips,
   for (int i = 0; i < n_flips; ++i) {
     std::vector<std::byte> input = bytes;
     const int n_edits = 1 + static_cast<int>(random() % 4);
-    for (int e = 0; e < n_edits; ++e) input[random() % input.size()] = static_cast<std::byte>(random());
+    for (int e = 0; e < n_edits; ++e)
+      input[random() % input.size()] = static_cast<std::byte>(random());
     feed(input);
   }
   return refused;

@@ -36,7 +36,9 @@ io::ModelConfig config_at(const fs::path& path) {
   return io::parse_hf_config(read_text(path), "", path.string()).model;
 }
 
-io::ModelConfig golden(const std::string& name) { return config_at(data("golden_configs/" + name + ".json")); }
+io::ModelConfig golden(const std::string& name) {
+  return config_at(data("golden_configs/" + name + ".json"));
+}
 
 // Names of the .json files of a folder.
 std::vector<std::string> names_in(const std::string& folder) {
@@ -64,7 +66,8 @@ Specs specs_of(const io::ModelConfig& config) {
 TEST(BuildModel, EveryArchitectureHasAGoldenConfiguration) {
   std::set<std::string> seen;
   for (const std::string& name : names_in("golden_configs")) seen.insert(golden(name).architecture);
-  for (const Architecture& a : architectures()) EXPECT_TRUE(seen.contains(a.model_type)) << a.model_type;
+  for (const Architecture& a : architectures())
+    EXPECT_TRUE(seen.contains(a.model_type)) << a.model_type;
 }
 
 TEST(BuildModel, GoldenConfigurationsBuild) {
@@ -114,9 +117,12 @@ TEST(BuildModel, TensorsOfADeepseekLayer) {
 }
 
 TEST(BuildModel, TensorsOfOtherArchitectures) {
-  EXPECT_EQ(specs_of(golden("deepseek_v2_lite")).count("model.layers.0.self_attn.q_proj.weight"), 1u);
-  EXPECT_EQ(specs_of(golden("mixtral")).count("model.layers.0.block_sparse_moe.experts.0.w3.weight"), 1u);
-  EXPECT_EQ(specs_of(golden("qwen2_moe")).count("model.layers.1.mlp.shared_expert_gate.weight"), 1u);
+  EXPECT_EQ(specs_of(golden("deepseek_v2_lite")).count("model.layers.0.self_attn.q_proj.weight"),
+            1u);
+  EXPECT_EQ(
+      specs_of(golden("mixtral")).count("model.layers.0.block_sparse_moe.experts.0.w3.weight"), 1u);
+  EXPECT_EQ(specs_of(golden("qwen2_moe")).count("model.layers.1.mlp.shared_expert_gate.weight"),
+            1u);
   EXPECT_EQ(specs_of(golden("qwen3")).count("model.layers.0.self_attn.q_norm.weight"), 1u);
   EXPECT_EQ(specs_of(golden("qwen2")).count("model.layers.0.self_attn.k_proj.bias"), 1u);
   EXPECT_EQ(specs_of(golden("qwen2")).count("model.layers.0.self_attn.o_proj.bias"), 0u);
@@ -132,12 +138,14 @@ TEST(BuildModel, UnknownArchitecturesListTheKnown) {
     EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
     const std::string text = e.what();
     EXPECT_NE(text.find("'gpt_oss'"), std::string::npos) << text;
-    for (const Architecture& a : architectures()) EXPECT_NE(text.find(a.model_type), std::string::npos) << text;
+    for (const Architecture& a : architectures())
+      EXPECT_NE(text.find(a.model_type), std::string::npos) << text;
   }
 }
 
 TEST(BuildModel, ContradictionsAreRefused) {
-  const auto refused = [](const std::string& name, const std::function<void(io::ModelConfig&)>& change) {
+  const auto refused = [](const std::string& name,
+                          const std::function<void(io::ModelConfig&)>& change) {
     io::ModelConfig c = golden(name);
     change(c);
     try {
@@ -150,14 +158,17 @@ TEST(BuildModel, ContradictionsAreRefused) {
     return false;
   };
   const std::map<std::string, std::function<void(io::ModelConfig&, std::int64_t)>> sizes = {
-      {"layers", [](auto& c, auto v) { c.n_layers = v; }},   {"d_model", [](auto& c, auto v) { c.d_model = v; }},
-      {"vocab", [](auto& c, auto v) { c.vocab_size = v; }},  {"heads", [](auto& c, auto v) { c.n_heads = v; }},
+      {"layers", [](auto& c, auto v) { c.n_layers = v; }},
+      {"d_model", [](auto& c, auto v) { c.d_model = v; }},
+      {"vocab", [](auto& c, auto v) { c.vocab_size = v; }},
+      {"heads", [](auto& c, auto v) { c.n_heads = v; }},
       {"context", [](auto& c, auto v) { c.max_context = v; }},
   };
   for (const char* name : {"llama", "mixtral", "deepseek_v3"}) {
     for (const auto& [what, set] : sizes) {
       for (const std::int64_t bad : {std::int64_t{0}, std::int64_t{-3}, std::int64_t{1} << 40}) {
-        EXPECT_TRUE(refused(name, [&](auto& c) { set(c, bad); })) << name << " " << what << " " << bad;
+        EXPECT_TRUE(refused(name, [&](auto& c) { set(c, bad); }))
+            << name << " " << what << " " << bad;
       }
     }
     EXPECT_TRUE(refused(name, [](auto& c) { c.norm_eps = 0.0; }));
@@ -186,7 +197,8 @@ TEST(BuildModel, ContradictionsAreRefused) {
   EXPECT_TRUE(refused("deepseek_v3", [](auto& c) { c.moe.n_groups = 0; }));
   EXPECT_TRUE(refused("deepseek_v3", [](auto& c) { c.moe.n_groups = 8; }));  // one expert each
   EXPECT_TRUE(refused("deepseek_v3", [](auto& c) { c.moe.n_groups_used = 5; }));
-  EXPECT_TRUE(refused("deepseek_v3", [](auto& c) { c.moe.n_groups_used = 1; }));  // two experts for three
+  EXPECT_TRUE(
+      refused("deepseek_v3", [](auto& c) { c.moe.n_groups_used = 1; }));  // two experts for three
   EXPECT_TRUE(refused("deepseek_v3", [](auto& c) { c.moe.layer_step = 0; }));
   EXPECT_TRUE(refused("deepseek_v3", [](auto& c) { c.mla.kv_lora_rank = 0; }));
   EXPECT_TRUE(refused("deepseek_v3", [](auto& c) { c.mla.q_lora_rank = -1; }));
@@ -195,7 +207,8 @@ TEST(BuildModel, ContradictionsAreRefused) {
   EXPECT_TRUE(refused("deepseek_v3", [](auto& c) { c.mla.v_head_dim = 4096; }));
 }
 
-// Compares a checkpoint's tensors with what the tree asks for: none missing, none left over, shapes equal.
+// Compares a checkpoint's tensors with what the tree asks for: none missing, none left over, shapes
+// equal.
 void expect_tree_fits(const io::ModelConfig& c, const std::vector<io::TensorInfo>& tensors) {
   Specs wanted = specs_of(c);
   const auto source = io::make_listing_source(c, tensors);  // refuses a name that is there twice
@@ -204,8 +217,10 @@ void expect_tree_fits(const io::ModelConfig& c, const std::vector<io::TensorInfo
     const std::string at = "model.layers." + std::to_string(layer) + ".self_attn.";
     if (source->find(at + "kv_b_proj.weight") != nullptr) continue;
     wanted.erase(at + "kv_b_proj.weight");
-    wanted.emplace(at + "k_b_proj.weight", tensor::Shape{c.n_heads, c.mla.kv_lora_rank, c.mla.qk_nope_dim});
-    wanted.emplace(at + "v_b_proj.weight", tensor::Shape{c.n_heads, c.mla.v_head_dim, c.mla.kv_lora_rank});
+    wanted.emplace(at + "k_b_proj.weight",
+                   tensor::Shape{c.n_heads, c.mla.kv_lora_rank, c.mla.qk_nope_dim});
+    wanted.emplace(at + "v_b_proj.weight",
+                   tensor::Shape{c.n_heads, c.mla.v_head_dim, c.mla.kv_lora_rank});
   }
   int n_shown = 0;
   for (const auto& [name, shape] : wanted) {

@@ -1,5 +1,5 @@
-// The attention operators over a paged cache against plain attention in double, which keeps the whole
-// history and knows no pages, no absorbed matrices and no batches.
+// The attention operators over a paged cache against plain attention in double, which keeps the
+// whole history and knows no pages, no absorbed matrices and no batches.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,7 +16,7 @@ using Vector = std::vector<double>;
 
 // Inputs of one conversation, and where its rows are cached.
 struct History {
-  std::vector<std::vector<float>> x;   // one row per position
+  std::vector<std::vector<float>> x;  // one row per position
   std::vector<std::int32_t> pages;
 };
 
@@ -40,7 +40,8 @@ class Rig {
     walk(*attention_, [&](Module& m) {
       for (const WeightSpec& spec : m.weights()) {
         const bool vector = spec.shape.rank() == 1;
-        source.add(spec.name, spec.shape, vector ? 1.0f : 1.5f / std::sqrt(static_cast<float>(spec.shape.n_cols())));
+        source.add(spec.name, spec.shape,
+                   vector ? 1.0f : 1.5f / std::sqrt(static_cast<float>(spec.shape.n_cols())));
       }
     });
   }
@@ -57,13 +58,15 @@ class Rig {
       s.dim = spec.streams[i].dim;
       s.head_bytes = static_cast<std::size_t>(s.dim) * sizeof(float);
       s.row_bytes = s.head_bytes * static_cast<std::size_t>(s.n_heads);
-      cache_[i].assign(static_cast<std::size_t>(kPages * tensor::kKvPageLen * s.n_heads * s.dim), 1e30f);
+      cache_[i].assign(static_cast<std::size_t>(kPages * tensor::kKvPageLen * s.n_heads * s.dim),
+                       1e30f);
       s.base = reinterpret_cast<std::byte*>(cache_[i].data());
     }
   }
 
   // Runs one batch: the next n_rows of each named sequence. Returns the rows of delta.
-  std::vector<std::vector<float>> run(std::vector<History>& histories, const std::vector<Turn>& turns) {
+  std::vector<std::vector<float>> run(std::vector<History>& histories,
+                                      const std::vector<Turn>& turns) {
     std::vector<float> x;
     std::vector<std::int32_t> tokens, positions;
     std::vector<SequenceRows> sequences;
@@ -89,7 +92,8 @@ class Rig {
     return run_rows(x, tokens, positions, sequences);
   }
 
-  std::vector<std::vector<float>> run_rows(std::vector<float>& x, const std::vector<std::int32_t>& tokens,
+  std::vector<std::vector<float>> run_rows(std::vector<float>& x,
+                                           const std::vector<std::int32_t>& tokens,
                                            const std::vector<std::int32_t>& positions,
                                            const std::vector<SequenceRows>& sequences) {
     const Batch batch{tokens, positions, sequences, {}};
@@ -102,7 +106,8 @@ class Rig {
                     {delta.data(), n, config_.d_model, config_.d_model});
     std::vector<std::vector<float>> rows;
     for (std::int64_t r = 0; r < n; ++r) {
-      rows.emplace_back(delta.begin() + r * config_.d_model, delta.begin() + (r + 1) * config_.d_model);
+      rows.emplace_back(delta.begin() + r * config_.d_model,
+                        delta.begin() + (r + 1) * config_.d_model);
     }
     return rows;
   }
@@ -192,8 +197,8 @@ void rotate_pairs(double* x, const std::vector<std::pair<double, double>>& angle
 }
 
 // One query over keys and values [position], of which the last `window` count (0: all).
-Vector mix(const Vector& q, const std::vector<Vector>& keys, const std::vector<Vector>& values, double scale,
-           std::int64_t window) {
+Vector mix(const Vector& q, const std::vector<Vector>& keys, const std::vector<Vector>& values,
+           double scale, std::int64_t window) {
   const std::size_t n = keys.size();
   const auto w = static_cast<std::size_t>(window);
   const std::size_t begin = window > 0 && n > w ? n - w : 0;
@@ -221,8 +226,10 @@ void expect_near(const std::vector<float>& got, const Vector& want, const std::s
 }
 
 // Prompts that cross a page, decode rows beside a prompt, a sequence that starts late.
-const std::vector<std::vector<Turn>> kTurns = {
-    {{0, 70}, {1, 5}}, {{0, 1}, {2, 3}, {1, 1}}, {{1, 66}, {2, 1}, {0, 2}}, {{0, 1}, {1, 1}, {2, 1}}};
+const std::vector<std::vector<Turn>> kTurns = {{{0, 70}, {1, 5}},
+                                               {{0, 1}, {2, 3}, {1, 1}},
+                                               {{1, 66}, {2, 1}, {0, 2}},
+                                               {{0, 1}, {1, 1}, {2, 1}}};
 
 // Runs kTurns and compares every row with naive(history so far).
 void compare(Rig& rig, const std::function<Vector(const History&, std::size_t position)>& naive) {
@@ -257,12 +264,15 @@ io::ModelConfig gqa_config() {
 }
 
 Rig gqa_rig(const io::ModelConfig& c, const GqaSpec& spec) {
-  return Rig(c, c.head_dim, [&](const Builder& b, Rotary& r) { return b.gqa_attention("self_attn", c, spec, r); });
+  return Rig(c, c.head_dim,
+             [&](const Builder& b, Rotary& r) { return b.gqa_attention("self_attn", c, spec, r); });
 }
 
-Vector naive_gqa(Rig& rig, const io::ModelConfig& c, const GqaSpec& spec, const History& h, std::size_t position) {
+Vector naive_gqa(Rig& rig, const io::ModelConfig& c, const GqaSpec& spec, const History& h,
+                 std::size_t position) {
   const auto dim = static_cast<std::size_t>(c.head_dim);
-  const auto n_kv = static_cast<std::size_t>(c.n_kv_heads), n_heads = static_cast<std::size_t>(c.n_heads);
+  const auto n_kv = static_cast<std::size_t>(c.n_kv_heads),
+             n_heads = static_cast<std::size_t>(c.n_heads);
   const auto heads = [&](const char* proj, const char* norm, std::size_t p, std::size_t n) {
     Vector y = rig.linear(proj, {h.x[p].begin(), h.x[p].end()});
     if (norm == nullptr) return y;
@@ -289,7 +299,8 @@ Vector naive_gqa(Rig& rig, const io::ModelConfig& c, const GqaSpec& spec, const 
   Vector mixed;
   for (std::size_t i = 0; i < n_heads; ++i) {
     const std::size_t kv = i / (n_heads / n_kv);
-    const Vector o = mix(slice(q, i), keys[kv], values[kv], 1.0 / std::sqrt(static_cast<double>(dim)), spec.window);
+    const Vector o = mix(slice(q, i), keys[kv], values[kv],
+                         1.0 / std::sqrt(static_cast<double>(dim)), spec.window);
     mixed.insert(mixed.end(), o.begin(), o.end());
   }
   return rig.linear("o_proj", mixed);
@@ -340,13 +351,17 @@ io::ModelConfig mla_config(std::int64_t q_lora_rank) {
 }
 
 Rig mla_rig(const io::ModelConfig& c) {
-  return Rig(c, c.mla.qk_rope_dim, [&](const Builder& b, Rotary& r) { return b.mla_attention("self_attn", c, r); });
+  return Rig(c, c.mla.qk_rope_dim,
+             [&](const Builder& b, Rotary& r) { return b.mla_attention("self_attn", c, r); });
 }
 
 // Latent attention written out: every head gets its own keys and values from kv_b_proj.
-Vector naive_mla(Rig& rig, const io::ModelConfig& c, double scale, const History& h, std::size_t position) {
-  const auto nope = static_cast<std::size_t>(c.mla.qk_nope_dim), rope = static_cast<std::size_t>(c.mla.qk_rope_dim);
-  const auto dim_v = static_cast<std::size_t>(c.mla.v_head_dim), rank = static_cast<std::size_t>(c.mla.kv_lora_rank);
+Vector naive_mla(Rig& rig, const io::ModelConfig& c, double scale, const History& h,
+                 std::size_t position) {
+  const auto nope = static_cast<std::size_t>(c.mla.qk_nope_dim),
+             rope = static_cast<std::size_t>(c.mla.qk_rope_dim);
+  const auto dim_v = static_cast<std::size_t>(c.mla.v_head_dim),
+             rank = static_cast<std::size_t>(c.mla.kv_lora_rank);
   const auto n_heads = static_cast<std::size_t>(c.n_heads);
   std::vector<std::vector<Vector>> keys(n_heads), values(n_heads);
   for (std::size_t p = 0; p <= position; ++p) {
@@ -385,7 +400,8 @@ void check_mla(const io::ModelConfig& c, double factor) {
   Rig rig = mla_rig(c);
   rig.add_weights();
   rig.load();
-  const double scale = factor / std::sqrt(static_cast<double>(c.mla.qk_nope_dim + c.mla.qk_rope_dim));
+  const double scale =
+      factor / std::sqrt(static_cast<double>(c.mla.qk_nope_dim + c.mla.qk_rope_dim));
   compare(rig, [&](const History& h, std::size_t p) { return naive_mla(rig, c, scale, h, p); });
 }
 
@@ -420,7 +436,8 @@ TEST(LatentAttention, SplitMatricesEqualTheJointOne) {
   std::vector<float> k_b, v_b;
   for (std::int64_t h = 0; h < c.n_heads; ++h) {
     const auto at = [&](std::int64_t row, std::int64_t col) {
-      return static_cast<float>(both[static_cast<std::size_t>((h * (nope + dim_v) + row) * rank + col)]);
+      return static_cast<float>(
+          both[static_cast<std::size_t>((h * (nope + dim_v) + row) * rank + col)]);
     };
     for (std::int64_t i = 0; i < rank; ++i) {
       for (std::int64_t j = 0; j < nope; ++j) k_b.push_back(at(j, i));
@@ -459,7 +476,8 @@ TEST(Attention, ARowDoesNotDependOnItsBatch) {
     s.pages = histories[0].pages.data();
     EXPECT_EQ(rig.run_rows(x, {0}, {67}, {s}).front(), together[4]) << latent;
     x.clear();
-    for (std::size_t i = 9; i < 13; ++i) x.insert(x.end(), histories[1].x[i].begin(), histories[1].x[i].end());
+    for (std::size_t i = 9; i < 13; ++i)
+      x.insert(x.end(), histories[1].x[i].begin(), histories[1].x[i].end());
     s.n_rows = 4;
     s.position = 9;
     s.pages = histories[1].pages.data();

@@ -45,7 +45,9 @@ class TestSource : public io::WeightSource {
     std::memcpy(out, data_.at(info.name).data() + row * n,
                 static_cast<std::size_t>(n_rows * n) * sizeof(float));
   }
-  std::optional<tensor::WeightView> map(const io::TensorInfo&) const override { return std::nullopt; }
+  std::optional<tensor::WeightView> map(const io::TensorInfo&) const override {
+    return std::nullopt;
+  }
   void drop(const io::TensorInfo&) const override {}
 
  private:

@@ -14,7 +14,9 @@ class Leaf : public operators::Module {
  public:
   Leaf(std::string path, std::string_view op, std::uint64_t bytes, std::string format)
       : Module(std::move(path), "Linear", op), bytes_(bytes), format_(std::move(format)) {}
-  std::vector<operators::WeightSpec> weights() const override { return {{path() + ".weight", {4, 4}}}; }
+  std::vector<operators::WeightSpec> weights() const override {
+    return {{path() + ".weight", {4, 4}}};
+  }
   std::uint64_t weight_bytes() const override { return bytes_; }
   std::string weight_format() const override { return format_; }
 
@@ -30,7 +32,8 @@ class Group : public operators::Module {
 
 class ExplainTest : public testing::Test {
  protected:
-  void leaf(const std::string& path, std::uint64_t bytes, const std::string& format, const char* op = "KLinear") {
+  void leaf(const std::string& path, std::uint64_t bytes, const std::string& format,
+            const char* op = "KLinear") {
     leaves_.push_back(std::make_unique<Leaf>(path, op, bytes, format));
     root_.add_child(*leaves_.back());
   }
@@ -54,7 +57,8 @@ TEST_F(ExplainTest, EqualLayersAreOneRowInTreeOrder) {
   }
   leaf("lm_head", 5, "Q6_K");
   const auto rows = explain(root_, placement_);
-  EXPECT_EQ(paths(), (Paths{"model.embed_tokens", "model.layers.{0-3}.q_proj", "model.layers.{0-3}.v_proj", "lm_head"}));
+  EXPECT_EQ(paths(), (Paths{"model.embed_tokens", "model.layers.{0-3}.q_proj",
+                            "model.layers.{0-3}.v_proj", "lm_head"}));
   EXPECT_EQ(rows[1].bytes, 400u);
   EXPECT_EQ(rows[1].format, "Q4_K");
   EXPECT_EQ(rows[1].device, "cpu");
@@ -63,12 +67,13 @@ TEST_F(ExplainTest, EqualLayersAreOneRowInTreeOrder) {
 }
 
 TEST_F(ExplainTest, FormatOperatorAndDeviceSeparateRows) {
-  for (const int i : {0, 1, 2, 5, 7, 8}) leaf("model.layers." + std::to_string(i) + ".down", 1, i == 7 ? "Q6_K" : "Q4_K");
+  for (const int i : {0, 1, 2, 5, 7, 8})
+    leaf("model.layers." + std::to_string(i) + ".down", 1, i == 7 ? "Q6_K" : "Q4_K");
   leaf("model.layers.9.down", 1, "Q4_K", "Other");
   leaf("model.layers.10.down", 1, "Q4_K");
   placement_.entries["model.layers.10.down"] = {"KLinear", "cuda:0", "rule 3"};
-  EXPECT_EQ(paths(), (Paths{"model.layers.{0-2,5,8}.down", "model.layers.7.down", "model.layers.9.down",
-                            "model.layers.10.down"}));
+  EXPECT_EQ(paths(), (Paths{"model.layers.{0-2,5,8}.down", "model.layers.7.down",
+                            "model.layers.9.down", "model.layers.10.down"}));
   const auto rows = explain(root_, placement_);
   EXPECT_EQ(rows[3].device, "cuda:0");
   EXPECT_EQ(rows[3].reason, "rule 3");

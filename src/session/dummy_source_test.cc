@@ -42,13 +42,14 @@ io::ModelConfig deepseek() {
   return c;
 }
 
-std::unique_ptr<io::WeightSource> source(const io::ModelConfig& c, const char* type, std::uint64_t seed = 1,
-                                         bool pooled = false) {
+std::unique_ptr<io::WeightSource> source(const io::ModelConfig& c, const char* type,
+                                         std::uint64_t seed = 1, bool pooled = false) {
   return make_dummy_source(c, file_type(type), {seed, pooled});
 }
 
 std::vector<std::byte> read(const io::WeightSource& s, const io::TensorInfo& t) {
-  std::vector<std::byte> bytes(formats::row_bytes(t.format, t.shape.n_cols()) * static_cast<std::size_t>(t.shape.n_rows()));
+  std::vector<std::byte> bytes(formats::row_bytes(t.format, t.shape.n_cols()) *
+                               static_cast<std::size_t>(t.shape.n_rows()));
   s.read_rows(t, 0, t.shape.n_rows(), bytes.data());
   return bytes;
 }
@@ -103,13 +104,15 @@ TEST(DummySource, FormatsFollowTheMix) {
   EXPECT_EQ(format("model.layers.1.mlp.gate.e_score_correction_bias"), tensor::Format::kF32);
   EXPECT_EQ(format("model.layers.1.mlp.experts.3.down_proj.weight"), tensor::Format::kQ6_K);
   EXPECT_EQ(format("model.layers.1.mlp.experts.3.up_proj.weight"), tensor::Format::kQ4_K);
-  EXPECT_EQ(format("model.layers.1.self_attn.q_b_proj.weight"), tensor::Format::kQ5_0);  // rows of 96
+  EXPECT_EQ(format("model.layers.1.self_attn.q_b_proj.weight"),
+            tensor::Format::kQ5_0);  // rows of 96
   EXPECT_EQ(format("model.layers.1.self_attn.kv_b_proj.weight"), tensor::Format::kQ8_0);
 }
 
 TEST(DummySource, ReadingOrderDoesNotMatter) {
   for (const bool pooled : {false, true}) {
-    const auto s = source(llama(), "Q4_K_M", 1, pooled), again = source(llama(), "Q4_K_M", 1, pooled);
+    const auto s = source(llama(), "Q4_K_M", 1, pooled),
+               again = source(llama(), "Q4_K_M", 1, pooled);
     for (std::size_t i = s->tensors().size(); i-- > 0;) {
       const io::TensorInfo& t = s->tensors()[i];
       const auto whole = read(*again, again->tensors()[i]);
@@ -117,8 +120,9 @@ TEST(DummySource, ReadingOrderDoesNotMatter) {
       std::vector<std::byte> row(row_bytes);
       for (std::int64_t r = t.shape.n_rows(); r-- > 0;) {
         s->read_rows(t, r, 1, row.data());
-        ASSERT_TRUE(std::equal(row.begin(), row.end(), whole.begin() + static_cast<std::ptrdiff_t>(
-                                                                             static_cast<std::size_t>(r) * row_bytes)))
+        ASSERT_TRUE(std::equal(
+            row.begin(), row.end(),
+            whole.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(r) * row_bytes)))
             << t.name << " row " << r;
       }
     }
@@ -130,8 +134,10 @@ TEST(DummySource, SeedsAndTensorsDiffer) {
   EXPECT_NE(digest(*source(llama(), "Q8_0", 1)), digest(*source(llama(), "Q8_0", 2)));
   const auto s = source(deepseek(), "F32");
   const auto bytes = [&](const std::string& name) { return read(*s, *s->find(name)); };
-  EXPECT_NE(bytes("model.layers.1.mlp.experts.0.up_proj.weight"), bytes("model.layers.1.mlp.experts.1.up_proj.weight"));
-  EXPECT_NE(bytes("model.layers.1.mlp.experts.0.up_proj.weight"), bytes("model.layers.1.mlp.experts.0.gate_proj.weight"));
+  EXPECT_NE(bytes("model.layers.1.mlp.experts.0.up_proj.weight"),
+            bytes("model.layers.1.mlp.experts.1.up_proj.weight"));
+  EXPECT_NE(bytes("model.layers.1.mlp.experts.0.up_proj.weight"),
+            bytes("model.layers.1.mlp.experts.0.gate_proj.weight"));
 }
 
 // Values are near-Gaussian with the scale that keeps activations near one.
@@ -165,7 +171,8 @@ TEST(DummySource, RowsOfAPoolAreEncodedOnceAndDiffer) {
   const std::size_t row_bytes = formats::row_bytes(t.format, t.shape.n_cols());
   std::set<std::vector<std::byte>> rows;
   for (std::size_t at = 0; at < bytes.size(); at += row_bytes) {
-    rows.insert({bytes.begin() + static_cast<std::ptrdiff_t>(at), bytes.begin() + static_cast<std::ptrdiff_t>(at + row_bytes)});
+    rows.insert({bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                 bytes.begin() + static_cast<std::ptrdiff_t>(at + row_bytes)});
   }
   EXPECT_GT(rows.size(), 50u);
   EXPECT_LT(rows.size(), 70u);
@@ -173,10 +180,14 @@ TEST(DummySource, RowsOfAPoolAreEncodedOnceAndDiffer) {
 
 // A change of these digests changes the weights of every golden test and published demo number.
 TEST(DummySource, TheBytesAreKnown) {
-  EXPECT_EQ(digest(*source(llama(), "F32")), "9ae43524898738c63cbfe965c503f53515a3ebb6307715db6c74f34e432e1912");
-  EXPECT_EQ(digest(*source(llama(), "Q8_0")), "0559a48cfa53c9fb04bda20eb2cd2d78e26aed04f071f564f476e4a892f1784e");
-  EXPECT_EQ(digest(*source(llama(), "Q4_K_M")), "692d5edb00d42bbd7b929bc5f32314e08f3868e2ff431f474ab44323519f805c");
-  EXPECT_EQ(digest(*source(deepseek(), "Q4_K_M")), "fa59163f3ec1f8c1f48f32fd86715b64631e0e7f200d4101405e5818b3600b8d");
+  EXPECT_EQ(digest(*source(llama(), "F32")),
+            "9ae43524898738c63cbfe965c503f53515a3ebb6307715db6c74f34e432e1912");
+  EXPECT_EQ(digest(*source(llama(), "Q8_0")),
+            "0559a48cfa53c9fb04bda20eb2cd2d78e26aed04f071f564f476e4a892f1784e");
+  EXPECT_EQ(digest(*source(llama(), "Q4_K_M")),
+            "692d5edb00d42bbd7b929bc5f32314e08f3868e2ff431f474ab44323519f805c");
+  EXPECT_EQ(digest(*source(deepseek(), "Q4_K_M")),
+            "fa59163f3ec1f8c1f48f32fd86715b64631e0e7f200d4101405e5818b3600b8d");
 }
 
 }  // namespace

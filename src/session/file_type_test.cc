@@ -48,9 +48,12 @@ TEST(FileType, Q4KMGivesMoreBitsToOuterAndEveryThirdLayer) {
   for (std::int64_t layer = 0; layer < 32; ++layer) {
     const bool more = layer < 4 || layer >= 28 || (layer - 4) % 3 == 2;
     const std::string blk = "blk." + std::to_string(layer) + ".";
-    EXPECT_EQ(at("Q4_K_M", c, blk + "attn_v.weight"), more ? Format::kQ6_K : Format::kQ4_K) << layer;
-    EXPECT_EQ(at("Q4_K_M", c, blk + "ffn_down.weight"), more ? Format::kQ6_K : Format::kQ4_K) << layer;
-    EXPECT_EQ(at("Q4_K_M", c, blk + "ffn_down_exps.weight", {64, 4096, 4096}), more ? Format::kQ6_K : Format::kQ4_K);
+    EXPECT_EQ(at("Q4_K_M", c, blk + "attn_v.weight"), more ? Format::kQ6_K : Format::kQ4_K)
+        << layer;
+    EXPECT_EQ(at("Q4_K_M", c, blk + "ffn_down.weight"), more ? Format::kQ6_K : Format::kQ4_K)
+        << layer;
+    EXPECT_EQ(at("Q4_K_M", c, blk + "ffn_down_exps.weight", {64, 4096, 4096}),
+              more ? Format::kQ6_K : Format::kQ4_K);
     EXPECT_EQ(at("Q4_K_M", c, blk + "attn_q.weight"), Format::kQ4_K);
     EXPECT_EQ(at("Q4_K_M", c, blk + "ffn_up.weight"), Format::kQ4_K);
     EXPECT_EQ(at("Q4_K_M", c, blk + "attn_output.weight"), Format::kQ4_K);
@@ -119,7 +122,8 @@ TEST(FileType, RowsThatDoNotDivideGetAnotherFormat) {
   // Whatever the row, the format divides it.
   for (const FileType& t : file_types()) {
     for (std::int64_t cols = 1; cols < 600; cols += 7) {
-      for (const char* name : {"output.weight", "blk.1.attn_v.weight", "blk.1.ffn_down.weight", "blk.1.attn_kv_b.weight"}) {
+      for (const char* name : {"output.weight", "blk.1.attn_v.weight", "blk.1.ffn_down.weight",
+                               "blk.1.attn_kv_b.weight"}) {
         const Format f = tensor_format(t, c, name, {8, cols});
         ASSERT_EQ(cols % formats::traits(f).block_len, 0) << t.name << " " << name << " " << cols;
       }

@@ -52,9 +52,9 @@ std::string speed_report(const engine::Result& r) {
       "eval count:           {} token(s)\n"
       "eval duration:        {:.6f}s\n"
       "eval rate:            {:.2f} tokens/s\n",
-      n_prompt, r.n_cached > 0 ? fmt::format(" (+ {} cached)", r.n_cached) : std::string(), r.prefill_seconds,
-      rate(static_cast<double>(n_prompt), r.prefill_seconds), n_generated, r.decode_seconds,
-      rate(static_cast<double>(r.n_decoded), r.decode_seconds));
+      n_prompt, r.n_cached > 0 ? fmt::format(" (+ {} cached)", r.n_cached) : std::string(),
+      r.prefill_seconds, rate(static_cast<double>(n_prompt), r.prefill_seconds), n_generated,
+      r.decode_seconds, rate(static_cast<double>(r.n_decoded), r.decode_seconds));
 }
 
 }  // namespace kt::session

@@ -12,16 +12,19 @@ namespace {
 using Entries = std::map<std::string, std::vector<float>>;
 
 // A weight must be finite and not negative; anything else means the file is damaged.
-void check_values(const std::string& path, const std::string& tensor, const std::vector<float>& values) {
+void check_values(const std::string& path, const std::string& tensor,
+                  const std::vector<float>& values) {
   for (const float v : values) {
     if (std::isfinite(v) && v >= 0.0f) continue;
-    fail(ErrorCode::kBadFile, path, "the importance of '{}' holds {}, which is no mean square", tensor, v);
+    fail(ErrorCode::kBadFile, path, "the importance of '{}' holds {}, which is no mean square",
+         tensor, v);
   }
 }
 
 std::vector<float> read_f32(const io::GgufFile& file, const io::GgufTensor& t) {
   if (t.format != formats::Format::kF32) {
-    fail(ErrorCode::kBadFile, file.path(), "tensor '{}' of an importance matrix is not F32", t.name);
+    fail(ErrorCode::kBadFile, file.path(), "tensor '{}' of an importance matrix is not F32",
+         t.name);
   }
   std::vector<float> values(static_cast<std::size_t>(t.shape.count()));
   const auto data = file.data(t);
@@ -44,7 +47,8 @@ Entries read_gguf(const std::string& path) {
     const std::string name(t.name.substr(0, t.name.size() - kSums.size()));
     std::vector<float> values = read_f32(file, t);
     const auto count = counts.find(name);
-    if (count == counts.end() || count->second.empty() || values.size() % count->second.size() != 0) {
+    if (count == counts.end() || count->second.empty() ||
+        values.size() % count->second.size() != 0) {
       fail(ErrorCode::kBadFile, path, "the importance matrix has no usable counts for '{}'", name);
     }
     const std::size_t per_count = values.size() / count->second.size();
@@ -65,7 +69,8 @@ Entries read_legacy(const std::string& path, std::span<const std::byte> bytes) {
   const auto n = in.read<std::int32_t>("the number of entries");
   for (std::int32_t i = 0; i < n; ++i) {
     const auto name_length = in.read<std::int32_t>("a name's length");
-    if (name_length <= 0) fail(ErrorCode::kBadFile, path, "entry {} has a name of {} bytes", i, name_length);
+    if (name_length <= 0)
+      fail(ErrorCode::kBadFile, path, "entry {} has a name of {} bytes", i, name_length);
     const auto name = in.take(static_cast<std::uint64_t>(name_length), "a name");
     const auto n_calls = in.read<std::int32_t>("the number of calls");
     const auto n_values = in.read<std::int32_t>("the number of values");
@@ -89,16 +94,19 @@ ImportanceMatrix ImportanceMatrix::open(const std::string& path) {
   ImportanceMatrix matrix;
   const bool gguf = bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
   matrix.entries_ = gguf ? read_gguf(path) : read_legacy(path, bytes);
-  if (matrix.entries_.empty()) fail(ErrorCode::kBadFile, path, "this file holds no importance matrix");
+  if (matrix.entries_.empty())
+    fail(ErrorCode::kBadFile, path, "this file holds no importance matrix");
   return matrix;
 }
 
-const float* ImportanceMatrix::find(const std::string& tensor, std::int64_t expert, std::int64_t n_cols) const {
+const float* ImportanceMatrix::find(const std::string& tensor, std::int64_t expert,
+                                    std::int64_t n_cols) const {
   const auto it = entries_.find(tensor);
   if (it == entries_.end()) return nullptr;
   const auto size = static_cast<std::int64_t>(it->second.size());
   if (size == n_cols) return it->second.data();
-  if (expert >= 0 && size % n_cols == 0 && expert < size / n_cols) return it->second.data() + expert * n_cols;
+  if (expert >= 0 && size % n_cols == 0 && expert < size / n_cols)
+    return it->second.data() + expert * n_cols;
   return nullptr;
 }
 

@@ -79,7 +79,8 @@ void expect_values(const float* got, const std::vector<float>& want) {
 }
 
 TEST_F(ImatrixTest, LegacyValuesAreDividedByTheirCalls) {
-  const ImportanceMatrix m = open(legacy({{"blk.0.attn_q.weight", 4, {4, 8, 2}}, {"never", 0, {5, 5}}}));
+  const ImportanceMatrix m =
+      open(legacy({{"blk.0.attn_q.weight", 4, {4, 8, 2}}, {"never", 0, {5, 5}}}));
   expect_values(m.find("blk.0.attn_q.weight", -1, 3), {1, 2, 0.5f});
   expect_values(m.find("never", -1, 2), {1, 1});  // nothing seen: all columns alike
   EXPECT_EQ(m.find("blk.0.attn_k.weight", -1, 3), nullptr);
@@ -118,10 +119,12 @@ TEST_F(ImatrixTest, GgufFilesThatMakeNoSense) {
   };
   EXPECT_TRUE(refused({}));
   EXPECT_TRUE(refused({{"a.weight", {2}, {1, 2}}}));
-  EXPECT_TRUE(refused({{"a.in_sum2", {2}, {1, 2}}}));                              // no counts
-  EXPECT_TRUE(refused({{"a.in_sum2", {3}, {1, 2, 3}}, {"a.counts", {2}, {1, 1}}}));  // counts do not divide
+  EXPECT_TRUE(refused({{"a.in_sum2", {2}, {1, 2}}}));  // no counts
+  EXPECT_TRUE(
+      refused({{"a.in_sum2", {3}, {1, 2, 3}}, {"a.counts", {2}, {1, 1}}}));  // counts do not divide
   EXPECT_TRUE(refused({{"a.in_sum2", {2}, {1, -2}}, {"a.counts", {1}, {1}}}));
-  EXPECT_TRUE(refused({{"a.in_sum2", {1}, {std::numeric_limits<float>::infinity()}}, {"a.counts", {1}, {1}}}));
+  EXPECT_TRUE(refused(
+      {{"a.in_sum2", {1}, {std::numeric_limits<float>::infinity()}}, {"a.counts", {1}, {1}}}));
   // A count below the smallest normal number overflows the mean.
   EXPECT_TRUE(refused({{"a.in_sum2", {1}, {1e30f}}, {"a.counts", {1}, {1e-30f}}}));
 }
@@ -129,22 +132,26 @@ TEST_F(ImatrixTest, GgufFilesThatMakeNoSense) {
 TEST_F(ImatrixTest, DamagedLegacyFiles) {
   const std::string good = legacy({{"blk.0.attn_q.weight", 4, {4, 8, 2}}, {"b", 1, {1}}});
   EXPECT_NO_THROW(open(good));
-  for (std::size_t n = 0; n < good.size(); ++n) EXPECT_EQ(refused(good.substr(0, n)), ErrorCode::kBadFile) << n;
+  for (std::size_t n = 0; n < good.size(); ++n)
+    EXPECT_EQ(refused(good.substr(0, n)), ErrorCode::kBadFile) << n;
   const auto with = [&](std::size_t at, std::int32_t value) {
     std::string bytes = good;
     std::memcpy(bytes.data() + at, &value, sizeof(value));
     return bytes;
   };
   const std::size_t name_length = 4, n_values = 4 + 4 + 19 + 4;
-  for (const std::int32_t bad : {-1, 0, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max()}) {
+  for (const std::int32_t bad : {-1, 0, std::numeric_limits<std::int32_t>::min(),
+                                 std::numeric_limits<std::int32_t>::max()}) {
     EXPECT_EQ(refused(with(0, bad)), ErrorCode::kBadFile) << bad;
     EXPECT_EQ(refused(with(name_length, bad)), ErrorCode::kBadFile) << bad;
     EXPECT_EQ(refused(with(n_values, bad)), ErrorCode::kBadFile) << bad;
   }
   EXPECT_EQ(refused(legacy({{"a", 1, {-1}}})), ErrorCode::kBadFile);
-  EXPECT_EQ(refused(legacy({{"a", 1, {std::numeric_limits<float>::quiet_NaN()}}})), ErrorCode::kBadFile);
+  EXPECT_EQ(refused(legacy({{"a", 1, {std::numeric_limits<float>::quiet_NaN()}}})),
+            ErrorCode::kBadFile);
   EXPECT_EQ(refused("GGUF"), ErrorCode::kBadFile);
-  EXPECT_EQ(refused("GGUF and then nothing that makes sense at all"), ErrorCode::kUnsupported);  // its version
+  EXPECT_EQ(refused("GGUF and then nothing that makes sense at all"),
+            ErrorCode::kUnsupported);  // its version
 }
 
 TEST_F(ImatrixTest, RandomBytesAreRefusedOrRead) {

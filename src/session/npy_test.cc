@@ -23,11 +23,13 @@ TEST(Npy, HeaderAndRowsAreWhereNumpyReadsThem) {
   const std::vector<std::byte> bytes = io::testing::read_bytes(path);
   ASSERT_GT(bytes.size(), 10u);
   EXPECT_EQ(std::memcmp(bytes.data(), "\x93NUMPY\x01\x00", 8), 0);
-  const std::size_t length = std::to_integer<std::size_t>(bytes[8]) | std::to_integer<std::size_t>(bytes[9]) << 8;
+  const std::size_t length =
+      std::to_integer<std::size_t>(bytes[8]) | std::to_integer<std::size_t>(bytes[9]) << 8;
   EXPECT_EQ((10 + length) % 64, 0u);
   ASSERT_EQ(bytes.size(), 10 + length + 6 * sizeof(float));
   const std::string header(reinterpret_cast<const char*>(bytes.data()) + 10, length);
-  EXPECT_EQ(header.find("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }"), 0u) << header;
+  EXPECT_EQ(header.find("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }"), 0u)
+      << header;
   EXPECT_EQ(header.back(), '\n');
   std::vector<float> values(6);
   std::memcpy(values.data(), bytes.data() + 10 + length, 24);

@@ -27,7 +27,8 @@ class Bigrams : public operators::Model {
     for (std::size_t i = 0; i < step.batch.logit_rows.size(); ++i) {
       const auto row = static_cast<std::size_t>(step.batch.logit_rows[i]);
       for (std::int64_t t = 0; t < kVocab; ++t) {
-        logits.row(static_cast<std::int64_t>(i))[t] = logit(step.batch.tokens[row], step.batch.positions[row], t);
+        logits.row(static_cast<std::int64_t>(i))[t] =
+            logit(step.batch.tokens[row], step.batch.positions[row], t);
       }
     }
   }
@@ -87,17 +88,21 @@ TEST(Perplexity, ScoresTheSecondHalfOfEachWindow) {
       for (std::int64_t i = 10; i < 19; ++i) {
         const std::int32_t token = tokens[static_cast<std::size_t>(w * 20 + i)];
         double sum = 0.0;
-        for (std::int64_t t = 0; t < kVocab; ++t) sum += std::exp(static_cast<double>(rig.model.logit(token, i, t)));
+        for (std::int64_t t = 0; t < kVocab; ++t)
+          sum += std::exp(static_cast<double>(rig.model.logit(token, i, t)));
         const auto next = tokens[static_cast<std::size_t>(w * 20 + i + 1)];
         losses.push_back(std::log(sum) - static_cast<double>(rig.model.logit(token, i, next)));
       }
     }
     double mean = 0.0, variance = 0.0;
     for (const double l : losses) mean += l / static_cast<double>(losses.size());
-    for (const double l : losses) variance += (l - mean) * (l - mean) / static_cast<double>(losses.size());
+    for (const double l : losses)
+      variance += (l - mean) * (l - mean) / static_cast<double>(losses.size());
     EXPECT_EQ(result.n_scored, static_cast<std::int64_t>(losses.size()));
     EXPECT_NEAR(result.perplexity, std::exp(mean), 1e-5);
-    EXPECT_NEAR(result.standard_error, std::exp(mean) * std::sqrt(variance / (static_cast<double>(losses.size()) - 1)), 1e-4);
+    EXPECT_NEAR(result.standard_error,
+                std::exp(mean) * std::sqrt(variance / (static_cast<double>(losses.size()) - 1)),
+                1e-4);
     EXPECT_EQ(done, (std::vector<std::int64_t>{1, 2, 3}));
     EXPECT_DOUBLE_EQ(last, result.perplexity);
   }

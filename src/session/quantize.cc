@@ -23,18 +23,20 @@ struct OutTensor {
   std::string name;
   io::NameLayout layout = io::NameLayout::kSame;
   tensor::Format format{};
-  tensor::Shape shape;                         // as stored
+  tensor::Shape shape;                       // as stored
   std::vector<const io::TensorInfo*> parts;  // expert order
 };
 
 // Refuses what cannot be rearranged.
 void check_shape(const io::WeightSource& source, const OutTensor& t, const tensor::Shape& part) {
-  if (part.count() <= 0) fail(ErrorCode::kMismatch, source.path(), "tensor '{}' has no values", t.name);
+  if (part.count() <= 0)
+    fail(ErrorCode::kMismatch, source.path(), "tensor '{}' has no values", t.name);
   if (t.layout != io::NameLayout::kRopePairs) return;
   const std::int64_t n = part.rank() == 1 ? part.n_cols() : part.n_rows();
   const std::int64_t head_dim = source.config().head_dim;
   if (head_dim > 0 && head_dim % 2 == 0 && n % head_dim == 0) return;
-  fail(ErrorCode::kMismatch, source.path(), "tensor '{}' has shape {}, but the heads of the configuration have {} rows",
+  fail(ErrorCode::kMismatch, source.path(),
+       "tensor '{}' has shape {}, but the heads of the configuration have {} rows",
        t.parts.front()->stored_name, part.to_string(), head_dim);
 }
 
@@ -44,14 +46,16 @@ std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileTyp
   for (const io::TensorInfo& info : source.tensors()) {
     const auto stored = io::gguf_name(source.config(), info.name);
     if (!stored) {
-      fail(ErrorCode::kUnsupported, source.path(), "tensor '{}' has no name in GGUF", info.stored_name);
+      fail(ErrorCode::kUnsupported, source.path(), "tensor '{}' has no name in GGUF",
+           info.stored_name);
     }
     const auto [it, fresh] = index.emplace(stored->name, out.size());
     if (fresh) out.push_back({stored->name, stored->layout, {}, {}, {}});
     OutTensor& t = out[it->second];
     if (stored->expert >= std::max<std::int64_t>(1, source.config().moe.n_experts)) {
-      fail(ErrorCode::kMismatch, source.path(), "tensor '{}' is of an expert beyond the configuration's {}",
-           info.stored_name, source.config().moe.n_experts);
+      fail(ErrorCode::kMismatch, source.path(),
+           "tensor '{}' is of an expert beyond the configuration's {}", info.stored_name,
+           source.config().moe.n_experts);
     }
     const auto slot = static_cast<std::size_t>(std::max<std::int64_t>(0, stored->expert));
     if (t.parts.size() <= slot) t.parts.resize(slot + 1, nullptr);
@@ -60,11 +64,13 @@ std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileTyp
   for (OutTensor& t : out) {
     for (const io::TensorInfo* part : t.parts) {
       if (part != nullptr && part->shape == t.parts.front()->shape) continue;
-      fail(ErrorCode::kMismatch, source.path(), "the experts of '{}' are incomplete or differ in shape", t.name);
+      fail(ErrorCode::kMismatch, source.path(),
+           "the experts of '{}' are incomplete or differ in shape", t.name);
     }
     const tensor::Shape& part = t.parts.front()->shape;
     check_shape(source, t, part);
-    if (t.layout == io::NameLayout::kStacked) t.shape.push_back(static_cast<std::int64_t>(t.parts.size()));
+    if (t.layout == io::NameLayout::kStacked)
+      t.shape.push_back(static_cast<std::int64_t>(t.parts.size()));
     for (int i = t.layout == io::NameLayout::kRowVector ? 1 : 0; i < part.rank(); ++i) {
       t.shape.push_back(part[i]);
     }
@@ -75,7 +81,8 @@ std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileTyp
 
 class Writer {
  public:
-  Writer(const io::WeightSource& source, io::GgufWriter& out, ThreadPool& pool, const ImportanceMatrix& imatrix)
+  Writer(const io::WeightSource& source, io::GgufWriter& out, ThreadPool& pool,
+         const ImportanceMatrix& imatrix)
       : source_(source), out_(out), pool_(pool), imatrix_(imatrix) {}
 
   void write(const OutTensor& t) {
@@ -99,7 +106,8 @@ class Writer {
       std::mutex mutex;
       pool_.run(n, [&](std::int64_t i, int) {
         try {
-          encode_row(t, info, first + i, importance, encoded.data() + static_cast<std::size_t>(i) * row_bytes);
+          encode_row(t, info, first + i, importance,
+                     encoded.data() + static_cast<std::size_t>(i) * row_bytes);
         } catch (...) {
           const std::lock_guard lock(mutex);
           failure = std::current_exception();
@@ -129,7 +137,8 @@ class Writer {
     if (pairs && vector) {  // a bias: its values move as the rows of its matrix do
       const std::vector<float> canonical = values;
       for (std::int64_t i = 0; i < n_cols; ++i) {
-        values[static_cast<std::size_t>(i)] = canonical[static_cast<std::size_t>(io::unpaired_row(i, head_dim))];
+        values[static_cast<std::size_t>(i)] =
+            canonical[static_cast<std::size_t>(io::unpaired_row(i, head_dim))];
       }
     }
     formats::traits(t.format).encode(values.data(), importance, out, n_cols);
@@ -159,10 +168,12 @@ void refuse_overwriting(const std::string& input, const std::string& output) {
 
 }  // namespace
 
-QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& options, ThreadPool& pool) {
+QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& options,
+                        ThreadPool& pool) {
   const FileType& type = file_type(options.type);
   refuse_overwriting(source.path(), options.output);
-  const ImportanceMatrix imatrix = options.imatrix.empty() ? ImportanceMatrix() : ImportanceMatrix::open(options.imatrix);
+  const ImportanceMatrix imatrix =
+      options.imatrix.empty() ? ImportanceMatrix() : ImportanceMatrix::open(options.imatrix);
   const std::vector<OutTensor> tensors = plan_output(source, type);
   io::GgufWriter writer(options.output);
   export_header(source, type, writer);
@@ -185,7 +196,8 @@ QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& o
   for (const OutTensor& t : tensors) {
     if (options.on_progress) options.on_progress(t.name, done, report.bytes);
     rows.write(t);
-    done += formats::row_bytes(t.format, t.shape.n_cols()) * static_cast<std::size_t>(t.shape.n_rows());
+    done +=
+        formats::row_bytes(t.format, t.shape.n_cols()) * static_cast<std::size_t>(t.shape.n_rows());
   }
   if (!rope_factors.empty()) writer.append(std::as_bytes(std::span(rope_factors)));
   writer.finish();

@@ -37,7 +37,8 @@ io::ModelConfig golden(const std::string& name) {
 }
 
 std::vector<std::byte> rows_of(const io::WeightSource& source, const io::TensorInfo& t) {
-  std::vector<std::byte> bytes(formats::row_bytes(t.format, t.shape.n_cols()) * static_cast<std::size_t>(t.shape.n_rows()));
+  std::vector<std::byte> bytes(formats::row_bytes(t.format, t.shape.n_cols()) *
+                               static_cast<std::size_t>(t.shape.n_rows()));
   source.read_rows(t, 0, t.shape.n_rows(), bytes.data());
   return bytes;
 }
@@ -72,7 +73,8 @@ std::vector<float> logits_of(const io::WeightSource& source) {
 
 class QuantizeTest : public testing::Test {
  protected:
-  QuantizeReport write(const io::WeightSource& source, const std::string& type, const std::string& imatrix = {}) {
+  QuantizeReport write(const io::WeightSource& source, const std::string& type,
+                       const std::string& imatrix = {}) {
     QuantizeOptions options;
     options.output = output_;
     options.type = type;
@@ -100,10 +102,12 @@ class QuantizeTest : public testing::Test {
 };
 
 TEST_F(QuantizeTest, EveryArchitectureComesBackAsItWas) {
-  for (const auto& entry : fs::directory_iterator(fs::path(KT_SOURCE_DIR) / "tests/data/golden_configs")) {
+  for (const auto& entry :
+       fs::directory_iterator(fs::path(KT_SOURCE_DIR) / "tests/data/golden_configs")) {
     if (entry.path().extension() != ".json") continue;
     SCOPED_TRACE(entry.path().stem().string());
-    const auto source = make_dummy_source(golden(entry.path().stem().string()), file_type("F32"), {});
+    const auto source =
+        make_dummy_source(golden(entry.path().stem().string()), file_type("F32"), {});
     const QuantizeReport report = write(*source, "F32");
     const auto file = io::open_weights(output_);
     EXPECT_EQ(file->tensors().size(), source->tensors().size());
@@ -136,8 +140,9 @@ TEST_F(QuantizeTest, RowsAreTheEncodersRows) {
       std::vector<std::byte> want(rows_of(*file, back).size());
       const std::size_t row_bytes = formats::row_bytes(back.format, t.shape.n_cols());
       for (std::int64_t r = 0; r < t.shape.n_rows(); ++r) {
-        formats::traits(back.format).encode(values.data() + r * t.shape.n_cols(), nullptr,
-                                            want.data() + static_cast<std::size_t>(r) * row_bytes, t.shape.n_cols());
+        formats::traits(back.format)
+            .encode(values.data() + r * t.shape.n_cols(), nullptr,
+                    want.data() + static_cast<std::size_t>(r) * row_bytes, t.shape.n_cols());
       }
       EXPECT_EQ(rows_of(*file, back), want) << t.name;
     }
@@ -164,7 +169,8 @@ TEST_F(QuantizeTest, AFileCanBeQuantisedAgain) {
     EXPECT_TRUE(std::equal(a.begin(), a.end(), b->begin(), b->end())) << name;
   }
   EXPECT_EQ(once.metadata().items().size(), twice.metadata().items().size());
-  for (const auto& item : once.metadata().items()) EXPECT_TRUE(twice.metadata().has(item.key)) << item.key;
+  for (const auto& item : once.metadata().items())
+    EXPECT_TRUE(twice.metadata().has(item.key)) << item.key;
   write(*half, "Q8_0");
   const io::GgufSource small(output_);
   EXPECT_EQ(small.gguf().metadata().get_u64("general.file_type"), file_type("Q8_0").llama_ftype);
@@ -216,7 +222,8 @@ TEST_F(QuantizeTest, ImportanceWeighsItsTensorAndExpert) {
   const auto stored = *io::gguf_name(source->config(), up.name);
   const std::int64_t n_cols = up.shape.n_cols(), n_experts = source->config().moe.n_experts;
   std::vector<float> importance(static_cast<std::size_t>(n_experts * n_cols), 1.0f);
-  for (std::int64_t i = 0; i < n_cols; ++i) importance[static_cast<std::size_t>(2 * n_cols + i)] = i % 16 == 0 ? 100.0f : 0.01f;
+  for (std::int64_t i = 0; i < n_cols; ++i)
+    importance[static_cast<std::size_t>(2 * n_cols + i)] = i % 16 == 0 ? 100.0f : 0.01f;
   const std::string matrix = folder_ / "imatrix.gguf";
   {
     io::GgufWriter writer(matrix);
@@ -236,7 +243,8 @@ TEST_F(QuantizeTest, ImportanceWeighsItsTensorAndExpert) {
   const auto got = rows_of(*file, back);
   const std::size_t row_bytes = formats::row_bytes(back.format, n_cols);
   std::vector<std::byte> want(row_bytes), plain(row_bytes);
-  formats::traits(back.format).encode(values.data(), importance.data() + 2 * n_cols, want.data(), n_cols);
+  formats::traits(back.format)
+      .encode(values.data(), importance.data() + 2 * n_cols, want.data(), n_cols);
   formats::traits(back.format).encode(values.data(), nullptr, plain.data(), n_cols);
   EXPECT_TRUE(std::equal(want.begin(), want.end(), got.begin()));
   EXPECT_NE(want, plain);
@@ -319,7 +327,8 @@ TEST_F(QuantizeTest, WhatCannotBeWrittenIsRefused) {
 class BrokenSource : public TestSource {
  public:
   using TestSource::TestSource;
-  void read_rows(const io::TensorInfo& info, std::int64_t row, std::int64_t, std::byte*) const override {
+  void read_rows(const io::TensorInfo& info, std::int64_t row, std::int64_t,
+                 std::byte*) const override {
     fail(ErrorCode::kBadFile, path(), "row {} of '{}' is damaged", row, info.name);
   }
 };

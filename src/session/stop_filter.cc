@@ -6,7 +6,8 @@
 
 namespace kt::session {
 
-StopFilter::StopFilter(std::vector<std::string> stops, Sink sink) : stops_(std::move(stops)), sink_(std::move(sink)) {
+StopFilter::StopFilter(std::vector<std::string> stops, Sink sink)
+    : stops_(std::move(stops)), sink_(std::move(sink)) {
   for (const std::string& stop : stops_) KT_CHECK(!stop.empty());
 }
 

@@ -1,6 +1,5 @@
-// Cuts streamed text at stop strings, which may span pieces: what may be the beginning of one is held back
-// until it is certain.
-// Thread rule: one thread.
+// Cuts streamed text at stop strings, which may span pieces: what may be the beginning of one is
+// held back until it is certain. Thread rule: one thread.
 #pragma once
 #include <functional>
 #include <string>
@@ -12,11 +11,11 @@ namespace kt::session {
 class StopFilter {
  public:
   using Sink = std::function<bool(std::string_view)>;
-  /// Stop strings are not empty. `sink` gets the text that is certain and returns false when it wants no
-  /// more; it may be null.
+  /// Stop strings are not empty. `sink` gets the text that is certain and returns false when it
+  /// wants no more; it may be null.
   StopFilter(std::vector<std::string> stops, Sink sink);
-  /// Takes the next piece. False once a stop string is complete or the sink wants no more; pieces after
-  /// that are dropped.
+  /// Takes the next piece. False once a stop string is complete or the sink wants no more; pieces
+  /// after that are dropped.
   bool push(std::string_view piece);
   /// Passes on what is held back, at the end of the text.
   void flush();

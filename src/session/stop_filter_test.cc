@@ -93,7 +93,8 @@ TEST(StopFilter, PiecesDoNotMatter) {
   for (int round = 0; round < 3000; ++round) {
     const auto word = [&](std::size_t most) {
       std::string w;
-      for (std::size_t n = 1 + random() % most; n > 0; --n) w += static_cast<char>('a' + random() % 2);
+      for (std::size_t n = 1 + random() % most; n > 0; --n)
+        w += static_cast<char>('a' + random() % 2);
       return w;
     };
     const Pieces stops = {word(5), word(5)};

@@ -29,7 +29,7 @@ struct ChatInput {
 class ChatTemplate {
  public:
   /// Compiles; `path` is for messages. Throws kBadFile with line and reason, also for a template that needs
-  /// other files (include, import, extends) or is larger than 4 MiB.
+  /// other files (include, import, extends) or is larger than 512 KiB.
   static ChatTemplate compile(std::string_view source, const std::string& path = "chat template");
 
   ~ChatTemplate();

@@ -6,8 +6,8 @@
 For each configuration in tests/data/golden_configs, each quantised file type and several seeds, `kt quantize
 --dummy` writes a random model; the reference is `kt logits --act f32 --kv f32`, which the golden tests hold
 to Transformers within 1e-9. llama.cpp (8-bit activations, 16-bit cache: its defaults) evaluates the same file
-and prompt, and {name: {type: mean KL}} is stored: the bar for kt's own 8-bit activations. Several seeds,
-because one expert chosen differently outweighs all rounding of a short prompt. Needs node-llama-cpp
+and prompt, and {name: {type: [mean KL of each seed]}} is stored: the bar for kt's own 8-bit activations.
+Several seeds, because one expert chosen differently outweighs all rounding of a short prompt. Needs node-llama-cpp
 (tests/interop). A file that llama.cpp cannot load is left out, and its reason printed; so is one whose KL
 shows that llama.cpp computes another model (it has no sliding window for Mistral).
 """
@@ -29,7 +29,7 @@ from interop.vocabulary import with_vocabulary  # noqa: E402
 OTHER_MODEL = 0.05  # rounding costs random models up to some 1e-2; far more is a different function
 
 
-def measure(args, config: pathlib.Path, file_type: str) -> float | None:
+def measure(args, config: pathlib.Path, file_type: str) -> list[float] | None:
     kls, top1 = [], []
     label = f"{config.stem:18} {file_type:7}"
     for seed in SEEDS:
@@ -49,7 +49,7 @@ def measure(args, config: pathlib.Path, file_type: str) -> float | None:
     if not kl < OTHER_MODEL:
         print(f"{label} left out: llama.cpp computes something else than Transformers", flush=True)
         return None
-    return kl
+    return [float(f"{k:.4e}") for k in kls]
 
 
 def main() -> None:
@@ -66,11 +66,13 @@ def main() -> None:
         if args.only and config_path.stem not in args.only:
             continue
         kls = {t: measure(args, config_path, t) for t in TYPES}
-        kept = {t: float(f"{kl:.4e}") for t, kl in kls.items() if kl is not None}
+        kept = {t: seeds for t, seeds in kls.items() if seeds is not None}
         bars.pop(config_path.stem, None)
         if kept:
             bars[config_path.stem] = kept
-    out.write_text(json.dumps(bars, indent=1, sort_keys=True) + "\n")
+    blocks = [f' "{name}": {{\n' + ",\n".join(f'  "{t}": {json.dumps(k)}' for t, k in types.items()) + "\n }"
+              for name, types in sorted(bars.items())]
+    out.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ mod strftime;
 mod template;
 mod tokenizer;
 
-use error::guard;
+use error::{guard, guard_reading, on_deep_stack};
 use template::Template;
 use tokenizer::Tok;
 
@@ -84,11 +84,11 @@ mod ffi {
 }
 
 fn tokenizer_from_json(json: &[u8]) -> Result<Box<Tok>, String> {
-    guard(|| Tok::from_json(json).map(Box::new))
+    guard_reading(|| Tok::from_json(json).map(Box::new))
 }
 
 fn tokenizer_from_gguf(raw: &ffi::GgufRaw) -> Result<Box<Tok>, String> {
-    guard(|| gguf::build(raw).map(Box::new))
+    guard_reading(|| gguf::build(raw).map(Box::new))
 }
 
 impl Tok {
@@ -106,11 +106,11 @@ impl Tok {
 }
 
 fn template_compile(source: &[u8]) -> Result<Box<Template>, String> {
-    guard(|| Template::compile(source).map(Box::new))
+    guard(|| on_deep_stack(|| Template::compile(source).map(Box::new)))
 }
 
 impl Template {
     fn render(&self, raw: &ffi::RenderRaw) -> Result<Vec<u8>, String> {
-        guard(|| self.render_raw(raw))
+        guard(|| on_deep_stack(|| self.render_raw(raw)))
     }
 }

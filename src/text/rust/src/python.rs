@@ -1,6 +1,7 @@
 //! Values written as Python writes them: `json.dumps` with its options, and `repr` of a float.
 
 use minijinja::value::{Value, ValueKind};
+use minijinja::{Error, ErrorKind};
 use std::fmt::Write;
 
 /// The options of `json.dumps`.
@@ -10,93 +11,113 @@ pub struct JsonStyle {
     pub item_separator: String,
     pub key_separator: String,
     pub sort_keys: bool,
-    /// The longest text that may come out, in bytes.
-    pub max_bytes: usize,
 }
+
+/// Asked before each value with the bytes written so far; an error stops the writing.
+pub type Spend<'a> = dyn FnMut(usize) -> Result<(), Error> + 'a;
 
 const MAX_DEPTH: usize = 200;
 
-/// `json.dumps(value)`; an error text for what JSON cannot say or what is too deep or too long.
-pub fn json_dumps(value: &Value, style: &JsonStyle) -> Result<String, String> {
-    let mut out = String::new();
-    write_value(value, style, 0, &mut out)?;
-    Ok(out)
+/// `json.dumps(value)`; an error for what JSON cannot say, what is too deep, or what `spend` refuses.
+pub fn json_dumps(value: &Value, style: &JsonStyle, spend: &mut Spend) -> Result<String, Error> {
+    let mut writer = Writer { style, spend, out: String::new() };
+    writer.value(value, 0)?;
+    Ok(writer.out)
 }
 
-fn write_value(value: &Value, style: &JsonStyle, depth: usize, out: &mut String) -> Result<(), String> {
-    if depth > MAX_DEPTH {
-        return Err("tojson: nested too deeply".into());
-    }
-    if out.len() > style.max_bytes {
-        return Err("tojson: the text is too long".into());
-    }
-    match value.kind() {
-        ValueKind::None => out.push_str("null"),
-        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-        ValueKind::Number => write_number(value, out),
-        ValueKind::String => write_string(value.as_str().unwrap_or(""), style.ensure_ascii, out),
-        ValueKind::Seq | ValueKind::Iterable => {
-            let items: Vec<Value> = value.try_iter().map_err(|e| e.to_string())?.collect();
-            write_block(items, style, depth, out, ['[', ']'], |item, out| {
-                write_value(item, style, depth + 1, out)
-            })?;
+fn failed(text: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, text)
+}
+
+struct Writer<'a, 'b> {
+    style: &'a JsonStyle,
+    spend: &'a mut Spend<'b>,
+    out: String,
+}
+
+impl Writer<'_, '_> {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        (self.spend)(self.out.len())?;
+        if depth > MAX_DEPTH {
+            return Err(failed("tojson: nested too deeply".into()));
         }
-        ValueKind::Map => {
-            let mut keys: Vec<Value> = value.try_iter().map_err(|e| e.to_string())?.collect();
-            if style.sort_keys {
-                keys.sort();
+        match value.kind() {
+            ValueKind::None => self.out.push_str("null"),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => write_number(value, &mut self.out),
+            ValueKind::String => {
+                write_string(value.as_str().unwrap_or(""), self.style.ensure_ascii, &mut self.out);
             }
-            write_block(keys, style, depth, out, ['{', '}'], |key, out| {
-                match key.kind() {
-                    ValueKind::String => write_string(key.as_str().unwrap_or(""), style.ensure_ascii, out),
-                    ValueKind::Bool => out.push_str(if key.is_true() { "\"true\"" } else { "\"false\"" }),
-                    ValueKind::None => out.push_str("\"null\""),
-                    ValueKind::Number => {
-                        out.push('"');
-                        write_number(key, out);
-                        out.push('"');
-                    }
-                    kind => return Err(format!("tojson: a key of kind {kind}")),
+            ValueKind::Seq | ValueKind::Iterable => {
+                self.block(value.try_iter()?, depth, ['[', ']'], |writer, item| {
+                    writer.value(item, depth + 1)
+                })?;
+            }
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.style.sort_keys {
+                    keys.sort();
                 }
-                out.push_str(&style.key_separator);
-                let item = value.get_item(key).map_err(|e| e.to_string())?;
-                write_value(&item, style, depth + 1, out)
-            })?;
+                self.block(keys.into_iter(), depth, ['{', '}'], |writer, key| {
+                    writer.key(key)?;
+                    writer.out.push_str(&writer.style.key_separator);
+                    writer.value(&value.get_item(key)?, depth + 1)
+                })?;
+            }
+            kind => return Err(failed(format!("tojson: JSON has no {kind}"))),
         }
-        kind => return Err(format!("tojson: a value of kind {kind} cannot be written as JSON")),
+        Ok(())
     }
-    Ok(())
-}
 
-fn write_block(
-    items: Vec<Value>,
-    style: &JsonStyle,
-    depth: usize,
-    out: &mut String,
-    brackets: [char; 2],
-    mut write_item: impl FnMut(&Value, &mut String) -> Result<(), String>,
-) -> Result<(), String> {
-    out.push(brackets[0]);
-    let new_line = |depth: usize, out: &mut String| {
-        if let Some(indent) = &style.indent {
-            out.push('\n');
+    /// Keys of other kinds are written as the text of their value.
+    fn key(&mut self, key: &Value) -> Result<(), Error> {
+        let text = match key.kind() {
+            ValueKind::String => key.as_str().unwrap_or("").to_string(),
+            ValueKind::Bool => if key.is_true() { "true" } else { "false" }.to_string(),
+            ValueKind::None => "null".to_string(),
+            ValueKind::Number => {
+                let mut text = String::new();
+                write_number(key, &mut text);
+                text
+            }
+            kind => return Err(failed(format!("tojson: a key of kind {kind}"))),
+        };
+        write_string(&text, self.style.ensure_ascii, &mut self.out);
+        Ok(())
+    }
+
+    fn block(
+        &mut self,
+        items: impl Iterator<Item = Value>,
+        depth: usize,
+        brackets: [char; 2],
+        mut write_item: impl FnMut(&mut Self, &Value) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.out.push(brackets[0]);
+        let mut empty = true;
+        for item in items {
+            if !empty {
+                self.out.push_str(&self.style.item_separator);
+            }
+            empty = false;
+            self.new_line(depth + 1);
+            write_item(self, &item)?;
+        }
+        if !empty {
+            self.new_line(depth);
+        }
+        self.out.push(brackets[1]);
+        Ok(())
+    }
+
+    fn new_line(&mut self, depth: usize) {
+        if let Some(indent) = &self.style.indent {
+            self.out.push('\n');
             for _ in 0..depth {
-                out.push_str(indent);
+                self.out.push_str(indent);
             }
         }
-    };
-    for (i, item) in items.iter().enumerate() {
-        if i > 0 {
-            out.push_str(&style.item_separator);
-        }
-        new_line(depth + 1, out);
-        write_item(item, out)?;
     }
-    if !items.is_empty() {
-        new_line(depth, out);
-    }
-    out.push(brackets[1]);
-    Ok(())
 }
 
 fn write_number(value: &Value, out: &mut String) {

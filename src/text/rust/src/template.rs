@@ -4,19 +4,20 @@
 
 use crate::error::{Outcome, bad_file, internal, usage};
 use crate::ffi::{DateTime, RenderRaw};
-use crate::python::{JsonStyle, json_dumps};
+use crate::python::{JsonStyle, float_repr, json_dumps};
 use crate::strftime::strftime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
 use std::collections::BTreeMap;
 use std::fmt;
 
-const MAX_SOURCE: usize = 4 << 20;
+const MAX_SOURCE: usize = 1 << 19;
 const MAX_OUTPUT: usize = 256 << 20;
 /// Work units of one rendering: a unit is an instruction, an item or 64 bytes; more for longer input.
-const BASE_FUEL: u64 = 4_000_000;
+const BASE_FUEL: u64 = 2_000_000;
 const FUEL_PER_INPUT_BYTE: u64 = 16;
+const MAX_FUEL: u64 = 32_000_000;
 const MAX_RECURSION: usize = 120;
 const NAME: &str = "chat";
 
@@ -50,6 +51,7 @@ impl Template {
         env.set_auto_escape_callback(|_| AutoEscape::None);
         env.set_recursion_limit(MAX_RECURSION);
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_formatter(print_like_python);
         env.add_filter("tojson", tojson);
         env.add_function("raise_exception", raise_exception);
         env.add_test("sequence", |v: &Value| {
@@ -98,7 +100,7 @@ impl Template {
 
         let input = raw.messages.len() + raw.tools.len() + raw.documents.len() + raw.kwargs.len();
         let mut env = self.env.clone();
-        env.set_fuel(Some(BASE_FUEL + FUEL_PER_INPUT_BYTE * input as u64));
+        env.set_fuel(Some((BASE_FUEL + FUEL_PER_INPUT_BYTE * input as u64).min(MAX_FUEL)));
         let template = env.get_template(NAME).map_err(internal)?;
         match template.render(variables) {
             Ok(text) if text.len() > MAX_OUTPUT => Err(bad_file(format_args!(
@@ -168,7 +170,7 @@ fn tojson(state: &State, value: &Value, ensure: Option<bool>, kwargs: Kwargs) ->
     let mut item_separator = if indent.is_some() { "," } else { ", " }.to_string();
     let mut key_separator = ": ".to_string();
     if let Some(pair) = kwargs.get::<Option<Value>>("separators")?.filter(|v| !v.is_none()) {
-        let texts: Vec<Value> = pair.try_iter()?.collect();
+        let texts: Vec<Value> = pair.try_iter()?.take(3).collect();
         match texts.as_slice() {
             [item, key] => (item_separator, key_separator) = (item.to_string(), key.to_string()),
             _ => return Err(failed("tojson: separators wants two texts".into())),
@@ -176,16 +178,32 @@ fn tojson(state: &State, value: &Value, ensure: Option<bool>, kwargs: Kwargs) ->
     }
     let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     kwargs.assert_all_used()?;
-    let left = state.fuel_levels().map_or(u64::MAX, |(_, left)| left);
     let style = JsonStyle {
         ensure_ascii: named.or(ensure).unwrap_or(false),
         indent,
         item_separator,
         key_separator,
         sort_keys,
-        max_bytes: usize::try_from(left.saturating_mul(64)).unwrap_or(usize::MAX).min(MAX_OUTPUT),
     };
-    json_dumps(value, &style).map(Value::from).map_err(failed)
+    let mut paid = 0;
+    let mut spend = |written: usize| {
+        state.consume_fuel(1 + (written - paid) as u64 / 64)?;
+        paid = written;
+        Ok(())
+    };
+    json_dumps(value, &style, &mut spend).map(Value::from)
+}
+
+/// Floats print as Python's repr; all else as minijinja does, which follows Python too.
+fn print_like_python(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    if value.kind() == ValueKind::Number && !value.is_integer() {
+        if let Ok(number) = f64::try_from(value.clone()) {
+            if number.is_finite() {
+                return Ok(out.write_str(&float_repr(number))?);
+            }
+        }
+    }
+    minijinja::escape_formatter(out, state, value)
 }
 
 /// Turns `{% generation %}` and `{% endgeneration %}` into an always-true condition, keeping the marks of
