@@ -1,14 +1,12 @@
 #include "engine/kv_pool.h"
 
-#include "kernels/cpu/attention/attention.h"
-
 namespace kt::engine {
 
 std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format) {
   std::size_t bytes = 0;
   for (const tensor::KvLayerSpec& layer : layers) {
     for (const tensor::KvStreamSpec& s : layer.streams) {
-      if (!kernels::attention::cache_format_fits(format, s.dim)) {
+      if (!tensor::cache_format_fits(format, s.dim)) {
         fail(ErrorCode::kUnsupported, "--kv",
              "the cache of this model has vectors of {} values, which {} cannot hold; use f16, bf16 or f32",
              s.dim, formats::traits(format).name);

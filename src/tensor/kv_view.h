@@ -17,6 +17,12 @@ namespace kt::tensor {
 
 inline constexpr std::int64_t kKvPageLen = 64;
 
+/// Whether cache rows can be kept in this format: F32, F16, BF16, or Q8_0 for whole blocks.
+inline bool cache_format_fits(Format format, std::int64_t dim) {
+  return format == Format::kF32 || format == Format::kF16 || format == Format::kBF16 ||
+         (format == Format::kQ8_0 && dim % 32 == 0);
+}
+
 /// One stream of a layer's sequence state, as the attention operator declares it.
 struct KvStreamSpec {
   std::string name;          // "k", "v", "latent"

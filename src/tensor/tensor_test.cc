@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tensor/arena.h"
+#include "tensor/kv_view.h"
 
 namespace kt::tensor {
 namespace {
@@ -40,6 +41,12 @@ TEST(Arena, AllocationsDoNotOverlapAcrossChunks) {
     parts.emplace_back(p, static_cast<float>(i));
   }
   for (const auto& [p, value] : parts) EXPECT_EQ(p[0], value);
+}
+
+TEST(KvView, CacheFormats) {
+  EXPECT_TRUE(cache_format_fits(Format::kQ8_0, 64));
+  EXPECT_FALSE(cache_format_fits(Format::kQ8_0, 40));
+  EXPECT_FALSE(cache_format_fits(Format::kQ4_K, 256));
 }
 
 TEST(Buffer, MovesAndAligns) {

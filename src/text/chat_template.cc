@@ -43,8 +43,7 @@ ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 ChatTemplate ChatTemplate::compile(std::string_view source, const std::string& path) {
   rust::Box<rs::Template> compiled =
       call_rust(path, [&] { return rs::template_compile(bytes_of(source)); });
-  return ChatTemplate(
-      std::make_unique<Impl>(Impl{path, std::string(source), std::move(compiled)}));
+  return ChatTemplate(std::make_unique<Impl>(Impl{path, std::string(source), std::move(compiled)}));
 }
 
 std::string ChatTemplate::render(const ChatInput& input) const {

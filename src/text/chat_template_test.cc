@@ -1,10 +1,10 @@
 #include "text/chat_template.h"
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "base/error.h"
 
@@ -40,18 +40,21 @@ TEST(ChatTemplate, GivesTheUsualVariables) {
   input.kwargs_json = R"({"enable_thinking": false, "add": [1, 2.0]})";
   input.add_generation_prompt = false;
   EXPECT_EQ(render("{{ bos_token }}|{{ eos_token }}|{{ tools }}|{{ enable_thinking }}|{{ add }}|"
-                   "{{ add_generation_prompt }}", input),
+                   "{{ add_generation_prompt }}",
+                   input),
             "<s>||None|False|[1, 2.0]|False");
 }
 
 TEST(ChatTemplate, WritesJsonAsPythonDoes) {
   ChatInput input{.messages_json = "[]"};
-  input.tools_json = R"([{"z": 1, "a": "é<&>'\u0001", "n": [], "f": 1e22, "g": 0.5, "t": true, "x": null}])";
+  input.tools_json =
+      R"([{"z": 1, "a": "é<&>'\u0001", "n": [], "f": 1e22, "g": 0.5, "t": true, "x": null}])";
   EXPECT_EQ(render("{{ tools[0] | tojson }}", input),
             R"({"z": 1, "a": "é<&>'\u0001", "n": [], "f": 1e+22, "g": 0.5, "t": true, "x": null})");
   EXPECT_EQ(render("{{ {'b': [1], 'a': {}} | tojson(indent=2, sort_keys=true) }}", input),
             "{\n  \"a\": {},\n  \"b\": [\n    1\n  ]\n}");
-  EXPECT_EQ(render("{{ ['é😀'] | tojson(ensure_ascii=true) }}", input), R"(["\u00e9\ud83d\ude00"])");
+  EXPECT_EQ(render("{{ ['é😀'] | tojson(ensure_ascii=true) }}", input),
+            R"(["\u00e9\ud83d\ude00"])");
 }
 
 TEST(ChatTemplate, GenerationTagOnlyMarks) {
@@ -70,9 +73,9 @@ TEST(ChatTemplate, RaiseExceptionIsTheRequestsFault) {
 
 TEST(ChatTemplate, BadTemplatesFailAtLoad) {
   for (const std::string& source :
-       {std::string("{% if %}"), std::string("{{ x"), std::string("{% endfor %}"), std::string("\xFF"),
-        std::string("{% include 'x' %}"), "{{ " + std::string(100000, '(') + "1 }}",
-        std::string(1 << 20, 'x')}) {
+       {std::string("{% if %}"), std::string("{{ x"), std::string("{% endfor %}"),
+        std::string("\xFF"), std::string("{% include 'x' %}"),
+        "{{ " + std::string(100000, '(') + "1 }}", std::string(1 << 20, 'x')}) {
     try {
       ChatTemplate::compile(source);
       ADD_FAILURE() << "accepted: " << source.substr(0, 40);
@@ -85,7 +88,8 @@ TEST(ChatTemplate, BadTemplatesFailAtLoad) {
 TEST(ChatTemplate, HostileTemplatesAreStopped) {
   for (const char* source : {
            "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
-           "{% set n = namespace(s='xx') %}{% for a in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+           "{% set n = namespace(s='xx') %}{% for a in range(60) %}{% set n.s = n.s ~ n.s %}{% "
+           "endfor %}",
            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
            "{{ 'x' * 1000000000 }}",
        }) {
@@ -106,9 +110,11 @@ TEST(ChatTemplate, DeepNestsDoNotExhaustTheStack) {
         "{{ 1" + repeat("**1", kBytes) + " }}", "{{ 1" + repeat("+1", kBytes) + " }}",
         "{{ a" + repeat(".b", kBytes) + " }}", "{{ a" + repeat("|d", kBytes) + " }}",
         "{% if a %}" + repeat("{%elif a%}", kBytes) + "{% endif %}",
-        std::string("{% set n = namespace(s=[]) %}{% for a in range(9999) %}{% for b in range(9999) %}"
-                    "{% set n.s = [n.s] %}{% endfor %}{% endfor %}"),
-        std::string("{% set n = namespace(s=[]) %}{% for a in range(90000) %}{% set n.s = [n.s] %}{% endfor %}"
+        std::string(
+            "{% set n = namespace(s=[]) %}{% for a in range(9999) %}{% for b in range(9999) %}"
+            "{% set n.s = [n.s] %}{% endfor %}{% endfor %}"),
+        std::string("{% set n = namespace(s=[]) %}{% for a in range(90000) %}{% set n.s = [n.s] "
+                    "%}{% endfor %}"
                     "{{ n.s }}{{ n.s == n.s }}{{ n.s | tojson }}")}) {
     try {
       render(source);

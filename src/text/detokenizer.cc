@@ -8,9 +8,9 @@ namespace {
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 
 struct Step {
-  std::size_t length = 0;  // bytes taken
-  bool whole = false;      // they are a character
-  bool unfinished = false; // more bytes may complete it
+  std::size_t length = 0;   // bytes taken
+  bool whole = false;       // they are a character
+  bool unfinished = false;  // more bytes may complete it
 };
 
 /// Looks at the first character. The second byte's range depends on the first (Unicode, table 3-7).

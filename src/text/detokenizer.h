@@ -1,10 +1,13 @@
-// Streaming ids -> text: hands out only whole UTF-8 characters, so that a reply can be shown token by token.
+// Streaming ids -> text: hands out only whole UTF-8 characters, so that a reply can be shown token
+// by token.
 //
-//   push(id): pending bytes + token_bytes(id) -> longest prefix of whole characters; the rest stays pending
+//   push(id): pending bytes + token_bytes(id) -> longest prefix of whole characters; the rest stays
+//   pending
 //
-// A character split over tokens (byte-level BPE, <0xNN> byte tokens) appears with the token that completes
-// it; bytes that can never become one appear as U+FFFD. The pieces, put together, equal Tokenizer::decode().
-// Thread rule: one thread per object; the Tokenizer must outlive it and may be shared.
+// A character split over tokens (byte-level BPE, <0xNN> byte tokens) appears with the token that
+// completes it; bytes that can never become one appear as U+FFFD. The pieces, put together, equal
+// Tokenizer::decode(). Thread rule: one thread per object; the Tokenizer must outlive it and may be
+// shared.
 #pragma once
 #include <string>
 #include <string_view>
@@ -15,15 +18,16 @@ namespace kt::text {
 
 class IncrementalDetokenizer {
  public:
-  /// skip_special: control tokens add no text. at_start: the text begins here, so that SentencePiece's
-  /// leading space is dropped; pass false to go on after a prompt.
+  /// skip_special: control tokens add no text. at_start: the text begins here, so that
+  /// SentencePiece's leading space is dropped; pass false to go on after a prompt.
   explicit IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special = true,
                                   bool at_start = true);
 
-  /// Text that `id` completes, maybe empty. Valid until the next call. An id out of range adds nothing.
+  /// Text that `id` completes, maybe empty. Valid until the next call. An id out of range adds
+  /// nothing.
   std::string_view push(TokenId id);
-  /// The rest: one U+FFFD for an unfinished character, else empty. The object is then as new. Valid until
-  /// the next call.
+  /// The rest: one U+FFFD for an unfinished character, else empty. The object is then as new. Valid
+  /// until the next call.
   std::string_view flush();
 
  private:
@@ -35,8 +39,9 @@ class IncrementalDetokenizer {
   std::string out_;
 };
 
-/// Moves all whole characters of `pending` to the end of `out`; bytes that cannot begin or continue a
-/// character become U+FFFD (one per maximal bad part). An unfinished last character stays in `pending`.
+/// Moves all whole characters of `pending` to the end of `out`; bytes that cannot begin or continue
+/// a character become U+FFFD (one per maximal bad part). An unfinished last character stays in
+/// `pending`.
 void take_whole_characters(std::string& pending, std::string& out);
 
 }  // namespace kt::text

@@ -1,10 +1,9 @@
 // Private to text/: the small JSON files of a Hugging Face folder, read with every field optional.
 // Thread rule: stateless.
 #pragma once
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-
-#include <nlohmann/json.hpp>
 
 namespace kt::text {
 

@@ -38,8 +38,8 @@ rust::Slice<const T> slice_of(const std::vector<T>& values) {
   return {values.data(), values.size()};
 }
 
-std::string_view piece_of(const rust::Vec<std::uint8_t>& bytes, const rust::Vec<std::uint64_t>& ends,
-                          TokenId id) noexcept {
+std::string_view piece_of(const rust::Vec<std::uint8_t>& bytes,
+                          const rust::Vec<std::uint64_t>& ends, TokenId id) noexcept {
   const auto index = static_cast<std::size_t>(id);
   if (id < 0 || index >= ends.size()) return {};
   const std::size_t begin = index == 0 ? 0 : static_cast<std::size_t>(ends[index - 1]);
@@ -136,7 +136,8 @@ Tokenizer Tokenizer::from_hf_folder(const std::string& folder) {
   const rust::Vec<std::uint32_t> around =
       call_rust(path, [&] { return impl->tok->encode(bytes_of(""), true, false); });
   const auto post_adds = [&](TokenId id) {
-    return id >= 0 && std::find(around.begin(), around.end(), static_cast<std::uint32_t>(id)) != around.end();
+    return id >= 0 &&
+           std::find(around.begin(), around.end(), static_cast<std::uint32_t>(id)) != around.end();
   };
   const std::optional<bool> add_bos = bool_of(config, "add_bos_token");
   const std::optional<bool> add_eos = bool_of(config, "add_eos_token");
@@ -145,7 +146,8 @@ Tokenizer Tokenizer::from_hf_folder(const std::string& folder) {
                           kind.starts_with("Gemma") || kind.starts_with("Cohere");
   impl->use_post_processor = !around.empty() && !(flags_rule && add_bos == false);
   impl->post_processor_adds_bos = impl->use_post_processor && post_adds(impl->bos);
-  if (add_bos == true && impl->bos >= 0 && !impl->post_processor_adds_bos) impl->prefix = {impl->bos};
+  if (add_bos == true && impl->bos >= 0 && !impl->post_processor_adds_bos)
+    impl->prefix = {impl->bos};
   if (add_eos == true && impl->eos >= 0 && !(impl->use_post_processor && post_adds(impl->eos))) {
     impl->suffix = {impl->eos};
   }
@@ -179,8 +181,8 @@ Tokenizer Tokenizer::from_gguf(const GgufVocab& vocab, const std::string& path) 
                         slice_of(vocab.precompiled_charsmap),
                         vocab.unk,
                         add_space_prefix};
-  auto impl = std::make_unique<Impl>(
-      path, call_rust(path, [&] { return rs::tokenizer_from_gguf(raw); }));
+  auto impl =
+      std::make_unique<Impl>(path, call_rust(path, [&] { return rs::tokenizer_from_gguf(raw); }));
   impl->bos = vocab.bos;
   impl->eos = vocab.eos;
   impl->eot = vocab.eot;
@@ -198,7 +200,8 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special,
     fail(ErrorCode::kUsage, impl_->path, "{} bytes of text, at most {}", text.size(), kMaxText);
   }
   const rust::Vec<std::uint32_t> ids = call_rust(impl_->path, [&] {
-    return impl_->tok->encode(bytes_of(text), add_special && impl_->use_post_processor, parse_special);
+    return impl_->tok->encode(bytes_of(text), add_special && impl_->use_post_processor,
+                              parse_special);
   });
   std::vector<TokenId> out;
   out.reserve(ids.size() + 2);

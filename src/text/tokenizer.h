@@ -1,7 +1,9 @@
-// Text to token ids and back: one Tokenizer from a Hugging Face folder or from the vocabulary of a GGUF file.
+// Text to token ids and back: one Tokenizer from a Hugging Face folder or from the vocabulary of a
+// GGUF file.
 //
-//   encode: text -> added tokens cut out -> normalizer -> pre-tokenizer -> BPE/Unigram -> ids (+ BOS/EOS)
-//   decode: ids -> token_bytes(id) each -> decoder rules (leading space, invalid UTF-8 -> U+FFFD) -> text
+//   encode: text -> added tokens cut out -> normalizer -> pre-tokenizer -> BPE/Unigram -> ids (+
+//   BOS/EOS) decode: ids -> token_bytes(id) each -> decoder rules (leading space, invalid UTF-8 ->
+//   U+FFFD) -> text
 //
 // The work is done by the Rust crate `tokenizers` (rust/); nothing of Rust shows here.
 // Thread rule: immutable once built; every const method may be called from several threads at once.
@@ -29,7 +31,8 @@ enum class TokenType : std::int32_t {
   kByte = 6,
 };
 
-/// The tokenizer.ggml.* keys of a GGUF file, copied out by the caller. Ids that the file lacks are -1.
+/// The tokenizer.ggml.* keys of a GGUF file, copied out by the caller. Ids that the file lacks are
+/// -1.
 struct GgufVocab {
   std::string model;                // tokenizer.ggml.model: gpt2, llama, t5, …
   std::string pre;                  // tokenizer.ggml.pre; empty if the file lacks it
@@ -46,34 +49,37 @@ struct GgufVocab {
   std::optional<bool> add_bos;           // absent: what the model and pre-tokenizer imply
   std::optional<bool> add_eos;           // absent: false (t5: true)
   std::optional<bool> add_space_prefix;  // absent: true for llama and t5
-  std::vector<std::uint8_t> precompiled_charsmap;  // t5: SentencePiece's normalisation table, or empty
+  std::vector<std::uint8_t>
+      precompiled_charsmap;  // t5: SentencePiece's normalisation table, or empty
 };
 
 class Tokenizer {
  public:
-  /// Reads tokenizer.json, tokenizer_config.json and special_tokens_map.json (the last two are optional) of
-  /// a folder. Throws kNotFound without tokenizer.json, kBadFile, kUnsupported (a model, decoder or
-  /// normalizer that streaming cannot honour).
+  /// Reads tokenizer.json, tokenizer_config.json and special_tokens_map.json (the last two are
+  /// optional) of a folder. Throws kNotFound without tokenizer.json, kBadFile, kUnsupported (a
+  /// model, decoder or normalizer that streaming cannot honour).
   static Tokenizer from_hf_folder(const std::string& folder);
 
   /// Builds from GGUF keys; `path` is for messages. Throws kUnsupported naming an unknown model or
-  /// pre-tokenizer, kBadFile for counts that disagree, ids out of range, text that is not UTF-8, merges of
-  /// pieces that are not tokens.
+  /// pre-tokenizer, kBadFile for counts that disagree, ids out of range, text that is not UTF-8,
+  /// merges of pieces that are not tokens.
   static Tokenizer from_gguf(const GgufVocab& vocab, const std::string& path = {});
 
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  /// Ids of `text`. add_special puts BOS/EOS as the model wants them; parse_special makes control tokens
-  /// written in the text count as such (else they are plain text; user-defined tokens always count).
-  /// Bytes that are not UTF-8 become U+FFFD. Throws kUsage above 1 GiB of text, kInternal.
+  /// Ids of `text`. add_special puts BOS/EOS as the model wants them; parse_special makes control
+  /// tokens written in the text count as such (else they are plain text; user-defined tokens always
+  /// count). Bytes that are not UTF-8 become U+FFFD. Throws kUsage above 1 GiB of text, kInternal.
   std::vector<TokenId> encode(std::string_view text, bool add_special, bool parse_special) const;
 
-  /// Text of ids, always valid UTF-8. skip_special leaves control tokens out. Ids out of range are left out.
+  /// Text of ids, always valid UTF-8. skip_special leaves control tokens out. Ids out of range are
+  /// left out.
   std::string decode(std::span<const TokenId> ids, bool skip_special) const;
 
-  /// The vocabulary's spelling of an id ("Ġthe", "▁the", "<0x0A>", "<|im_end|>"); empty out of range.
+  /// The vocabulary's spelling of an id ("Ġthe", "▁the", "<0x0A>", "<|im_end|>"); empty out of
+  /// range.
   std::string_view id_to_piece(TokenId id) const noexcept;
   /// The raw bytes an id adds to the text, maybe part of a character; empty out of range.
   std::string_view token_bytes(TokenId id) const noexcept;
@@ -90,8 +96,8 @@ class Tokenizer {
   /// End of turn, when it is another token than eos().
   std::optional<TokenId> eot() const noexcept;
   std::optional<TokenId> pad() const noexcept;
-  /// Ids that end a reply: eos, eot, eom and the usual end-of-turn control tokens this vocabulary has.
-  /// Ascending, no id twice.
+  /// Ids that end a reply: eos, eot, eom and the usual end-of-turn control tokens this vocabulary
+  /// has. Ascending, no id twice.
   const std::vector<TokenId>& end_tokens() const noexcept;
   /// Does encode(…, add_special = true, …) begin with BOS?
   bool adds_bos() const noexcept;

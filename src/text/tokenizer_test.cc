@@ -1,13 +1,13 @@
 #include "text/tokenizer.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "base/error.h"
 #include "text/detokenizer.h"
@@ -41,8 +41,8 @@ GgufVocab byte_vocab() {
   v.pre = "gpt-2";
   for (int byte = 0; byte < 256; ++byte) v.tokens.push_back(byte_char(byte));
   const std::string space = byte_char(' ');
-  for (const std::string& piece : {std::string("he"), std::string("ll"), std::string("hell"), space + "he",
-                                   std::string("<|end|>"), std::string("<tool>")}) {
+  for (const std::string& piece : {std::string("he"), std::string("ll"), std::string("hell"),
+                                   space + "he", std::string("<|end|>"), std::string("<tool>")}) {
     v.tokens.push_back(piece);
   }
   v.types.assign(v.tokens.size(), 1);
@@ -112,7 +112,8 @@ TEST(Tokenizer, SentencePieceMergesByScoreAndFallsBackToBytes) {
   const auto id = [&](std::string_view piece) { return t.token_to_id(piece).value(); };
   // "ab" (-1) comes before "bc" (-2); then "▁ab" (-3) before "abc" (-4).
   EXPECT_EQ(t.encode("abc", true, true), (std::vector<TokenId>{1, id("▁ab"), id("c")}));
-  EXPECT_EQ(t.encode("é", false, true), (std::vector<TokenId>{id("▁"), id("<0xC3>"), id("<0xA9>")}));
+  EXPECT_EQ(t.encode("é", false, true),
+            (std::vector<TokenId>{id("▁"), id("<0xC3>"), id("<0xA9>")}));
   EXPECT_EQ(t.decode(t.encode("abc é  b", true, true), true), "abc é  b");
   EXPECT_TRUE(t.strips_leading_space());
   EXPECT_TRUE(t.adds_bos());
@@ -165,10 +166,16 @@ TEST(Tokenizer, BadVocabulariesAreRefused) {
   EXPECT_EQ(refused([](auto& v) { v.eos = 262; }, byte_vocab()), ErrorCode::kBadFile);
   EXPECT_EQ(refused([](auto& v) { v.bos = -7; }, byte_vocab()), ErrorCode::kBadFile);
   EXPECT_EQ(refused([](auto& v) { v.scores.clear(); }, piece_vocab()), ErrorCode::kBadFile);
-  EXPECT_EQ(refused([](auto& v) { v.scores[5] = std::nanf(""); }, piece_vocab()), ErrorCode::kBadFile);
+  EXPECT_EQ(refused([](auto& v) { v.scores[5] = std::nanf(""); }, piece_vocab()),
+            ErrorCode::kBadFile);
   EXPECT_EQ(refused([](auto& v) { v.tokens.back() = std::string(100000, 'x'); }, piece_vocab()),
             ErrorCode::kBadFile);
-  EXPECT_EQ(refused([](auto& v) { v.model = "t5"; v.precompiled_charsmap = {9, 9, 9}; }, piece_vocab()),
+  EXPECT_EQ(refused(
+                [](auto& v) {
+                  v.model = "t5";
+                  v.precompiled_charsmap = {9, 9, 9};
+                },
+                piece_vocab()),
             ErrorCode::kBadFile);
 }
 
@@ -206,7 +213,8 @@ TEST_F(HfFolder, ReadsTokensAndFlags) {
 
 TEST_F(HfFolder, BadFilesAreRefused) {
   EXPECT_EQ(open_code(), ErrorCode::kNotFound);
-  for (const char* text : {"", "{", "[]", "{}", "null", R"({"model": {"type": "BPE", "vocab": 1}})"}) {
+  for (const char* text :
+       {"", "{", "[]", "{}", "null", R"({"model": {"type": "BPE", "vocab": 1}})"}) {
     write("tokenizer.json", text);
     EXPECT_EQ(open_code(), ErrorCode::kBadFile) << text;
   }

@@ -1,17 +1,18 @@
-// Lets Python tests drive kt::text: one JSON request per line of standard input, one JSON answer per line.
+// Lets Python tests drive kt::text: one JSON request per line of standard input, one JSON answer
+// per line.
 //   {"op": "open_hf", "folder": …}   {"op": "open_gguf", "vocab": {…}}
 //   {"op": "encode", "text": …, "add_special": …, "parse_special": …}  -> {"ids": […]}
-//   {"op": "decode", "ids": […], "skip_special": …}                    -> {"text": …, "pieces": […]}
+//   {"op": "decode", "ids": […], "skip_special": …}                    -> {"text": …, "pieces":
+//   […]}
 //   {"op": "info"}   {"op": "token", "id": …}
 //   {"op": "template", "source": …}   {"op": "template_hf", "folder": …}
 //   {"op": "render", "messages": …, "tools": …, "kwargs": …, …}        -> {"text": …}
 // A kt::Error is answered as {"error": message, "code": name}.
 #include <iostream>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "text/chat_template.h"

@@ -33,14 +33,4 @@ std::int64_t scratch_floats(std::int64_t dim_qk, std::int64_t dim_v) {
   return (kMaxRows + tensor::kKvPageLen) * (dk + dv) + kMaxRows * (tensor::kKvPageLen + 2);
 }
 
-bool cache_format_fits(formats::Format format, std::int64_t dim) {
-  switch (format) {
-    case formats::Format::kF32:
-    case formats::Format::kF16:
-    case formats::Format::kBF16: return true;
-    case formats::Format::kQ8_0: return dim % 32 == 0;
-    default: return false;
-  }
-}
-
 }  // namespace kt::kernels::attention

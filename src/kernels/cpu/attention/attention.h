@@ -53,7 +53,4 @@ struct Kernel {
 std::span<const Kernel> kernels();
 const Kernel& select(CpuCaps caps);
 
-/// Whether the cache can hold vectors of `dim` values in this format.
-bool cache_format_fits(formats::Format format, std::int64_t dim);
-
 }  // namespace kt::kernels::attention

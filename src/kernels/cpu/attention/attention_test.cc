@@ -185,11 +185,5 @@ TEST(AttentionTable, SelectsByCaps) {
   EXPECT_EQ(kernels().size(), 2u);
 }
 
-TEST(AttentionTable, CacheFormats) {
-  EXPECT_TRUE(cache_format_fits(Format::kQ8_0, 64));
-  EXPECT_FALSE(cache_format_fits(Format::kQ8_0, 40));
-  EXPECT_FALSE(cache_format_fits(Format::kQ4_K, 256));
-}
-
 }  // namespace
 }  // namespace kt::kernels::attention
