@@ -88,6 +88,16 @@ def test_version():
     assert "deepseek_v3" in run_kt("version").stdout
 
 
+def test_the_binary_needs_glibc_only():
+    if shutil.which("ldd") is None:
+        pytest.skip("no ldd")
+    listed = subprocess.run(["ldd", kt_path()], capture_output=True, text=True).stdout
+    if "asan" in listed or "tsan" in listed:
+        pytest.skip("a sanitizer build")
+    names = {line.split()[0].split("/")[-1].split(".so")[0] for line in listed.splitlines()}
+    assert names <= {"linux-vdso", "libc", "libm", "ld-linux-x86-64", "libpthread", "libdl", "librt"}
+
+
 # Mistakes on the command line ----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("args, words", [
@@ -381,6 +391,7 @@ def test_chat_on_a_terminal(terminal, tmp_path):
     terminal.sendline('"""one')
     terminal.expect(r"\.\.\. ")
     terminal.sendline('zwei é"""')
+    terminal.expect_exact('"""\r\n')  # Ctrl-C would discard a line that is not read yet
     terminal.expect(r"\w+")
     terminal.sendintr()
     terminal.expect(r"\(stopped\)")

@@ -1,5 +1,6 @@
 #include "line_editor.h"
 
+#include <fcntl.h>
 #include <histedit.h>
 #include <langinfo.h>
 #include <poll.h>
@@ -28,6 +29,7 @@ struct LineEditor::Terminal {
   std::string history_path;
   std::string prompt;
   bool interrupted = false;
+  int input = STDIN_FILENO;
   std::mbstate_t decode_state{};
   EditLine* editor = nullptr;
   History* history = nullptr;
@@ -38,6 +40,10 @@ LineEditor::Terminal::Terminal(InterruptWatcher& watcher, std::string path)
   // Only the character type: number formatting stays that of the C locale.
   std::setlocale(LC_CTYPE, "");
   if (std::strcmp(nl_langinfo(CODESET), "UTF-8") != 0) std::setlocale(LC_CTYPE, "C.UTF-8");
+  // Ctrl-C discards typed bytes, maybe between poll and read, so read must not wait. An own open
+  // file keeps O_NONBLOCK away from the shell that shares standard input.
+  input = ::open("/proc/self/fd/0", O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (input < 0) input = STDIN_FILENO;
   editor = el_init("kt", stdin, stdout, stderr);
   history = history_init();
   if (editor == nullptr || history == nullptr) return;
@@ -72,6 +78,7 @@ LineEditor::Terminal::~Terminal() {
     history_end(history);
   }
   if (editor != nullptr) el_end(editor);
+  if (input != STDIN_FILENO) ::close(input);
 }
 
 char* LineEditor::Terminal::show_prompt(EditLine* el) {
@@ -84,7 +91,7 @@ int LineEditor::Terminal::next_char(EditLine* el, wchar_t* out) {
   Terminal* self = nullptr;
   el_get(el, EL_CLIENTDATA, &self);
   for (;;) {
-    pollfd fds[2] = {{STDIN_FILENO, POLLIN, 0}, {self->interrupts.event_fd(), POLLIN, 0}};
+    pollfd fds[2] = {{self->input, POLLIN, 0}, {self->interrupts.event_fd(), POLLIN, 0}};
     if (::poll(fds, 2, -1) < 0) {
       if (errno == EINTR) continue;
       return -1;
@@ -95,8 +102,8 @@ int LineEditor::Terminal::next_char(EditLine* el, wchar_t* out) {
     }
     if (fds[0].revents == 0) continue;
     char byte = 0;
-    const ssize_t n = ::read(STDIN_FILENO, &byte, 1);
-    if (n < 0 && errno == EINTR) continue;
+    const ssize_t n = ::read(self->input, &byte, 1);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n <= 0) return static_cast<int>(n);
     const std::size_t used = std::mbrtowc(out, &byte, 1, &self->decode_state);
     if (used == static_cast<std::size_t>(-2)) continue;

@@ -114,8 +114,8 @@ void add_model_options(CLI::App& command, session::Options& options) {
   add_choice(command, "--isa", options.isa, {"ref", "avx2", "avx512", "amx"},
              "Instruction set; the best of this CPU when not given")
       ->group(group);
-  add_choice(command, "--act", options.act, {"q8", "f32"},
-             "Activations in products with quantised weights: 8-bit blocks, or floats for proofs")
+  add_choice(command, "--act", options.act, {"q8", "q16", "f32"},
+             "Activations in quantised products: 8 bits, 15 bits (twice the work), or floats")
       ->capture_default_str()
       ->group(group);
   add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "q8_0"},

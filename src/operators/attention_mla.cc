@@ -46,7 +46,7 @@ struct HeadMatrices {
     const std::int64_t k = heads.front().k();
     const bool q8 = heads.front().wants_q8();
     backend::Q8Rows rows;
-    if (q8) rows = backend::Q8Rows(step.arena, n_heads * n_rows, k);
+    if (q8) rows = backend::Q8Rows(step.cpu, step.arena, n_heads * n_rows, k);
     step.cpu.pool.run(n_heads * chunks, [&](std::int64_t task, int) {
       const std::int64_t h = task / chunks;
       const std::int64_t first = task % chunks * kChunk;
@@ -56,16 +56,16 @@ struct HeadMatrices {
       act.f32 = from;
       act.f32_stride = in.row;
       if (q8) {
-        const std::int64_t blocks = k / kernels::dot::kQ8Block;
         for (std::int64_t i = 0; i < m; ++i) {
-          const std::int64_t r = h * n_rows + first + i;
-          step.cpu.quantize(from + i * in.row, k, rows.q + r * k, rows.scale + r * blocks,
-                            rows.sum + r * blocks);
+          rows.quantize(step.cpu, h * n_rows + first + i, 0, k, from + i * in.row);
         }
         act = backend::offset_rows(rows.view(), h * n_rows + first);
       }
       const PackedMatrix& matrix = heads[static_cast<std::size_t>(h)];
-      matrix.dot(act, m, 0, matrix.n(), out + first * to.row + h * to.head, to.row);
+      for (std::int64_t row = 0; row < matrix.n(); row += PackedMatrix::kMaxSplitRows) {
+        matrix.dot(act, m, row, std::min(PackedMatrix::kMaxSplitRows, matrix.n() - row),
+                   out + first * to.row + h * to.head + row, to.row);
+      }
     });
   }
 };

@@ -74,10 +74,9 @@ class CpuExperts : public Experts {
     const Groups groups = group_rows(step, x.n_rows(), routing);
     const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
     const Expert& first = experts_.front();
-    const dot::ActRows gate_in = gather(step, x, first.gate, groups);
-    const dot::ActRows up_in = first.up.wants_q8() == first.gate.wants_q8()
-                                   ? gate_in
-                                   : gather(step, x, first.up, groups);
+    const Input gate_in = gather(step, x, first.gate, groups);
+    const Input up_in =
+        first.up.wants_q8() == first.gate.wants_q8() ? gate_in : gather(step, x, first.up, groups);
     const Hidden hidden = run_gate_up(step, gate_in, up_in, groups);
     run_down(step, hidden, groups, result);
     return {result};
@@ -107,7 +106,7 @@ class CpuExperts : public Experts {
     Q8Rows q8;
     MatrixF f32;
     dot::ActRows view(std::int64_t row) const {
-      if (q8.q != nullptr) return backend::offset_rows(q8.view(), row);
+      if (!q8.empty()) return backend::offset_rows(q8.view(), row);
       dot::ActRows r;
       r.f32 = f32.row(row);
       r.f32_stride = f32.stride;
@@ -145,15 +144,15 @@ class CpuExperts : public Experts {
     return g;
   }
 
-  // Input rows in grouped order; a single row needs no copy, since all its groups have stride 0.
-  dot::ActRows gather(Step& step, Activation& x, const PackedMatrix& matrix,
-                      const Groups& groups) const noexcept {
+  // Input rows in grouped order; a single batch row serves all its groups as it is.
+  struct Input {
+    dot::ActRows rows;
+    bool shared = false;
+    dot::ActRows view(std::int64_t row) const { return shared ? rows : backend::offset_rows(rows, row); }
+  };
+  Input gather(Step& step, Activation& x, const PackedMatrix& matrix, const Groups& groups) const noexcept {
     const dot::ActRows in = x.rows_for(matrix, step.cpu, step.arena);
-    if (x.n_rows() == 1) {
-      dot::ActRows same = in;
-      same.f32_stride = same.q_stride = same.block_stride = 0;
-      return same;
-    }
+    if (x.n_rows() == 1) return {in, true};
     const std::int64_t k = matrix.k();
     if (in.q == nullptr) {
       const MatrixF rows = step.arena.matrix(groups.n_grouped, k);
@@ -164,25 +163,20 @@ class CpuExperts : public Experts {
       dot::ActRows out;
       out.f32 = rows.data;
       out.f32_stride = rows.stride;
-      return out;
+      return {out};
     }
-    const Q8Rows rows(step.arena, groups.n_grouped, k);
-    const std::int64_t blocks = k / dot::kQ8Block;
-    step.cpu.pool.run(groups.n_grouped, [&](std::int64_t i, int) {
-      const dot::ActRows from = backend::offset_rows(in, groups.row[i]);
-      std::memcpy(rows.q + i * k, from.q, static_cast<std::size_t>(k));
-      std::memcpy(rows.scale + i * blocks, from.scale, static_cast<std::size_t>(blocks) * sizeof(float));
-      std::memcpy(rows.sum + i * blocks, from.sum, static_cast<std::size_t>(blocks) * sizeof(float));
-    });
-    return rows.view();
+    const Q8Rows rows(step.cpu, step.arena, groups.n_grouped, k);
+    step.cpu.pool.run(groups.n_grouped,
+                      [&](std::int64_t i, int) { rows.copy(i, in, groups.row[i]); });
+    return {rows.view()};
   }
 
-  Hidden run_gate_up(Step& step, const dot::ActRows& gate_in, const dot::ActRows& up_in,
+  Hidden run_gate_up(Step& step, const Input& gate_in, const Input& up_in,
                      const Groups& groups) const noexcept {
     Hidden hidden;
     const bool q8 = experts_.front().down.wants_q8();
     if (q8) {
-      hidden.q8 = Q8Rows(step.arena, groups.n_grouped, d_ff_);
+      hidden.q8 = Q8Rows(step.cpu, step.arena, groups.n_grouped, d_ff_);
     } else {
       hidden.f32 = step.arena.matrix(groups.n_grouped, d_ff_);
     }
@@ -198,15 +192,13 @@ class CpuExperts : public Experts {
       const Expert& expert = experts_[static_cast<std::size_t>(e)];
       for (std::int64_t r = groups.begin[e]; r < groups.begin[e + 1]; r += kPanel) {
         const std::int64_t m = std::min<std::int64_t>(kPanel, groups.begin[e + 1] - r);
-        expert.gate.dot(backend::offset_rows(gate_in, r), m, col, n, gate, kFfChunk);
-        expert.up.dot(backend::offset_rows(up_in, r), m, col, n, up, kFfChunk);
+        expert.gate.dot(gate_in.view(r), m, col, n, gate, kFfChunk);
+        expert.up.dot(up_in.view(r), m, col, n, up, kFfChunk);
         for (std::int64_t i = 0; i < m; ++i) {
           float* h = q8 ? gate + i * kFfChunk : hidden.f32.row(r + i) + col;
           step.cpu.elementwise->silu_mul(gate + i * kFfChunk, up + i * kFfChunk, n, h);
           if (!q8) continue;
-          const std::int64_t block = (r + i) * (d_ff_ / dot::kQ8Block) + col / dot::kQ8Block;
-          step.cpu.quantize(h, n, hidden.q8.q + (r + i) * d_ff_ + col, hidden.q8.scale + block,
-                            hidden.q8.sum + block);
+          hidden.q8.quantize(step.cpu, r + i, col, n, h);
         }
       }
     });

@@ -24,8 +24,9 @@ constexpr std::uint64_t kHeadroom = std::uint64_t{256} << 20;  // program, token
 
 backend::ActPolicy act_policy(const std::string& name) {
   if (name == "q8") return backend::ActPolicy::kQ8;
+  if (name == "q16") return backend::ActPolicy::kQ16;
   if (name == "f32") return backend::ActPolicy::kF32;
-  fail(ErrorCode::kUsage, "--act", "'{}' is not an activation type; use q8 or f32", name);
+  fail(ErrorCode::kUsage, "--act", "'{}' is not an activation type; use q8, q16 or f32", name);
 }
 
 tensor::Format kv_format(const std::string& name) {

@@ -20,7 +20,9 @@ def missing() -> str | None:
     """What keeps llama.cpp from running here, in one line; None when it can run."""
     if shutil.which("node") is None:
         return "node (20 or newer) is not on PATH"
-    folders = [HERE] + ([pathlib.Path(os.environ["KT_TEST_CACHE"]) / "interop"] if "KT_TEST_CACHE" in os.environ else [])
+    folders = [HERE]
+    if "KT_TEST_CACHE" in os.environ:
+        folders.append(pathlib.Path(os.environ["KT_TEST_CACHE"]) / "interop")
     if not any((f / "node_modules" / "node-llama-cpp").is_dir() for f in folders):
         return "node-llama-cpp is not installed: run npm ci on tests/interop/package.json into $KT_TEST_CACHE/interop"
     return None

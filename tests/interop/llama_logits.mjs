@@ -76,8 +76,9 @@ async function greedy(sequence, tokens, n) {
     let fresh = tokens;
     while (out.length < n) {
         let best;
-        await evaluate(sequence, fresh, (i) => (i + 1 === fresh.length ? {token: true, options: {temperature: 0}} : undefined),
-            (i, next) => { if (i + 1 === fresh.length) best = next.token; });
+        const last = fresh.length - 1;
+        await evaluate(sequence, fresh, (i) => (i === last ? {token: true, options: {temperature: 0}} : undefined),
+            (i, next) => { if (i === last) best = next.token; });
         out.push(best);
         fresh = [best];
     }
@@ -109,7 +110,8 @@ if (mode === "tokenize") {
         experimentalKvCacheKeyType: flags.kv, experimentalKvCacheValueType: flags.kv});
     const sequence = context.getSequence();
     if (mode === "logits") {
-        await logits(sequence, ids, output, Number(flags.vocab ?? model.fileInfo.metadata.tokenizer.ggml.tokens.length));
+        const nVocab = model.fileInfo.metadata.tokenizer.ggml.tokens.length;
+        await logits(sequence, ids, output, Number(flags.vocab ?? nVocab));
     } else if (mode === "greedy") {
         done(await greedy(sequence, ids, Number(flags.n)));
     } else {

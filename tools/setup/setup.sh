@@ -2,7 +2,8 @@
 # Installs what building and testing needs, and nothing that is there already:
 #   1. Debian/Ubuntu packages of packages.txt (and of the groups named as arguments)
 #   2. Rust >= 1.85: an existing cargo, else the distribution's package
-#   3. a Python environment with the pinned packages of requirements.txt, in the cache folder
+#   3. a Python environment with the pinned packages of requirements.txt (Node is one), in the cache folder
+#   4. the npm packages that tests compare with, of tests/interop/package-lock.json, in the cache folder
 # Idempotent. Without a network it succeeds when everything is there. On failure: one line, exit 1.
 set -euo pipefail
 
@@ -150,6 +151,22 @@ install_python() {
   touch "$KT_VENV/.complete"
 }
 
+# The npm packages of a folder with a lock file, into KT_TEST_CACHE/NAME.
+install_npm() {
+  local from="$KT_ROOT/tests/$1" to="$KT_TEST_CACHE/$1" stamp
+  [ -f "$from/package-lock.json" ] || return 0
+  stamp="$(sha256sum < "$from/package-lock.json")"
+  [ "$(cat "$to/.complete" 2>/dev/null)" = "$stamp" ] && return
+  say "installing the npm packages of tests/$1"
+  mkdir -p "$to"
+  rm -f "$to/.complete"
+  cp "$from/package.json" "$from/package-lock.json" "$to/"
+  # Not `npm ci`: newer npm refuses a lock file that leaves out optional packages of other systems.
+  logged "install the npm packages of tests/$1" npm install --prefix "$to" --omit=optional --ignore-scripts \
+    --no-audit --no-fund
+  echo "$stamp" >"$to/.complete"
+}
+
 mkdir -p "$KT_CACHE" "$KT_TEST_CACHE"
 exec 9>"$KT_CACHE/setup.lock"
 if command -v flock >/dev/null; then flock 9; fi
@@ -158,6 +175,7 @@ if command -v flock >/dev/null; then flock 9; fi
 install_packages
 install_rust
 install_python
+install_npm interop
 for group in "$@"; do
   case "$group" in
     fuzz) install_clang ;;

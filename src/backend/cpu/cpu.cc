@@ -17,7 +17,7 @@ Cpu::Cpu(int n_threads, const std::vector<int>& cores, CpuCaps caps_in, ActPolic
 
 PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k)
     : n_(n), k_(k) {
-  if (cpu.act == ActPolicy::kQ8) kernel_ = dot::select(format, dot::Act::kQ8, k, cpu.caps);
+  if (cpu.act != ActPolicy::kF32) kernel_ = dot::select(format, dot::Act::kQ8, k, cpu.caps);
   if (kernel_ == nullptr) kernel_ = dot::select(format, dot::Act::kF32, k, cpu.caps);
   if (kernel_ == nullptr) {
     fail(ErrorCode::kUnsupported, {}, "rows of {} values do not divide into the blocks of {} that {} uses",
@@ -36,41 +36,96 @@ void PackedMatrix::pack_rows(std::int64_t row, std::int64_t n_rows, const std::b
 void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row, std::int64_t n_rows,
                        float* out, std::int64_t out_stride) const noexcept {
   dot::DotArgs args;
-  args.act = act;
-  args.m = m;
   args.k = k_;
   args.weights = data_.data() + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_;
   args.n = n_rows;
-  args.out = out;
-  args.out_stride = out_stride;
-  kernel_->run(args);
+  if (act.q == nullptr || act.terms == 1) {
+    args.act = act;
+    args.m = m;
+    args.out = out;
+    args.out_stride = out_stride;
+    kernel_->run(args);
+    return;
+  }
+  constexpr std::int64_t kBlock = 32;  // activation rows whose two results wait on the stack
+  float parts[2 * kBlock * kMaxSplitRows];
+  KT_CHECK(n_rows <= kMaxSplitRows && act.terms == 2);
+  args.out = parts;
+  args.out_stride = n_rows;
+  for (std::int64_t first = 0; first < m; first += kBlock) {
+    const std::int64_t count = std::min(kBlock, m - first);
+    args.act = offset_rows(act, first);
+    args.m = 2 * count;
+    kernel_->run(args);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float* high = parts + 2 * i * n_rows;
+      const float* low = high + n_rows;
+      float* to = out + (first + i) * out_stride;
+      for (std::int64_t j = 0; j < n_rows; ++j) to[j] = high[j] + low[j];
+    }
+  }
 }
 
 dot::ActRows offset_rows(const dot::ActRows& act, std::int64_t row) {
   dot::ActRows r = act;
   if (r.f32 != nullptr) r.f32 += row * r.f32_stride;
   if (r.q != nullptr) {
-    r.q += row * r.q_stride;
-    r.scale += row * r.block_stride;
-    r.sum += row * r.block_stride;
+    r.q += row * r.terms * r.q_stride;
+    r.scale += row * r.terms * r.block_stride;
+    r.sum += row * r.terms * r.block_stride;
   }
   return r;
 }
 
-Q8Rows::Q8Rows(tensor::Arena& arena, std::int64_t m, std::int64_t k_in)
-    : q(arena.allocate<std::int8_t>(m * k_in)),
-      scale(arena.allocate<float>(m * k_in / dot::kQ8Block)),
-      sum(arena.allocate<float>(m * k_in / dot::kQ8Block)),
-      k(k_in) {}
+Q8Rows::Q8Rows(const Cpu& cpu, tensor::Arena& arena, std::int64_t m, std::int64_t k)
+    : k_(k), terms_(cpu.act_terms()) {
+  q_ = arena.allocate<std::int8_t>(m * terms_ * k);
+  scale_ = arena.allocate<float>(m * terms_ * k / dot::kQ8Block);
+  sum_ = arena.allocate<float>(m * terms_ * k / dot::kQ8Block);
+}
 
 dot::ActRows Q8Rows::view() const {
   dot::ActRows r;
-  r.q = q;
-  r.q_stride = k;
-  r.scale = scale;
-  r.sum = sum;
-  r.block_stride = k / dot::kQ8Block;
+  r.q = q_;
+  r.q_stride = k_;
+  r.scale = scale_;
+  r.sum = sum_;
+  r.block_stride = k_ / dot::kQ8Block;
+  r.terms = terms_;
   return r;
+}
+
+void Q8Rows::quantize(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
+                      const float* x) const noexcept {
+  const std::int64_t blocks = k_ / dot::kQ8Block;
+  const auto term = [&](std::int64_t t, std::int64_t at, std::int64_t count, const float* values) {
+    const std::int64_t r = row * terms_ + t;
+    const std::int64_t block = r * blocks + at / dot::kQ8Block;
+    cpu.quantize(values, count, q_ + r * k_ + at, scale_ + block, sum_ + block);
+  };
+  term(0, col, n, x);
+  if (terms_ == 1) return;
+  constexpr std::int64_t kPart = 256;
+  float left[kPart];
+  const std::int64_t high = row * terms_;
+  for (std::int64_t first = 0; first < n; first += kPart) {
+    const std::int64_t count = std::min(kPart, n - first);
+    const std::int8_t* q = q_ + high * k_ + col + first;
+    const float* scale = scale_ + high * blocks + (col + first) / dot::kQ8Block;
+    for (std::int64_t i = 0; i < count; ++i) {
+      left[i] = x[first + i] - scale[i / dot::kQ8Block] * static_cast<float>(q[i]);
+    }
+    term(1, col + first, count, left);
+  }
+}
+
+void Q8Rows::copy(std::int64_t row, const dot::ActRows& other, std::int64_t from) const noexcept {
+  const dot::ActRows source = offset_rows(other, from);
+  const std::int64_t blocks = k_ / dot::kQ8Block;
+  const auto n = static_cast<std::size_t>(terms_);
+  std::memcpy(q_ + row * terms_ * k_, source.q, n * static_cast<std::size_t>(k_));
+  std::memcpy(scale_ + row * terms_ * blocks, source.scale, n * static_cast<std::size_t>(blocks) * sizeof(float));
+  std::memcpy(sum_ + row * terms_ * blocks, source.sum, n * static_cast<std::size_t>(blocks) * sizeof(float));
 }
 
 dot::ActRows Activation::rows_for(const PackedMatrix& matrix, Cpu& cpu, tensor::Arena& arena) {
@@ -81,11 +136,9 @@ dot::ActRows Activation::rows_for(const PackedMatrix& matrix, Cpu& cpu, tensor::
     return r;
   }
   if (!quantized_) {
-    const std::int64_t k = x_.n_cols;
-    const Q8Rows rows(arena, x_.n_rows, k);
+    const Q8Rows rows(cpu, arena, x_.n_rows, x_.n_cols);
     const auto quantize_row = [&](std::int64_t r, int) {
-      const std::int64_t blocks = k / dot::kQ8Block;
-      cpu.quantize(x_.row(r), k, rows.q + r * k, rows.scale + r * blocks, rows.sum + r * blocks);
+      rows.quantize(cpu, r, 0, x_.n_cols, x_.row(r));
     };
     if (x_.n_rows < 4) {  // a parallel region costs more than this work
       for (std::int64_t r = 0; r < x_.n_rows; ++r) quantize_row(r, 0);

@@ -19,14 +19,17 @@
 
 namespace kt::backend {
 
-/// Activation type of matrix products with quantised weights. kF32 keeps activations in float (proofs);
-/// kQ8 quantises them to int8 blocks of 32 once per layer.
-enum class ActPolicy { kQ8, kF32 };
+/// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32 once per
+/// layer. kQ16 keeps 15 bits as the sum of two such roundings (of the value, then of what is left): twice the
+/// multiplications, the same weight reads. kF32 keeps them in float (proofs).
+enum class ActPolicy { kQ8, kQ16, kF32 };
 
 /// Everything operators need of the CPU; passed along, never global.
 struct Cpu {
   Cpu(int n_threads, const std::vector<int>& cores, CpuCaps caps, ActPolicy act);
   ThreadPool pool;
+  /// Int8 rows per quantised activation row.
+  std::int64_t act_terms() const { return act == ActPolicy::kQ16 ? 2 : 1; }
   CpuCaps caps;
   ActPolicy act;
   kernels::dot::QuantizeFn quantize;
@@ -49,7 +52,9 @@ class PackedMatrix {
   const kernels::dot::Kernel& kernel() const { return *kernel_; }
   std::size_t bytes() const { return data_.size(); }
   bool wants_q8() const { return kernel_->act == kernels::dot::Act::kQ8; }
-  /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows().
+  /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). With two-term
+  /// activations n_rows is at most kMaxSplitRows.
+  static constexpr std::int64_t kMaxSplitRows = 128;
   void dot(const kernels::dot::ActRows& act, std::int64_t m, std::int64_t row, std::int64_t n_rows,
            float* out, std::int64_t out_stride) const noexcept;
 
@@ -79,15 +84,24 @@ class Activation {
 /// Rows [row, row + …) of `act`.
 kernels::dot::ActRows offset_rows(const kernels::dot::ActRows& act, std::int64_t row);
 
-/// Arena space for m quantised rows of k values.
-struct Q8Rows {
-  std::int8_t* q = nullptr;
-  float* scale = nullptr;
-  float* sum = nullptr;
-  std::int64_t k = 0;
+/// Arena space for m quantised rows of k values, in as many terms as the CPU's policy wants.
+class Q8Rows {
+ public:
   Q8Rows() = default;
-  Q8Rows(tensor::Arena& arena, std::int64_t m, std::int64_t k);
+  Q8Rows(const Cpu& cpu, tensor::Arena& arena, std::int64_t m, std::int64_t k);
+  bool empty() const { return q_ == nullptr; }
   kernels::dot::ActRows view() const;
+  /// Quantises n values (a multiple of 32) into columns [col, col + n) of a row.
+  void quantize(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n, const float* x) const noexcept;
+  /// Copies row `from` of other rows of the same width.
+  void copy(std::int64_t row, const kernels::dot::ActRows& other, std::int64_t from) const noexcept;
+
+ private:
+  std::int8_t* q_ = nullptr;
+  float* scale_ = nullptr;
+  float* sum_ = nullptr;
+  std::int64_t k_ = 0;
+  std::int64_t terms_ = 1;
 };
 
 struct GemmCall {

@@ -31,6 +31,9 @@ struct ActRows {
   const float* scale = nullptr;  // [m, k/32], block_stride elements apart
   const float* sum = nullptr;    // [m, k/32]: scale * Σ q of the block (for formats with an offset)
   std::int64_t block_stride = 0;
+  /// Rows of q, scale and sum that add up to one activation row: 2 when a row is split into a high and a
+  /// low int8 part. Kernels do not read it: their caller passes m * terms rows and adds the results.
+  std::int64_t terms = 1;
 };
 
 struct DotArgs {
