@@ -1,6 +1,8 @@
-// Speed of the dot kernels on one thread, weights cold (a rotation over more memory than the caches hold).
+// Speed of the dot kernels on one thread, weights cold (a rotation over more memory than the caches
+// hold).
 //
-//   dot_bench [FILTER [K [N]]]    rows whose name contains FILTER; weights [N, K], default [1024, 2048]
+//   dot_bench [FILTER [K [N]]]    rows whose name contains FILTER; weights [N, K], default [1024,
+//   2048]
 // Prints for each row its packing rate, and for each m the GB/s of packed weights and GMAC/s.
 #include <algorithm>
 #include <cstdio>
@@ -39,8 +41,8 @@ Activations make_activations(std::int64_t m, std::int64_t k) {
   a.sum.resize(a.scale.size());
   const std::int64_t blocks = k / dot::kQ8Block;
   for (std::int64_t i = 0; i < m; ++i) {
-    dot::select_quantize(0)(a.f32.data() + i * k, k, a.q.data() + i * k, a.scale.data() + i * blocks,
-                            a.sum.data() + i * blocks);
+    dot::select_quantize(0)(a.f32.data() + i * k, k, a.q.data() + i * k,
+                            a.scale.data() + i * blocks, a.sum.data() + i * blocks);
   }
   a.rows = {a.f32.data(), k, a.q.data(), k, a.scale.data(), a.sum.data(), blocks};
   return a;
@@ -78,8 +80,8 @@ kt::tensor::Buffer make_weights(const dot::Kernel& kernel, std::int64_t n, std::
   return all;
 }
 
-void measure(const dot::Kernel& kernel, const kt::tensor::Buffer& weights, std::int64_t n, std::int64_t k,
-             std::int64_t m) {
+void measure(const dot::Kernel& kernel, const kt::tensor::Buffer& weights, std::int64_t n,
+             std::int64_t k, std::int64_t m) {
   const Activations a = make_activations(m, k);
   std::vector<float> out(static_cast<std::size_t>(m * n));
   const std::size_t bytes = dot::packed_bytes(kernel, n, k);
@@ -123,7 +125,8 @@ int main(int argc, char** argv) {
   for (const dot::Kernel& kernel : dot::kernels()) {
     const bool wanted = std::string(kernel.name).find(filter) != std::string::npos;
     if (!wanted || (caps & kernel.caps) != kernel.caps || k % kernel.k_step != 0) continue;
-    std::printf("%s  n %lld k %lld\n", kernel.name, static_cast<long long>(n), static_cast<long long>(k));
+    std::printf("%s  n %lld k %lld\n", kernel.name, static_cast<long long>(n),
+                static_cast<long long>(k));
     const kt::tensor::Buffer weights = make_weights(kernel, n, k);
     for (const std::int64_t m : {1, 4, 16, 64, 512}) measure(kernel, weights, n, k, m);
     std::fflush(stdout);

@@ -21,11 +21,11 @@ TEST(Half, Fp16RoundTripsEveryPattern) {
 }
 
 TEST(Half, Fp16RoundsToNearestEven) {
-  EXPECT_EQ(f32_to_fp16(1.0f + 0x1p-11f), 0x3c00);         // tie, to even
-  EXPECT_EQ(f32_to_fp16(1.0f + 3 * 0x1p-11f), 0x3c02);     // tie, to even upwards
+  EXPECT_EQ(f32_to_fp16(1.0f + 0x1p-11f), 0x3c00);      // tie, to even
+  EXPECT_EQ(f32_to_fp16(1.0f + 3 * 0x1p-11f), 0x3c02);  // tie, to even upwards
   EXPECT_EQ(f32_to_fp16(65519.0f), 0x7bff);
   EXPECT_EQ(f32_to_fp16(65520.0f), 0x7c00);
-  EXPECT_EQ(f32_to_fp16(-0x1p-25f), 0x8000);               // tie with zero, to even
+  EXPECT_EQ(f32_to_fp16(-0x1p-25f), 0x8000);  // tie with zero, to even
   EXPECT_EQ(f32_to_fp16(0x1.8p-25f), 0x0001);
   EXPECT_TRUE(std::isnan(fp16_to_f32(f32_to_fp16(std::numeric_limits<float>::quiet_NaN()))));
 }

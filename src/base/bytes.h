@@ -33,8 +33,10 @@ class ByteReader {
   /// The next n bytes, not copied.
   std::span<const std::byte> take(std::uint64_t n, std::string_view what) {
     if (n > remaining()) {
-      fail(ErrorCode::kBadFile, name_, "ends inside {} at byte {}: {} bytes wanted, {} left; the file is "
-           "truncated or damaged", what, position_, n, remaining());
+      fail(ErrorCode::kBadFile, name_,
+           "ends inside {} at byte {}: {} bytes wanted, {} left; the file is "
+           "truncated or damaged",
+           what, position_, n, remaining());
     }
     const auto part = bytes_.subspan(position_, static_cast<std::size_t>(n));
     position_ += static_cast<std::size_t>(n);

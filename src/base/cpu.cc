@@ -30,7 +30,8 @@ std::uint64_t xgetbv0() {
 
 bool bit(unsigned word, int index) { return (word >> index & 1u) != 0; }
 
-// Linux hands out AMX tile state only on request: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
+// Linux hands out AMX tile state only on request: arch_prctl(ARCH_REQ_XCOMP_PERM,
+// XFEATURE_XTILEDATA).
 bool request_amx_permission() {
   constexpr long kArchReqXcompPerm = 0x1023;
   constexpr long kXtileData = 18;
@@ -80,7 +81,8 @@ CpuCaps limit_caps(CpuCaps caps, const std::string& isa) {
     }
     return caps & level.caps;
   }
-  fail(ErrorCode::kUsage, "--isa", "'{}' is not an instruction set; use ref, avx2, avx512 or amx", isa);
+  fail(ErrorCode::kUsage, "--isa", "'{}' is not an instruction set; use ref, avx2, avx512 or amx",
+       isa);
 }
 
 std::string describe_caps(CpuCaps caps) {

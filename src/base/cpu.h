@@ -1,6 +1,6 @@
 // What this CPU can execute, as a bit set that selectors take as an argument (so tests inject it).
-// `detect_caps` asks cpuid, xgetbv and, for AMX, the kernel's tile permission; call it once per process.
-// Thread rule: pure.
+// `detect_caps` asks cpuid, xgetbv and, for AMX, the kernel's tile permission; call it once per
+// process. Thread rule: pure.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -21,8 +21,8 @@ using CpuCaps = std::uint32_t;
 /// Features of the running CPU that the operating system lets this process use.
 CpuCaps detect_caps();
 
-/// Limits `caps` to an ISA level named "ref", "avx2", "avx512" or "amx"; throws kUsage for other names and
-/// kUnsupported when the CPU lacks the level.
+/// Limits `caps` to an ISA level named "ref", "avx2", "avx512" or "amx"; throws kUsage for other
+/// names and kUnsupported when the CPU lacks the level.
 CpuCaps limit_caps(CpuCaps caps, const std::string& isa);
 
 /// "avx2 avx512 vnni bf16 amx", for people.

@@ -1,15 +1,15 @@
-// The one exception type of the cold path (parse, load, plan, admit), and the mapping of its codes to
-// process exit codes. Hot paths are noexcept and never throw.
+// The one exception type of the cold path (parse, load, plan, admit), and the mapping of its codes
+// to process exit codes. Hot paths are noexcept and never throw.
 //
 //   message = where, what was got, what was wanted, what to do next  (one line)
 //
 // Thread rule: stateless.
 #pragma once
+#include <fmt/format.h>
+
 #include <stdexcept>
 #include <string>
 #include <string_view>
-
-#include <fmt/format.h>
 
 namespace kt {
 
@@ -29,11 +29,12 @@ enum class ErrorCode {
 /// Name as printed and as mapped to Python exceptions, e.g. "bad_file".
 std::string_view error_code_name(ErrorCode code);
 
-/// Process exit status of an error class: usage 2, not_found 3, bad_file 4, unsupported 5, mismatch 6,
-/// no_memory 7, too_long 8, io 9, cancelled 130, internal 70.
+/// Process exit status of an error class: usage 2, not_found 3, bad_file 4, unsupported 5, mismatch
+/// 6, no_memory 7, too_long 8, io 9, cancelled 130, internal 70.
 int exit_status(ErrorCode code);
 
-/// Thrown by the cold path only. `path` names the file, module or request field concerned, or is empty.
+/// Thrown by the cold path only. `path` names the file, module or request field concerned, or is
+/// empty.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message, std::string path = {})

@@ -1,5 +1,5 @@
-// The compiled half of {fmt} as a static object: distributions ship it as a shared library only, and kt
-// must need nothing but glibc. Thread rule: none; definitions only.
+// The compiled half of {fmt} as a static object: distributions ship it as a shared library only,
+// and kt must need nothing but glibc. Thread rule: none; definitions only.
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE

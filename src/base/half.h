@@ -1,8 +1,9 @@
 // Conversions between float and the 16- and 8-bit floating-point storage types.
-// fp16: IEEE 754 binary16. bf16: upper half of binary32. fp8: OCP 8-bit E4M3 (finite, NaN = 0x7f) and
-// E5M2; E8M0: power-of-two scale of the OCP MX formats. All to-float conversions are exact; all
-// from-float conversions round to nearest even. Scalar; the vector twins live in the ISA files. The functions
-// have internal linkage on purpose: objects built for different ISAs must not share their code.
+// fp16: IEEE 754 binary16. bf16: upper half of binary32. fp8: OCP 8-bit E4M3 (finite, NaN = 0x7f)
+// and E5M2; E8M0: power-of-two scale of the OCP MX formats. All to-float conversions are exact; all
+// from-float conversions round to nearest even. Scalar; the vector twins live in the ISA files. The
+// functions have internal linkage on purpose: objects built for different ISAs must not share their
+// code.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -14,7 +15,8 @@ static inline float fp16_to_f32(std::uint16_t h) {
   const std::uint32_t exponent = (h >> 10) & 0x1fu;
   const std::uint32_t mantissa = h & 0x3ffu;
   if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
   return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
 }
@@ -24,8 +26,8 @@ static inline std::uint16_t f32_to_fp16(float value) {
   const std::uint16_t sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
   const std::uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return sign | 0x7e00u;
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds to 65536 or more
-  if (magnitude < 0x38800000u) {                        // subnormal half or zero
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;            // rounds to 65536 or more
+  if (magnitude < 0x38800000u) {                                  // subnormal half or zero
     const float scaled = std::bit_cast<float>(magnitude) + 0.5f;  // ulp of 0.5 is 2^-24
     return sign | static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(scaled) - 0x3f000000u);
   }
@@ -48,7 +50,8 @@ static inline float fp8_e4m3_to_f32(std::uint8_t v) {
   const std::uint32_t exponent = (v >> 3) & 0xfu;
   const std::uint32_t mantissa = v & 7u;
   if ((v & 0x7fu) == 0x7fu) return std::bit_cast<float>(sign | 0x7fc00000u);
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 120) << 23) | (mantissa << 20));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 120) << 23) | (mantissa << 20));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-9f;
   return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
 }

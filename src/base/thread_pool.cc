@@ -21,11 +21,11 @@ void pin_this_thread(int core) {
 }  // namespace
 
 ThreadPool::ThreadPool(int n_threads, const std::vector<int>& cores)
-    : n_threads_(std::max(1, n_threads)),
-      shares_(new Share[static_cast<std::size_t>(n_threads_)]) {
+    : n_threads_(std::max(1, n_threads)), shares_(new Share[static_cast<std::size_t>(n_threads_)]) {
   for (int w = 1; w < n_threads_; ++w) {
-    const int core =
-        static_cast<std::size_t>(n_threads_) <= cores.size() ? cores[static_cast<std::size_t>(w)] : -1;
+    const int core = static_cast<std::size_t>(n_threads_) <= cores.size()
+                         ? cores[static_cast<std::size_t>(w)]
+                         : -1;
     threads_.emplace_back([this, w, core] { worker_main(w, core); });
   }
 }

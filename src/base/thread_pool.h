@@ -1,10 +1,10 @@
 // One pool of pinned workers for all parallel regions of a process.
 //
-// run(n, f) calls f(task, worker) once for each task in [0, n) and returns when all are done. Workers get
-// fixed contiguous shares and steal single tasks from the others' shares once theirs is empty. Between
-// regions workers spin for a short while (a step issues regions back to back) and then park in the kernel,
-// so an idle process uses no CPU.
-// Thread rule: run() from one thread at a time; the caller is worker 0.
+// run(n, f) calls f(task, worker) once for each task in [0, n) and returns when all are done.
+// Workers get fixed contiguous shares and steal single tasks from the others' shares once theirs is
+// empty. Between regions workers spin for a short while (a step issues regions back to back) and
+// then park in the kernel, so an idle process uses no CPU. Thread rule: run() from one thread at a
+// time; the caller is worker 0.
 #pragma once
 #include <atomic>
 #include <cstdint>

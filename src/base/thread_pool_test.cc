@@ -37,7 +37,8 @@ TEST(ThreadPool, OneSlowTaskDoesNotStopTheOthers) {
   std::atomic<bool> others_done{false};
   std::atomic<int> n_done{0};
   pool.run(8, [&](std::int64_t task, int) {
-    if (task == 0) {  // waits for the tasks behind it in its own share, which the other worker steals
+    if (task ==
+        0) {  // waits for the tasks behind it in its own share, which the other worker steals
       const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
       while (!others_done && std::chrono::steady_clock::now() < end) std::this_thread::yield();
       return;

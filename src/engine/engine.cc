@@ -14,9 +14,11 @@ double seconds_since(Clock::time_point start) {
 }
 
 bool finite(std::span<const float> values) {
-  constexpr std::uint32_t kExponent = 0x7f800000u;  // all ones: NaN or infinity; no branch, so it vectorises
+  constexpr std::uint32_t kExponent =
+      0x7f800000u;  // all ones: NaN or infinity; no branch, so it vectorises
   std::uint32_t bad = 0;
-  for (const float v : values) bad |= (std::bit_cast<std::uint32_t>(v) & kExponent) == kExponent ? 1u : 0u;
+  for (const float v : values)
+    bad |= (std::bit_cast<std::uint32_t>(v) & kExponent) == kExponent ? 1u : 0u;
   return bad == 0;
 }
 
@@ -61,7 +63,8 @@ void Engine::warm_up() {
   const std::int64_t n = std::min(options_.chunk_size, options_.context);
   request.prompt.assign(static_cast<std::size_t>(n), 0);
   Sequence sequence(0, std::move(request), vocab_size());
-  if (!ensure_pages(sequence, n)) fail(ErrorCode::kNoMemory, {}, "the cache has no room for one chunk");
+  if (!ensure_pages(sequence, n))
+    fail(ErrorCode::kNoMemory, {}, "the cache has no room for one chunk");
   Rows rows;
   add_rows(sequence, n, rows);
   run_rows(rows);
@@ -75,11 +78,13 @@ Engine::RequestId Engine::submit(Request request) {
   const std::int64_t limit = request.max_tokens == 0 ? options_.context : options_.context - 1;
   if (n > limit) {
     fail(ErrorCode::kTooLong, "prompt",
-         "the prompt has {} tokens, the context holds {}; shorten it or raise --ctx", n, options_.context);
+         "the prompt has {} tokens, the context holds {}; shorten it or raise --ctx", n,
+         options_.context);
   }
   for (const std::int32_t id : request.prompt) {
     if (id >= 0 && id < vocab_size()) continue;
-    fail(ErrorCode::kUsage, "prompt", "token id {} is outside the vocabulary of {}", id, vocab_size());
+    fail(ErrorCode::kUsage, "prompt", "token id {} is outside the vocabulary of {}", id,
+         vocab_size());
   }
   const RequestId id = next_id_++;
   sequences_.push_back(std::make_unique<Sequence>(id, std::move(request), vocab_size()));
@@ -113,15 +118,16 @@ void Engine::reuse_prefix(Sequence& sequence) {
 }
 
 bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
-  const auto wanted = static_cast<std::size_t>((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen);
+  const auto wanted =
+      static_cast<std::size_t>((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen);
   while (sequence.pages.size() < wanted) {
     const std::int32_t page = pool_.take();
     if (page >= 0) {
       sequence.pages.push_back(page);
       continue;
     }
-    const auto oldest = std::min_element(
-        sequences_.begin(), sequences_.end(), [](const auto& a, const auto& b) {
+    const auto oldest =
+        std::min_element(sequences_.begin(), sequences_.end(), [](const auto& a, const auto& b) {
           const auto key = [](const auto& s) {
             return std::pair(s->state != Sequence::State::kFinished, s->last_used);
           };
@@ -163,8 +169,8 @@ tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
   return logits;
 }
 
-// Starts queued requests in order, each once the pages of its whole prompt are there, so that running
-// prompts never wait for each other.
+// Starts queued requests in order, each once the pages of its whole prompt are there, so that
+// running prompts never wait for each other.
 void Engine::start_queued() {
   const auto in_state = [this](Sequence::State state) {
     return std::find_if(sequences_.begin(), sequences_.end(),
@@ -202,7 +208,8 @@ bool Engine::step() {
     if (s->state == Sequence::State::kRunning) running.push_back(s.get());
   }
   // Decodes first: they are one row each and someone is reading.
-  std::stable_partition(running.begin(), running.end(), [](const Sequence* s) { return !s->in_prompt(); });
+  std::stable_partition(running.begin(), running.end(),
+                        [](const Sequence* s) { return !s->in_prompt(); });
   for (Sequence* s : running) {
     const std::int64_t left = s->n_tokens() - s->n_cached;
     std::int64_t n = std::min(left, s->request.prompt_by_decode ? 1 : to_chunk_end(s->n_cached));
@@ -215,9 +222,8 @@ bool Engine::step() {
     add_rows(*s, n, rows);
   }
   if (rows.owners.empty()) {
-    return std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) {
-      return s->state != Sequence::State::kFinished;
-    });
+    return std::any_of(sequences_.begin(), sequences_.end(),
+                       [](const auto& s) { return s->state != Sequence::State::kFinished; });
   }
   const auto start = Clock::now();
   const tensor::ConstMatrixF logits = run_rows(rows);
@@ -255,7 +261,8 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
     return;
   }
   if (every_row) {
-    for (std::int64_t i = 0; i < n_rows; ++i) s.request.on_prompt_logits(s.n_cached + i, row_logits(first + i));
+    for (std::int64_t i = 0; i < n_rows; ++i)
+      s.request.on_prompt_logits(s.n_cached + i, row_logits(first + i));
   }
   s.n_cached += n_rows;
   s.last_used = ++clock_;
@@ -276,7 +283,8 @@ void Engine::take_token(Sequence& s, std::span<const float> logits) {
     return;
   }
   const auto& stops = s.request.stop_tokens;
-  if (!s.request.ignore_stop_tokens && std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
+  if (!s.request.ignore_stop_tokens &&
+      std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
     finish(s, FinishReason::kStopToken);
     return;
   }
@@ -303,7 +311,8 @@ void Engine::finish(Sequence& s, FinishReason reason) {
 }
 
 std::unique_ptr<Result> Engine::take_result(RequestId id) {
-  const auto it = std::find_if(results_.begin(), results_.end(), [&](const auto& r) { return r.first == id; });
+  const auto it =
+      std::find_if(results_.begin(), results_.end(), [&](const auto& r) { return r.first == id; });
   if (it == results_.end()) return nullptr;
   std::unique_ptr<Result> result = std::move(it->second);
   results_.erase(it);
@@ -317,12 +326,14 @@ Result Engine::generate(Request request) {
     while ((result = take_result(id)) == nullptr) step();
   } catch (...) {  // from a callback of this or another request
     for (const auto& s : sequences_) {
-      if (s->id == id && s->state != Sequence::State::kFinished) finish(*s, FinishReason::kCallback);
+      if (s->id == id && s->state != Sequence::State::kFinished)
+        finish(*s, FinishReason::kCallback);
     }
     take_result(id);
     throw;
   }
-  cancel_.store(false, std::memory_order_relaxed);  // one that came too late was meant for this request
+  cancel_.store(false,
+                std::memory_order_relaxed);  // one that came too late was meant for this request
   if (result->reason == FinishReason::kError) fail(ErrorCode::kInternal, {}, "{}", result->error);
   return std::move(*result);
 }

@@ -1,10 +1,10 @@
 // The one generate loop of the project: requests in, tokens out; token ids only, no text.
 //
-// step() builds one batch (one row of every decoding request, then prompt chunks up to chunk_size rows),
-// runs the model, and samples. A request's sequence stays cached when it ends, so that a later prompt with
-// the same beginning (the next turn of a chat) skips it; cached sequences give way when pages are short.
-// Rows of a request are computed the same way whatever else is in the batch. Prompt chunks end at fixed
-// multiples of chunk_size counted from the sequence's start.
+// step() builds one batch (one row of every decoding request, then prompt chunks up to chunk_size
+// rows), runs the model, and samples. A request's sequence stays cached when it ends, so that a
+// later prompt with the same beginning (the next turn of a chat) skips it; cached sequences give
+// way when pages are short. Rows of a request are computed the same way whatever else is in the
+// batch. Prompt chunks end at fixed multiples of chunk_size counted from the sequence's start.
 // Thread rule: one thread drives an Engine; cancel() may come from any thread or a signal handler.
 #pragma once
 #include <atomic>
@@ -28,19 +28,28 @@ struct EngineOptions {
   tensor::Format kv_format = tensor::Format::kF16;
 };
 
-enum class FinishReason { kNone, kStopToken, kMaxTokens, kContextFull, kCallback, kCancelled, kError };
+enum class FinishReason {
+  kNone,
+  kStopToken,
+  kMaxTokens,
+  kContextFull,
+  kCallback,
+  kCancelled,
+  kError
+};
 
 struct Request {
   std::vector<std::int32_t> prompt;  // at least one token
   SamplingParams sampling;
-  std::int64_t max_tokens = -1;             // generated tokens at most; -1: until the context is full
-  std::vector<std::int32_t> stop_tokens;    // end of sequence; not reported as output
+  std::int64_t max_tokens = -1;           // generated tokens at most; -1: until the context is full
+  std::vector<std::int32_t> stop_tokens;  // end of sequence; not reported as output
   bool ignore_stop_tokens = false;
-  bool prompt_by_decode = false;            // feed the prompt one row per step (the decode path)
+  bool prompt_by_decode = false;  // feed the prompt one row per step (the decode path)
   bool reuse_prefix = true;
   /// Called for each generated token; false stops the request.
   std::function<bool(const SampledToken&)> on_token;
-  /// Called for every prompt row, in order, with its logits; makes the whole prompt run (no prefix reuse).
+  /// Called for every prompt row, in order, with its logits; makes the whole prompt run (no prefix
+  /// reuse).
   std::function<void(std::int64_t row, std::span<const float> logits)> on_prompt_logits;
   /// Called after each prompt chunk.
   std::function<void(std::int64_t done, std::int64_t total)> on_prefill;
@@ -52,7 +61,7 @@ struct Result {
   std::string error;                 // with kError
   std::vector<std::int32_t> tokens;  // generated
   std::int64_t n_prompt = 0;
-  std::int64_t n_cached = 0;  // prompt tokens taken from the cache
+  std::int64_t n_cached = 0;   // prompt tokens taken from the cache
   std::int64_t n_decoded = 0;  // decode steps run; the first generated token comes from the prefill
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
@@ -67,8 +76,8 @@ class Engine {
   std::int64_t vocab_size() const { return model_.vocab_size(); }
 
   using RequestId = std::uint64_t;
-  /// Queues a request. Throws kTooLong when the prompt leaves no room in the context (with both numbers),
-  /// kUsage for an empty prompt, ids outside the vocabulary or bad sampling parameters.
+  /// Queues a request. Throws kTooLong when the prompt leaves no room in the context (with both
+  /// numbers), kUsage for an empty prompt, ids outside the vocabulary or bad sampling parameters.
   RequestId submit(Request request);
   /// Runs one batch; false when nothing is queued or running.
   bool step();

@@ -1,18 +1,18 @@
-// The generate loop over a toy model whose logits depend on the whole cached sequence, so that a wrong
-// position, page, prefix or chunk shows in the tokens.
+// The generate loop over a toy model whose logits depend on the whole cached sequence, so that a
+// wrong position, page, prefix or chunk shows in the tokens.
 #include "engine/engine.h"
 
-#include <limits>
-
 #include <gtest/gtest.h>
+
+#include <limits>
 
 namespace kt::engine {
 namespace {
 
 constexpr std::int64_t kVocab = 97;
 
-// Caches each token as a float; the logits of a row peak at a hash of (token, position) over all rows
-// before it. A cached token `poison` makes NaN.
+// Caches each token as a float; the logits of a row peak at a hash of (token, position) over all
+// rows before it. A cached token `poison` makes NaN.
 class ToyModel : public operators::Model {
  public:
   ToyModel() : Model("", "Toy") {}
@@ -37,11 +37,13 @@ class ToyModel : public operators::Model {
         std::uint64_t hash = 1;
         for (std::int64_t p = 0; p <= s.position + i; ++p) {
           const float token = *reinterpret_cast<const float*>(cache.at(s.pages, p, 0));
-          hash = hash * 6364136223846793005u + static_cast<std::uint64_t>(token) + static_cast<std::uint64_t>(p);
+          hash = hash * 6364136223846793005u + static_cast<std::uint64_t>(token) +
+                 static_cast<std::uint64_t>(p);
         }
         float* out = logits.row(static_cast<std::int64_t>(next++));
         for (std::int64_t t = 0; t < kVocab; ++t) {
-          out[t] = static_cast<float>((hash >> 20) * static_cast<std::uint64_t>(t + 1) % 1009) * 0.01f;
+          out[t] =
+              static_cast<float>((hash >> 20) * static_cast<std::uint64_t>(t + 1) % 1009) * 0.01f;
         }
         const auto row = static_cast<std::size_t>(s.row_begin + i);
         if (batch.tokens[row] == poison) out[3] = std::numeric_limits<float>::quiet_NaN();
@@ -333,7 +335,8 @@ TEST_F(EngineTest, BadRequestsAreRefused) {
     EXPECT_NE(text.find("70 tokens"), std::string::npos) << text;
     EXPECT_NE(text.find("64"), std::string::npos) << text;
   }
-  for (const std::int32_t id : {-1, static_cast<std::int32_t>(kVocab), std::numeric_limits<std::int32_t>::max()}) {
+  for (const std::int32_t id :
+       {-1, static_cast<std::int32_t>(kVocab), std::numeric_limits<std::int32_t>::max()}) {
     Request r = request(10, 1);
     r.prompt[5] = id;
     EXPECT_EQ(code(r), ErrorCode::kUsage);

@@ -2,13 +2,15 @@
 
 namespace kt::engine {
 
-std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format) {
+std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
+                               tensor::Format format) {
   std::size_t bytes = 0;
   for (const tensor::KvLayerSpec& layer : layers) {
     for (const tensor::KvStreamSpec& s : layer.streams) {
       if (!tensor::cache_format_fits(format, s.dim)) {
         fail(ErrorCode::kUnsupported, "--kv",
-             "the cache of this model has vectors of {} values, which {} cannot hold; use f16, bf16 or f32",
+             "the cache of this model has vectors of {} values, which {} cannot hold; use f16, "
+             "bf16 or f32",
              s.dim, formats::traits(format).name);
       }
       bytes += formats::row_bytes(format, s.dim) * static_cast<std::size_t>(s.n_heads);
@@ -37,7 +39,8 @@ KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format fo
     }
     layers_.push_back(view);
   }
-  for (std::int64_t page = n_pages_; page > 0; --page) free_.push_back(static_cast<std::int32_t>(page - 1));
+  for (std::int64_t page = n_pages_; page > 0; --page)
+    free_.push_back(static_cast<std::int32_t>(page - 1));
 }
 
 std::int32_t KvPool::take() {

@@ -1,6 +1,6 @@
-// Memory of the key/value cache: one buffer per layer and stream, cut into pages of kKvPageLen tokens that
-// sequences take and give back. All memory is reserved at construction.
-// Thread rule: used by the engine's thread.
+// Memory of the key/value cache: one buffer per layer and stream, cut into pages of kKvPageLen
+// tokens that sequences take and give back. All memory is reserved at construction. Thread rule:
+// used by the engine's thread.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -11,13 +11,15 @@
 namespace kt::engine {
 
 /// Bytes one token takes over all layers.
-std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format);
+std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
+                               tensor::Format format);
 
 class KvPool {
  public:
-  /// Room for at least n_tokens. Throws kNoMemory, and kUnsupported when a vector is not a whole number of
-  /// the format's blocks.
-  KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format, std::int64_t n_tokens);
+  /// Room for at least n_tokens. Throws kNoMemory, and kUnsupported when a vector is not a whole
+  /// number of the format's blocks.
+  KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
+         std::int64_t n_tokens);
   std::span<const tensor::KvLayerView> layers() const { return layers_; }
   std::int64_t n_pages() const { return n_pages_; }
   std::int64_t n_free() const { return static_cast<std::int64_t>(free_.size()); }

@@ -1,9 +1,9 @@
 #include "engine/kv_pool.h"
 
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <set>
-
-#include <gtest/gtest.h>
 
 namespace kt::engine {
 namespace {
@@ -62,7 +62,8 @@ TEST(KvPool, RowsOfAllPagesAreDisjointAndInside) {
     }
   };
   each([](const tensor::KvStreamView& s, std::byte* at, int mark) {
-    for (std::int64_t i = 0; i < s.dim; ++i) reinterpret_cast<float*>(at)[i] = static_cast<float>(mark);
+    for (std::int64_t i = 0; i < s.dim; ++i)
+      reinterpret_cast<float*>(at)[i] = static_cast<float>(mark);
   });
   each([](const tensor::KvStreamView& s, std::byte* at, int mark) {
     for (std::int64_t i = 0; i < s.dim; ++i) {

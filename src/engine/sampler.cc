@@ -28,8 +28,10 @@ void SamplingParams::validate(std::int64_t vocab_size) const {
   in_range(typical_p >= 0.0f && typical_p <= 1.0f, "typical_p", typical_p, "0 to 1");
   in_range(repetition_penalty > 0.0f && repetition_penalty <= 100.0f, "repetition_penalty",
            repetition_penalty, "above 0, at most 100");
-  in_range(std::abs(frequency_penalty) <= 100.0f, "frequency_penalty", frequency_penalty, "-100 to 100");
-  in_range(std::abs(presence_penalty) <= 100.0f, "presence_penalty", presence_penalty, "-100 to 100");
+  in_range(std::abs(frequency_penalty) <= 100.0f, "frequency_penalty", frequency_penalty,
+           "-100 to 100");
+  in_range(std::abs(presence_penalty) <= 100.0f, "presence_penalty", presence_penalty,
+           "-100 to 100");
   in_range(repeat_last_n >= -1, "repeat_last_n", repeat_last_n, "-1 (all) or more");
   for (const auto& [id, bias] : logit_bias) {
     in_range(id >= 0 && id < vocab_size, "logit_bias", id, "a token of the vocabulary");
@@ -73,8 +75,9 @@ void Sampler::keep_typical() {
     return c.probability > 0.0f ? std::abs(-std::log(double{c.probability}) - entropy)
                                 : std::numeric_limits<double>::infinity();
   };
-  std::stable_sort(candidates_.begin(), candidates_.end(),
-                   [&](const Candidate& a, const Candidate& b) { return distance(a) < distance(b); });
+  std::stable_sort(
+      candidates_.begin(), candidates_.end(),
+      [&](const Candidate& a, const Candidate& b) { return distance(a) < distance(b); });
   keep_mass(params_.typical_p);
   std::sort(candidates_.begin(), candidates_.end(), better);
 }
@@ -93,7 +96,9 @@ void Sampler::normalize() {
   float largest = kNever;
   for (const Candidate& c : candidates_) largest = std::max(largest, c.logit);
   const double temperature = static_cast<double>(params_.temperature);
-  const auto share = [&](const Candidate& c) { return std::exp((double{c.logit} - largest) / temperature); };
+  const auto share = [&](const Candidate& c) {
+    return std::exp((double{c.logit} - largest) / temperature);
+  };
   double sum = 0.0;
   for (const Candidate& c : candidates_) sum += share(c);
   for (Candidate& c : candidates_) c.probability = static_cast<float>(share(c) / sum);
@@ -106,7 +111,8 @@ bool Sampler::better(const Candidate& a, const Candidate& b) {
 std::int32_t Sampler::draw() {
   candidates_.clear();
   for (std::size_t i = 0; i < logits_.size(); ++i) {
-    if (logits_[i] > kNever) candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], 0.0f});
+    if (logits_[i] > kNever)
+      candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], 0.0f});
   }
   if (candidates_.empty()) return -1;
   const auto k = static_cast<std::size_t>(params_.top_k);
@@ -142,7 +148,8 @@ SampledToken Sampler::sample(std::span<const float> logits, std::span<const std:
   for (const auto& [id, bias] : params_.logit_bias) logits_[static_cast<std::size_t>(id)] += bias;
   penalize(history);
   constexpr float kMost = std::numeric_limits<float>::max();
-  for (float& l : logits_) l = std::isnan(l) ? kNever : std::min(l, kMost);  // inf - inf; a bias of inf
+  for (float& l : logits_)
+    l = std::isnan(l) ? kNever : std::min(l, kMost);  // inf - inf; a bias of inf
   SampledToken token;
   if (params_.temperature == 0.0f) {
     const auto best = std::max_element(logits_.begin(), logits_.end());

@@ -1,10 +1,10 @@
 // Turns logits into a token: bias and penalties, temperature, top-k, typical, top-p, min-p, draw.
 //
-// Order: logit_bias → repetition (Keskar et al. 2019), frequency and presence penalties over the last
-// repeat_last_n tokens → top_k → temperature → typical_p (arXiv 2202.00666) → top_p (arXiv 1904.09751) →
-// min_p (arXiv 2407.01082) → draw. temperature 0 is greedy: the largest logit after bias and penalties,
-// the lowest id on ties. Same seed and logits give the same tokens on every machine.
-// Thread rule: one Sampler per sequence.
+// Order: logit_bias → repetition (Keskar et al. 2019), frequency and presence penalties over the
+// last repeat_last_n tokens → top_k → temperature → typical_p (arXiv 2202.00666) → top_p (arXiv
+// 1904.09751) → min_p (arXiv 2407.01082) → draw. temperature 0 is greedy: the largest logit after
+// bias and penalties, the lowest id on ties. Same seed and logits give the same tokens on every
+// machine. Thread rule: one Sampler per sequence.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -15,11 +15,11 @@
 namespace kt::engine {
 
 struct SamplingParams {
-  float temperature = 0.8f;  // 0: greedy
-  std::int32_t top_k = 40;   // 0: off
-  float top_p = 0.95f;       // 1: off
-  float min_p = 0.05f;       // 0: off
-  float typical_p = 1.0f;    // 1: off
+  float temperature = 0.8f;         // 0: greedy
+  std::int32_t top_k = 40;          // 0: off
+  float top_p = 0.95f;              // 1: off
+  float min_p = 0.05f;              // 0: off
+  float typical_p = 1.0f;           // 1: off
   float repetition_penalty = 1.0f;  // 1: off
   float frequency_penalty = 0.0f;   // 0: off
   float presence_penalty = 0.0f;    // 0: off

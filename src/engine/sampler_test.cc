@@ -1,11 +1,11 @@
 // Every filter of the sampler on small distributions whose answer is known, and hostile parameters.
 #include "engine/sampler.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <limits>
 #include <set>
-
-#include <gtest/gtest.h>
 
 #include "base/error.h"
 
@@ -139,8 +139,8 @@ TEST(Sampler, FiltersApplyInOrder) {
 TEST(Sampler, RepetitionPenaltyDividesPositiveAndMultipliesNegativeLogits) {
   SamplingParams p = plain();
   p.repetition_penalty = 2.0f;
-  EXPECT_EQ(greedy(p, {4, 3}, {0}), 1);     // 2 < 3
-  EXPECT_EQ(greedy(p, {-1, -1.5}, {0}), 1);  // -2 < -1.5
+  EXPECT_EQ(greedy(p, {4, 3}, {0}), 1);        // 2 < 3
+  EXPECT_EQ(greedy(p, {-1, -1.5}, {0}), 1);    // -2 < -1.5
   EXPECT_EQ(greedy(p, {4, 1}, {0, 0, 0}), 0);  // once per token, not per occurrence
 }
 
@@ -179,7 +179,8 @@ TEST(Sampler, LogitBiasForbidsAndForces) {
 
 TEST(Sampler, SameSeedSameTokens) {
   std::vector<float> logits(500);
-  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>((i * 37) % 101) * 0.05f;
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    logits[i] = static_cast<float>((i * 37) % 101) * 0.05f;
   const auto run = [&](std::uint64_t seed) {
     SamplingParams p;
     p.seed = seed;

@@ -60,10 +60,10 @@ struct MlaConfig {
 };
 
 struct ModelConfig {
-  std::string architecture;  // HF model_type: llama, mistral, qwen2, qwen3, mixtral, qwen2_moe,
-                             // qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2
-  std::string name;               // for people; may be empty
-  std::int64_t n_layers = 0;      // decoder layers of the main model
+  std::string architecture;   // HF model_type: llama, mistral, qwen2, qwen3, mixtral, qwen2_moe,
+                              // qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2
+  std::string name;           // for people; may be empty
+  std::int64_t n_layers = 0;  // decoder layers of the main model
   std::int64_t n_mtp_layers = 0;  // prediction layers stored after them (DeepSeek-V3), not loaded
   std::int64_t d_model = 0;
   std::int64_t d_ff = 0;  // width of a dense MLP

@@ -5,7 +5,7 @@
 namespace kt::models {
 
 std::unique_ptr<operators::Model> build_kimi_k2(const io::ModelConfig& config,
-                                           const operators::Placement& placement) {
+                                                const operators::Placement& placement) {
   require(config, config.moe.score == io::RouterScore::kSigmoid, "kimi_k2 routes by sigmoid");
   return make_mla_decoder(config, placement);
 }

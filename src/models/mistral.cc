@@ -5,7 +5,7 @@
 namespace kt::models {
 
 std::unique_ptr<operators::Model> build_mistral(const io::ModelConfig& config,
-                                           const operators::Placement& placement) {
+                                                const operators::Placement& placement) {
   require(config, config.moe.n_experts == 0, "a mistral model has no experts");
   return make_gqa_decoder(config, placement, {});
 }

@@ -5,7 +5,7 @@
 namespace kt::models {
 
 std::unique_ptr<operators::Model> build_mixtral(const io::ModelConfig& config,
-                                           const operators::Placement& placement) {
+                                                const operators::Placement& placement) {
   validate_moe(config);
   GqaDecoderSpec spec;
   spec.moe_name = "block_sparse_moe";

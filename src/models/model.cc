@@ -2,7 +2,7 @@
 
 namespace kt::models {
 
-#define MODEL(model_type, title, build)                                    \
+#define MODEL(model_type, title, build)                                  \
   std::unique_ptr<operators::Model> build(const io::ModelConfig& config, \
                                           const operators::Placement& placement);
 #include "models/models.inc"

@@ -1,5 +1,5 @@
-// Architectures: models.inc lists them; each file validates a configuration and builds the module tree.
-// Thread rule: pure.
+// Architectures: models.inc lists them; each file validates a configuration and builds the module
+// tree. Thread rule: pure.
 #pragma once
 #include <memory>
 #include <string>

@@ -5,7 +5,7 @@
 namespace kt::models {
 
 std::unique_ptr<operators::Model> build_qwen2(const io::ModelConfig& config,
-                                           const operators::Placement& placement) {
+                                              const operators::Placement& placement) {
   require(config, config.attention_bias, "a qwen2 model has biases on q, k and v");
   require(config, config.moe.n_experts == 0, "a qwen2 model has no experts");
   return make_gqa_decoder(config, placement, {});

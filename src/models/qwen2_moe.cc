@@ -5,7 +5,7 @@
 namespace kt::models {
 
 std::unique_ptr<operators::Model> build_qwen2_moe(const io::ModelConfig& config,
-                                           const operators::Placement& placement) {
+                                                  const operators::Placement& placement) {
   validate_moe(config);
   require(config, config.moe.shared_gate && config.moe.d_ff_shared > 0,
           "a qwen2_moe model has a gated shared expert");

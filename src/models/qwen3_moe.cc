@@ -5,7 +5,7 @@
 namespace kt::models {
 
 std::unique_ptr<operators::Model> build_qwen3_moe(const io::ModelConfig& config,
-                                           const operators::Placement& placement) {
+                                                  const operators::Placement& placement) {
   validate_moe(config);
   return make_gqa_decoder(config, placement, {.qk_norm = true});
 }

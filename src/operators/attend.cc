@@ -9,7 +9,8 @@ void attend(Step& step, const AttendArgs& a) noexcept {
   const std::int64_t group = a.n_heads / a.n_kv_heads;
   const std::int64_t heads_per_task = std::min(group, attention::kMaxRows);
   const std::int64_t head_chunks = (group + heads_per_task - 1) / heads_per_task;
-  const std::int64_t tokens_per_task = std::max<std::int64_t>(1, attention::kMaxRows / heads_per_task);
+  const std::int64_t tokens_per_task =
+      std::max<std::int64_t>(1, attention::kMaxRows / heads_per_task);
   const std::int64_t scratch_size = attention::scratch_floats(a.dim_qk, a.dim_v);
   float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
 

@@ -1,6 +1,5 @@
-// The attention region shared by the attention operators: splits (sequence, kv head, query rows) into
-// tasks for the attention kernel.
-// Thread rule: called by the thread that walks the tree.
+// The attention region shared by the attention operators: splits (sequence, kv head, query rows)
+// into tasks for the attention kernel. Thread rule: called by the thread that walks the tree.
 #pragma once
 #include "operators/step.h"
 
@@ -19,7 +18,8 @@ struct AttendArgs {
   float* out = nullptr;  // [n_rows, n_heads, dim_v]
 };
 
-/// Attention of every row of the batch over its sequence's cache, which already holds the rows themselves.
+/// Attention of every row of the batch over its sequence's cache, which already holds the rows
+/// themselves.
 void attend(Step& step, const AttendArgs& args) noexcept;
 
 /// Calls f(row, sequence, position) for every row of the batch, in parallel when that pays.

@@ -1,5 +1,6 @@
 // KGroupedQueryAttention:
-//   q, k, v = x·Wq, x·Wk, x·Wv → [norm of q and k heads] → rotary → k, v into the cache → attention → o
+//   q, k, v = x·Wq, x·Wk, x·Wv → [norm of q and k heads] → rotary → k, v into the cache → attention
+//   → o
 #include <cmath>
 
 #include "operators/attend.h"
@@ -74,7 +75,8 @@ class GroupedQueryAttention : public Attention {
   void rotate(Step& step, std::int64_t row, float* x, std::int64_t n_heads, Norm* norm) noexcept {
     if (norm != nullptr) norm->run_vectors(step, x, n_heads, head_dim_);
     for (std::int64_t h = 0; h < n_heads; ++h) {
-      step.cpu.elementwise->rope_half(rotary_.cos(row), rotary_.sin(row), head_dim_, x + h * head_dim_);
+      step.cpu.elementwise->rope_half(rotary_.cos(row), rotary_.sin(row), head_dim_,
+                                      x + h * head_dim_);
     }
   }
 

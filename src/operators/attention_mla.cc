@@ -1,9 +1,10 @@
-// KLatentAttention: multi-head latent attention in absorbed form (DeepSeek-V2, arXiv 2405.04434 §2.1).
+// KLatentAttention: multi-head latent attention in absorbed form (DeepSeek-V2, arXiv 2405.04434
+// §2.1).
 //
-//   latent = norm(x·W_kv_a[:kv_lora]), k_pe = rope(x·W_kv_a[kv_lora:])       → cache row [latent, k_pe]
-//   q = [q_nope, q_pe] from q_proj or q_b(norm(q_a(x)));  q_pe = rope(q_pe)
-//   q_latent[h] = q_nope[h] · K_b[h]          so that  q_nope·k_nope = q_latent·latent
-//   o_latent = attention([q_latent, q_pe], cache);  out[h] = V_b[h] · o_latent[h] → o_proj
+//   latent = norm(x·W_kv_a[:kv_lora]), k_pe = rope(x·W_kv_a[kv_lora:])       → cache row [latent,
+//   k_pe] q = [q_nope, q_pe] from q_proj or q_b(norm(q_a(x)));  q_pe = rope(q_pe) q_latent[h] =
+//   q_nope[h] · K_b[h]          so that  q_nope·k_nope = q_latent·latent o_latent =
+//   attention([q_latent, q_pe], cache);  out[h] = V_b[h] · o_latent[h] → o_proj
 //
 // K_b and V_b come from kv_b_proj (K_b transposed at load) or from a file that stores them split.
 #include <algorithm>
@@ -19,7 +20,8 @@ namespace {
 using backend::PackedMatrix;
 
 double yarn_softmax_factor(const io::RopeConfig& rope) {
-  if (rope.kind != io::RopeKind::kYarn || rope.mscale_all_dim == 0.0 || rope.factor <= 1.0) return 1.0;
+  if (rope.kind != io::RopeKind::kYarn || rope.mscale_all_dim == 0.0 || rope.factor <= 1.0)
+    return 1.0;
   const double mscale = 0.1 * rope.mscale_all_dim * std::log(rope.factor) + 1.0;
   return mscale * mscale;
 }
@@ -73,7 +75,10 @@ struct HeadMatrices {
 class LatentAttention : public Attention {
  public:
   LatentAttention(const Builder& builder, const io::ModelConfig& c, Rotary& rotary)
-      : Attention(builder.path(), "KLatentAttention"), mla_(c.mla), n_heads_(c.n_heads), rotary_(rotary) {
+      : Attention(builder.path(), "KLatentAttention"),
+        mla_(c.mla),
+        n_heads_(c.n_heads),
+        rotary_(rotary) {
     const Builder b = builder.under(*this);
     const std::int64_t q_dim = n_heads_ * (mla_.qk_nope_dim + mla_.qk_rope_dim);
     if (mla_.q_lora_rank > 0) {
@@ -86,9 +91,9 @@ class LatentAttention : public Attention {
     kv_a_proj_ = b.linear("kv_a_proj_with_mqa", latent_dim(), c.d_model, c.attention_bias);
     kv_a_norm_ = b.norm("kv_a_layernorm", mla_.kv_lora_rank, c.norm_eps);
     o_proj_ = b.linear("o_proj", c.d_model, n_heads_ * mla_.v_head_dim, c.attention_bias);
-    scale_ = static_cast<float>(
-        yarn_softmax_factor(c.rope) /
-        std::sqrt(static_cast<double>(mla_.qk_nope_dim + mla_.qk_rope_dim)));
+    scale_ =
+        static_cast<float>(yarn_softmax_factor(c.rope) /
+                           std::sqrt(static_cast<double>(mla_.qk_nope_dim + mla_.qk_rope_dim)));
   }
 
   std::vector<WeightSpec> weights() const override { return {kv_b_spec()}; }
@@ -97,9 +102,11 @@ class LatentAttention : public Attention {
     if (loader.has(kv_b_spec().name)) {
       load_joint(loader);
     } else {
-      load_split(loader, {path() + ".k_b_proj.weight", {n_heads_, mla_.kv_lora_rank, mla_.qk_nope_dim}},
+      load_split(loader,
+                 {path() + ".k_b_proj.weight", {n_heads_, mla_.kv_lora_rank, mla_.qk_nope_dim}},
                  k_b_);
-      load_split(loader, {path() + ".v_b_proj.weight", {n_heads_, mla_.v_head_dim, mla_.kv_lora_rank}},
+      load_split(loader,
+                 {path() + ".v_b_proj.weight", {n_heads_, mla_.v_head_dim, mla_.kv_lora_rank}},
                  v_b_);
     }
   }
@@ -182,8 +189,8 @@ class LatentAttention : public Attention {
     step.cpu.elementwise->rope_pairs(rotary_.cos(row), rotary_.sin(row), mla_.qk_rope_dim, x);
   }
 
-  // kv_b_proj [n_heads · (nope + v), kv_lora]: V_b rows are kept as stored; K_b is transposed, which leaves
-  // the stored blocks, so it becomes F16 (F32 when activations are kept in float).
+  // kv_b_proj [n_heads · (nope + v), kv_lora]: V_b rows are kept as stored; K_b is transposed,
+  // which leaves the stored blocks, so it becomes F16 (F32 when activations are kept in float).
   void load_joint(Loader& loader) {
     const io::TensorInfo& info = loader.require(kv_b_spec());
     const std::int64_t head_rows = mla_.qk_nope_dim + mla_.v_head_dim;
@@ -198,8 +205,8 @@ class LatentAttention : public Attention {
                                   static_cast<std::size_t>(mla_.kv_lora_rank));
     for (std::int64_t h = 0; h < n_heads_; ++h) {
       loader.source().read_rows(info, h * head_rows, head_rows, rows.data());
-      formats::traits(info.format).decode(rows.data(), decoded.data(),
-                                          mla_.qk_nope_dim * mla_.kv_lora_rank);
+      formats::traits(info.format)
+          .decode(rows.data(), decoded.data(), mla_.qk_nope_dim * mla_.kv_lora_rank);
       for (std::int64_t i = 0; i < mla_.kv_lora_rank; ++i) {
         for (std::int64_t j = 0; j < mla_.qk_nope_dim; ++j) {
           column[static_cast<std::size_t>(j)] =
@@ -213,8 +220,8 @@ class LatentAttention : public Attention {
       k_b_.heads.emplace_back(loader.cpu(), k_format, mla_.kv_lora_rank, mla_.qk_nope_dim);
       k_b_.heads.back().pack_rows(0, mla_.kv_lora_rank, k_rows.data());
       v_b_.heads.emplace_back(loader.cpu(), info.format, mla_.v_head_dim, mla_.kv_lora_rank);
-      v_b_.heads.back().pack_rows(0, mla_.v_head_dim,
-                                  rows.data() + row_bytes * static_cast<std::size_t>(mla_.qk_nope_dim));
+      v_b_.heads.back().pack_rows(
+          0, mla_.v_head_dim, rows.data() + row_bytes * static_cast<std::size_t>(mla_.qk_nope_dim));
     }
     loader.finished(info);
   }

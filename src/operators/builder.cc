@@ -25,7 +25,8 @@ void Builder::check_operator(const std::string& path, std::string_view kind) con
     if (row.kind != kind) continue;
     if (row.device == entry.device && (entry.op.empty() || entry.op == row.name)) return;
   }
-  fail(ErrorCode::kUnsupported, path, "no operator '{}' of kind {} runs on device '{}' in this build",
+  fail(ErrorCode::kUnsupported, path,
+       "no operator '{}' of kind {} runs on device '{}' in this build",
        entry.op.empty() ? "default" : entry.op, kind, entry.device);
 }
 
@@ -35,14 +36,16 @@ std::string Builder::checked(const std::string& name, std::string_view kind) con
   return path;
 }
 
-std::unique_ptr<Linear> Builder::linear(const std::string& name, std::int64_t n_out, std::int64_t n_in,
-                                        bool bias) const {
+std::unique_ptr<Linear> Builder::linear(const std::string& name, std::int64_t n_out,
+                                        std::int64_t n_in, bool bias) const {
   const std::string path = checked(name, "Linear");
-  return adopt(make_cpu_linear(path, n_out, n_in, {path + ".weight", bias ? path + ".bias" : "", false}));
+  return adopt(
+      make_cpu_linear(path, n_out, n_in, {path + ".weight", bias ? path + ".bias" : "", false}));
 }
 
-std::unique_ptr<Linear> Builder::tied_linear(const std::string& name, const std::string& weight_name,
-                                             std::int64_t n_out, std::int64_t n_in) const {
+std::unique_ptr<Linear> Builder::tied_linear(const std::string& name,
+                                             const std::string& weight_name, std::int64_t n_out,
+                                             std::int64_t n_in) const {
   return adopt(make_cpu_linear(checked(name, "Linear"), n_out, n_in, {weight_name, "", true}));
 }
 
@@ -80,13 +83,15 @@ std::unique_ptr<Mlp> Builder::moe(const std::string& name, const io::ModelConfig
   return adopt(make_sparse_moe(at(name), config, names));
 }
 
-std::unique_ptr<Attention> Builder::gqa_attention(const std::string& name, const io::ModelConfig& config,
+std::unique_ptr<Attention> Builder::gqa_attention(const std::string& name,
+                                                  const io::ModelConfig& config,
                                                   const GqaSpec& spec, Rotary& rotary) const {
   checked(name, "Attention");
   return adopt(make_gqa_attention(at(name), config, spec, rotary));
 }
 
-std::unique_ptr<Attention> Builder::mla_attention(const std::string& name, const io::ModelConfig& config,
+std::unique_ptr<Attention> Builder::mla_attention(const std::string& name,
+                                                  const io::ModelConfig& config,
                                                   Rotary& rotary) const {
   checked(name, "Attention");
   return adopt(make_mla_attention(at(name), config, rotary));

@@ -3,8 +3,8 @@
 //   const Builder b = builder.under(*this);          // children of this module
 //   q_proj_ = b.linear("q_proj", n_out, n_in, bias);
 //
-// Placement: path → operator class, device, reason; a path without an entry gets the kind's default.
-// Thread rule: used from one thread.
+// Placement: path → operator class, device, reason; a path without an entry gets the kind's
+// default. Thread rule: used from one thread.
 #pragma once
 #include <array>
 #include <map>
@@ -66,7 +66,8 @@ class Builder {
   /// A linear whose weights are those of another module's tensor (tied lm_head).
   std::unique_ptr<Linear> tied_linear(const std::string& name, const std::string& weight_name,
                                       std::int64_t n_out, std::int64_t n_in) const;
-  std::unique_ptr<Embedding> embedding(const std::string& name, std::int64_t n, std::int64_t dim) const;
+  std::unique_ptr<Embedding> embedding(const std::string& name, std::int64_t n,
+                                       std::int64_t dim) const;
   std::unique_ptr<Norm> norm(const std::string& name, std::int64_t dim, double eps) const;
   std::unique_ptr<Rotary> rotary(const std::string& name, const io::ModelConfig& config,
                                  std::int64_t dim) const;
@@ -91,7 +92,8 @@ class Builder {
   std::string child(const std::string& name) const {
     return path_.empty() ? name : path_ + "." + name;
   }
-  /// Path of the child `name`, after checking that the placement's operator exists; throws kUnsupported.
+  /// Path of the child `name`, after checking that the placement's operator exists; throws
+  /// kUnsupported.
   std::string checked(const std::string& name, std::string_view kind) const;
   void check_operator(const std::string& path, std::string_view kind) const;
   std::string path_;

@@ -21,7 +21,8 @@ std::unique_ptr<Linear> make_cpu_linear(std::string path, std::int64_t n_out, st
                                         const LinearWeights& names);
 std::unique_ptr<Embedding> make_cpu_embedding(std::string path, std::int64_t n, std::int64_t dim);
 std::unique_ptr<Norm> make_rms_norm(std::string path, std::int64_t dim, double eps);
-std::unique_ptr<Rotary> make_rotary(std::string path, const io::ModelConfig& config, std::int64_t dim);
+std::unique_ptr<Rotary> make_rotary(std::string path, const io::ModelConfig& config,
+                                    std::int64_t dim);
 std::unique_ptr<Gate> make_cpu_gate(std::string path, const io::ModelConfig& config);
 
 /// Routed experts; projections are the names of {gate, up, down} in the checkpoint.

@@ -30,7 +30,9 @@ class CpuEmbedding : public Embedding {
   }
 
   std::uint64_t weight_bytes() const override { return view_.bytes(); }
-  std::string weight_format() const override { return std::string(formats::traits(view_.format).name); }
+  std::string weight_format() const override {
+    return std::string(formats::traits(view_.format).name);
+  }
 
  private:
   WeightSpec spec() const { return {path() + ".weight", {n_, dim_}}; }

@@ -1,11 +1,12 @@
 // KExpertsCPU: routed experts on the CPU in two parallel regions per layer.
 //
 //   rows are grouped by expert (counting sort) →
-//   region 1, tasks = (expert, chunk of d_ff): h = silu(x·gateᵀ) * (x·upᵀ), quantised in place for down →
-//   region 2, tasks = chunk of d_model: for each expert in ascending id: result[row] += weight · (h·downᵀ)
+//   region 1, tasks = (expert, chunk of d_ff): h = silu(x·gateᵀ) * (x·upᵀ), quantised in place for
+//   down → region 2, tasks = chunk of d_model: for each expert in ascending id: result[row] +=
+//   weight · (h·downᵀ)
 //
-// Each output value is summed by one thread in expert order: no reduction across threads, and a row's
-// result does not depend on the rest of the batch.
+// Each output value is summed by one thread in expert order: no reduction across threads, and a
+// row's result does not depend on the rest of the batch.
 #include <algorithm>
 #include <cstring>
 
@@ -28,11 +29,11 @@ struct Expert {
 
 // Rows of the batch in expert order.
 struct Groups {
-  std::int32_t* active = nullptr;   // [n_active_experts] ids of experts with rows
+  std::int32_t* active = nullptr;  // [n_active_experts] ids of experts with rows
   std::int64_t n_active = 0;
-  std::int32_t* begin = nullptr;    // [n_experts + 1] first grouped row of each expert
-  std::int32_t* row = nullptr;      // [n_grouped] batch row
-  float* weight = nullptr;          // [n_grouped]
+  std::int32_t* begin = nullptr;  // [n_experts + 1] first grouped row of each expert
+  std::int32_t* row = nullptr;    // [n_grouped] batch row
+  float* weight = nullptr;        // [n_grouped]
   std::int64_t n_grouped = 0;
 };
 
@@ -62,10 +63,13 @@ class CpuExperts : public Experts {
       expert.up = loader.matrix(spec(e, 1));
       expert.down = loader.matrix(spec(e, 2));
       const Expert& first = experts_.front();
-      if (&expert.gate.kernel() != &first.gate.kernel() || &expert.up.kernel() != &first.up.kernel() ||
+      if (&expert.gate.kernel() != &first.gate.kernel() ||
+          &expert.up.kernel() != &first.up.kernel() ||
           &expert.down.kernel() != &first.down.kernel()) {
-        fail(ErrorCode::kUnsupported, path(), "expert {} is stored in another format than expert 0; all "
-             "experts of a layer must share one", e);
+        fail(ErrorCode::kUnsupported, path(),
+             "expert {} is stored in another format than expert 0; all "
+             "experts of a layer must share one",
+             e);
       }
     }
   }
@@ -148,9 +152,12 @@ class CpuExperts : public Experts {
   struct Input {
     dot::ActRows rows;
     bool shared = false;
-    dot::ActRows view(std::int64_t row) const { return shared ? rows : backend::offset_rows(rows, row); }
+    dot::ActRows view(std::int64_t row) const {
+      return shared ? rows : backend::offset_rows(rows, row);
+    }
   };
-  Input gather(Step& step, Activation& x, const PackedMatrix& matrix, const Groups& groups) const noexcept {
+  Input gather(Step& step, Activation& x, const PackedMatrix& matrix,
+               const Groups& groups) const noexcept {
     const dot::ActRows in = x.rows_for(matrix, step.cpu, step.arena);
     if (x.n_rows() == 1) return {in, true};
     const std::int64_t k = matrix.k();
@@ -205,7 +212,8 @@ class CpuExperts : public Experts {
     return hidden;
   }
 
-  void run_down(Step& step, const Hidden& hidden, const Groups& groups, MatrixF result) const noexcept {
+  void run_down(Step& step, const Hidden& hidden, const Groups& groups,
+                MatrixF result) const noexcept {
     const std::int64_t chunks = (d_model_ + kModelChunk - 1) / kModelChunk;
     const std::int64_t scratch_size = kPanel * kModelChunk;
     float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
@@ -220,7 +228,8 @@ class CpuExperts : public Experts {
         const std::int64_t e = groups.active[a];
         for (std::int64_t r = groups.begin[e]; r < groups.begin[e + 1]; r += kPanel) {
           const std::int64_t m = std::min<std::int64_t>(kPanel, groups.begin[e + 1] - r);
-          experts_[static_cast<std::size_t>(e)].down.dot(hidden.view(r), m, col, n, out, kModelChunk);
+          experts_[static_cast<std::size_t>(e)].down.dot(hidden.view(r), m, col, n, out,
+                                                         kModelChunk);
           for (std::int64_t i = 0; i < m; ++i) {
             step.cpu.elementwise->scale_add(out + i * kModelChunk, groups.weight[r + i], n,
                                             result.row(groups.row[r + i]) + col);

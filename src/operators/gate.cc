@@ -1,6 +1,7 @@
 // KMoEGate: scores every expert and picks the best per row.
-//   softmax:  p = softmax(x·Wᵀ); top-k of p, of the best groups only when n_groups > 1 (DeepSeek-V2)
-//   sigmoid:  s = sigmoid(x·Wᵀ); top-k of s + correction bias inside the best groups; weights are s
+//   softmax:  p = softmax(x·Wᵀ); top-k of p, of the best groups only when n_groups > 1
+//   (DeepSeek-V2) sigmoid:  s = sigmoid(x·Wᵀ); top-k of s + correction bias inside the best groups;
+//   weights are s
 //             (DeepSeek-V3, arXiv 2412.19437 §2.1.2)
 // Ties go to the lower expert id.
 #include <algorithm>
@@ -20,7 +21,8 @@ class CpuGate : public Gate {
 
   std::vector<WeightSpec> weights() const override {
     std::vector<WeightSpec> specs = {{path() + ".weight", {moe_.n_experts, d_model_}}};
-    if (moe_.correction_bias) specs.push_back({path() + ".e_score_correction_bias", {moe_.n_experts}});
+    if (moe_.correction_bias)
+      specs.push_back({path() + ".e_score_correction_bias", {moe_.n_experts}});
     return specs;
   }
 
@@ -36,7 +38,8 @@ class CpuGate : public Gate {
     const MatrixF choice = step.arena.matrix(n, moe_.n_experts);
     Routing routing{moe_.n_active, step.arena.allocate<std::int32_t>(n * moe_.n_active),
                     step.arena.allocate<float>(n * moe_.n_active)};
-    const backend::GemmCall call{&matrix_, x.rows_for(matrix_, step.cpu, step.arena), n, nullptr, scores};
+    const backend::GemmCall call{&matrix_, x.rows_for(matrix_, step.cpu, step.arena), n, nullptr,
+                                 scores};
     backend::gemm(step.cpu, {&call, 1});
     for_rows(step, n, 16 * moe_.n_experts, [&](std::int64_t r) {
       route(step, scores.row(r), choice.row(r), routing.ids + r * moe_.n_active,
@@ -45,13 +48,16 @@ class CpuGate : public Gate {
     return routing;
   }
 
-  std::uint64_t weight_bytes() const override { return matrix_.bytes() + bias_.size() * sizeof(float); }
+  std::uint64_t weight_bytes() const override {
+    return matrix_.bytes() + bias_.size() * sizeof(float);
+  }
   std::string weight_format() const override {
     return std::string(formats::traits(matrix_.format()).name);
   }
 
  private:
-  void route(Step& step, float* scores, float* choice, std::int32_t* ids, float* weights) const noexcept {
+  void route(Step& step, float* scores, float* choice, std::int32_t* ids,
+             float* weights) const noexcept {
     const std::int64_t n = moe_.n_experts;
     if (moe_.score == io::RouterScore::kSoftmax) {
       step.cpu.elementwise->softmax(scores, n);

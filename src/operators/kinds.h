@@ -1,6 +1,7 @@
-// The module kinds: one interface each. Activations are float rows [n_rows, width]; sublayers write deltas,
-// norms add the delta of the previous sublayer to the residual first, so that add + norm is one operation.
-// Thread rule: run() is called by the thread that walks the tree; it is parallel inside.
+// The module kinds: one interface each. Activations are float rows [n_rows, width]; sublayers write
+// deltas, norms add the delta of the previous sublayer to the residual first, so that add + norm is
+// one operation. Thread rule: run() is called by the thread that walks the tree; it is parallel
+// inside.
 #pragma once
 #include "operators/module.h"
 #include "operators/step.h"
@@ -19,8 +20,8 @@ class Linear : public Module {
   std::int64_t n_out() const { return n_out_; }
   std::int64_t n_in() const { return n_in_; }
   virtual void run(Step& step, Activation& x, MatrixF out) noexcept = 0;
-  /// The packed weights and bias when this linear is a plain CPU product that may share a parallel region
-  /// with its siblings, or null.
+  /// The packed weights and bias when this linear is a plain CPU product that may share a parallel
+  /// region with its siblings, or null.
   virtual const backend::PackedMatrix* packed() const { return nullptr; }
   virtual const float* bias() const { return nullptr; }
 
@@ -46,9 +47,12 @@ class Embedding : public Module {
 class Norm : public Module {
  public:
   Norm(std::string path, std::string_view op) : Module(std::move(path), "Norm", op) {}
-  virtual void run(Step& step, MatrixF residual, const ConstMatrixF* delta, MatrixF out) noexcept = 0;
-  /// Normalises n_vectors vectors of `dim` values in place, `stride` apart (per-head q/k norms, latents).
-  virtual void run_vectors(Step& step, float* x, std::int64_t n_vectors, std::int64_t stride) noexcept = 0;
+  virtual void run(Step& step, MatrixF residual, const ConstMatrixF* delta,
+                   MatrixF out) noexcept = 0;
+  /// Normalises n_vectors vectors of `dim` values in place, `stride` apart (per-head q/k norms,
+  /// latents).
+  virtual void run_vectors(Step& step, float* x, std::int64_t n_vectors,
+                           std::int64_t stride) noexcept = 0;
 };
 
 /// cos and sin of every row's position, made once per step and shared by all layers.
@@ -104,15 +108,18 @@ class Experts : public Module {
 /// Dense or sparse feed-forward block: out = mlp(x).
 class Mlp : public Module {
  public:
-  Mlp(std::string path, std::string_view kind, std::string_view op) : Module(std::move(path), kind, op) {}
+  Mlp(std::string path, std::string_view kind, std::string_view op)
+      : Module(std::move(path), kind, op) {}
   virtual void run(Step& step, MatrixF x, MatrixF delta) noexcept = 0;
 };
 
 class DecoderLayer : public Module {
  public:
-  DecoderLayer(std::string path, std::string_view op) : Module(std::move(path), "DecoderLayer", op) {}
+  DecoderLayer(std::string path, std::string_view op)
+      : Module(std::move(path), "DecoderLayer", op) {}
   virtual tensor::KvLayerSpec state_spec() const = 0;
-  /// residual += pending delta; leaves this layer's last delta in `delta`. has_delta: delta holds one.
+  /// residual += pending delta; leaves this layer's last delta in `delta`. has_delta: delta holds
+  /// one.
   virtual void run(Step& step, std::int64_t layer, MatrixF residual, MatrixF delta,
                    bool has_delta) noexcept = 0;
 };

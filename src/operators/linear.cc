@@ -30,7 +30,9 @@ class CpuLinear : public Linear {
 
   const backend::PackedMatrix* packed() const override { return &matrix_; }
   const float* bias() const override { return bias_.empty() ? nullptr : bias_.data(); }
-  std::uint64_t weight_bytes() const override { return matrix_.bytes() + bias_.size() * sizeof(float); }
+  std::uint64_t weight_bytes() const override {
+    return matrix_.bytes() + bias_.size() * sizeof(float);
+  }
   std::string weight_format() const override {
     return std::string(formats::traits(matrix_.format()).name);
   }

@@ -15,7 +15,8 @@ const io::TensorInfo& Loader::require(const WeightSpec& spec) {
   }
   if (!(info->shape == spec.shape)) {
     fail(ErrorCode::kMismatch, source_.path(),
-         "tensor '{}' has shape {}, but the configuration asks for {}; file and configuration do not "
+         "tensor '{}' has shape {}, but the configuration asks for {}; file and configuration do "
+         "not "
          "belong together",
          info->stored_name, info->shape.to_string(), spec.shape.to_string());
   }

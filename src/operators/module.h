@@ -1,9 +1,11 @@
-// The module tree: every module has the path that the Hugging Face checkpoint gives it, which is its weight
-// prefix, its rule key and its label in messages. Kinds (Linear, Experts, …) are interfaces in kinds.h;
-// an operator is an implementation of a kind, one file each, listed in operators.inc.
+// The module tree: every module has the path that the Hugging Face checkpoint gives it, which is
+// its weight prefix, its rule key and its label in messages. Kinds (Linear, Experts, …) are
+// interfaces in kinds.h; an operator is an implementation of a kind, one file each, listed in
+// operators.inc.
 //
-// Life: constructed by a Builder from shapes only → load(Loader) reads and packs its own weights → run.
-// Thread rule: built and loaded from one thread (loading is parallel inside); run as the step says.
+// Life: constructed by a Builder from shapes only → load(Loader) reads and packs its own weights →
+// run. Thread rule: built and loaded from one thread (loading is parallel inside); run as the step
+// says.
 #pragma once
 #include <functional>
 #include <memory>

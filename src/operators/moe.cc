@@ -1,5 +1,5 @@
-// KSparseMoE: out = Σ weight · expert(x) + shared(x). The routed experts are submitted first, so that
-// shared experts run beside them where devices differ.
+// KSparseMoE: out = Σ weight · expert(x) + shared(x). The routed experts are submitted first, so
+// that shared experts run beside them where devices differ.
 #include <cmath>
 
 #include "operators/composite.h"

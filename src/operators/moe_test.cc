@@ -29,7 +29,8 @@ io::ModelConfig moe_config() {
 }
 
 struct Rig {
-  explicit Rig(backend::ActPolicy act = backend::ActPolicy::kF32) : cpu(2, {}, detect_caps(), act) {}
+  explicit Rig(backend::ActPolicy act = backend::ActPolicy::kF32)
+      : cpu(2, {}, detect_caps(), act) {}
   backend::Cpu cpu;
   tensor::Arena arena;
   Batch batch;
@@ -50,7 +51,8 @@ struct Choice {
 };
 
 // DeepSeek-V3's router, one row.
-Choice route_naive(const io::MoeConfig& m, const std::vector<double>& logits, const std::vector<float>& bias) {
+Choice route_naive(const io::MoeConfig& m, const std::vector<double>& logits,
+                   const std::vector<float>& bias) {
   std::vector<double> score, choice;
   for (std::size_t e = 0; e < logits.size(); ++e) {
     score.push_back(1.0 / (1.0 + std::exp(-logits[e])));
@@ -66,7 +68,8 @@ Choice route_naive(const io::MoeConfig& m, const std::vector<double>& logits, co
   std::sort(groups.begin(), groups.end());
   std::vector<std::pair<double, std::int64_t>> open;
   for (std::int64_t i = 0; i < m.n_groups_used; ++i) {
-    for (std::int64_t e = groups[static_cast<std::size_t>(i)].second * size, end = e + size; e < end; ++e) {
+    for (std::int64_t e = groups[static_cast<std::size_t>(i)].second * size, end = e + size;
+         e < end; ++e) {
       open.emplace_back(-choice[static_cast<std::size_t>(e)], e);
     }
   }
@@ -99,7 +102,8 @@ TEST(Gate, GroupLimitedSigmoidRouting) {
   for (std::int64_t r = 0; r < n; ++r) {
     std::vector<double> logits;
     for (std::int64_t e = 0; e < c.moe.n_experts; ++e) {
-      logits.push_back(std::inner_product(x.begin() + r * c.d_model, x.begin() + (r + 1) * c.d_model,
+      logits.push_back(std::inner_product(x.begin() + r * c.d_model,
+                                          x.begin() + (r + 1) * c.d_model,
                                           w.begin() + e * c.d_model, 0.0));
     }
     const Choice want = route_naive(c.moe, logits, bias);
@@ -124,7 +128,8 @@ TEST(Gate, TiesGoToTheLowerId) {
   const auto x = gaussian(c.d_model, 3);
   Activation input({x.data(), 1, c.d_model, c.d_model});
   const Routing routing = gate->run(rig.step, input);
-  EXPECT_EQ(std::vector<std::int32_t>(routing.ids, routing.ids + 3), (std::vector<std::int32_t>{0, 1, 2}));
+  EXPECT_EQ(std::vector<std::int32_t>(routing.ids, routing.ids + 3),
+            (std::vector<std::int32_t>{0, 1, 2}));
   EXPECT_NEAR(routing.weights[0], 2.5 / 3.0, 1e-6);
 }
 
@@ -145,7 +150,8 @@ class ExpertsTest : public testing::Test {
 
   std::vector<double> apply(std::int64_t e, const float* x) {
     const auto matrix = [&](const char* part) {
-      const io::TensorInfo* info = source.find("experts." + std::to_string(e) + "." + part + ".weight");
+      const io::TensorInfo* info =
+          source.find("experts." + std::to_string(e) + "." + part + ".weight");
       std::vector<float> w(static_cast<std::size_t>(info->shape.count()));
       source.read_rows(*info, 0, info->shape.n_rows(), reinterpret_cast<std::byte*>(w.data()));
       return w;
@@ -153,8 +159,10 @@ class ExpertsTest : public testing::Test {
     const auto gate = matrix("gate_proj"), up = matrix("up_proj"), down = matrix("down_proj");
     std::vector<double> h, y;
     for (std::int64_t f = 0; f < config.moe.d_ff; ++f) {
-      const double g = std::inner_product(x, x + config.d_model, gate.begin() + f * config.d_model, 0.0);
-      const double u = std::inner_product(x, x + config.d_model, up.begin() + f * config.d_model, 0.0);
+      const double g =
+          std::inner_product(x, x + config.d_model, gate.begin() + f * config.d_model, 0.0);
+      const double u =
+          std::inner_product(x, x + config.d_model, up.begin() + f * config.d_model, 0.0);
       h.push_back(g / (1.0 + std::exp(-g)) * u);
     }
     for (std::int64_t d = 0; d < config.d_model; ++d) {
@@ -180,12 +188,14 @@ TEST_F(ExpertsTest, WeightedSumOfChosenExperts) {
     }
     std::vector<float> out(x.size(), 1.0f);
     Activation input({x.data(), n, config.d_model, config.d_model});
-    const Experts::Ticket ticket = experts->submit(rig.step, input, {3, ids.data(), weights.data()});
+    const Experts::Ticket ticket =
+        experts->submit(rig.step, input, {3, ids.data(), weights.data()});
     experts->collect(rig.step, ticket, {out.data(), n, config.d_model, config.d_model});
     for (std::int64_t r = 0; r < n; r += 23) {
       std::vector<double> want(static_cast<std::size_t>(config.d_model), 1.0);
       for (int i = 0; i < 3; ++i) {
-        const auto y = apply(ids[static_cast<std::size_t>(r * 3 + i)], x.data() + r * config.d_model);
+        const auto y =
+            apply(ids[static_cast<std::size_t>(r * 3 + i)], x.data() + r * config.d_model);
         for (std::size_t d = 0; d < want.size(); ++d) {
           want[d] += static_cast<double>(weights[static_cast<std::size_t>(r * 3 + i)]) * y[d];
         }
@@ -200,8 +210,8 @@ TEST_F(ExpertsTest, WeightedSumOfChosenExperts) {
 TEST_F(ExpertsTest, ARowDoesNotDependOnItsBatch) {
   const std::int64_t n = 9;
   const auto x = gaussian(n * config.d_model, 6);
-  const std::vector<std::int32_t> ids = {1, 2, 3, 3, 4, 1, 0, 1, 2, 5, 6, 7, 1, 3, 5,
-                                         2, 4, 6, 3, 2, 1, 9, 8, 7, 0, 1, 11};
+  const std::vector<std::int32_t> ids = {1, 2, 3, 3, 4, 1, 0, 1, 2, 5, 6, 7, 1, 3,
+                                         5, 2, 4, 6, 3, 2, 1, 9, 8, 7, 0, 1, 11};
   const std::vector<float> weights(ids.size(), 0.7f);
   const auto run = [&](std::int64_t first, std::int64_t count) {
     Activation input({x.data() + first * config.d_model, count, config.d_model, config.d_model});

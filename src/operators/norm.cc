@@ -21,7 +21,8 @@ class RmsNorm : public Norm {
     });
   }
 
-  void run_vectors(Step& step, float* x, std::int64_t n_vectors, std::int64_t stride) noexcept override {
+  void run_vectors(Step& step, float* x, std::int64_t n_vectors,
+                   std::int64_t stride) noexcept override {
     for (std::int64_t i = 0; i < n_vectors; ++i) {
       float* v = x + i * stride;
       step.cpu.elementwise->rms_norm(v, weight_.data(), eps_, dim_, v);

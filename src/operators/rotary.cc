@@ -1,5 +1,5 @@
-// RotaryEmbedding (arXiv 2104.09864): angle tables with no, linear, Llama-3 or yarn (arXiv 2309.00071)
-// scaling. Frequencies and angles are rounded to float where Transformers rounds them.
+// RotaryEmbedding (arXiv 2104.09864): angle tables with no, linear, Llama-3 or yarn (arXiv
+// 2309.00071) scaling. Frequencies and angles are rounded to float where Transformers rounds them.
 #include <algorithm>
 #include <cmath>
 
@@ -74,7 +74,8 @@ class RotaryEmbedding : public Rotary {
         break;
     }
     for (std::size_t i = 0; i < inv_freq.size(); ++i) {
-      const double divisor = rope.freq_factors.empty() ? 1.0 : static_cast<double>(rope.freq_factors[i]);
+      const double divisor =
+          rope.freq_factors.empty() ? 1.0 : static_cast<double>(rope.freq_factors[i]);
       inv_freq_.push_back(static_cast<float>(inv_freq[i] / divisor));
     }
   }
@@ -108,11 +109,12 @@ class RotaryEmbedding : public Rotary {
 
 }  // namespace
 
-std::unique_ptr<Rotary> make_rotary(std::string path, const io::ModelConfig& config, std::int64_t dim) {
+std::unique_ptr<Rotary> make_rotary(std::string path, const io::ModelConfig& config,
+                                    std::int64_t dim) {
   const std::size_t n_factors = config.rope.freq_factors.size();
   if (n_factors != 0 && n_factors != static_cast<std::size_t>(dim / 2)) {
-    fail(ErrorCode::kMismatch, path, "the file has {} rotary frequency factors; {} are wanted", n_factors,
-         dim / 2);
+    fail(ErrorCode::kMismatch, path, "the file has {} rotary frequency factors; {} are wanted",
+         n_factors, dim / 2);
   }
   return std::make_unique<RotaryEmbedding>(std::move(path), config, dim);
 }

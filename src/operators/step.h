@@ -1,7 +1,7 @@
 // One forward pass over a ragged batch, as operators see it.
-// Rows of all sequences are concatenated: sequence s owns rows [row_begin, row_begin + n_rows), which sit at
-// consecutive cache positions from `position`; its page table covers position + n_rows tokens.
-// Thread rule: owned by the thread that walks the tree.
+// Rows of all sequences are concatenated: sequence s owns rows [row_begin, row_begin + n_rows),
+// which sit at consecutive cache positions from `position`; its page table covers position + n_rows
+// tokens. Thread rule: owned by the thread that walks the tree.
 #pragma once
 #include <cstdint>
 #include <span>

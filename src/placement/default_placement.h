@@ -1,5 +1,5 @@
-// The placement when there is no rule file: everything on the CPU with each kind's default operator.
-// Thread rule: pure.
+// The placement when there is no rule file: everything on the CPU with each kind's default
+// operator. Thread rule: pure.
 #pragma once
 #include "io/model_config.h"
 #include "operators/builder.h"

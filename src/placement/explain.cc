@@ -56,8 +56,8 @@ std::vector<ExplainRow> explain(operators::Module& root, const operators::Placem
     if (module.weights().empty() && module.weight_bytes() == 0) return;
     const auto [pattern, layer] = split_layer(module.path());
     const auto& entry = placement.at(module.path());
-    const std::string key = fmt::format("{}|{}|{}|{}", pattern, module.op(), entry.device,
-                                        module.weight_format());
+    const std::string key =
+        fmt::format("{}|{}|{}|{}", pattern, module.op(), entry.device, module.weight_format());
     const auto [it, fresh] = index.emplace(key, groups.size());
     if (fresh) {
       groups.push_back({{pattern, std::string(module.op()), entry.device, module.weight_format(), 0,
@@ -93,7 +93,8 @@ std::string explain_table(operators::Module& root, const operators::Placement& p
   for (const auto& line : lines) {
     std::string out;
     for (std::size_t i = 0; i < line.size(); ++i) {
-      out += i == 4 ? fmt::format("{:>{}}  ", line[i], width[i]) : fmt::format("{:<{}}  ", line[i], width[i]);
+      out += i == 4 ? fmt::format("{:>{}}  ", line[i], width[i])
+                    : fmt::format("{:<{}}  ", line[i], width[i]);
     }
     out.erase(out.find_last_not_of(' ') + 1);
     text += out + "\n";

@@ -1,4 +1,5 @@
-// What runs where, for people: one line per group of equal modules of a loaded (or just built) tree.
+// What runs where, for people: one line per group of equal modules of a loaded (or just built)
+// tree.
 //
 //   module                                   operator      device  format  bytes
 //   model.layers.{1-11}.mlp.experts          KExpertsCPU   cpu     Q4_K    412.0 MiB

@@ -79,7 +79,8 @@ class DummySource : public io::WeightSource {
       const std::vector<std::byte>& pool = pool_for(info);
       for (std::int64_t r = 0; r < n_rows; ++r) {
         const std::size_t from = (seed + static_cast<std::uint64_t>(row + r)) % kPoolRows;
-        std::memcpy(out + static_cast<std::size_t>(r) * row_bytes, pool.data() + from * row_bytes, row_bytes);
+        std::memcpy(out + static_cast<std::size_t>(r) * row_bytes, pool.data() + from * row_bytes,
+                    row_bytes);
       }
       return;
     }
@@ -91,7 +92,9 @@ class DummySource : public io::WeightSource {
     }
   }
 
-  std::optional<tensor::WeightView> map(const io::TensorInfo&) const override { return std::nullopt; }
+  std::optional<tensor::WeightView> map(const io::TensorInfo&) const override {
+    return std::nullopt;
+  }
   void drop(const io::TensorInfo&) const override {}
 
  private:
@@ -102,8 +105,8 @@ class DummySource : public io::WeightSource {
     if (!stored) {
       fail(ErrorCode::kInternal, spec.name, "a module asks for a tensor that GGUF has no name for");
     }
-    infos_.push_back({spec.name, stored->name, tensor_format(type, config_, stored->name, spec.shape),
-                      spec.shape});
+    infos_.push_back({spec.name, stored->name,
+                      tensor_format(type, config_, stored->name, spec.shape), spec.shape});
   }
 
   static void make_row(const Recipe& recipe, std::uint64_t seed, std::vector<float>& values) {
@@ -123,7 +126,8 @@ class DummySource : public io::WeightSource {
       for (std::int64_t r = 0; r < kPoolRows; ++r) {
         make_row(recipe_of(info), mix(options_.seed + static_cast<std::uint64_t>(r)), values);
         formats::traits(info.format)
-            .encode(values.data(), nullptr, pool.data() + static_cast<std::size_t>(r) * row_bytes, n);
+            .encode(values.data(), nullptr, pool.data() + static_cast<std::size_t>(r) * row_bytes,
+                    n);
       }
     }
     return pool;
@@ -140,7 +144,8 @@ class DummySource : public io::WeightSource {
 
 }  // namespace
 
-std::unique_ptr<io::WeightSource> make_dummy_source(const io::ModelConfig& config, const FileType& type,
+std::unique_ptr<io::WeightSource> make_dummy_source(const io::ModelConfig& config,
+                                                    const FileType& type,
                                                     const DummyOptions& options) {
   return std::make_unique<DummySource>(config, type, options);
 }

@@ -1,9 +1,10 @@
-// Deterministic random weights of any configuration, made row by row when they are read: the model that
-// `kt bench --dummy`, `kt quantize --dummy` and the golden tests use. The same configuration, type and seed
-// give the same bytes on every machine: values come from integer hashes, and every float operation on the
-// way is exactly rounded.
+// Deterministic random weights of any configuration, made row by row when they are read: the model
+// that `kt bench --dummy`, `kt quantize --dummy` and the golden tests use. The same configuration,
+// type and seed give the same bytes on every machine: values come from integer hashes, and every
+// float operation on the way is exactly rounded.
 //
-//   value = near-Gaussian(hash(seed, tensor, row, column)) · scale;  norms = 1 + 0.1 · near-Gaussian
+//   value = near-Gaussian(hash(seed, tensor, row, column)) · scale;  norms = 1 + 0.1 ·
+//   near-Gaussian
 //
 // Thread rule: const methods may run from any thread.
 #pragma once
@@ -16,12 +17,13 @@ namespace kt::session {
 
 struct DummyOptions {
   std::uint64_t seed = 1;
-  /// Rows of large matrices are taken from a small pool of encoded rows: for speed measurements of models
-  /// that would take hours to encode. Not for goldens.
+  /// Rows of large matrices are taken from a small pool of encoded rows: for speed measurements of
+  /// models that would take hours to encode. Not for goldens.
   bool pooled = false;
 };
 
-std::unique_ptr<io::WeightSource> make_dummy_source(const io::ModelConfig& config, const FileType& type,
+std::unique_ptr<io::WeightSource> make_dummy_source(const io::ModelConfig& config,
+                                                    const FileType& type,
                                                     const DummyOptions& options);
 
 }  // namespace kt::session

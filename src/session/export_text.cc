@@ -2,10 +2,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string_view>
 #include <unordered_map>
-
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "io/quote.h"
@@ -17,8 +16,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// The splitting steps of tokenizer.json, one a line, and the name GGUF has for them. Later steps of rows
-// with `prefix` are not compared.
+// The splitting steps of tokenizer.json, one a line, and the name GGUF has for them. Later steps of
+// rows with `prefix` are not compared.
 struct PreTokenizer {
   const char* name;
   const char* steps;
@@ -34,11 +33,15 @@ constexpr PreTokenizer kPreTokenizers[] = {
      "Split (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
      "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+\nByteLevel\n"},
     {"gpt-4o",
-     "Split [^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+     "Split "
+     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
      "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+"
      "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| "
      "?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+\nByteLevel\n"},
-    {"deepseek-v3", "Split \\p{N}{1,3}\nSplit [一-龥぀-ゟ゠-ヿ]+\nSplit [!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~]", true},
+    {"deepseek-v3",
+     "Split \\p{N}{1,3}\nSplit [一-龥぀-ゟ゠-ヿ]+\nSplit "
+     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~]",
+     true},
     {"deepseek-llm", "Split [\\r\\n]\nSplit \\s?[A-Za-z\xc2\xb5", true},
     {"deepseek-coder", "Split [\\r\\n]\nSplit \\s?\\p{L}+\n", true},
 };
@@ -75,7 +78,8 @@ std::string splitting_steps(const json& pre, int depth = 0) {
   const std::string type = pre.value("type", "");
   if (type == "Sequence") {
     std::string steps;
-    for (const json& part : pre.value("pretokenizers", json::array())) steps += splitting_steps(part, depth + 1);
+    for (const json& part : pre.value("pretokenizers", json::array()))
+      steps += splitting_steps(part, depth + 1);
     return steps;
   }
   if (type == "Split") return "Split " + escaped(pre.at("pattern").value("Regex", "?")) + "\n";
@@ -89,8 +93,8 @@ std::string pre_name(const json& tokenizer, const std::string& path) {
   for (const PreTokenizer& p : kPreTokenizers) {
     if (p.prefix ? steps.starts_with(p.steps) : steps == p.steps) return p.name;
   }
-  fail(ErrorCode::kUnsupported, path, "splits text in a way that this build has no GGUF name for: {}",
-       io::quote(steps));
+  fail(ErrorCode::kUnsupported, path,
+       "splits text in a way that this build has no GGUF name for: {}", io::quote(steps));
 }
 
 struct Vocabulary {
@@ -100,13 +104,15 @@ struct Vocabulary {
 };
 
 // 1 normal, 3 control, 4 user-defined, 5 unused (the numbers of GGUF).
-Vocabulary read_vocabulary(const json& tokenizer, std::int64_t vocab_size, const std::string& path) {
+Vocabulary read_vocabulary(const json& tokenizer, std::int64_t vocab_size,
+                           const std::string& path) {
   Vocabulary v;
   for (std::int64_t i = 0; i < vocab_size; ++i) v.tokens.push_back(fmt::format("[PAD{}]", i));
   v.types.assign(v.tokens.size(), 5);
   const auto put = [&](const std::string& token, std::int64_t id, std::int32_t type) {
     if (id < 0 || id >= vocab_size) {
-      fail(ErrorCode::kMismatch, path, "token '{}' has id {}, the model has {} tokens", token, id, vocab_size);
+      fail(ErrorCode::kMismatch, path, "token '{}' has id {}, the model has {} tokens", token, id,
+           vocab_size);
     }
     v.tokens[static_cast<std::size_t>(id)] = token;
     v.types[static_cast<std::size_t>(id)] = type;
@@ -118,8 +124,9 @@ Vocabulary read_vocabulary(const json& tokenizer, std::int64_t vocab_size, const
         added.value("special", false) ? 3 : 4);
   }
   for (const json& merge : model.at("merges")) {
-    v.merges.push_back(merge.is_string() ? merge.get<std::string>()
-                                         : merge.at(0).get<std::string>() + " " + merge.at(1).get<std::string>());
+    v.merges.push_back(merge.is_string()
+                           ? merge.get<std::string>()
+                           : merge.at(0).get<std::string>() + " " + merge.at(1).get<std::string>());
   }
   return v;
 }
@@ -131,7 +138,8 @@ bool adds_space_prefix(const json& step, int depth = 0) {
   const std::string type = step.value("type", "");
   if (type == "Prepend") return true;
   if (type == "Metaspace") {
-    return step.value("prepend_scheme", step.value("add_prefix_space", true) ? "always" : "never") != "never";
+    return step.value("prepend_scheme",
+                      step.value("add_prefix_space", true) ? "always" : "never") != "never";
   }
   for (const char* list : {"normalizers", "pretokenizers"}) {
     for (const json& part : step.value(list, json::array())) {
@@ -141,8 +149,8 @@ bool adds_space_prefix(const json& step, int depth = 0) {
   return false;
 }
 
-// BPE over characters with bytes as last resort is what GGUF calls "llama": there a token's score says when
-// it is merged.
+// BPE over characters with bytes as last resort is what GGUF calls "llama": there a token's score
+// says when it is merged.
 void export_sentencepiece(const json& tokenizer, Vocabulary v, io::GgufWriter& writer) {
   std::unordered_map<std::string_view, std::size_t> ids;
   for (std::size_t i = 0; i < v.tokens.size(); ++i) ids.emplace(v.tokens[i], i);
@@ -180,8 +188,8 @@ void export_bpe(const json& tokenizer, const io::WeightSource& source, const std
                 io::GgufWriter& writer) {
   const std::string model = tokenizer.at("model").value("type", "BPE");
   if (model != "BPE") {
-    fail(ErrorCode::kUnsupported, path, "only BPE tokenizers can be written to GGUF; this one is {}",
-         io::quote(model));
+    fail(ErrorCode::kUnsupported, path,
+         "only BPE tokenizers can be written to GGUF; this one is {}", io::quote(model));
   }
   const Vocabulary v = read_vocabulary(tokenizer, source.config().vocab_size, path);
   if (tokenizer.at("model").value("byte_fallback", false)) {

@@ -1,10 +1,10 @@
 // Tokenizer files of a Hugging Face folder as GGUF keys.
 #include "session/export_text.h"
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
-
-#include <gtest/gtest.h>
 
 #include "base/error.h"
 #include "io/gguf.h"
@@ -25,7 +25,9 @@ class FolderSource : public io::WeightSource {
   const std::vector<io::TensorInfo>& tensors() const override { return tensors_; }
   const io::TensorInfo* find(const std::string&) const override { return nullptr; }
   void read_rows(const io::TensorInfo&, std::int64_t, std::int64_t, std::byte*) const override {}
-  std::optional<tensor::WeightView> map(const io::TensorInfo&) const override { return std::nullopt; }
+  std::optional<tensor::WeightView> map(const io::TensorInfo&) const override {
+    return std::nullopt;
+  }
   void drop(const io::TensorInfo&) const override {}
 
  private:
@@ -43,7 +45,9 @@ class ExportTextTest : public testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  void put(const std::string& name, const std::string& text) { std::ofstream(folder_ / name) << text; }
+  void put(const std::string& name, const std::string& text) {
+    std::ofstream(folder_ / name) << text;
+  }
 
   io::GgufFile exported(const fs::path& model, std::int64_t vocab_size) {
     const std::string path = (folder_ / "out.gguf").string();
@@ -99,7 +103,8 @@ TEST_F(ExportTextTest, SentencePieceScoresAreMergeRanks) {
   EXPECT_EQ(meta.get_string("tokenizer.ggml.model"), "llama");
   EXPECT_TRUE(meta.get_bool("tokenizer.ggml.add_space_prefix", false));
   EXPECT_EQ(meta.get_u64("tokenizer.ggml.unknown_token_id"), 0u);
-  EXPECT_EQ(meta.get_integers("tokenizer.ggml.token_type"), (std::vector<std::int64_t>{2, 6, 1, 1, 1, 1, 1, 5}));
+  EXPECT_EQ(meta.get_integers("tokenizer.ggml.token_type"),
+            (std::vector<std::int64_t>{2, 6, 1, 1, 1, 1, 1, 5}));
   const std::vector<float> scores = meta.get_floats("tokenizer.ggml.scores");
   EXPECT_EQ(scores[4], 0.0f);
   EXPECT_EQ(scores[6], -1.0f);
@@ -115,9 +120,12 @@ TEST_F(ExportTextTest, WhatCannotBeWrittenIsRefused) {
   EXPECT_EQ(refused("{"), ErrorCode::kBadFile);
   EXPECT_EQ(refused("{}"), ErrorCode::kBadFile);
   EXPECT_EQ(refused(R"({"model": {"type": "WordPiece", "vocab": {}}})"), ErrorCode::kUnsupported);
-  EXPECT_EQ(refused(R"({"model": {"type": "BPE", "vocab": {"a": 9}, "merges": []}})"), ErrorCode::kMismatch);
-  EXPECT_EQ(refused(R"({"model": {"type": "BPE", "vocab": {"a": "x"}, "merges": []}})"), ErrorCode::kBadFile);
-  EXPECT_EQ(refused(R"({"pre_tokenizer": {"type": "Whitespace"}, )" + tail), ErrorCode::kUnsupported);
+  EXPECT_EQ(refused(R"({"model": {"type": "BPE", "vocab": {"a": 9}, "merges": []}})"),
+            ErrorCode::kMismatch);
+  EXPECT_EQ(refused(R"({"model": {"type": "BPE", "vocab": {"a": "x"}, "merges": []}})"),
+            ErrorCode::kBadFile);
+  EXPECT_EQ(refused(R"({"pre_tokenizer": {"type": "Whitespace"}, )" + tail),
+            ErrorCode::kUnsupported);
   EXPECT_EQ(refused(R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "x+"}}, )" + tail),
             ErrorCode::kUnsupported);
 }

@@ -43,27 +43,33 @@ Format fallback(Format wanted, std::int64_t n_cols) {
   return n_cols % formats::traits(next).block_len == 0 ? next : Format::kF16;
 }
 
-Format value_format(std::string_view type, const io::ModelConfig& c, std::int64_t layer, Format base) {
-  if (type == "Q2_K") return c.n_kv_heads > 0 && c.n_heads / c.n_kv_heads >= 4 ? Format::kQ4_K : Format::kQ3_K;
+Format value_format(std::string_view type, const io::ModelConfig& c, std::int64_t layer,
+                    Format base) {
+  if (type == "Q2_K")
+    return c.n_kv_heads > 0 && c.n_heads / c.n_kv_heads >= 4 ? Format::kQ4_K : Format::kQ3_K;
   if (type == "Q3_K_M") return layer < 2 ? Format::kQ5_K : Format::kQ4_K;
   if (type == "Q3_K_L") return Format::kQ5_K;
   if (type == "Q4_K_S") return layer < 4 ? Format::kQ5_K : base;
-  if ((type == "Q4_K_M" || type == "Q5_K_M") && use_more_bits(layer, c.n_layers)) return Format::kQ6_K;
+  if ((type == "Q4_K_M" || type == "Q5_K_M") && use_more_bits(layer, c.n_layers))
+    return Format::kQ6_K;
   return base;
 }
 
-Format down_format(std::string_view type, const io::ModelConfig& c, std::int64_t layer, Format base) {
+Format down_format(std::string_view type, const io::ModelConfig& c, std::int64_t layer,
+                   Format base) {
   if (type == "Q2_K") return Format::kQ3_K;
   if (type == "Q3_K_M") return layer < c.n_layers / 16 ? Format::kQ5_K : Format::kQ4_K;
   if (type == "Q3_K_L") return Format::kQ5_K;
   if (type == "Q4_K_S") return layer < c.n_layers / 8 ? Format::kQ5_K : base;
-  if ((type == "Q4_K_M" || type == "Q5_K_M") && use_more_bits(layer, c.n_layers)) return Format::kQ6_K;
+  if ((type == "Q4_K_M" || type == "Q5_K_M") && use_more_bits(layer, c.n_layers))
+    return Format::kQ6_K;
   return base;
 }
 
 Format attention_out_format(std::string_view type, const io::ModelConfig& c, Format base) {
-  const bool few_bits = type == "Q2_K" || type == "Q3_K_S" || type == "Q3_K_M" || type == "Q4_K_S" ||
-                        type == "Q4_K_M" || type == "IQ4_NL" || type == "IQ4_XS";
+  const bool few_bits = type == "Q2_K" || type == "Q3_K_S" || type == "Q3_K_M" ||
+                        type == "Q4_K_S" || type == "Q4_K_M" || type == "IQ4_NL" ||
+                        type == "IQ4_XS";
   if (c.moe.n_experts == 8 && few_bits) return Format::kQ5_K;
   if (type == "Q2_K") return Format::kQ3_K;
   if (type == "Q3_K_M") return Format::kQ4_K;
@@ -75,12 +81,15 @@ Format attention_out_format(std::string_view type, const io::ModelConfig& c, For
 
 const std::vector<FileType>& file_types() {
   static const std::vector<FileType> kTypes = {
-      {"F32", Format::kF32, 0},      {"F16", Format::kF16, 1},      {"BF16", Format::kBF16, 32},
-      {"Q8_0", Format::kQ8_0, 7},    {"Q4_0", Format::kQ4_0, 2},    {"Q4_1", Format::kQ4_1, 3},
-      {"Q5_0", Format::kQ5_0, 8},    {"Q5_1", Format::kQ5_1, 9},    {"Q2_K", Format::kQ2_K, 10},
-      {"Q3_K_S", Format::kQ3_K, 11}, {"Q3_K_M", Format::kQ3_K, 12}, {"Q3_K_L", Format::kQ3_K, 13},
-      {"Q4_K_S", Format::kQ4_K, 14}, {"Q4_K_M", Format::kQ4_K, 15}, {"Q5_K_S", Format::kQ5_K, 16},
-      {"Q5_K_M", Format::kQ5_K, 17}, {"Q6_K", Format::kQ6_K, 18},   {"IQ4_NL", Format::kIQ4_NL, 25},
+      {"F32", Format::kF32, 0},        {"F16", Format::kF16, 1},
+      {"BF16", Format::kBF16, 32},     {"Q8_0", Format::kQ8_0, 7},
+      {"Q4_0", Format::kQ4_0, 2},      {"Q4_1", Format::kQ4_1, 3},
+      {"Q5_0", Format::kQ5_0, 8},      {"Q5_1", Format::kQ5_1, 9},
+      {"Q2_K", Format::kQ2_K, 10},     {"Q3_K_S", Format::kQ3_K, 11},
+      {"Q3_K_M", Format::kQ3_K, 12},   {"Q3_K_L", Format::kQ3_K, 13},
+      {"Q4_K_S", Format::kQ4_K, 14},   {"Q4_K_M", Format::kQ4_K, 15},
+      {"Q5_K_S", Format::kQ5_K, 16},   {"Q5_K_M", Format::kQ5_K, 17},
+      {"Q6_K", Format::kQ6_K, 18},     {"IQ4_NL", Format::kIQ4_NL, 25},
       {"IQ4_XS", Format::kIQ4_XS, 30},
   };
   return kTypes;
@@ -109,7 +118,8 @@ Format tensor_format(const FileType& type, const io::ModelConfig& c, std::string
   const bool head = name == "output.weight" || (c.tied_embeddings && name == "token_embd.weight");
   if (head) {
     if (format != Format::kQ8_0) format = Format::kQ6_K;
-  } else if (contains(name, "attn_k_b.") || contains(name, "attn_v_b.") || contains(name, "attn_kv_b.")) {
+  } else if (contains(name, "attn_k_b.") || contains(name, "attn_v_b.") ||
+             contains(name, "attn_kv_b.")) {
     format = Format::kQ8_0;
   } else if (contains(name, "attn_v.")) {
     format = c.moe.n_experts == 8 ? Format::kQ8_0 : value_format(type.name, c, layer, format);

@@ -1,7 +1,7 @@
 // File types of the quantiser: which element format each tensor of a GGUF file gets.
-// The mixes are those that llama.cpp's quantiser writes by default: more bits for the output matrix, for
-// attention values and for the down projections of the outer and every third layer; other formats where a
-// row does not divide into blocks; routers, norms and vectors stay F32.
+// The mixes are those that llama.cpp's quantiser writes by default: more bits for the output
+// matrix, for attention values and for the down projections of the outer and every third layer;
+// other formats where a row does not divide into blocks; routers, norms and vectors stay F32.
 // Thread rule: pure.
 #pragma once
 #include <cstdint>
@@ -16,8 +16,8 @@
 namespace kt::session {
 
 struct FileType {
-  std::string_view name;     // "Q4_K_M"
-  formats::Format base;      // of most matrices
+  std::string_view name;      // "Q4_K_M"
+  formats::Format base;       // of most matrices
   std::uint32_t llama_ftype;  // general.file_type of GGUF
 };
 

@@ -1,6 +1,6 @@
-// Text in, text out over one Session: renders or tokenises, generates, detokenises incrementally, and cuts
-// at stop strings (which may span tokens). `kt run`, `kt chat` and later the servers use it.
-// Thread rule: the thread that drives the Session.
+// Text in, text out over one Session: renders or tokenises, generates, detokenises incrementally,
+// and cuts at stop strings (which may span tokens). `kt run`, `kt chat` and later the servers use
+// it. Thread rule: the thread that drives the Session.
 #pragma once
 #include <functional>
 #include <string>
@@ -13,7 +13,8 @@ namespace kt::session {
 
 struct TextRequest {
   std::string prompt;  // already rendered when it comes from a template
-  bool add_special = true;   // add BOS as the tokenizer says (false for rendered templates that contain it)
+  bool add_special =
+      true;  // add BOS as the tokenizer says (false for rendered templates that contain it)
   bool parse_special = false;  // special tokens written in the prompt count as such
   engine::SamplingParams sampling;
   std::int64_t max_tokens = -1;

@@ -1,7 +1,6 @@
-// Importance matrices: per input column of a weight matrix, the mean squared activation seen there, which
-// the quantiser weights its errors with. Reads the GGUF form ("<tensor>.in_sum2", "<tensor>.counts") and
-// the older binary form (.dat).
-// Thread rule: const after open().
+// Importance matrices: per input column of a weight matrix, the mean squared activation seen there,
+// which the quantiser weights its errors with. Reads the GGUF form ("<tensor>.in_sum2",
+// "<tensor>.counts") and the older binary form (.dat). Thread rule: const after open().
 #pragma once
 #include <cstdint>
 #include <map>
@@ -15,8 +14,8 @@ class ImportanceMatrix {
   ImportanceMatrix() = default;
   /// Throws kNotFound, kBadFile.
   static ImportanceMatrix open(const std::string& path);
-  /// n_cols weights for this tensor (of expert `expert` when the matrix has one row per expert), or null
-  /// when there are none or their number does not fit.
+  /// n_cols weights for this tensor (of expert `expert` when the matrix has one row per expert), or
+  /// null when there are none or their number does not fit.
   const float* find(const std::string& tensor, std::int64_t expert, std::int64_t n_cols) const;
 
  private:

@@ -4,8 +4,10 @@
 
 namespace kt::session {
 
-NpyWriter::NpyWriter(const std::string& path, std::int64_t n_rows, std::int64_t n_cols) : file_(path) {
-  std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", n_rows, n_cols);
+NpyWriter::NpyWriter(const std::string& path, std::int64_t n_rows, std::int64_t n_cols)
+    : file_(path) {
+  std::string header = fmt::format(
+      "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", n_rows, n_cols);
   constexpr std::size_t kPrefix = 10;  // magic, version, header length
   header.append(63 - (kPrefix + header.size()) % 64, ' ');
   header += '\n';

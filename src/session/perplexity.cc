@@ -19,8 +19,8 @@ PerplexityResult perplexity(engine::Engine& engine, const std::vector<std::int32
                             const PerplexityOptions& options) {
   const std::int64_t window = options.window;
   if (window < 4 || window > engine.options().context) {
-    fail(ErrorCode::kUsage, "--ctx", "a window of {} tokens does not fit: 4 to {} are possible", window,
-         engine.options().context);
+    fail(ErrorCode::kUsage, "--ctx", "a window of {} tokens does not fit: 4 to {} are possible",
+         window, engine.options().context);
   }
   const std::int64_t n_windows = static_cast<std::int64_t>(tokens.size()) / window;
   if (n_windows < 1) {
@@ -43,7 +43,8 @@ PerplexityResult perplexity(engine::Engine& engine, const std::vector<std::int32
       ++result.n_scored;
     };
     const engine::Result run = engine.generate(std::move(request));
-    if (run.reason == engine::FinishReason::kCancelled) fail(ErrorCode::kCancelled, {}, "cancelled");
+    if (run.reason == engine::FinishReason::kCancelled)
+      fail(ErrorCode::kCancelled, {}, "cancelled");
     result.seconds += run.prefill_seconds;
     const auto n = static_cast<double>(result.n_scored);
     result.perplexity = std::exp(sum / n);

@@ -1,6 +1,6 @@
-// Perplexity of a token sequence, measured as llama.cpp's tool does: the text is cut into windows of n_ctx
-// tokens, the first token of each is BOS where the tokenizer adds one, and the second half of each window
-// is scored.
+// Perplexity of a token sequence, measured as llama.cpp's tool does: the text is cut into windows
+// of n_ctx tokens, the first token of each is BOS where the tokenizer adds one, and the second half
+// of each window is scored.
 //   perplexity = exp(- mean log p(token | window so far))
 // Thread rule: the thread that drives the Session.
 #pragma once

@@ -1,6 +1,6 @@
-// Writes a GGUF file of any type from any weight source: rows are decoded to float, rounded to the tensor's
-// format (file_type.h) in parallel, and streamed out; extra memory is bounded by a few MiB per thread.
-// Experts are stacked and llama's q and k rows permuted, as the GGUF convention has it.
+// Writes a GGUF file of any type from any weight source: rows are decoded to float, rounded to the
+// tensor's format (file_type.h) in parallel, and streamed out; extra memory is bounded by a few MiB
+// per thread. Experts are stacked and llama's q and k rows permuted, as the GGUF convention has it.
 // Thread rule: one thread calls; parallel inside.
 #pragma once
 #include <cstdint>
@@ -18,16 +18,18 @@ struct QuantizeOptions {
   std::string type = "Q4_K_M";
   std::string imatrix;  // importance matrix file (GGUF or legacy .dat); empty: none
   /// Tensor about to be written, bytes done and in all.
-  std::function<void(const std::string& tensor, std::uint64_t done, std::uint64_t total)> on_progress;
+  std::function<void(const std::string& tensor, std::uint64_t done, std::uint64_t total)>
+      on_progress;
 };
 
 struct QuantizeReport {
-  std::uint64_t bytes = 0;    // of tensor data written
+  std::uint64_t bytes = 0;  // of tensor data written
   std::int64_t n_tensors = 0;
   std::int64_t n_weights = 0;
 };
 
 /// Throws kUsage (unknown type, output equal to the input), kIo, kBadFile; leaves no partial file.
-QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& options, ThreadPool& pool);
+QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& options,
+                        ThreadPool& pool);
 
 }  // namespace kt::session

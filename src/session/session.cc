@@ -20,7 +20,8 @@ using Clock = std::chrono::steady_clock;
 using placement::human_bytes;
 
 constexpr std::int64_t kDefaultContext = 8192;
-constexpr std::uint64_t kHeadroom = std::uint64_t{256} << 20;  // program, tokenizer, file cache in use
+constexpr std::uint64_t kHeadroom = std::uint64_t{256}
+                                    << 20;  // program, tokenizer, file cache in use
 
 backend::ActPolicy act_policy(const std::string& name) {
   if (name == "q8") return backend::ActPolicy::kQ8;
@@ -43,7 +44,8 @@ std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
   const int n_threads = options.n_threads > 0 ? options.n_threads : default_threads(topology);
   constexpr int kMaxThreads = 1024;
   if (options.n_threads < 0 || n_threads > kMaxThreads) {
-    fail(ErrorCode::kUsage, "--threads", "{} threads: 1 to {} are possible", options.n_threads, kMaxThreads);
+    fail(ErrorCode::kUsage, "--threads", "{} threads: 1 to {} are possible", options.n_threads,
+         kMaxThreads);
   }
   CpuCaps caps = detect_caps();
   if (!options.isa.empty()) caps = limit_caps(caps, options.isa);
@@ -53,15 +55,17 @@ std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
 std::uint64_t weight_bytes(const io::WeightSource& source) {
   std::uint64_t bytes = 0;
   for (const io::TensorInfo& t : source.tensors()) {
-    bytes += formats::row_bytes(t.format, t.shape.n_cols()) * static_cast<std::uint64_t>(t.shape.n_rows());
+    bytes += formats::row_bytes(t.format, t.shape.n_cols()) *
+             static_cast<std::uint64_t>(t.shape.n_rows());
   }
   return bytes;
 }
 
-// The context that fits, from the headers alone: the one wanted, or less when none was asked for. Refuses
-// what cannot fit.
-std::int64_t check_memory(const io::WeightSource& source, std::uint64_t weights, std::uint64_t kv_per_token,
-                          std::int64_t context, const Options& options) {
+// The context that fits, from the headers alone: the one wanted, or less when none was asked for.
+// Refuses what cannot fit.
+std::int64_t check_memory(const io::WeightSource& source, std::uint64_t weights,
+                          std::uint64_t kv_per_token, std::int64_t context,
+                          const Options& options) {
   constexpr std::uint64_t kUseful = 1024;  // tokens; a shorter context is not chosen silently
   const std::int64_t chunk = std::min(options.chunk_size, context);
   const io::ModelConfig& c = source.config();
@@ -81,16 +85,19 @@ std::int64_t check_memory(const io::WeightSource& source, std::uint64_t weights,
           ? fmt::format("--ctx {} would fit", (available - fixed) / kv_per_token / 64 * 64)
           : std::string("use a file with fewer bits per weight, or a machine with more memory");
   fail(ErrorCode::kNoMemory, source.path(),
-       "needs {} of memory, {} are available: weights {}, cache for {} tokens {}, workspace {}, other {}; {}",
+       "needs {} of memory, {} are available: weights {}, cache for {} tokens {}, workspace {}, "
+       "other {}; {}",
        human_bytes(total), human_bytes(available), human_bytes(weights), context, human_bytes(kv),
        human_bytes(workspace), human_bytes(kHeadroom), hint);
 }
 
 std::int64_t choose_context(const Options& options, const io::ModelConfig& config) {
   if (options.context < 0) {
-    fail(ErrorCode::kUsage, "--ctx", "{} is not a context length; at least 1 is needed", options.context);
+    fail(ErrorCode::kUsage, "--ctx", "{} is not a context length; at least 1 is needed",
+         options.context);
   }
-  if (options.context == 0) return std::min(config.max_context, kDefaultContext);  // check_memory may lower it
+  if (options.context == 0)
+    return std::min(config.max_context, kDefaultContext);  // check_memory may lower it
   if (options.context > config.max_context) {
     fail(ErrorCode::kUsage, "--ctx", "{} tokens are more than this model's {}", options.context,
          config.max_context);
@@ -131,11 +138,14 @@ std::unique_ptr<Session> Session::open_dummy(const Options& options, const std::
   if (layers > 0) config.n_layers = layers;
   Options textless = options;
   textless.need_text = false;
-  return assemble(textless, make_dummy_source(config, file_type(type), {.seed = 1, .pooled = true}));
+  return assemble(textless,
+                  make_dummy_source(config, file_type(type), {.seed = 1, .pooled = true}));
 }
 
-std::unique_ptr<Session> Session::assemble(const Options& options, std::unique_ptr<io::WeightSource> source) {
-  if (options.chunk_size < 1) fail(ErrorCode::kUsage, "--chunk", "{} rows: at least 1 is needed", options.chunk_size);
+std::unique_ptr<Session> Session::assemble(const Options& options,
+                                           std::unique_ptr<io::WeightSource> source) {
+  if (options.chunk_size < 1)
+    fail(ErrorCode::kUsage, "--chunk", "{} rows: at least 1 is needed", options.chunk_size);
   std::unique_ptr<Session> s(new Session);
   s->source_ = std::move(source);
   s->placement_ = placement::default_placement(s->config());
@@ -144,17 +154,19 @@ std::unique_ptr<Session> Session::assemble(const Options& options, std::unique_p
   engine::EngineOptions engine_options;
   engine_options.context = choose_context(options, s->config());
   engine_options.kv_format = kv_format(options.kv);
-  const std::uint64_t kv_per_token = engine::kv_bytes_per_token(s->model_->state_spec(), engine_options.kv_format);
+  const std::uint64_t kv_per_token =
+      engine::kv_bytes_per_token(s->model_->state_spec(), engine_options.kv_format);
   s->report_.file_bytes = weight_bytes(*s->source_);
-  engine_options.context =
-      check_memory(*s->source_, s->report_.file_bytes, kv_per_token, engine_options.context, options);
+  engine_options.context = check_memory(*s->source_, s->report_.file_bytes, kv_per_token,
+                                        engine_options.context, options);
   engine_options.chunk_size = std::min(options.chunk_size, engine_options.context);
   s->report_.kv_bytes = kv_per_token * static_cast<std::uint64_t>(engine_options.context);
   s->open_text(options);
   const auto start = Clock::now();
   operators::Loader loader(*s->source_, *s->cpu_, make_progress(options, s->report_.file_bytes));
   models::load_model(*s->model_, loader);
-  operators::walk(*s->model_, [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
+  operators::walk(*s->model_,
+                  [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
   s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options);
   s->report_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return s;
@@ -165,18 +177,21 @@ void Session::open_text(const Options& options) {
   tokenizer_ = open_tokenizer(*source_);
   if (tokenizer_ == nullptr) {
     fail(ErrorCode::kNotFound, source_->path(),
-         "has no tokenizer: put tokenizer.json beside the weights, or use a GGUF file with a vocabulary");
+         "has no tokenizer: put tokenizer.json beside the weights, or use a GGUF file with a "
+         "vocabulary");
   }
   const std::string source = chat_template_source(*source_);
   if (!source.empty()) {
-    template_ = std::make_unique<text::ChatTemplate>(text::ChatTemplate::compile(source, source_->path()));
+    template_ =
+        std::make_unique<text::ChatTemplate>(text::ChatTemplate::compile(source, source_->path()));
   }
 }
 
 std::vector<std::int32_t> Session::stop_tokens() const {
   std::set<std::int32_t> ids;
   for (const std::int64_t id : config().eos_tokens) ids.insert(static_cast<std::int32_t>(id));
-  if (tokenizer_ != nullptr) ids.insert(tokenizer_->end_tokens().begin(), tokenizer_->end_tokens().end());
+  if (tokenizer_ != nullptr)
+    ids.insert(tokenizer_->end_tokens().begin(), tokenizer_->end_tokens().end());
   return {ids.begin(), ids.end()};
 }
 

@@ -1,6 +1,6 @@
-// The composition root: opens a model file, decides placement, builds and loads the tree, and holds engine,
-// tokenizer and template together. The only place that names concrete backends.
-// Thread rule: one thread opens and drives a Session.
+// The composition root: opens a model file, decides placement, builds and loads the tree, and holds
+// engine, tokenizer and template together. The only place that names concrete backends. Thread
+// rule: one thread opens and drives a Session.
 #pragma once
 #include <functional>
 #include <memory>
@@ -16,14 +16,14 @@
 namespace kt::session {
 
 struct Options {
-  std::string model;        // path, or a name of the registry (registry.h)
-  int n_threads = 0;        // 0: physical cores allowed to this process
-  std::string isa;          // empty: the best; else ref, avx2, avx512, amx
-  std::string act = "q8";   // q8, q16 or f32
-  std::string kv = "f16";   // f32, f16, bf16, q8_0
-  std::int64_t context = 0; // 0: the model's, limited to 8192 and to what fits
+  std::string model;         // path, or a name of the registry (registry.h)
+  int n_threads = 0;         // 0: physical cores allowed to this process
+  std::string isa;           // empty: the best; else ref, avx2, avx512, amx
+  std::string act = "q8";    // q8, q16 or f32
+  std::string kv = "f16";    // f32, f16, bf16, q8_0
+  std::int64_t context = 0;  // 0: the model's, limited to 8192 and to what fits
   std::int64_t chunk_size = 512;
-  bool need_text = true;    // false: a missing tokenizer is no error
+  bool need_text = true;  // false: a missing tokenizer is no error
   /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
   std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
 };
@@ -37,8 +37,8 @@ struct LoadReport {
 
 class Session {
  public:
-  /// Throws kt::Error; kNoMemory comes from the headers, before weights are read, with the table of what
-  /// is needed and what there is.
+  /// Throws kt::Error; kNoMemory comes from the headers, before weights are read, with the table of
+  /// what is needed and what there is.
   static std::unique_ptr<Session> open(const Options& options);
   /// A model of random weights of config.json's shape in a file type ("Q4_K_M"), never on disk
   /// (`layers` > 0 cuts it to so many layers).

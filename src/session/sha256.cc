@@ -33,7 +33,8 @@ void compress(std::array<std::uint32_t, 8>& h, const std::uint8_t* block) {
   }
   std::array<std::uint32_t, 8> s = h;
   for (std::size_t i = 0; i < 64; ++i) {
-    const std::uint32_t t1 = s[7] + (std::rotr(s[4], 6) ^ std::rotr(s[4], 11) ^ std::rotr(s[4], 25)) +
+    const std::uint32_t t1 = s[7] +
+                             (std::rotr(s[4], 6) ^ std::rotr(s[4], 11) ^ std::rotr(s[4], 25)) +
                              ((s[4] & s[5]) ^ (~s[4] & s[6])) + kRound[i] + w[i];
     const std::uint32_t t2 = (std::rotr(s[0], 2) ^ std::rotr(s[0], 13) ^ std::rotr(s[0], 22)) +
                              ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
@@ -56,7 +57,8 @@ std::string sha256_hex(std::span<const std::byte> bytes) {
   tail[left] = 0x80;
   const std::size_t padded = left + 9 <= 64 ? 64 : 128;
   const std::uint64_t bits = static_cast<std::uint64_t>(bytes.size()) * 8;
-  for (std::size_t i = 0; i < 8; ++i) tail[padded - 1 - i] = static_cast<std::uint8_t>(bits >> (8 * i));
+  for (std::size_t i = 0; i < 8; ++i)
+    tail[padded - 1 - i] = static_cast<std::uint8_t>(bits >> (8 * i));
   for (std::size_t i = 0; i < padded; i += 64) compress(h, tail.data() + i);
   std::string hex;
   for (const std::uint32_t word : h) hex += fmt::format("{:08x}", word);

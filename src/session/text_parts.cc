@@ -74,8 +74,10 @@ std::unique_ptr<text::Tokenizer> open_tokenizer(const io::WeightSource& source) 
   std::unique_ptr<text::Tokenizer> tokenizer;
   if (const auto* gguf = dynamic_cast<const io::GgufSource*>(&source)) {
     const io::GgufMetadata& meta = gguf->gguf().metadata();
-    if (!meta.has("tokenizer.ggml.model") || meta.get_string("tokenizer.ggml.model") == "none") return nullptr;
-    tokenizer = std::make_unique<text::Tokenizer>(text::Tokenizer::from_gguf(gguf_vocab(meta), source.path()));
+    if (!meta.has("tokenizer.ggml.model") || meta.get_string("tokenizer.ggml.model") == "none")
+      return nullptr;
+    tokenizer = std::make_unique<text::Tokenizer>(
+        text::Tokenizer::from_gguf(gguf_vocab(meta), source.path()));
   } else {
     const std::string folder = folder_of(source);
     if (!fs::exists(fs::path(folder) / "tokenizer.json")) return nullptr;

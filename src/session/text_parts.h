@@ -9,8 +9,8 @@
 
 namespace kt::session {
 
-/// From tokenizer.json in the model's folder, or the vocabulary inside a GGUF file; null when there is
-/// neither. Throws as text::Tokenizer does, kMismatch when it knows more tokens than the model.
+/// From tokenizer.json in the model's folder, or the vocabulary inside a GGUF file; null when there
+/// is neither. Throws as text::Tokenizer does, kMismatch when it knows more tokens than the model.
 std::unique_ptr<text::Tokenizer> open_tokenizer(const io::WeightSource& source);
 
 /// Source text of the model's own chat template; empty when it has none.

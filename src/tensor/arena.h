@@ -1,6 +1,6 @@
-// Bump allocator for the temporaries of one step. reset() keeps the memory, so that steps after the first
-// of their size allocate nothing from the system.
-// Thread rule: one thread allocates (the one that walks the tree); the memory may be used by all.
+// Bump allocator for the temporaries of one step. reset() keeps the memory, so that steps after the
+// first of their size allocate nothing from the system. Thread rule: one thread allocates (the one
+// that walks the tree); the memory may be used by all.
 #pragma once
 #include <vector>
 

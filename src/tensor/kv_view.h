@@ -1,10 +1,10 @@
 // What attention sees of the key/value cache: paged rows of one layer.
 //
-// A cache row holds one token's data of one stream ("k", "v", or MLA's "latent"): n_heads vectors of dim
-// values in a storage format (F32, F16, BF16, Q8_0). Rows live in pages of kKvPageLen tokens; a sequence's
-// page table maps position p to row pages[p / kKvPageLen] * kKvPageLen + p % kKvPageLen. The engine owns
-// the pool and the tables; all layers share a sequence's table.
-// Thread rule: views are values; rows of one position are written by one thread before any read.
+// A cache row holds one token's data of one stream ("k", "v", or MLA's "latent"): n_heads vectors
+// of dim values in a storage format (F32, F16, BF16, Q8_0). Rows live in pages of kKvPageLen
+// tokens; a sequence's page table maps position p to row pages[p / kKvPageLen] * kKvPageLen + p %
+// kKvPageLen. The engine owns the pool and the tables; all layers share a sequence's table. Thread
+// rule: views are values; rows of one position are written by one thread before any read.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -59,7 +59,8 @@ struct WeightView {
   }
 };
 
-/// A float matrix with a row stride (in elements); how activations travel between operators on the CPU.
+/// A float matrix with a row stride (in elements); how activations travel between operators on the
+/// CPU.
 template <class T>
 struct Matrix {
   T* data = nullptr;

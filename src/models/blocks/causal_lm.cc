@@ -9,8 +9,8 @@ using namespace operators;
 
 class PreNormLayer : public DecoderLayer {
  public:
-  PreNormLayer(const Builder& at, const io::ModelConfig& c, const LayerParts& parts, std::int64_t layer,
-               Rotary& rotary)
+  PreNormLayer(const Builder& at, const io::ModelConfig& c, const LayerParts& parts,
+               std::int64_t layer, Rotary& rotary)
       : DecoderLayer(at.path(), "PreNormLayer") {
     const Builder b = at.under(*this);
     input_layernorm_ = b.norm("input_layernorm", c.d_model, c.norm_eps);
@@ -21,7 +21,8 @@ class PreNormLayer : public DecoderLayer {
 
   tensor::KvLayerSpec state_spec() const override { return self_attn_->state_spec(); }
 
-  void run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta, bool has_delta) noexcept override {
+  void run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta,
+           bool has_delta) noexcept override {
     const std::size_t mark = step.arena.mark();
     const MatrixF normed = step.arena.matrix(x.n_rows, x.n_cols);
     const ConstMatrixF pending = delta;

@@ -4,9 +4,8 @@
 //   per layer:  x += attention(norm(x));  x += mlp(norm(x))
 //   logits = head(norm(x))                      for the rows that want them
 //
-// An architecture says which attention and which mlp a layer gets. Each sum is done by the norm that
-// follows it, so a sublayer only writes its delta.
-// Thread rule: as Module.
+// An architecture says which attention and which mlp a layer gets. Each sum is done by the norm
+// that follows it, so a sublayer only writes its delta. Thread rule: as Module.
 #pragma once
 #include <functional>
 #include <memory>

@@ -1,5 +1,5 @@
-// Decoders with grouped-query attention, dense or sparse: what Llama, Mistral, Qwen and Mixtral share.
-// Thread rule: pure.
+// Decoders with grouped-query attention, dense or sparse: what Llama, Mistral, Qwen and Mixtral
+// share. Thread rule: pure.
 #pragma once
 #include <memory>
 #include <string>
@@ -14,8 +14,8 @@ struct GqaDecoderSpec {
   operators::MoeNames moe_names;
 };
 
-/// Layers for which config.sparse_layer() holds get routed experts, the others a gated MLP; layers from
-/// config.full_attention_layers on use config.sliding_window.
+/// Layers for which config.sparse_layer() holds get routed experts, the others a gated MLP; layers
+/// from config.full_attention_layers on use config.sliding_window.
 std::unique_ptr<operators::Model> make_gqa_decoder(const io::ModelConfig& config,
                                                    const operators::Placement& placement,
                                                    const GqaDecoderSpec& spec);

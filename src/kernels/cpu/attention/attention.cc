@@ -2,9 +2,9 @@
 
 namespace kt::kernels::attention {
 
-#define KERNEL(isa, caps)                                                                          \
-  void attention_##isa(const Args& args) noexcept;                                                 \
-  void attention_store_##isa(formats::Format format, const float* x, std::int64_t n,               \
+#define KERNEL(isa, caps)                                                            \
+  void attention_##isa(const Args& args) noexcept;                                   \
+  void attention_store_##isa(formats::Format format, const float* x, std::int64_t n, \
                              std::byte* out) noexcept;
 #include "kernels/cpu/attention/kernels.inc"
 #undef KERNEL

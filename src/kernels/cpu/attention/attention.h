@@ -1,12 +1,13 @@
-// Attention of a block of query rows over one head of a paged cache, flash style: keys and values are read
-// once in blocks of kKvPageLen positions, with a running maximum and sum (arXiv 2205.14135).
+// Attention of a block of query rows over one head of a paged cache, flash style: keys and values
+// are read once in blocks of kKvPageLen positions, with a running maximum and sum (arXiv
+// 2205.14135).
 //
 //   out[i] = Σ_p softmax_p(scale · q[i]·k[p]) v[p],   p in (position(i) - window, position(i)]
 //
-// Serves GQA (k and v streams; the rows are the query heads that share a kv head) and absorbed MLA (k and v
-// are both the latent stream, v its first dim_v values; the rows are query heads). Blocks are aligned to
-// absolute positions, so a row's result does not depend on what else is in the batch or in the chunk.
-// Thread rule: pure; scratch belongs to the calling worker.
+// Serves GQA (k and v streams; the rows are the query heads that share a kv head) and absorbed MLA
+// (k and v are both the latent stream, v its first dim_v values; the rows are query heads). Blocks
+// are aligned to absolute positions, so a row's result does not depend on what else is in the batch
+// or in the chunk. Thread rule: pure; scratch belongs to the calling worker.
 #pragma once
 #include <cstdint>
 #include <span>

@@ -8,7 +8,8 @@
 namespace kt::kernels::attention {
 #include "kernels/cpu/attention/attention_impl.inc"
 void attention_ref(const Args& args) noexcept { run_attention(args); }
-void attention_store_ref(formats::Format format, const float* x, std::int64_t n, std::byte* out) noexcept {
+void attention_store_ref(formats::Format format, const float* x, std::int64_t n,
+                         std::byte* out) noexcept {
   store_cached(format, x, n, out);
 }
 }  // namespace kt::kernels::attention

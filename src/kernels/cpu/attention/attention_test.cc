@@ -97,10 +97,10 @@ class AttentionTest : public testing::TestWithParam<const char*> {
 TEST_P(AttentionTest, EqualsSoftmaxInDouble) {
   if ((detect_caps() & kernel().caps) != kernel().caps) GTEST_SKIP() << "this CPU lacks the ISA";
   const Case cases[] = {
-      {1, 1, 0, 8, 8, 0, false, Format::kF32},     {1, 4, 200, 64, 64, 0, false, Format::kF32},
-      {7, 3, 60, 64, 64, 0, false, Format::kF16},  {10, 3, 127, 24, 40, 0, false, Format::kF32},
+      {1, 1, 0, 8, 8, 0, false, Format::kF32},      {1, 4, 200, 64, 64, 0, false, Format::kF32},
+      {7, 3, 60, 64, 64, 0, false, Format::kF16},   {10, 3, 127, 24, 40, 0, false, Format::kF32},
       {1, 32, 63, 576, 512, 0, true, Format::kF32}, {2, 5, 64, 80, 64, 0, true, Format::kBF16},
-      {8, 4, 150, 32, 32, 9, false, Format::kF32}, {8, 4, 150, 32, 32, 100, false, Format::kQ8_0},
+      {8, 4, 150, 32, 32, 9, false, Format::kF32},  {8, 4, 150, 32, 32, 100, false, Format::kQ8_0},
       {4, 1, 3, 96, 64, 2, false, Format::kF16},
   };
   std::mt19937 rng(7);
@@ -138,7 +138,8 @@ TEST_P(AttentionTest, EqualsSoftmaxInDouble) {
     kernel().run(a);
     const std::vector<double> want = naive(a, k, v);
     for (std::size_t i = 0; i < want.size(); ++i) {
-      ASSERT_NEAR(out[i], want[i], 2e-5) << "value " << i << ", dims " << c.dim_qk << "/" << c.dim_v;
+      ASSERT_NEAR(out[i], want[i], 2e-5)
+          << "value " << i << ", dims " << c.dim_qk << "/" << c.dim_v;
     }
   }
 }

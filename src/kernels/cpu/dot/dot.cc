@@ -66,7 +66,8 @@ void pack(const Kernel& kernel, const std::byte* rows, std::int64_t n, std::int6
     const std::int64_t n_rows = n - row < kN16Rows ? n - row : kN16Rows;
     std::memset(out, 0, tile_bytes);
     for (std::int64_t r = 0; r < n_rows; ++r) {
-      layout.pack_row(rows + static_cast<std::size_t>(row + r) * row_bytes, k, static_cast<int>(r), out);
+      layout.pack_row(rows + static_cast<std::size_t>(row + r) * row_bytes, k, static_cast<int>(r),
+                      out);
     }
     out += tile_bytes;
   }
@@ -76,7 +77,8 @@ void unpack_row(const Kernel& kernel, const std::byte* packed, std::int64_t row,
                 float* out) noexcept {
   if (kernel.pack == Pack::kRows) {
     const std::size_t row_bytes = formats::row_bytes(kernel.weight, k);
-    formats::traits(kernel.weight).decode(packed + static_cast<std::size_t>(row) * row_bytes, out, k);
+    formats::traits(kernel.weight)
+        .decode(packed + static_cast<std::size_t>(row) * row_bytes, out, k);
     return;
   }
   const N16Layout& layout = *n16_layout(kernel.weight);

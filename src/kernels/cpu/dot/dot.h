@@ -1,12 +1,13 @@
 // The dot/gemm family on the CPU: out[m, n] = activations[m, k] · weights[n, k]ᵀ.
 //
-// A row of kernels.inc is one micro-kernel: an ISA, an activation type, a weight format and a packing.
-// Weights are packed once at load. Pack kN16 interleaves 16 weight rows in groups of 4 consecutive k (one
-// 64-byte line = 16 rows × 4 k int8), so that one broadcast activation feeds 16 rows, no horizontal sum is
-// needed, each lane's reduction order over k is fixed (result is bitwise the same for every m), and the
-// same bytes are an AMX/VNNI B tile. Pack kRows keeps the file's rows: the reference rows use it.
-// Activations are float rows, or rows quantised once per layer to int8 blocks of 32 with a float scale.
-// Thread rule: kernels are pure, called concurrently on disjoint outputs.
+// A row of kernels.inc is one micro-kernel: an ISA, an activation type, a weight format and a
+// packing. Weights are packed once at load. Pack kN16 interleaves 16 weight rows in groups of 4
+// consecutive k (one 64-byte line = 16 rows × 4 k int8), so that one broadcast activation feeds 16
+// rows, no horizontal sum is needed, each lane's reduction order over k is fixed (result is bitwise
+// the same for every m), and the same bytes are an AMX/VNNI B tile. Pack kRows keeps the file's
+// rows: the reference rows use it. Activations are float rows, or rows quantised once per layer to
+// int8 blocks of 32 with a float scale. Thread rule: kernels are pure, called concurrently on
+// disjoint outputs.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -31,8 +32,9 @@ struct ActRows {
   const float* scale = nullptr;  // [m, k/32], block_stride elements apart
   const float* sum = nullptr;    // [m, k/32]: scale * Σ q of the block (for formats with an offset)
   std::int64_t block_stride = 0;
-  /// Rows of q, scale and sum that add up to one activation row: 2 when a row is split into a high and a
-  /// low int8 part. Kernels do not read it: their caller passes m * terms rows and adds the results.
+  /// Rows of q, scale and sum that add up to one activation row: 2 when a row is split into a high
+  /// and a low int8 part. Kernels do not read it: their caller passes m * terms rows and adds the
+  /// results.
   std::int64_t terms = 1;
 };
 
@@ -40,9 +42,10 @@ struct DotArgs {
   ActRows act;
   std::int64_t m = 0;
   std::int64_t k = 0;
-  const std::byte* weights = nullptr;  // packed; first row of the tile range, a multiple of n_tile rows
-  std::int64_t n = 0;                  // rows to compute from there; only the last tile may be partial
-  float* out = nullptr;                // [m, n], out_stride elements apart; overwritten
+  const std::byte* weights =
+      nullptr;           // packed; first row of the tile range, a multiple of n_tile rows
+  std::int64_t n = 0;    // rows to compute from there; only the last tile may be partial
+  float* out = nullptr;  // [m, n], out_stride elements apart; overwritten
   std::int64_t out_stride = 0;
 };
 
@@ -63,15 +66,17 @@ struct Kernel {
 /// All rows of kernels.inc.
 std::span<const Kernel> kernels();
 
-/// The fastest row for weights [n, k] of `weight` and this activation type on `caps`; the ref row when no
-/// other fits; nullptr when k is not a multiple of the format's block (no row exists), and for F32, F16 and
-/// BF16 weights with Act::kQ8: those keep float activations, so ask again with Act::kF32.
+/// The fastest row for weights [n, k] of `weight` and this activation type on `caps`; the ref row
+/// when no other fits; nullptr when k is not a multiple of the format's block (no row exists), and
+/// for F32, F16 and BF16 weights with Act::kQ8: those keep float activations, so ask again with
+/// Act::kF32.
 const Kernel* select(formats::Format weight, Act act, std::int64_t k, CpuCaps caps);
 
 /// Bytes of n rows (rounded up to n_tile) of k values packed for `kernel`.
 std::size_t packed_bytes(const Kernel& kernel, std::int64_t n, std::int64_t k);
 
-/// Packs n rows of k values from file layout to `out` (packed_bytes); rows up to the next n_tile read as 0.
+/// Packs n rows of k values from file layout to `out` (packed_bytes); rows up to the next n_tile
+/// read as 0.
 void pack(const Kernel& kernel, const std::byte* rows, std::int64_t n, std::int64_t k,
           std::byte* out) noexcept;
 
@@ -79,9 +84,10 @@ void pack(const Kernel& kernel, const std::byte* rows, std::int64_t n, std::int6
 void unpack_row(const Kernel& kernel, const std::byte* packed, std::int64_t row, std::int64_t k,
                 float* out) noexcept;
 
-/// Quantises one float row of k values (k multiple of 32): scale = max|x| / 127, q = round-to-nearest-even.
-/// A block of zeros or non-finite maximum gets scale 0 or NaN respectively, so NaN is seen, not hidden.
-/// A block whose maximum is below 1e-36 counts as zeros. Bitwise the same on every ISA.
+/// Quantises one float row of k values (k multiple of 32): scale = max|x| / 127, q =
+/// round-to-nearest-even. A block of zeros or non-finite maximum gets scale 0 or NaN respectively,
+/// so NaN is seen, not hidden. A block whose maximum is below 1e-36 counts as zeros. Bitwise the
+/// same on every ISA.
 using QuantizeFn = void (*)(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                             float* sum) noexcept;
 QuantizeFn select_quantize(CpuCaps caps);

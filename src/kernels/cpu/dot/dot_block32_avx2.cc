@@ -113,8 +113,8 @@ struct MXFP4 : WeightBase {
 
 }  // namespace
 
-#define KT_ROW(weight, name)                        \
-  void name(const DotArgs& args) noexcept;          \
+#define KT_ROW(weight, name)               \
+  void name(const DotArgs& args) noexcept; \
   void name(const DotArgs& args) noexcept { run_q8<weight>(args); }
 KT_ROW(Q4_0, dot_f32_q8_q4_0_n16_avx2)
 KT_ROW(Q4_1, dot_f32_q8_q4_1_n16_avx2)

@@ -18,7 +18,9 @@ struct Q4_K : WeightBase {
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
   static constexpr Widen kWiden = Widen::kBlock;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)}; }
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
   KT_INLINE static void scales(const Tile& t, const Unit& u, int b, Pair& scale, Pair& offset) {
     scale = multiply(u.d, load_u8(t.block[b].scale));
     offset = multiply(u.minus_min, load_u8(t.block[b].min));
@@ -32,7 +34,9 @@ struct Q5_K : WeightBase {
   using Unit = ScaleMin;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)}; }
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
   KT_INLINE static void scales(const Tile& t, const Unit& u, int b, Pair& scale, Pair& offset) {
     scale = multiply(u.d, load_u8(t.block[b].scale));
     offset = multiply(u.minus_min, load_u8(t.block[b].min));
@@ -54,8 +58,8 @@ struct Q6_K : WeightBase {
     return both_halves(widen_i8(t.block[b].scale[pass] + 8 * h));
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
-    const __m256i q = _mm256_or_si256(nibbles(t.block[b].q, pass, g, h),
-                                      pair_bits(t.block[b].q2, pass, g, 4, h));
+    const __m256i q =
+        _mm256_or_si256(nibbles(t.block[b].q, pass, g, h), pair_bits(t.block[b].q2, pass, g, 4, h));
     return _mm256_sub_epi8(q, _mm256_set1_epi8(32));
   }
 };
@@ -82,7 +86,9 @@ struct Q2_K : WeightBase {
   static constexpr int kBlocks = 8;
   static constexpr bool kSubScales = true;
   static constexpr bool kSubMins = true;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)}; }
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
   KT_INLINE static void scales(const Tile&, const Unit& u, int, Pair& scale, Pair& offset) {
     scale = u.d;
     offset = u.minus_min;
@@ -120,8 +126,8 @@ struct IQ4_XS : WeightBase {
 
 }  // namespace
 
-#define KT_ROW(weight, name)                        \
-  void name(const DotArgs& args) noexcept;          \
+#define KT_ROW(weight, name)               \
+  void name(const DotArgs& args) noexcept; \
   void name(const DotArgs& args) noexcept { run_q8<weight>(args); }
 KT_ROW(Q2_K, dot_f32_q8_q2_k_n16_avx2)
 KT_ROW(Q3_K, dot_f32_q8_q3_k_n16_avx2)

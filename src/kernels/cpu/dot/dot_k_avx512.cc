@@ -17,7 +17,9 @@ struct Q4_K : WeightBase {
   using Unit = ScaleMin;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)}; }
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
   KT_INLINE static void scales(const Tile& t, const Unit& u, int b, __m512& scale, __m512& offset) {
     scale = _mm512_mul_ps(u.d, load_u8(t.block[b].scale));
     offset = _mm512_mul_ps(u.minus_min, load_u8(t.block[b].min));
@@ -31,7 +33,9 @@ struct Q5_K : WeightBase {
   using Unit = ScaleMin;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)}; }
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
   KT_INLINE static void scales(const Tile& t, const Unit& u, int b, __m512& scale, __m512& offset) {
     scale = _mm512_mul_ps(u.d, load_u8(t.block[b].scale));
     offset = _mm512_mul_ps(u.minus_min, load_u8(t.block[b].min));
@@ -47,7 +51,9 @@ struct Q6_K : WeightBase {
   static constexpr bool kSubScales = true;
   static constexpr int kBias = 32;
   KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
-  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512&) { scale = u.d; }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512&) {
+    scale = u.d;
+  }
   KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
     return _mm512_cvtepi8_epi32(load16(t.block[b].scale[pass]));
   }
@@ -62,13 +68,15 @@ struct Q3_K : WeightBase {
   static constexpr bool kSubScales = true;
   static constexpr int kBias = 4;
   KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
-  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512&) { scale = u.d; }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512&) {
+    scale = u.d;
+  }
   KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
     return _mm512_cvtepi8_epi32(load16(t.block[b].scale[pass]));
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
-    return add_mask_bits(add_pair_bits(_mm512_setzero_si512(), t.block[b].q2, pass, g, 0), t.block[b].q1,
-                         4 * pass + g, 2);
+    return add_mask_bits(add_pair_bits(_mm512_setzero_si512(), t.block[b].q2, pass, g, 0),
+                         t.block[b].q1, 4 * pass + g, 2);
   }
 };
 struct Q2_K : WeightBase {
@@ -77,7 +85,9 @@ struct Q2_K : WeightBase {
   static constexpr int kBlocks = 8;
   static constexpr bool kSubScales = true;
   static constexpr bool kSubMins = true;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)}; }
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
   KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512& offset) {
     scale = u.d;
     offset = u.minus_min;

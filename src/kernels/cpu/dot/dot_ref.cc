@@ -59,7 +59,8 @@ void run(const DotArgs& args, formats::Format format, Act act) {
       Lanes acc[kRowsAtOnce] = {};
       for (std::int64_t k0 = 0; k0 < args.k; k0 += kPiece) {
         const std::int64_t n = args.k - k0 < kPiece ? args.k - k0 : kPiece;
-        traits.decode(row + static_cast<std::size_t>(k0 / traits.block_len) * traits.block_bytes, w, n);
+        traits.decode(row + static_cast<std::size_t>(k0 / traits.block_len) * traits.block_bytes, w,
+                      n);
         for (std::int64_t i = 0; i < m; ++i) {
           if (act == Act::kF32) {
             add_f32(acc[i], w, args.act.f32 + (m0 + i) * args.act.f32_stride + k0, n);
@@ -80,19 +81,20 @@ int round_even(float x) {
 
 }  // namespace
 
-#define KT_FORMAT(id, name, ggml_type, block_len, block_bytes, decode, encode)  \
-  void dot_f32_f32_##id##_rows_ref(const DotArgs& args) noexcept;               \
-  void dot_f32_q8_##id##_rows_ref(const DotArgs& args) noexcept;                \
-  void dot_f32_f32_##id##_rows_ref(const DotArgs& args) noexcept {              \
-    run(args, formats::Format::id, Act::kF32);                                  \
-  }                                                                             \
-  void dot_f32_q8_##id##_rows_ref(const DotArgs& args) noexcept {               \
-    run(args, formats::Format::id, Act::kQ8);                                   \
+#define KT_FORMAT(id, name, ggml_type, block_len, block_bytes, decode, encode) \
+  void dot_f32_f32_##id##_rows_ref(const DotArgs& args) noexcept;              \
+  void dot_f32_q8_##id##_rows_ref(const DotArgs& args) noexcept;               \
+  void dot_f32_f32_##id##_rows_ref(const DotArgs& args) noexcept {             \
+    run(args, formats::Format::id, Act::kF32);                                 \
+  }                                                                            \
+  void dot_f32_q8_##id##_rows_ref(const DotArgs& args) noexcept {              \
+    run(args, formats::Format::id, Act::kQ8);                                  \
   }
 #include "formats/formats.inc"
 #undef KT_FORMAT
 
-void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale, float* sum) noexcept {
+void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale,
+                      float* sum) noexcept {
   for (std::int64_t b = 0; b < k / kQ8Block; ++b, x += kQ8Block, q += kQ8Block) {
     // Bit patterns of magnitudes order like the values, with infinity and NaN on top.
     std::uint32_t max_bits = 0;

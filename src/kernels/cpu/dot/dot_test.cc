@@ -1,6 +1,9 @@
-// Every row of kernels.inc against a double-precision product of decoded weights, plus the properties the
-// interface promises: bitwise independence of m, packing that loses nothing, selection by injected caps.
+// Every row of kernels.inc against a double-precision product of decoded weights, plus the
+// properties the interface promises: bitwise independence of m, packing that loses nothing,
+// selection by injected caps.
 #include "kernels/cpu/dot/dot.h"
+
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
@@ -8,8 +11,6 @@
 #include <random>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "base/half.h"
 #include "kernels/cpu/dot/quantize.h"
@@ -19,7 +20,8 @@ namespace {
 
 using formats::Format;
 
-/// Byte offsets of the fp16 fields of a file block, for formats whose random bytes need sane scales.
+/// Byte offsets of the fp16 fields of a file block, for formats whose random bytes need sane
+/// scales.
 std::vector<int> fp16_fields(Format format) {
   switch (format) {
     case Format::kF16:
@@ -67,10 +69,12 @@ Weights make_weights(Format format, std::int64_t n, std::int64_t k, int fill, st
       t.encode(x.data(), nullptr, w.bytes.data() + static_cast<std::size_t>(r) * w.row_bytes, k);
     }
   } else {
-    for (std::byte& b : w.bytes) b = static_cast<std::byte>(fill < 0 ? rng() & 255 : static_cast<unsigned>(fill));
+    for (std::byte& b : w.bytes)
+      b = static_cast<std::byte>(fill < 0 ? rng() & 255 : static_cast<unsigned>(fill));
     for (std::size_t at = 0; at < w.bytes.size(); at += t.block_bytes) {
       for (const int field : fields) {
-        const float scale = std::uniform_real_distribution<float>(0.5f, 1.0f)(rng) * (rng() & 1 ? 0.01f : -0.01f);
+        const float scale =
+            std::uniform_real_distribution<float>(0.5f, 1.0f)(rng) * (rng() & 1 ? 0.01f : -0.01f);
         const std::uint16_t h = f32_to_fp16(scale);
         std::memcpy(&w.bytes[at + static_cast<std::size_t>(field)], &h, 2);
       }
@@ -111,7 +115,8 @@ Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::
     float* x = a.f32.data() + i * a.rows.f32_stride;
     for (std::int64_t j = 0; j < k; ++j) x[j] = extreme ? (i % 2 == 0 ? 1.0f : -1.0f) : normal(rng);
     quantize_row_ref(x, k / kQ8Block * kQ8Block, a.q.data() + i * a.rows.q_stride,
-                     a.scale.data() + i * a.rows.block_stride, a.sum.data() + i * a.rows.block_stride);
+                     a.scale.data() + i * a.rows.block_stride,
+                     a.sum.data() + i * a.rows.block_stride);
   }
   a.rows.f32 = a.f32.data();
   a.rows.q = a.q.data();
@@ -127,8 +132,8 @@ std::vector<std::byte> pack_all(const Kernel& kernel, const Weights& w) {
   return packed;
 }
 
-std::vector<float> run_kernel(const Kernel& kernel, const std::vector<std::byte>& packed, const Weights& w,
-                              const ActRows& act, std::int64_t m) {
+std::vector<float> run_kernel(const Kernel& kernel, const std::vector<std::byte>& packed,
+                              const Weights& w, const ActRows& act, std::int64_t m) {
   const float guard = -12345.0f;
   const std::int64_t stride = w.n + 3;
   std::vector<float> out(static_cast<std::size_t>(m * stride + 1), guard);
@@ -151,11 +156,13 @@ std::vector<float> run_kernel(const Kernel& kernel, const std::vector<std::byte>
   return result;
 }
 
-/// Largest |w| of the 32 weights around j: codes and offsets are of this size even where they cancel.
+/// Largest |w| of the 32 weights around j: codes and offsets are of this size even where they
+/// cancel.
 double block_max(const float* w, std::int64_t k, std::int64_t j) {
   double max = 0;
   const std::int64_t begin = j / 32 * 32;
-  for (std::int64_t i = begin; i < std::min(k, begin + 32); ++i) max = std::max(max, std::fabs(double{w[i]}));
+  for (std::int64_t i = begin; i < std::min(k, begin + 32); ++i)
+    max = std::max(max, std::fabs(double{w[i]}));
   return max;
 }
 
@@ -174,8 +181,8 @@ void expect_product(const Kernel& kernel, const Weights& w, const Activations& a
       }
       const double bound = (static_cast<double>(w.k) / 4 + 16) * 0x1p-24 * size * slack;
       const double value = got[static_cast<std::size_t>(i * w.n + r)];
-      ASSERT_NEAR(value, want, bound) << kernel.name << " m " << i << " row " << r << " n " << w.n << " k "
-                                      << w.k;
+      ASSERT_NEAR(value, want, bound)
+          << kernel.name << " m " << i << " row " << r << " n " << w.n << " k " << w.k;
     }
   }
 }
@@ -185,7 +192,8 @@ bool runs_here(const Kernel& kernel) { return (detect_caps() & kernel.caps) == k
 class KernelRow : public testing::TestWithParam<const Kernel*> {
  protected:
   void SetUp() override {
-    if (!runs_here(*GetParam())) GTEST_SKIP() << "this CPU lacks " << describe_caps(GetParam()->caps);
+    if (!runs_here(*GetParam()))
+      GTEST_SKIP() << "this CPU lacks " << describe_caps(GetParam()->caps);
   }
   /// The step for plain formats is 1, which would leave the loops untested.
   std::vector<std::int64_t> lengths() const {
@@ -257,7 +265,8 @@ TEST_P(KernelRow, PartOfTheRowsGivesTheSameBits) {
   part.n = 20;
   const std::int64_t first = 16;
   const std::size_t skipped = packed_bytes(kernel, first, k);
-  const std::vector<std::byte> rest(packed.begin() + static_cast<std::ptrdiff_t>(skipped), packed.end());
+  const std::vector<std::byte> rest(packed.begin() + static_cast<std::ptrdiff_t>(skipped),
+                                    packed.end());
   const std::vector<float> some = run_kernel(kernel, rest, part, a.rows, 3);
   for (std::int64_t i = 0; i < 3; ++i) {
     for (std::int64_t r = 0; r < part.n; ++r) {
@@ -284,8 +293,8 @@ TEST_P(KernelRow, PackingLosesNothing) {
       if (std::isnan(want)) {
         ASSERT_TRUE(std::isnan(got));
       } else {
-        ASSERT_EQ(std::memcmp(&got, &want, 4), 0) << kernel.name << " row " << r << " k " << j << ": " << got
-                                                  << " for " << want;
+        ASSERT_EQ(std::memcmp(&got, &want, 4), 0)
+            << kernel.name << " row " << r << " k " << j << ": " << got << " for " << want;
       }
     }
   }
@@ -306,7 +315,8 @@ TEST_P(KernelRow, NanStaysInItsRow) {
   a.scale[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   a.sum[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.rows, 6);
-  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 16 == 2) << kernel.name;
+  for (std::size_t i = 0; i < out.size(); ++i)
+    EXPECT_EQ(std::isnan(out[i]), i / 16 == 2) << kernel.name;
 }
 
 std::vector<const Kernel*> all_rows() {
@@ -335,7 +345,8 @@ TEST(DotSelect, ObeysCapsAndLength) {
   EXPECT_STREQ(select(Format::kBF16, Act::kF32, 7, kAvx2)->name, "dot_f32_f32_bf16_n16_avx2");
   // A higher level without the lower one proves that every bit is asked for.
   EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx512)->name, "dot_f32_q8_kQ4_K_rows_ref");
-  EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx2 | kAvx512)->name, "dot_f32_q8_q4_k_n16_avx2");
+  EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx2 | kAvx512)->name,
+               "dot_f32_q8_q4_k_n16_avx2");
   EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx2 | kAvx512 | kAvx512Vnni)->name,
                "dot_f32_q8_q4_k_n16_avx512");
   EXPECT_EQ(select(Format::kQ4_K, Act::kQ8, 288, kAvx2), nullptr);
@@ -345,7 +356,8 @@ TEST(DotSelect, ObeysCapsAndLength) {
 
 TEST(DotSelect, NamesAreUnique) {
   for (const Kernel& a : kernels()) {
-    for (const Kernel& b : kernels()) EXPECT_TRUE(&a == &b || std::string(a.name) != b.name) << a.name;
+    for (const Kernel& b : kernels())
+      EXPECT_TRUE(&a == &b || std::string(a.name) != b.name) << a.name;
   }
 }
 

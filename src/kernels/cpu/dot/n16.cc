@@ -36,7 +36,8 @@ void put_nibbles(const std::uint8_t* c, int r, std::uint8_t (*q)[64]) {
 void put_pairs(const std::uint8_t* c, int shift, int r, std::uint8_t (*q2)[64]) {
   for (int p = 0; p < 2; ++p) {
     std::uint32_t v = 0;
-    for (int j = 0; j < 4; ++j) v |= ((load4(c + 16 * p + 4 * j) >> shift) & 0x03030303u) << (2 * j);
+    for (int j = 0; j < 4; ++j)
+      v |= ((load4(c + 16 * p + 4 * j) >> shift) & 0x03030303u) << (2 * j);
     store4(q2[p] + 4 * r, v);
   }
 }
@@ -58,7 +59,8 @@ int pair_at(const std::uint8_t (*q2)[64], int r, int k) {
 }
 int bit_at(const std::uint8_t* q1, int r, int k) { return (q1[4 * r + k % 4] >> (k / 4)) & 1; }
 
-// One format each: pack(block, r, tile) moves a file block into row r, unpack(tile, r, out) decodes row r.
+// One format each: pack(block, r, tile) moves a file block into row r, unpack(tile, r, out) decodes
+// row r.
 
 struct PlainF32 {
   using Block = float;
@@ -84,7 +86,8 @@ void move_nibbles(const std::uint8_t* qs, int r, std::uint8_t (*q)[64]) {
   for (int g = 0; g < 4; ++g) store4(q[g] + 4 * r, load4(qs + 4 * g));
 }
 
-// Bit j of the file's mask is the high bit of value j; here one mask byte holds one k of all groups.
+// Bit j of the file's mask is the high bit of value j; here one mask byte holds one k of all
+// groups.
 void spread_high_bits(const std::uint8_t* qh, int r, std::uint8_t* q1) {
   std::uint8_t c[kLen];
   for (int j = 0; j < kLen; ++j) c[j] = (qh[j / 8] >> (j % 8)) & 1;
@@ -283,7 +286,8 @@ struct Q2_K {
       for (int k = 0; k < kLen; ++k) {
         const int scale_min = b.scale_min[k / 16][r];
         const float dl = d * static_cast<float>(scale_min & 15);
-        *out++ = dl * static_cast<float>(pair_at(b.q2, r, k)) - dmin * static_cast<float>(scale_min >> 4);
+        *out++ = dl * static_cast<float>(pair_at(b.q2, r, k)) -
+                 dmin * static_cast<float>(scale_min >> 4);
       }
     }
   }

@@ -1,14 +1,15 @@
-// Pack kN16: how 16 weight rows of a format lie interleaved, shared by the packer and the ISA kernels.
+// Pack kN16: how 16 weight rows of a format lie interleaved, shared by the packer and the ISA
+// kernels.
 //
-// A tile is 16 rows; it is a sequence of units (one block of 32, a super-block of 256, or one k of a float
-// format). Codes of a 32-block come in lines of 64 bytes = 16 rows x 4 consecutive k ("group"):
+// A tile is 16 rows; it is a sequence of units (one block of 32, a super-block of 256, or one k of
+// a float format). Codes of a 32-block come in lines of 64 bytes = 16 rows x 4 consecutive k
+// ("group"):
 //   8 bits  q[8][64]   line g, byte 4 r + i: row r, k = 4 g + i
 //   4 bits  q[4][64]   line g: low nibble group g, high nibble group g + 4
-//   2 bits  q2[2][64]  line p, bits 2 j, 2 j + 1: group 4 p + j (as the high bits of 6-bit codes too)
-//   1 bit   q1[64]     bit g: group g
-// Scales of the 16 rows are contiguous. Sizes equal the file's, except 6-bit sub-scales widened to bytes
-// (Q4_K +2.8 %, Q5_K +2.3 %, Q3_K +3.6 %, IQ4_XS +1.5 %).
-// Thread rule: pure.
+//   2 bits  q2[2][64]  line p, bits 2 j, 2 j + 1: group 4 p + j (as the high bits of 6-bit codes
+//   too) 1 bit   q1[64]     bit g: group g
+// Scales of the 16 rows are contiguous. Sizes equal the file's, except 6-bit sub-scales widened to
+// bytes (Q4_K +2.8 %, Q5_K +2.3 %, Q3_K +3.6 %, IQ4_XS +1.5 %). Thread rule: pure.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -103,9 +104,12 @@ struct TileIQ4_XS {
     std::uint8_t q[4][64];
   } block[8];
 };
-static_assert(sizeof(TileQ4_0) == 16 * 18 && sizeof(TileQ4_1) == 16 * 20 && sizeof(TileQ8_0) == 16 * 34);
-static_assert(sizeof(TileQ5_0) == 16 * 22 && sizeof(TileQ5_1) == 16 * 24 && sizeof(TileMXFP4) == 16 * 17);
-static_assert(sizeof(TileQ6_K) == 16 * 210 && sizeof(TileQ2_K) == 16 * 84 && sizeof(TileQ4_K) == 2368);
+static_assert(sizeof(TileQ4_0) == 16 * 18 && sizeof(TileQ4_1) == 16 * 20 &&
+              sizeof(TileQ8_0) == 16 * 34);
+static_assert(sizeof(TileQ5_0) == 16 * 22 && sizeof(TileQ5_1) == 16 * 24 &&
+              sizeof(TileMXFP4) == 16 * 17);
+static_assert(sizeof(TileQ6_K) == 16 * 210 && sizeof(TileQ2_K) == 16 * 84 &&
+              sizeof(TileQ4_K) == 2368);
 
 struct N16Layout {
   formats::Format format;

@@ -1,11 +1,12 @@
-// AVX2 micro-kernels over kN16 tiles; included by dot_<weight>_avx2.cc only, everything here is internal to
-// that object.
+// AVX2 micro-kernels over kN16 tiles; included by dot_<weight>_avx2.cc only, everything here is
+// internal to that object.
 //
-// run_q8<W>: int8 activations. W describes a format: its tile, how to expand one group of codes (32 bytes =
-// 8 rows x 4 k) and its scales. Products are exact integers per block of 32; then, in k order,
+// run_q8<W>: int8 activations. W describes a format: its tile, how to expand one group of codes (32
+// bytes = 8 rows x 4 k) and its scales. Products are exact integers per block of 32; then, in k
+// order,
 //   acc = fma(float(sum), scale * a_scale, acc);  acc = fma(offset, a_sum, acc)
-// run_f32<W>: float activations, float weights; two chains per output (k / 32 even or odd) hide latency.
-// Each output sees the same operations in the same order whatever m is.
+// run_f32<W>: float activations, float weights; two chains per output (k / 32 even or odd) hide
+// latency. Each output sees the same operations in the same order whatever m is.
 #pragma once
 #include <immintrin.h>
 
@@ -22,11 +23,11 @@ enum class Widen { kGroup, kHalf, kBlock };
 
 /// Defaults of a format description.
 struct WeightBase {
-  static constexpr int kBlocks = 1;           // blocks of 32 per tile unit
-  static constexpr bool kSigned = false;      // codes() gives the signed weight, not an unsigned code
-  static constexpr bool kOffset = false;      // scales() sets offset
-  static constexpr bool kSubScales = false;   // sub_scale() gives integer scales of each 16 k
-  static constexpr bool kSubMins = false;     // sub_mins() gives integer minima of each 16 k
+  static constexpr int kBlocks = 1;       // blocks of 32 per tile unit
+  static constexpr bool kSigned = false;  // codes() gives the signed weight, not an unsigned code
+  static constexpr bool kOffset = false;  // scales() sets offset
+  static constexpr bool kSubScales = false;  // sub_scale() gives integer scales of each 16 k
+  static constexpr bool kSubMins = false;    // sub_mins() gives integer minima of each 16 k
   static constexpr Widen kWiden = Widen::kHalf;
 };
 
@@ -34,11 +35,14 @@ struct Pair {  // rows 0..7 and 8..15
   __m256 v[2];
 };
 
-KT_INLINE __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+KT_INLINE __m256i load32(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
 
 KT_INLINE Pair load_fp16(const std::uint16_t* p) {
   const __m256i h = load32(p);
-  return {_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(h)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
 }
 
 KT_INLINE Pair load_u8(const std::uint8_t* p) {
@@ -95,10 +99,11 @@ KT_INLINE __m256i widen_i8(const void* p) {
   return _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
 }
 
-/// Low int16 of each int32 lane copied to the high one: factors for madd over the two pairs of a row.
+/// Low int16 of each int32 lane copied to the high one: factors for madd over the two pairs of a
+/// row.
 KT_INLINE __m256i both_halves(__m256i v) {
-  const __m256i low_twice = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1,
-                                             4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
+  const __m256i low_twice = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0,
+                                             1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
   return _mm256_shuffle_epi8(v, low_twice);
 }
 
@@ -141,8 +146,8 @@ struct Q8Rows {
 
 /// Integer products of one block of 32 k: sum[i][h], lane = weight row.
 template <class W, int kM>
-KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act, std::int64_t k0,
-                         __m256i (&sum)[kM][2]) {
+KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act,
+                         std::int64_t k0, __m256i (&sum)[kM][2]) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i acc[kM][2];
 #pragma GCC unroll 2
@@ -205,8 +210,8 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
         const __m256 a_scale = _mm256_broadcast_ss(act.scale[i] + block);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; ++h) {
-          acc[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[i][h]), _mm256_mul_ps(scale.v[h], a_scale),
-                                      acc[i][h]);
+          acc[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[i][h]),
+                                      _mm256_mul_ps(scale.v[h], a_scale), acc[i][h]);
         }
         if constexpr (W::kOffset) {
           const __m256 a_sum = _mm256_broadcast_ss(act.sum[i] + block);
@@ -218,8 +223,8 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
 #pragma GCC unroll 2
           for (int h = 0; h < 2; ++h) {
             const __m256i min = _mm256_madd_epi16(W::sub_mins(*tile, b, h), sums);
-            acc[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(min), _mm256_mul_ps(offset.v[h], a_scale),
-                                        acc[i][h]);
+            acc[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(min),
+                                        _mm256_mul_ps(offset.v[h], a_scale), acc[i][h]);
           }
         }
       }
@@ -229,8 +234,8 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
 }
 
 template <class W, int kM>
-[[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units, const DotArgs& args,
-                                std::int64_t row, std::int64_t col) {
+[[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units,
+                                const DotArgs& args, std::int64_t row, std::int64_t col) {
   Q8Rows<kM> act;
   for (int i = 0; i < kM; ++i) {
     act.q[i] = args.act.q + (row + i) * args.act.q_stride;
@@ -241,7 +246,8 @@ template <class W, int kM>
                  args.n - col);
 }
 
-/// All m rows on one weight tile before the next, so that the tile is read from cache after the first.
+/// All m rows on one weight tile before the next, so that the tile is read from cache after the
+/// first.
 template <class W>
 KT_INLINE void run_q8(const DotArgs& args) {
   const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
@@ -297,12 +303,13 @@ KT_INLINE std::int64_t f32_one_row(const typename W::Tile* tile, std::int64_t k_
 }
 
 template <class W, int kM>
-[[gnu::noinline]] void f32_panel(const typename W::Tile* tile, const DotArgs& args, std::int64_t row,
-                                 std::int64_t col) {
+[[gnu::noinline]] void f32_panel(const typename W::Tile* tile, const DotArgs& args,
+                                 std::int64_t row, std::int64_t col) {
   const float* a[kM];
   for (int i = 0; i < kM; ++i) a[i] = args.act.f32 + (row + i) * args.act.f32_stride;
   __m256 even[kM][2], odd[kM][2];
-  for (int i = 0; i < kM; ++i) even[i][0] = even[i][1] = odd[i][0] = odd[i][1] = _mm256_setzero_ps();
+  for (int i = 0; i < kM; ++i)
+    even[i][0] = even[i][1] = odd[i][0] = odd[i][1] = _mm256_setzero_ps();
   std::int64_t k = 0;
   if constexpr (kM == 1) k = f32_one_row<W>(tile, args.k, a[0], even, odd);
   for (int i = 0; i < kM; ++i) a[i] += k;

@@ -1,11 +1,13 @@
-// AVX-512 VNNI micro-kernels over kN16 tiles; included by dot_<weight>_avx512.cc only, everything here is
-// internal to that object. A line of codes (16 rows x 4 k) is one register, vpdpbusd sums its 4 k exactly.
+// AVX-512 VNNI micro-kernels over kN16 tiles; included by dot_<weight>_avx512.cc only, everything
+// here is internal to that object. A line of codes (16 rows x 4 k) is one register, vpdpbusd sums
+// its 4 k exactly.
 //
-// run_q8<W>: int8 activations, W as in n16_avx2.h but codes always unsigned; per block of 32, in k order,
+// run_q8<W>: int8 activations, W as in n16_avx2.h but codes always unsigned; per block of 32, in k
+// order,
 //   acc = fma(float(sum), scale * a_scale, acc);  acc = fma(offset, a_sum, acc)
-// Formats with integer scales of 16 k subtract their bias exactly: sum = Σ_half s (Σ code a - bias Σ a).
-// run_f32<W>: float activations and weights; two chains per output (k / 32 even or odd) hide latency.
-// Each output sees the same operations in the same order whatever m is.
+// Formats with integer scales of 16 k subtract their bias exactly: sum = Σ_half s (Σ code a - bias
+// Σ a). run_f32<W>: float activations and weights; two chains per output (k / 32 even or odd) hide
+// latency. Each output sees the same operations in the same order whatever m is.
 #pragma once
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12's own intrinsics headers read an undefined vector on purpose and warn about it.
@@ -24,11 +26,11 @@ namespace {
 
 /// Defaults of a format description.
 struct WeightBase {
-  static constexpr int kBlocks = 1;         // blocks of 32 per tile unit
-  static constexpr bool kOffset = false;    // scales() sets offset, a multiple of the activation sum
-  static constexpr bool kSubScales = false; // sub_scale() gives integer scales of each 16 k
-  static constexpr bool kSubMins = false;   // sub_min() gives integer minima of each 16 k
-  static constexpr int kBias = 0;           // with kSubScales: weight = code - kBias
+  static constexpr int kBlocks = 1;       // blocks of 32 per tile unit
+  static constexpr bool kOffset = false;  // scales() sets offset, a multiple of the activation sum
+  static constexpr bool kSubScales = false;  // sub_scale() gives integer scales of each 16 k
+  static constexpr bool kSubMins = false;    // sub_min() gives integer minima of each 16 k
+  static constexpr int kBias = 0;            // with kSubScales: weight = code - kBias
 };
 
 KT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
@@ -62,7 +64,8 @@ KT_INLINE __m512i add_mask_bits(__m512i base, const std::uint8_t* q1, int group,
 }
 
 /// Bits 2 g, 2 g + 1 of plane `pass`, moved to bits to, to + 1, added to `base`.
-KT_INLINE __m512i add_pair_bits(__m512i base, const std::uint8_t (*q2)[64], int pass, int g, int to) {
+KT_INLINE __m512i add_pair_bits(__m512i base, const std::uint8_t (*q2)[64], int pass, int g,
+                                int to) {
   __m512i v = load64(q2[pass]);
   v = 2 * g < to ? _mm512_slli_epi16(v, static_cast<unsigned>(to - 2 * g))
                  : _mm512_srli_epi16(v, static_cast<unsigned>(2 * g - to));
@@ -91,7 +94,8 @@ struct Q8Rows {
   const float* sum[kM];
 };
 
-/// Sums of each 16 activations of a super-block, times `factor`: element 4 j is that of k 16 j .. 16 j + 15.
+/// Sums of each 16 activations of a super-block, times `factor`: element 4 j is that of k 16 j ..
+/// 16 j + 15.
 struct HalfSums {
   alignas(64) std::int32_t v[64];
   KT_INLINE void compute(const std::int8_t* a, int factor) {
@@ -108,8 +112,8 @@ struct HalfSums {
 
 /// Integer products of one block of 32 k; lane = weight row.
 template <class W, int kM>
-KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act, std::int64_t k0,
-                         const HalfSums* bias, __m512i (&sum)[kM]) {
+KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act,
+                         std::int64_t k0, const HalfSums* bias, __m512i (&sum)[kM]) {
 #pragma GCC unroll 2
   for (int pass = 0; pass < 2; ++pass) {
     __m512i half[kM];
@@ -143,8 +147,8 @@ KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& 
 }
 
 template <class W, int kM>
-KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act, float* out,
-                       std::int64_t out_stride, __mmask16 used) {
+KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act,
+                       float* out, std::int64_t out_stride, __mmask16 used) {
   __m512 acc[kM];
 #pragma GCC unroll 8
   for (int i = 0; i < kM; ++i) acc[i] = _mm512_setzero_ps();
@@ -153,7 +157,8 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
   for (std::int64_t u = 0; u < n_units; ++u, ++tile) {
     const typename W::Unit unit = W::unit(*tile);
     if constexpr (W::kSubScales) {
-      for (int i = 0; i < kM; ++i) half_sums[i].compute(act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias);
+      for (int i = 0; i < kM; ++i)
+        half_sums[i].compute(act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias);
     }
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
       __m512i sum[kM];
@@ -169,9 +174,9 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
         }
         if constexpr (W::kSubMins) {
           const std::int32_t* s = half_sums[i].v + 8 * b;
-          const __m512i min =
-              _mm512_add_epi32(_mm512_mullo_epi32(W::sub_min(*tile, b, 0), _mm512_set1_epi32(s[0])),
-                               _mm512_mullo_epi32(W::sub_min(*tile, b, 1), _mm512_set1_epi32(s[4])));
+          const __m512i min = _mm512_add_epi32(
+              _mm512_mullo_epi32(W::sub_min(*tile, b, 0), _mm512_set1_epi32(s[0])),
+              _mm512_mullo_epi32(W::sub_min(*tile, b, 1), _mm512_set1_epi32(s[4])));
           acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(offset, a_scale), acc[i]);
         }
       }
@@ -187,8 +192,8 @@ KT_INLINE __mmask16 used_lanes(std::int64_t n, std::int64_t col) {
 }
 
 template <class W, int kM>
-[[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units, const DotArgs& args,
-                                std::int64_t row, std::int64_t col) {
+[[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units,
+                                const DotArgs& args, std::int64_t row, std::int64_t col) {
   Q8Rows<kM> act;
   for (int i = 0; i < kM; ++i) {
     act.q[i] = args.act.q + (row + i) * args.act.q_stride;
@@ -199,7 +204,8 @@ template <class W, int kM>
                  used_lanes(args.n, col));
 }
 
-/// All m rows on one weight tile before the next, so that the tile is read from cache after the first.
+/// All m rows on one weight tile before the next, so that the tile is read from cache after the
+/// first.
 template <class W>
 KT_INLINE void run_q8(const DotArgs& args) {
   const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
@@ -235,10 +241,12 @@ KT_INLINE void f32_steps(const typename W::Tile* tile, std::int64_t n, const flo
   for (int i = 0; i < kM; ++i) acc[i] = r[i];
 }
 
-/// Both chains of few rows at once: alone they have too few to hide the latency. Returns the k reached.
+/// Both chains of few rows at once: alone they have too few to hide the latency. Returns the k
+/// reached.
 template <class W, int kM>
 KT_INLINE std::int64_t f32_two_chains(const typename W::Tile* tile, std::int64_t k_end,
-                                      const float* const (&a)[kM], __m512 (&even)[kM], __m512 (&odd)[kM]) {
+                                      const float* const (&a)[kM], __m512 (&even)[kM],
+                                      __m512 (&odd)[kM]) {
   __m512 e[kM], o[kM];
 #pragma GCC unroll 4
   for (int i = 0; i < kM; ++i) e[i] = even[i], o[i] = odd[i];
@@ -259,8 +267,8 @@ KT_INLINE std::int64_t f32_two_chains(const typename W::Tile* tile, std::int64_t
 }
 
 template <class W, int kM>
-[[gnu::noinline]] void f32_panel(const typename W::Tile* tile, const DotArgs& args, std::int64_t row,
-                                 std::int64_t col) {
+[[gnu::noinline]] void f32_panel(const typename W::Tile* tile, const DotArgs& args,
+                                 std::int64_t row, std::int64_t col) {
   const float* a[kM];
   for (int i = 0; i < kM; ++i) a[i] = args.act.f32 + (row + i) * args.act.f32_stride;
   __m512 even[kM], odd[kM];

@@ -1,5 +1,6 @@
 // Int8 quantisation of one activation row, per ISA; bitwise the same on all of them.
-//   max = max |x| of a block of 32,  scale = max / 127,  q = rint(x * (127 / max)),  sum = scale * Σ q
+//   max = max |x| of a block of 32,  scale = max / 127,  q = rint(x * (127 / max)),  sum = scale *
+//   Σ q
 // A block with a NaN or infinity gets q 0 and scale NaN; one below kQuantizeTiny (127 / max would
 // overflow) counts as zeros. Thread rule: pure.
 #pragma once
@@ -9,7 +10,9 @@ namespace kt::kernels::dot {
 
 inline constexpr float kQuantizeTiny = 1e-36f;
 
-void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale, float* sum) noexcept;
-void quantize_row_avx2(const float* x, std::int64_t k, std::int8_t* q, float* scale, float* sum) noexcept;
+void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale,
+                      float* sum) noexcept;
+void quantize_row_avx2(const float* x, std::int64_t k, std::int8_t* q, float* scale,
+                       float* sum) noexcept;
 
 }  // namespace kt::kernels::dot

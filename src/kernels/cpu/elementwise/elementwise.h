@@ -1,11 +1,11 @@
-// Row-wise vector kernels between matrix products: norms, activation functions, rotary embedding, sums.
-// One source (elementwise_impl.inc) is compiled once per ISA with GCC vector extensions; without FMA
-// contraction the results are the same on every ISA. kernels.inc lists the ISAs.
+// Row-wise vector kernels between matrix products: norms, activation functions, rotary embedding,
+// sums. One source (elementwise_impl.inc) is compiled once per ISA with GCC vector extensions;
+// without FMA contraction the results are the same on every ISA. kernels.inc lists the ISAs.
 //
 //   rms_norm   out = x / sqrt(mean(x²) + eps) * weight
 //   silu_mul   out = gate * sigmoid(gate) * up
-//   rope_half  pairs (i, i + d/2): HF's rotate_half;  rope_pairs  pairs (2i, 2i + 1): GPT-J and DeepSeek
-//   softmax    in place
+//   rope_half  pairs (i, i + d/2): HF's rotate_half;  rope_pairs  pairs (2i, 2i + 1): GPT-J and
+//   DeepSeek softmax    in place
 // Thread rule: pure; called concurrently on disjoint rows.
 #pragma once
 #include <cstdint>

@@ -37,7 +37,8 @@ TEST(Elementwise, RmsNorm) {
       for (const float v : x) sum += double{v} * v;
       const double scale = 1.0 / std::sqrt(sum / static_cast<double>(n) + 1e-6);
       for (std::size_t i = 0; i < x.size(); ++i) {
-        EXPECT_NEAR(out[i], x[i] * scale * w[i], 4e-7 * std::abs(x[i] * scale * w[i]) + 1e-12) << t.name;
+        EXPECT_NEAR(out[i], x[i] * scale * w[i], 4e-7 * std::abs(x[i] * scale * w[i]) + 1e-12)
+            << t.name;
       }
     }
   });
