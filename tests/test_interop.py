@@ -110,7 +110,7 @@ def test_file_of_kt_quantize_has_the_same_perplexity_in_llama_cpp(smollm2, text,
 def test_logits_on_a_trained_model(smollm2, prompt, tmp_path):
     """The peer's function of this file is ours, and 8-bit activations cost us no more than they cost it."""
     exact = kt_logits(smollm2, prompt, tmp_path, *PROOF)
-    fast = kt_logits(smollm2, prompt, tmp_path)
+    fast = kt_logits(smollm2, prompt, tmp_path, "--act", "q8")
     peer = llama_cpp.logits(smollm2, prompt)
     assert exact.shape == fast.shape == peer.shape
     ours, theirs = mean_kl(exact, fast), mean_kl(exact, peer)
@@ -140,7 +140,7 @@ def activation_losses(name: str) -> tuple[np.ndarray, np.ndarray]:
         for file_type, bars in BARS[name].items():
             for seed, bar in zip(SEEDS, bars, strict=True):
                 dummy = Dummy(kt_path(), config, file_type, seed, pathlib.Path(folder))
-                ours.append(mean_kl(dummy.logits(*PROOF), dummy.logits()))
+                ours.append(mean_kl(dummy.logits(*PROOF), dummy.logits("--act", "q8")))
                 theirs.append(bar)
     return np.array(ours), np.array(theirs)
 

@@ -115,7 +115,7 @@ void add_model_options(CLI::App& command, session::Options& options) {
              "Instruction set; the best of this CPU when not given")
       ->group(group);
   add_choice(command, "--act", options.act, {"q8", "q16", "f32"},
-             "Activations in quantised products: 8 bits, 15 bits (twice the work), or floats")
+             "Activations in quantised products: 8 bits (fastest), 15 bits, or floats")
       ->capture_default_str()
       ->group(group);
   add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "q8_0"},

@@ -33,7 +33,9 @@ TEST(Half, Fp16RoundsToNearestEven) {
 TEST(Half, Bf16RoundTripsAndRounds) {
   for (std::uint32_t b = 0; b < 65536; ++b) {
     const float f = bf16_to_f32(static_cast<std::uint16_t>(b));
-    if (!std::isnan(f)) EXPECT_EQ(f32_to_bf16(f), b);
+    if (!std::isnan(f)) {
+      EXPECT_EQ(f32_to_bf16(f), b);
+    }
   }
   EXPECT_EQ(f32_to_bf16(1.0f + 0x1p-8f), 0x3f80);
   EXPECT_EQ(f32_to_bf16(1.0f + 3 * 0x1p-8f), 0x3f82);

@@ -19,7 +19,7 @@ struct Options {
   std::string model;         // path, or a name of the registry (registry.h)
   int n_threads = 0;         // 0: physical cores allowed to this process
   std::string isa;           // empty: the best; else ref, avx2, avx512, amx
-  std::string act = "q8";    // q8, q16 or f32
+  std::string act = "q16";   // q8, q16 or f32
   std::string kv = "f16";    // f32, f16, bf16, q8_0
   std::int64_t context = 0;  // 0: the model's, limited to 8192 and to what fits
   std::int64_t chunk_size = 512;
