@@ -6,6 +6,7 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/suggest.h"
 #include "commands.h"
 #include "conversation.h"
 #include "input.h"
@@ -13,7 +14,6 @@
 #include "line_editor.h"
 #include "options.h"
 #include "progress.h"
-#include "suggest.h"
 
 namespace kt::app {
 namespace {

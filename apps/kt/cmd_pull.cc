@@ -4,10 +4,10 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "base/suggest.h"
 #include "commands.h"
 #include "options.h"
 #include "session/registry.h"
-#include "suggest.h"
 
 namespace kt::app {
 namespace {

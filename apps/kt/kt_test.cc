@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
+#include "base/suggest.h"
 #include "print.h"
-#include "suggest.h"
 
 namespace kt::app {
 namespace {

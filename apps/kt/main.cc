@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/suggest.h"
 #include "commands.h"
-#include "suggest.h"
 
 namespace kt::app {
 namespace {

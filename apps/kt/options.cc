@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "suggest.h"
+#include "base/suggest.h"
 
 namespace kt::app {
 namespace {

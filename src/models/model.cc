@@ -29,6 +29,7 @@ std::unique_ptr<operators::Model> build_model(const io::ModelConfig& config,
 }
 
 void load_model(operators::Model& model, operators::Loader& loader) {
+  operators::walk(model, [&](operators::Module& module) { module.check(loader.source()); });
   operators::walk(model, [&](operators::Module& module) { module.load(loader); });
   loader.check_all_used();
 }

@@ -4,22 +4,22 @@
 #include <cmath>
 
 #include "operators/attend.h"
-#include "operators/composite.h"
+#include "operators/makers.h"
 
 namespace kt::operators {
 namespace {
 
 class GroupedQueryAttention : public Attention {
  public:
-  GroupedQueryAttention(const Builder& builder, const io::ModelConfig& c, const GqaSpec& spec,
-                        Rotary& rotary)
-      : Attention(builder.path(), "KGroupedQueryAttention"),
-        n_heads_(c.n_heads),
-        n_kv_heads_(c.n_kv_heads),
-        head_dim_(c.head_dim),
+  GroupedQueryAttention(const Builder& at, const GqaSpec& spec)
+      : Attention(at.site()),
+        n_heads_(spec.config.n_heads),
+        n_kv_heads_(spec.config.n_kv_heads),
+        head_dim_(spec.config.head_dim),
         window_(spec.window),
-        rotary_(rotary) {
-    const Builder b = builder.under(*this);
+        rotary_(spec.rotary) {
+    const io::ModelConfig& c = spec.config;
+    const Builder b = at.under(*this);
     q_proj_ = b.linear("q_proj", n_heads_ * head_dim_, c.d_model, c.attention_bias);
     k_proj_ = b.linear("k_proj", n_kv_heads_ * head_dim_, c.d_model, c.attention_bias);
     v_proj_ = b.linear("v_proj", n_kv_heads_ * head_dim_, c.d_model, c.attention_bias);
@@ -34,7 +34,8 @@ class GroupedQueryAttention : public Attention {
     return {{{"k", n_kv_heads_, head_dim_}, {"v", n_kv_heads_, head_dim_}}};
   }
 
-  void run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta) noexcept override {
+ private:
+  void do_run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta) noexcept override {
     const tensor::KvLayerView& kv = step.kv[static_cast<std::size_t>(layer)];
     const MatrixF q = step.arena.matrix(x.n_rows, q_proj_->n_out());
     const MatrixF k = step.arena.matrix(x.n_rows, k_proj_->n_out());
@@ -71,7 +72,6 @@ class GroupedQueryAttention : public Attention {
     o_proj_->run(step, attended, delta);
   }
 
- private:
   void rotate(Step& step, std::int64_t row, float* x, std::int64_t n_heads, Norm* norm) noexcept {
     if (norm != nullptr) norm->run_vectors(step, x, n_heads, head_dim_);
     for (std::int64_t h = 0; h < n_heads; ++h) {
@@ -88,9 +88,8 @@ class GroupedQueryAttention : public Attention {
 
 }  // namespace
 
-std::unique_ptr<Attention> make_gqa_attention(const Builder& builder, const io::ModelConfig& config,
-                                              const GqaSpec& spec, Rotary& rotary) {
-  return std::make_unique<GroupedQueryAttention>(builder, config, spec, rotary);
+std::unique_ptr<Attention> make_gqa_attention(const Builder& at, const GqaSpec& spec) {
+  return std::make_unique<GroupedQueryAttention>(at, spec);
 }
 
 }  // namespace kt::operators

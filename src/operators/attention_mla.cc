@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "operators/attend.h"
-#include "operators/composite.h"
+#include "operators/makers.h"
 
 namespace kt::operators {
 namespace {
@@ -74,12 +74,13 @@ struct HeadMatrices {
 
 class LatentAttention : public Attention {
  public:
-  LatentAttention(const Builder& builder, const io::ModelConfig& c, Rotary& rotary)
-      : Attention(builder.path(), "KLatentAttention"),
-        mla_(c.mla),
-        n_heads_(c.n_heads),
-        rotary_(rotary) {
-    const Builder b = builder.under(*this);
+  LatentAttention(const Builder& at, const MlaSpec& spec)
+      : Attention(at.site()),
+        mla_(spec.config.mla),
+        n_heads_(spec.config.n_heads),
+        rotary_(spec.rotary) {
+    const io::ModelConfig& c = spec.config;
+    const Builder b = at.under(*this);
     const std::int64_t q_dim = n_heads_ * (mla_.qk_nope_dim + mla_.qk_rope_dim);
     if (mla_.q_lora_rank > 0) {
       q_a_proj_ = b.linear("q_a_proj", mla_.q_lora_rank, c.d_model, c.attention_bias);
@@ -98,16 +99,21 @@ class LatentAttention : public Attention {
 
   std::vector<WeightSpec> weights() const override { return {kv_b_spec()}; }
 
+  void check(const io::WeightSource& source) const override {
+    if (source.find(kv_b_spec().name) != nullptr || source.find(k_b_spec().name) == nullptr) {
+      require_tensor(source, kv_b_spec());
+      return;
+    }
+    require_tensor(source, k_b_spec());
+    require_tensor(source, v_b_spec());
+  }
+
   void load(Loader& loader) override {
     if (loader.has(kv_b_spec().name)) {
       load_joint(loader);
     } else {
-      load_split(loader,
-                 {path() + ".k_b_proj.weight", {n_heads_, mla_.kv_lora_rank, mla_.qk_nope_dim}},
-                 k_b_);
-      load_split(loader,
-                 {path() + ".v_b_proj.weight", {n_heads_, mla_.v_head_dim, mla_.kv_lora_rank}},
-                 v_b_);
+      load_split(loader, k_b_spec(), k_b_);
+      load_split(loader, v_b_spec(), v_b_);
     }
   }
 
@@ -119,7 +125,8 @@ class LatentAttention : public Attention {
 
   tensor::KvLayerSpec state_spec() const override { return {{{"latent", 1, latent_dim()}}}; }
 
-  void run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta) noexcept override {
+ private:
+  void do_run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta) noexcept override {
     const tensor::KvStreamView& cache = step.kv[static_cast<std::size_t>(layer)].streams[0];
     const std::int64_t n = x.n_rows;
     const std::int64_t q_head = mla_.qk_nope_dim + mla_.qk_rope_dim;
@@ -162,12 +169,18 @@ class LatentAttention : public Attention {
     o_proj_->run(step, attended, delta);
   }
 
- private:
   std::int64_t latent_dim() const { return mla_.kv_lora_rank + mla_.qk_rope_dim; }
 
   WeightSpec kv_b_spec() const {
     return {path() + ".kv_b_proj.weight",
             {n_heads_ * (mla_.qk_nope_dim + mla_.v_head_dim), mla_.kv_lora_rank}};
+  }
+
+  WeightSpec k_b_spec() const {
+    return {path() + ".k_b_proj.weight", {n_heads_, mla_.kv_lora_rank, mla_.qk_nope_dim}};
+  }
+  WeightSpec v_b_spec() const {
+    return {path() + ".v_b_proj.weight", {n_heads_, mla_.v_head_dim, mla_.kv_lora_rank}};
   }
 
   void project(Step& step, MatrixF x, MatrixF q, MatrixF latent) noexcept {
@@ -250,9 +263,8 @@ class LatentAttention : public Attention {
 
 }  // namespace
 
-std::unique_ptr<Attention> make_mla_attention(const Builder& builder, const io::ModelConfig& config,
-                                              Rotary& rotary) {
-  return std::make_unique<LatentAttention>(builder, config, rotary);
+std::unique_ptr<Attention> make_mla_attention(const Builder& at, const MlaSpec& spec) {
+  return std::make_unique<LatentAttention>(at, spec);
 }
 
 }  // namespace kt::operators

@@ -32,7 +32,7 @@ class Rig {
   Rig(const io::ModelConfig& config, std::int64_t rotary_dim, const Make& make)
       : source(config), config_(config), cpu_(2, {}, detect_caps(), backend::ActPolicy::kF32) {
     const Builder b("", placement_, nullptr);
-    rotary_ = b.rotary("rotary_emb", config, rotary_dim);
+    rotary_ = b.rotary("rotary_emb", {config, rotary_dim});
     attention_ = make(b, *rotary_);
   }
 
@@ -263,12 +263,19 @@ io::ModelConfig gqa_config() {
   return c;
 }
 
-Rig gqa_rig(const io::ModelConfig& c, const GqaSpec& spec) {
-  return Rig(c, c.head_dim,
-             [&](const Builder& b, Rotary& r) { return b.gqa_attention("self_attn", c, spec, r); });
+// What varies between the architectures.
+struct GqaTraits {
+  bool qk_norm = false;
+  std::int64_t window = 0;
+};
+
+Rig gqa_rig(const io::ModelConfig& c, const GqaTraits& spec) {
+  return Rig(c, c.head_dim, [&](const Builder& b, Rotary& r) {
+    return b.gqa_attention("self_attn", {c, spec.qk_norm, spec.window, r});
+  });
 }
 
-Vector naive_gqa(Rig& rig, const io::ModelConfig& c, const GqaSpec& spec, const History& h,
+Vector naive_gqa(Rig& rig, const io::ModelConfig& c, const GqaTraits& spec, const History& h,
                  std::size_t position) {
   const auto dim = static_cast<std::size_t>(c.head_dim);
   const auto n_kv = static_cast<std::size_t>(c.n_kv_heads),
@@ -306,7 +313,7 @@ Vector naive_gqa(Rig& rig, const io::ModelConfig& c, const GqaSpec& spec, const 
   return rig.linear("o_proj", mixed);
 }
 
-void check_gqa(const io::ModelConfig& c, const GqaSpec& spec) {
+void check_gqa(const io::ModelConfig& c, const GqaTraits& spec) {
   Rig rig = gqa_rig(c, spec);
   rig.add_weights();
   rig.load();
@@ -352,7 +359,7 @@ io::ModelConfig mla_config(std::int64_t q_lora_rank) {
 
 Rig mla_rig(const io::ModelConfig& c) {
   return Rig(c, c.mla.qk_rope_dim,
-             [&](const Builder& b, Rotary& r) { return b.mla_attention("self_attn", c, r); });
+             [&](const Builder& b, Rotary& r) { return b.mla_attention("self_attn", {c, r}); });
 }
 
 // Latent attention written out: every head gets its own keys and values from kv_b_proj.

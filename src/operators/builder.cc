@@ -1,100 +1,145 @@
 #include "operators/builder.h"
 
-#include "operators/composite.h"
-#include "operators/cpu_operators.h"
+#include "operators/phased.h"
 
 namespace kt::operators {
-namespace {
 
-struct OperatorRow {
-  std::string_view name;
-  std::string_view kind;
-  std::string_view device;
-};
-constexpr OperatorRow kOperators[] = {
-#define OPERATOR(name, kind, device) {#name, #kind, #device},
-#include "operators/operators.inc"
-#undef OPERATOR
-};
-
-}  // namespace
-
-void Builder::check_operator(const std::string& path, std::string_view kind) const {
-  const Placement::Entry& entry = placement_->at(path);
-  for (const OperatorRow& row : kOperators) {
-    if (row.kind != kind) continue;
-    if (row.device == entry.device && (entry.op.empty() || entry.op == row.name)) return;
-  }
-  fail(ErrorCode::kUnsupported, path,
-       "no operator '{}' of kind {} runs on device '{}' in this build",
-       entry.op.empty() ? "default" : entry.op, kind, entry.device);
+void Builder::check_device(const std::string& path, const std::string& device) const {
+  if (device == "cpu") return;
+  if (placement_->devices.n_gpus > 0 && placement_->devices.emulated) return;
+  fail(ErrorCode::kUnsupported, path, "device '{}' does not exist: this build computes on the CPU",
+       device);
 }
 
-std::string Builder::checked(const std::string& name, std::string_view kind) const {
-  std::string path = child(name);
-  check_operator(path, kind);
-  return path;
+template <class Kind, class Spec>
+std::unique_ptr<Kind> Builder::make_with(const std::string& path, const std::string& op,
+                                         const std::string& device, const Spec& spec) const {
+  check_device(path, device);
+  const OperatorRow* row = op.empty() ? placement_->catalogue->first<Kind, Spec>(device)
+                                      : placement_->catalogue->find(op);
+  const auto* maker = row == nullptr ? nullptr : std::get_if<Make<Kind, Spec>>(&row->maker);
+  if (maker == nullptr || !row->runs_on(device)) {
+    fail(ErrorCode::kUnsupported, path, "no operator '{}' for this module runs on device '{}'",
+         op.empty() ? "default" : op, device);
+  }
+  Builder at(path, *placement_, nullptr);
+  at.site_ = {path, row->name, placement_->at(path).rule_class, device};
+  return (*maker)(at, spec);
+}
+
+template <class Kind, class Spec>
+std::unique_ptr<Kind> Builder::make(const std::string& name, const Spec& spec) const {
+  const std::string path = child(name);
+  const Placement::Entry& entry = placement_->at(path);
+  auto module = make_with<Kind>(path, entry.op, entry.device, spec);
+  if constexpr (std::is_same_v<Kind, Linear> || std::is_same_v<Kind, Experts>) {
+    if (placement_->layer_wise_threshold > 0 && !entry.prefill_op.empty() &&
+        (entry.prefill_op != module->op() || entry.prefill_device != entry.device)) {
+      auto prefill = make_with<Kind>(path, entry.prefill_op, entry.prefill_device, spec);
+      return adopt(make_phased(std::move(module), std::move(prefill)));
+    }
+  }
+  return adopt(std::move(module));
+}
+
+Builder Builder::structural(const std::string& name, std::string_view kind) const {
+  const std::string path = name.empty() ? path_ : child(name);
+  const Placement::Entry& entry = placement_->at(path);
+  check_device(path, entry.device);
+  const OperatorRow* row = nullptr;
+  for (const OperatorRow& r : placement_->catalogue->rows()) {
+    if (row == nullptr && r.kind == kind && std::holds_alternative<Structural>(r.maker) &&
+        (entry.op.empty() || r.name == entry.op)) {
+      row = &r;
+    }
+  }
+  if (row == nullptr) {
+    fail(ErrorCode::kUnsupported, path, "operator '{}' cannot be a {}", entry.op, kind);
+  }
+  Builder at(path, *placement_, parent_);
+  at.site_ = {path, row->name, entry.rule_class, entry.device};
+  return at;
+}
+
+const Value* Builder::kwarg(std::string_view name) const {
+  const Kwargs& kwargs = placement_->at(path_).kwargs;
+  const auto it = kwargs.find(name);
+  if (it == kwargs.end() || std::holds_alternative<std::monostate>(it->second)) return nullptr;
+  return &it->second;
+}
+
+std::int64_t Builder::whole(std::string_view name, std::int64_t fallback) const {
+  const Value* value = kwarg(name);
+  if (value == nullptr) return fallback;
+  if (const auto* number = std::get_if<std::int64_t>(value)) return *number;
+  fail(ErrorCode::kUsage, path_, "{} is not a whole number", name);
+}
+
+bool Builder::flag(std::string_view name, bool fallback) const {
+  const Value* value = kwarg(name);
+  if (value == nullptr) return fallback;
+  if (const auto* set = std::get_if<bool>(value)) return *set;
+  fail(ErrorCode::kUsage, path_, "{} is neither true nor false", name);
+}
+
+std::string Builder::text(std::string_view name, const std::string& fallback) const {
+  const Value* value = kwarg(name);
+  if (value == nullptr) return fallback;
+  if (const auto* words = std::get_if<std::string>(value)) return *words;
+  fail(ErrorCode::kUsage, path_, "{} is not text", name);
 }
 
 std::unique_ptr<Linear> Builder::linear(const std::string& name, std::int64_t n_out,
                                         std::int64_t n_in, bool bias) const {
-  const std::string path = checked(name, "Linear");
-  return adopt(
-      make_cpu_linear(path, n_out, n_in, {path + ".weight", bias ? path + ".bias" : "", false}));
+  const std::string path = child(name);
+  return make<Linear>(name,
+                      LinearSpec{n_out, n_in, path + ".weight", bias ? path + ".bias" : "", false});
 }
 
 std::unique_ptr<Linear> Builder::tied_linear(const std::string& name,
                                              const std::string& weight_name, std::int64_t n_out,
                                              std::int64_t n_in) const {
-  return adopt(make_cpu_linear(checked(name, "Linear"), n_out, n_in, {weight_name, "", true}));
+  return make<Linear>(name, LinearSpec{n_out, n_in, weight_name, "", true});
 }
 
 std::unique_ptr<Embedding> Builder::embedding(const std::string& name, std::int64_t n,
                                               std::int64_t dim) const {
-  return adopt(make_cpu_embedding(checked(name, "Embedding"), n, dim));
+  return make<Embedding>(name, EmbeddingSpec{n, dim});
 }
 
 std::unique_ptr<Norm> Builder::norm(const std::string& name, std::int64_t dim, double eps) const {
-  return adopt(make_rms_norm(checked(name, "Norm"), dim, eps));
+  return make<Norm>(name, NormSpec{dim, eps});
 }
 
-std::unique_ptr<Rotary> Builder::rotary(const std::string& name, const io::ModelConfig& config,
-                                        std::int64_t dim) const {
-  return adopt(make_rotary(checked(name, "Rotary"), config, dim));
+std::unique_ptr<Rotary> Builder::rotary(const std::string& name, const RotarySpec& spec) const {
+  return make<Rotary>(name, spec);
 }
 
 std::unique_ptr<Gate> Builder::gate(const std::string& name, const io::ModelConfig& config) const {
-  return adopt(make_cpu_gate(checked(name, "Gate"), config));
+  return make<Gate>(name, GateSpec{config});
 }
 
-std::unique_ptr<Experts> Builder::experts(const std::string& name, const io::ModelConfig& config,
-                                          const std::array<std::string, 3>& projections) const {
-  return adopt(make_cpu_experts(checked(name, "Experts"), config, projections));
+std::unique_ptr<Experts> Builder::experts(const std::string& name, const ExpertsSpec& spec) const {
+  return make<Experts>(name, spec);
 }
 
 std::unique_ptr<Mlp> Builder::mlp(const std::string& name, const MlpSpec& spec) const {
-  checked(name, "Mlp");
-  return adopt(make_gated_mlp(at(name), spec));
+  return make<Mlp>(name, spec);
 }
 
 std::unique_ptr<Mlp> Builder::moe(const std::string& name, const io::ModelConfig& config,
                                   const MoeNames& names) const {
-  checked(name, "Moe");
-  return adopt(make_sparse_moe(at(name), config, names));
+  return make<Mlp>(name, MoeSpec{config, names});
 }
 
 std::unique_ptr<Attention> Builder::gqa_attention(const std::string& name,
-                                                  const io::ModelConfig& config,
-                                                  const GqaSpec& spec, Rotary& rotary) const {
-  checked(name, "Attention");
-  return adopt(make_gqa_attention(at(name), config, spec, rotary));
+                                                  const GqaSpec& spec) const {
+  return make<Attention>(name, spec);
 }
 
 std::unique_ptr<Attention> Builder::mla_attention(const std::string& name,
-                                                  const io::ModelConfig& config,
-                                                  Rotary& rotary) const {
-  checked(name, "Attention");
-  return adopt(make_mla_attention(at(name), config, rotary));
+                                                  const MlaSpec& spec) const {
+  return make<Attention>(name, spec);
 }
 
 }  // namespace kt::operators

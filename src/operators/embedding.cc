@@ -1,13 +1,13 @@
 // KEmbeddingCPU: token rows decoded on demand from the mapped file; nothing is copied at load.
-#include "operators/cpu_operators.h"
+#include "operators/makers.h"
 
 namespace kt::operators {
 namespace {
 
 class CpuEmbedding : public Embedding {
  public:
-  CpuEmbedding(std::string path, std::int64_t n, std::int64_t dim)
-      : Embedding(std::move(path), "KEmbeddingCPU"), n_(n), dim_(dim) {}
+  CpuEmbedding(const Builder& at, const EmbeddingSpec& spec)
+      : Embedding(at.site()), n_(spec.n), dim_(spec.dim) {}
 
   std::vector<WeightSpec> weights() const override { return {spec()}; }
 
@@ -22,19 +22,19 @@ class CpuEmbedding : public Embedding {
     view_ = {info.format, info.shape, copy_.data()};
   }
 
-  void run(Step& step, MatrixF out) noexcept override {
-    const auto decode = formats::traits(view_.format).decode;
-    for (std::int64_t r = 0; r < out.n_rows; ++r) {
-      decode(view_.row(step.batch.tokens[static_cast<std::size_t>(r)]), out.row(r), dim_);
-    }
-  }
-
   std::uint64_t weight_bytes() const override { return view_.bytes(); }
   std::string weight_format() const override {
     return std::string(formats::traits(view_.format).name);
   }
 
  private:
+  void do_run(Step& step, MatrixF out) noexcept override {
+    const auto decode = formats::traits(view_.format).decode;
+    for (std::int64_t r = 0; r < out.n_rows; ++r) {
+      decode(view_.row(step.batch.tokens[static_cast<std::size_t>(r)]), out.row(r), dim_);
+    }
+  }
+
   WeightSpec spec() const { return {path() + ".weight", {n_, dim_}}; }
   std::int64_t n_;
   std::int64_t dim_;
@@ -44,8 +44,8 @@ class CpuEmbedding : public Embedding {
 
 }  // namespace
 
-std::unique_ptr<Embedding> make_cpu_embedding(std::string path, std::int64_t n, std::int64_t dim) {
-  return std::make_unique<CpuEmbedding>(std::move(path), n, dim);
+std::unique_ptr<Embedding> make_embedding(const Builder& at, const EmbeddingSpec& spec) {
+  return std::make_unique<CpuEmbedding>(at, spec);
 }
 
 }  // namespace kt::operators

@@ -1,4 +1,6 @@
-// KExpertsCPU: routed experts on the CPU in two parallel regions per layer.
+// Routed experts on the CPU in two parallel regions per layer: KExpertsCPU (weights as stored, or
+// as its `backend` requantises them), KExpertsTorch (floats), KExpertsMarlin (groups of 4 or 8
+// bits).
 //
 //   rows are grouped by expert (counting sort) →
 //   region 1, tasks = (expert, chunk of d_ff): h = silu(x·gateᵀ) * (x·upᵀ), quantised in place for
@@ -10,7 +12,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "operators/cpu_operators.h"
+#include "operators/makers.h"
 
 namespace kt::operators {
 namespace {
@@ -39,13 +41,13 @@ struct Groups {
 
 class CpuExperts : public Experts {
  public:
-  CpuExperts(std::string path, const io::ModelConfig& config,
-             const std::array<std::string, 3>& projections)
-      : Experts(std::move(path), "KExpertsCPU"),
-        n_experts_(config.moe.n_experts),
-        d_model_(config.d_model),
-        d_ff_(config.moe.d_ff),
-        projections_(projections) {}
+  CpuExperts(const Builder& at, const ExpertsSpec& spec, const Recode& recode)
+      : Experts(at.site()),
+        n_experts_(spec.config.moe.n_experts),
+        d_model_(spec.config.d_model),
+        d_ff_(spec.config.moe.d_ff),
+        projections_(spec.projections),
+        recode_(recode) {}
 
   std::vector<WeightSpec> weights() const override {
     std::vector<WeightSpec> specs;
@@ -55,13 +57,19 @@ class CpuExperts : public Experts {
     return specs;
   }
 
+  void check(const io::WeightSource& source) const override {
+    for (const WeightSpec& spec : weights()) {
+      check_recode(source, require_tensor(source, spec), recode_);
+    }
+  }
+
   void load(Loader& loader) override {
     experts_.resize(static_cast<std::size_t>(n_experts_));
     for (std::int64_t e = 0; e < n_experts_; ++e) {
       Expert& expert = experts_[static_cast<std::size_t>(e)];
-      expert.gate = loader.matrix(spec(e, 0));
-      expert.up = loader.matrix(spec(e, 1));
-      expert.down = loader.matrix(spec(e, 2));
+      expert.gate = loader.matrix(spec(e, 0), recode_);
+      expert.up = loader.matrix(spec(e, 1), recode_);
+      expert.down = loader.matrix(spec(e, 2), recode_);
       const Expert& first = experts_.front();
       if (&expert.gate.kernel() != &first.gate.kernel() ||
           &expert.up.kernel() != &first.up.kernel() ||
@@ -74,17 +82,7 @@ class CpuExperts : public Experts {
     }
   }
 
-  Ticket submit(Step& step, Activation& x, const Routing& routing) noexcept override {
-    const Groups groups = group_rows(step, x.n_rows(), routing);
-    const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
-    const Expert& first = experts_.front();
-    const Input gate_in = gather(step, x, first.gate, groups);
-    const Input up_in =
-        first.up.wants_q8() == first.gate.wants_q8() ? gate_in : gather(step, x, first.up, groups);
-    const Hidden hidden = run_gate_up(step, gate_in, up_in, groups);
-    run_down(step, hidden, groups, result);
-    return {result};
-  }
+  void unload() override { std::vector<Expert>().swap(experts_); }
 
   void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept override {
     for (std::int64_t r = 0; r < accumulate_into.n_rows; ++r) {
@@ -103,8 +101,23 @@ class CpuExperts : public Experts {
     const std::string down(formats::traits(experts_.front().down.format()).name);
     return gate == down ? gate : gate + "+" + down;
   }
+  std::string kernel_name() const override {
+    return experts_.empty() ? std::string() : experts_.front().gate.kernel().name;
+  }
 
  private:
+  Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept override {
+    const Groups groups = group_rows(step, x.n_rows(), routing);
+    const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
+    const Expert& first = experts_.front();
+    const Input gate_in = gather(step, x, first.gate, groups);
+    const Input up_in =
+        first.up.wants_q8() == first.gate.wants_q8() ? gate_in : gather(step, x, first.up, groups);
+    const Hidden hidden = run_gate_up(step, gate_in, up_in, groups);
+    run_down(step, hidden, groups, result);
+    return {result};
+  }
+
   // Hidden rows in the form the down projection reads.
   struct Hidden {
     Q8Rows q8;
@@ -243,14 +256,31 @@ class CpuExperts : public Experts {
   std::int64_t d_model_;
   std::int64_t d_ff_;
   std::array<std::string, 3> projections_;
+  Recode recode_;
   std::vector<Expert> experts_;
 };
 
+// The original's CPU kernel families, as what they do to the weights.
+Recode backend_recode(const Builder& at) {
+  const std::string backend = at.text("backend", "llamafile");
+  if (backend == "AMXInt8") return {Recode::Kind::kGroup, 8, -1};
+  if (backend == "AMXInt4") return {Recode::Kind::kGroup, 4, -1};
+  if (backend == "AMXBF16") return {Recode::Kind::kBf16};
+  return {};
+}
+
 }  // namespace
 
-std::unique_ptr<Experts> make_cpu_experts(std::string path, const io::ModelConfig& config,
-                                          const std::array<std::string, 3>& projections) {
-  return std::make_unique<CpuExperts>(std::move(path), config, projections);
+std::unique_ptr<Experts> make_stored_experts(const Builder& at, const ExpertsSpec& spec) {
+  return std::make_unique<CpuExperts>(at, spec, backend_recode(at));
+}
+
+std::unique_ptr<Experts> make_dense_experts(const Builder& at, const ExpertsSpec& spec) {
+  return std::make_unique<CpuExperts>(at, spec, Recode{Recode::Kind::kDense});
+}
+
+std::unique_ptr<Experts> make_group_experts(const Builder& at, const ExpertsSpec& spec) {
+  return std::make_unique<CpuExperts>(at, spec, group_recode(at));
 }
 
 }  // namespace kt::operators

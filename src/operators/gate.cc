@@ -8,7 +8,7 @@
 #include <cmath>
 #include <limits>
 
-#include "operators/cpu_operators.h"
+#include "operators/makers.h"
 #include "operators/parallel.h"
 
 namespace kt::operators {
@@ -16,8 +16,8 @@ namespace {
 
 class CpuGate : public Gate {
  public:
-  CpuGate(std::string path, const io::ModelConfig& config)
-      : Gate(std::move(path), "KMoEGate"), moe_(config.moe), d_model_(config.d_model) {}
+  CpuGate(const Builder& at, const GateSpec& spec)
+      : Gate(at.site()), moe_(spec.config.moe), d_model_(spec.config.d_model) {}
 
   std::vector<WeightSpec> weights() const override {
     std::vector<WeightSpec> specs = {{path() + ".weight", {moe_.n_experts, d_model_}}};
@@ -32,7 +32,15 @@ class CpuGate : public Gate {
     if (moe_.correction_bias) bias_ = loader.floats(specs[1]);
   }
 
-  Routing run(Step& step, Activation& x) noexcept override {
+  std::uint64_t weight_bytes() const override {
+    return matrix_.bytes() + bias_.size() * sizeof(float);
+  }
+  std::string weight_format() const override {
+    return matrix_.empty() ? std::string() : std::string(formats::traits(matrix_.format()).name);
+  }
+
+ private:
+  Routing do_run(Step& step, Activation& x) noexcept override {
     const std::int64_t n = x.n_rows();
     const MatrixF scores = step.arena.matrix(n, moe_.n_experts);
     const MatrixF choice = step.arena.matrix(n, moe_.n_experts);
@@ -48,14 +56,6 @@ class CpuGate : public Gate {
     return routing;
   }
 
-  std::uint64_t weight_bytes() const override {
-    return matrix_.bytes() + bias_.size() * sizeof(float);
-  }
-  std::string weight_format() const override {
-    return std::string(formats::traits(matrix_.format()).name);
-  }
-
- private:
   void route(Step& step, float* scores, float* choice, std::int32_t* ids,
              float* weights) const noexcept {
     const std::int64_t n = moe_.n_experts;
@@ -119,8 +119,12 @@ class CpuGate : public Gate {
 
 }  // namespace
 
-std::unique_ptr<Gate> make_cpu_gate(std::string path, const io::ModelConfig& config) {
-  return std::make_unique<CpuGate>(std::move(path), config);
+std::unique_ptr<Gate> make_gate(const Builder& at, const GateSpec& spec) {
+  if (at.flag("use_quant", false)) {
+    fail(ErrorCode::kUnsupported, at.path(),
+         "use_quant: true is not possible, router weights are used as the file stores them");
+  }
+  return std::make_unique<CpuGate>(at, spec);
 }
 
 }  // namespace kt::operators

@@ -1,5 +1,5 @@
 // KGatedMLP: out = down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202).
-#include "operators/composite.h"
+#include "operators/makers.h"
 #include "operators/parallel.h"
 
 namespace kt::operators {
@@ -7,14 +7,15 @@ namespace {
 
 class GatedMlp : public Mlp {
  public:
-  GatedMlp(const Builder& builder, const MlpSpec& spec) : Mlp(builder.path(), "Mlp", "KGatedMLP") {
-    const Builder b = builder.under(*this);
+  GatedMlp(const Builder& at, const MlpSpec& spec) : Mlp(at.site(), "Mlp") {
+    const Builder b = at.under(*this);
     gate_proj_ = b.linear("gate_proj", spec.d_ff, spec.d_model, spec.bias);
     up_proj_ = b.linear("up_proj", spec.d_ff, spec.d_model, spec.bias);
     down_proj_ = b.linear("down_proj", spec.d_model, spec.d_ff, spec.bias);
   }
 
-  void run(Step& step, MatrixF x, MatrixF delta) noexcept override {
+ private:
+  void do_run(Step& step, MatrixF x, MatrixF delta) noexcept override {
     const MatrixF gate = step.arena.matrix(x.n_rows, gate_proj_->n_out());
     const MatrixF up = step.arena.matrix(x.n_rows, up_proj_->n_out());
     Activation input(x);
@@ -27,14 +28,13 @@ class GatedMlp : public Mlp {
     down_proj_->run(step, hidden, delta);
   }
 
- private:
   std::unique_ptr<Linear> gate_proj_, up_proj_, down_proj_;
 };
 
 }  // namespace
 
-std::unique_ptr<Mlp> make_gated_mlp(const Builder& builder, const MlpSpec& spec) {
-  return std::make_unique<GatedMlp>(builder, spec);
+std::unique_ptr<Mlp> make_gated_mlp(const Builder& at, const MlpSpec& spec) {
+  return std::make_unique<GatedMlp>(at, spec);
 }
 
 }  // namespace kt::operators

@@ -2,25 +2,27 @@
 // that shared experts run beside them where devices differ.
 #include <cmath>
 
-#include "operators/composite.h"
+#include "operators/makers.h"
 
 namespace kt::operators {
 namespace {
 
 class SparseMoe : public Mlp {
  public:
-  SparseMoe(const Builder& builder, const io::ModelConfig& config, const MoeNames& names)
-      : Mlp(builder.path(), "Moe", "KSparseMoE") {
-    const Builder b = builder.under(*this);
+  SparseMoe(const Builder& at, const MoeSpec& spec) : Mlp(at.site(), "Moe") {
+    const io::ModelConfig& config = spec.config;
+    const MoeNames& names = spec.names;
+    const Builder b = at.under(*this);
     gate_ = b.gate("gate", config);
-    experts_ = b.experts("experts", config, names.projections);
+    experts_ = b.experts("experts", {config, names.projections});
     if (config.moe.d_ff_shared > 0) {
       shared_ = b.mlp(names.shared, {config.d_model, config.moe.d_ff_shared, false});
     }
     if (config.moe.shared_gate) shared_gate_ = b.linear(names.shared_gate, 1, config.d_model);
   }
 
-  void run(Step& step, MatrixF x, MatrixF delta) noexcept override {
+ private:
+  void do_run(Step& step, MatrixF x, MatrixF delta) noexcept override {
     Activation input(x);
     const Routing routing = gate_->run(step, input);
     const Experts::Ticket ticket = experts_->submit(step, input, routing);
@@ -33,7 +35,6 @@ class SparseMoe : public Mlp {
     experts_->collect(step, ticket, delta);
   }
 
- private:
   void scale_by_gate(Step& step, Activation& x, MatrixF delta) noexcept {
     const MatrixF gate = step.arena.matrix(delta.n_rows, 1);
     shared_gate_->run(step, x, gate);
@@ -51,9 +52,8 @@ class SparseMoe : public Mlp {
 
 }  // namespace
 
-std::unique_ptr<Mlp> make_sparse_moe(const Builder& builder, const io::ModelConfig& config,
-                                     const MoeNames& names) {
-  return std::make_unique<SparseMoe>(builder, config, names);
+std::unique_ptr<Mlp> make_sparse_moe(const Builder& at, const MoeSpec& spec) {
+  return std::make_unique<SparseMoe>(at, spec);
 }
 
 }  // namespace kt::operators

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "operators/cpu_operators.h"
+#include "operators/builder.h"
 #include "operators/test_source.h"
 
 namespace kt::operators {
@@ -92,7 +92,8 @@ TEST(Gate, GroupLimitedSigmoidRouting) {
   const auto w = source.add("gate.weight", {c.moe.n_experts, c.d_model}, 0.3f);
   const auto bias = source.add("gate.e_score_correction_bias", {c.moe.n_experts}, 0.4f);
   Rig rig;
-  auto gate = make_cpu_gate("gate", c);
+  const Placement placement;
+  auto gate = Builder("", placement, nullptr).gate("gate", c);
   Loader loader(source, rig.cpu, {});
   gate->load(loader);
   const std::int64_t n = 50;
@@ -122,7 +123,8 @@ TEST(Gate, TiesGoToTheLowerId) {
   TestSource source(c);
   source.add("gate.weight", {c.moe.n_experts, c.d_model}, 0.0f);
   Rig rig;
-  auto gate = make_cpu_gate("gate", c);
+  const Placement placement;
+  auto gate = Builder("", placement, nullptr).gate("gate", c);
   Loader loader(source, rig.cpu, {});
   gate->load(loader);
   const auto x = gaussian(c.d_model, 3);
@@ -142,7 +144,8 @@ class ExpertsTest : public testing::Test {
       source.add(at + ".up_proj.weight", {config.moe.d_ff, config.d_model}, 0.2f);
       source.add(at + ".down_proj.weight", {config.d_model, config.moe.d_ff}, 0.2f);
     }
-    experts = make_cpu_experts("experts", config, {"gate_proj", "up_proj", "down_proj"});
+    experts = Builder("", placement, nullptr)
+                  .experts("experts", {config, {"gate_proj", "up_proj", "down_proj"}});
     Loader loader(source, rig.cpu, {});
     experts->load(loader);
     loader.check_all_used();
@@ -174,6 +177,7 @@ class ExpertsTest : public testing::Test {
   io::ModelConfig config;
   TestSource source;
   Rig rig;
+  const Placement placement;
   std::unique_ptr<Experts> experts;
 };
 
@@ -232,7 +236,8 @@ TEST_F(ExpertsTest, ARowDoesNotDependOnItsBatch) {
 TEST_F(ExpertsTest, MissingTensorIsNamed) {
   io::ModelConfig larger = config;
   larger.moe.n_experts = 13;
-  auto more = make_cpu_experts("experts", larger, {"gate_proj", "up_proj", "down_proj"});
+  auto more = Builder("", placement, nullptr)
+                  .experts("experts", {larger, {"gate_proj", "up_proj", "down_proj"}});
   Loader loader(source, rig.cpu, {});
   try {
     more->load(loader);

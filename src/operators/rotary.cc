@@ -1,9 +1,9 @@
-// RotaryEmbedding (arXiv 2104.09864): angle tables with no, linear, Llama-3 or yarn (arXiv
+// Rotary embeddings (arXiv 2104.09864): angle tables with no, linear, Llama-3 or yarn (arXiv
 // 2309.00071) scaling. Frequencies and angles are rounded to float where Transformers rounds them.
 #include <algorithm>
 #include <cmath>
 
-#include "operators/cpu_operators.h"
+#include "operators/makers.h"
 
 namespace kt::operators {
 namespace {
@@ -53,8 +53,8 @@ void scale_yarn(const io::RopeConfig& rope, double original, std::int64_t dim,
 
 class RotaryEmbedding : public Rotary {
  public:
-  RotaryEmbedding(std::string path, const io::ModelConfig& config, std::int64_t dim)
-      : Rotary(std::move(path), "RotaryEmbedding", dim) {
+  RotaryEmbedding(const Builder& at, const io::ModelConfig& config, std::int64_t dim)
+      : Rotary(at.site(), dim) {
     const io::RopeConfig& rope = config.rope;
     const auto original =
         static_cast<double>(rope.original_context > 0 ? rope.original_context : config.max_context);
@@ -80,7 +80,8 @@ class RotaryEmbedding : public Rotary {
     }
   }
 
-  void prepare(Step& step) noexcept override {
+ private:
+  void do_prepare(Step& step) noexcept override {
     const std::int64_t half = dim() / 2;
     cos_ = step.arena.allocate<float>(step.n_rows() * half);
     sin_ = step.arena.allocate<float>(step.n_rows() * half);
@@ -94,7 +95,6 @@ class RotaryEmbedding : public Rotary {
     });
   }
 
- private:
   static double yarn_magnitude(const io::RopeConfig& rope) {
     if (rope.attention_factor > 0.0) return rope.attention_factor;
     if (rope.mscale != 0.0 && rope.mscale_all_dim != 0.0) {
@@ -107,16 +107,49 @@ class RotaryEmbedding : public Rotary {
   float magnitude_ = 1.0f;
 };
 
+std::string_view rope_name(io::RopeKind kind) {
+  switch (kind) {
+    case io::RopeKind::kDefault: return "unscaled";
+    case io::RopeKind::kLinear: return "linear";
+    case io::RopeKind::kLlama3: return "llama3";
+    case io::RopeKind::kYarn: return "yarn";
+  }
+  return "unknown";
+}
+
+std::unique_ptr<Rotary> make_only(const Builder& at, const RotarySpec& spec, bool fits,
+                                  std::string_view wanted) {
+  if (!fits) {
+    fail(ErrorCode::kUnsupported, at.path(),
+         "{} computes {} rotary embeddings, this model's are {}: use RoPE.KRotaryEmbedding, which "
+         "follows the configuration",
+         at.site().op, wanted, rope_name(spec.config.rope.kind));
+  }
+  return make_rotary(at, spec);
+}
+
 }  // namespace
 
-std::unique_ptr<Rotary> make_rotary(std::string path, const io::ModelConfig& config,
-                                    std::int64_t dim) {
-  const std::size_t n_factors = config.rope.freq_factors.size();
-  if (n_factors != 0 && n_factors != static_cast<std::size_t>(dim / 2)) {
-    fail(ErrorCode::kMismatch, path, "the file has {} rotary frequency factors; {} are wanted",
-         n_factors, dim / 2);
+std::unique_ptr<Rotary> make_rotary(const Builder& at, const RotarySpec& spec) {
+  const std::size_t n_factors = spec.config.rope.freq_factors.size();
+  if (n_factors != 0 && n_factors != static_cast<std::size_t>(spec.dim / 2)) {
+    fail(ErrorCode::kMismatch, at.path(), "the file has {} rotary frequency factors; {} are wanted",
+         n_factors, spec.dim / 2);
   }
-  return std::make_unique<RotaryEmbedding>(std::move(path), config, dim);
+  return std::make_unique<RotaryEmbedding>(at, spec.config, spec.dim);
+}
+
+std::unique_ptr<Rotary> make_plain_rotary(const Builder& at, const RotarySpec& spec) {
+  return make_only(at, spec, spec.config.rope.kind == io::RopeKind::kDefault, "unscaled");
+}
+
+std::unique_ptr<Rotary> make_scaled_rotary(const Builder& at, const RotarySpec& spec) {
+  return make_only(at, spec, spec.config.rope.kind != io::RopeKind::kYarn,
+                   "unscaled, linear or llama3");
+}
+
+std::unique_ptr<Rotary> make_yarn_rotary(const Builder& at, const RotarySpec& spec) {
+  return make_only(at, spec, spec.config.rope.kind == io::RopeKind::kYarn, "yarn");
 }
 
 }  // namespace kt::operators

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "backend/cpu/cpu.h"
+#include "operators/trace.h"
 #include "tensor/arena.h"
 #include "tensor/kv_view.h"
 
@@ -31,6 +32,7 @@ struct Step {
   backend::Cpu& cpu;
   tensor::Arena& arena;
   std::span<const tensor::KvLayerView> kv;  // [n_layers]
+  Trace* trace = nullptr;                   // zones go here when it is set
   std::int64_t n_rows() const { return static_cast<std::int64_t>(batch.tokens.size()); }
 };
 

@@ -56,12 +56,12 @@ std::vector<ExplainRow> explain(operators::Module& root, const operators::Placem
     if (module.weights().empty() && module.weight_bytes() == 0) return;
     const auto [pattern, layer] = split_layer(module.path());
     const auto& entry = placement.at(module.path());
-    const std::string key =
-        fmt::format("{}|{}|{}|{}", pattern, module.op(), entry.device, module.weight_format());
+    const std::string key = fmt::format("{}|{}|{}|{}", pattern, module.op(), module.site().device,
+                                        module.weight_format());
     const auto [it, fresh] = index.emplace(key, groups.size());
     if (fresh) {
-      groups.push_back({{pattern, std::string(module.op()), entry.device, module.weight_format(), 0,
-                         entry.reason},
+      groups.push_back({{pattern, std::string(module.op()), module.site().device,
+                         module.weight_format(), 0, entry.reason},
                         {}});
     }
     Group& group = groups[it->second];

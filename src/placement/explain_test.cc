@@ -12,8 +12,11 @@ namespace {
 
 class Leaf : public operators::Module {
  public:
-  Leaf(std::string path, std::string_view op, std::uint64_t bytes, std::string format)
-      : Module(std::move(path), "Linear", op), bytes_(bytes), format_(std::move(format)) {}
+  Leaf(std::string path, std::string op, std::uint64_t bytes, std::string format,
+       std::string device)
+      : Module({std::move(path), std::move(op), "", std::move(device)}, "Linear"),
+        bytes_(bytes),
+        format_(std::move(format)) {}
   std::vector<operators::WeightSpec> weights() const override {
     return {{path() + ".weight", {4, 4}}};
   }
@@ -27,14 +30,14 @@ class Leaf : public operators::Module {
 
 class Group : public operators::Module {
  public:
-  explicit Group(std::string path) : Module(std::move(path), "Model", "Group") {}
+  explicit Group(std::string path) : Module({std::move(path), "Group", "", "cpu"}, "Model") {}
 };
 
 class ExplainTest : public testing::Test {
  protected:
   void leaf(const std::string& path, std::uint64_t bytes, const std::string& format,
-            const char* op = "KLinear") {
-    leaves_.push_back(std::make_unique<Leaf>(path, op, bytes, format));
+            const char* op = "KLinear", const char* device = "cpu") {
+    leaves_.push_back(std::make_unique<Leaf>(path, op, bytes, format, device));
     root_.add_child(*leaves_.back());
   }
   std::vector<std::string> paths() {
@@ -70,7 +73,7 @@ TEST_F(ExplainTest, FormatOperatorAndDeviceSeparateRows) {
   for (const int i : {0, 1, 2, 5, 7, 8})
     leaf("model.layers." + std::to_string(i) + ".down", 1, i == 7 ? "Q6_K" : "Q4_K");
   leaf("model.layers.9.down", 1, "Q4_K", "Other");
-  leaf("model.layers.10.down", 1, "Q4_K");
+  leaf("model.layers.10.down", 1, "Q4_K", "KLinear", "cuda:0");
   placement_.entries["model.layers.10.down"] = {"KLinear", "cuda:0", "rule 3"};
   EXPECT_EQ(paths(), (Paths{"model.layers.{0-2,5,8}.down", "model.layers.7.down",
                             "model.layers.9.down", "model.layers.10.down"}));

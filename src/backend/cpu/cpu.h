@@ -45,6 +45,7 @@ class PackedMatrix {
   PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k);
   /// Packs rows [row, row + n_rows) from file layout; row must be a multiple of tile_rows().
   void pack_rows(std::int64_t row, std::int64_t n_rows, const std::byte* rows) noexcept;
+  bool empty() const { return kernel_ == nullptr; }
   std::int64_t n() const { return n_; }
   std::int64_t k() const { return k_; }
   std::int64_t tile_rows() const { return kernel_->n_tile; }

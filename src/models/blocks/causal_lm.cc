@@ -11,7 +11,7 @@ class PreNormLayer : public DecoderLayer {
  public:
   PreNormLayer(const Builder& at, const io::ModelConfig& c, const LayerParts& parts,
                std::int64_t layer, Rotary& rotary)
-      : DecoderLayer(at.path(), "PreNormLayer") {
+      : DecoderLayer(at.site()) {
     const Builder b = at.under(*this);
     input_layernorm_ = b.norm("input_layernorm", c.d_model, c.norm_eps);
     self_attn_ = parts.attention(b, layer, rotary);
@@ -21,8 +21,9 @@ class PreNormLayer : public DecoderLayer {
 
   tensor::KvLayerSpec state_spec() const override { return self_attn_->state_spec(); }
 
-  void run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta,
-           bool has_delta) noexcept override {
+ private:
+  void do_run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta,
+              bool has_delta) noexcept override {
     const std::size_t mark = step.arena.mark();
     const MatrixF normed = step.arena.matrix(x.n_rows, x.n_cols);
     const ConstMatrixF pending = delta;
@@ -33,7 +34,6 @@ class PreNormLayer : public DecoderLayer {
     step.arena.release(mark);
   }
 
- private:
   std::unique_ptr<Norm> input_layernorm_, post_attention_layernorm_;
   std::unique_ptr<Attention> self_attn_;
   std::unique_ptr<Mlp> mlp_;
@@ -42,14 +42,14 @@ class PreNormLayer : public DecoderLayer {
 // "model" of the checkpoint: embedding, layers, final norm.
 class Decoder : public Module {
  public:
-  Decoder(const io::ModelConfig& c, const Placement& placement, const LayerParts& parts)
-      : Module("model", "Model", "Decoder") {
-    const Builder b("model", placement, this);
+  Decoder(const Builder& at, const io::ModelConfig& c, const LayerParts& parts)
+      : Module(at.site(), "Decoder") {
+    const Builder b = at.under(*this);
     embed_tokens_ = b.embedding("embed_tokens", c.vocab_size, c.d_model);
-    rotary_ = b.rotary("rotary_emb", c, parts.rotary_dim);
+    rotary_ = b.rotary("rotary_emb", {c, parts.rotary_dim});
     for (std::int64_t i = 0; i < c.n_layers; ++i) {
-      const Builder at = b.at("layers." + std::to_string(i));
-      layers_.push_back(b.adopt(std::make_unique<PreNormLayer>(at, c, parts, i, *rotary_)));
+      const Builder layer = b.structural("layers." + std::to_string(i), "DecoderLayer");
+      layers_.push_back(b.adopt(std::make_unique<PreNormLayer>(layer, c, parts, i, *rotary_)));
     }
     norm_ = b.norm("norm", c.d_model, c.norm_eps);
   }
@@ -95,13 +95,13 @@ class Decoder : public Module {
 
 class CausalLm : public Model {
  public:
-  CausalLm(const io::ModelConfig& c, const Placement& placement, const LayerParts& parts)
-      : Model("", "CausalLM"),
+  CausalLm(const Builder& at, const io::ModelConfig& c, const LayerParts& parts)
+      : Model(at.site()),
         vocab_size_(c.vocab_size),
         d_model_(c.d_model),
-        model_(c, placement, parts) {
+        model_(at.structural("model", "Decoder"), c, parts) {
     add_child(model_);
-    const Builder b("", placement, this);
+    const Builder b = at.under(*this);
     lm_head_ = c.tied_embeddings
                    ? b.tied_linear("lm_head", "model.embed_tokens.weight", c.vocab_size, c.d_model)
                    : b.linear("lm_head", c.vocab_size, c.d_model);
@@ -110,14 +110,14 @@ class CausalLm : public Model {
   std::vector<tensor::KvLayerSpec> state_spec() const override { return model_.state_spec(); }
   std::int64_t vocab_size() const override { return vocab_size_; }
 
-  void run(Step& step, MatrixF logits) noexcept override {
+ private:
+  void do_run(Step& step, MatrixF logits) noexcept override {
     const MatrixF hidden = model_.run(step, d_model_);
     if (hidden.n_rows == 0) return;
     Activation input(hidden);
     lm_head_->run(step, input, logits);
   }
 
- private:
   std::int64_t vocab_size_;
   std::int64_t d_model_;
   Decoder model_;
@@ -128,7 +128,8 @@ class CausalLm : public Model {
 
 std::unique_ptr<Model> make_causal_lm(const io::ModelConfig& config, const Placement& placement,
                                       const LayerParts& parts) {
-  return std::make_unique<CausalLm>(config, placement, parts);
+  const Builder root("", placement, nullptr);
+  return std::make_unique<CausalLm>(root.structural("", "Model"), config, parts);
 }
 
 }  // namespace kt::models

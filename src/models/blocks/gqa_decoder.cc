@@ -14,7 +14,7 @@ std::unique_ptr<operators::Model> make_gqa_decoder(const io::ModelConfig& c,
   parts.rotary_dim = c.head_dim;
   parts.attention = [&](const Builder& b, std::int64_t layer, operators::Rotary& rotary) {
     const std::int64_t window = layer >= c.full_attention_layers ? c.sliding_window : 0;
-    return b.gqa_attention("self_attn", c, {spec.qk_norm, window}, rotary);
+    return b.gqa_attention("self_attn", {c, spec.qk_norm, window, rotary});
   };
   parts.mlp = [&](const Builder& b, std::int64_t layer) {
     if (c.sparse_layer(layer)) return b.moe(spec.moe_name, c, spec.moe_names);

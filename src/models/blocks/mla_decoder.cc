@@ -14,7 +14,7 @@ std::unique_ptr<operators::Model> make_mla_decoder(const io::ModelConfig& c,
   LayerParts parts;
   parts.rotary_dim = c.mla.qk_rope_dim;
   parts.attention = [&](const Builder& b, std::int64_t, operators::Rotary& rotary) {
-    return b.mla_attention("self_attn", c, rotary);
+    return b.mla_attention("self_attn", {c, rotary});
   };
   parts.mlp = [&](const Builder& b, std::int64_t layer) {
     if (c.sparse_layer(layer)) return b.moe("mlp", c, {});

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace kt::app {
+namespace kt {
 
 /// Edits (insert, delete, replace, swap of neighbours) that turn `a` into `b`.
 std::size_t edit_distance(std::string_view a, std::string_view b);
@@ -15,4 +15,4 @@ std::size_t edit_distance(std::string_view a, std::string_view b);
 /// a third of the letters may differ, or one word begins with the other.
 std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& known);
 
-}  // namespace kt::app
+}  // namespace kt

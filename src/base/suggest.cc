@@ -1,8 +1,8 @@
-#include "suggest.h"
+#include "base/suggest.h"
 
 #include <algorithm>
 
-namespace kt::app {
+namespace kt {
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   const std::size_t width = b.size() + 1;
@@ -45,4 +45,4 @@ std::optional<std::string> nearest(std::string_view word, const std::vector<std:
   return std::nullopt;
 }
 
-}  // namespace kt::app
+}  // namespace kt

@@ -1,0 +1,109 @@
+#include "operators/catalogue.h"
+
+#include <algorithm>
+
+#include "operators/makers.h"
+#include "operators/placement.h"
+
+namespace kt::operators {
+namespace {
+
+constexpr std::string_view kPackage = "ktransformers.operators.";
+constexpr Wrapper kWrapper;
+constexpr Structural kStructural;
+
+std::vector<std::string> words(std::string_view text) {
+  std::vector<std::string> list;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find(' '), text.size());
+    if (end > 0) list.emplace_back(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return list;
+}
+
+bool contains(const std::vector<std::string>& list, std::string_view word) {
+  return std::find(list.begin(), list.end(), word) != list.end();
+}
+
+}  // namespace
+
+std::string_view device_type(std::string_view device) { return device.substr(0, device.find(':')); }
+
+Placement::Placement() : Placement(std::make_shared<Catalogue>()) {}
+
+Placement::Placement(std::shared_ptr<const Catalogue> operators) : catalogue(std::move(operators)) {
+  default_entry.reason = "default";
+}
+
+std::string OperatorRow::class_path() const {
+  return from_plugin ? module + "." + name : std::string(kPackage) + module + "." + name;
+}
+
+bool OperatorRow::runs_on(std::string_view device) const {
+  return contains(devices, device_type(device));
+}
+
+bool OperatorRow::fits(std::string_view model_type) const {
+  return families.empty() || contains(families, model_type);
+}
+
+bool OperatorRow::takes(std::string_view kwarg) const {
+  return kwarg == "generate_device" || kwarg == "prefill_device" || contains(kwargs, kwarg);
+}
+
+Catalogue::Catalogue() {
+  const auto row = [&](std::string_view module, std::string_view name, std::string_view kind,
+                       std::string_view devices, std::string_view families, std::string_view kwargs,
+                       Maker maker) {
+    rows_.push_back({std::string(module), std::string(name), std::string(kind), words(devices),
+                     families == "*" ? std::vector<std::string>{} : words(families), words(kwargs),
+                     std::move(maker)});
+  };
+#define OPERATOR(module, name, kind, devices, families, kwargs, maker) \
+  row(#module, #name, #kind, devices, families, kwargs, maker);
+#include "operators/operators.inc"
+#undef OPERATOR
+}
+
+void Catalogue::add(OperatorRow row) {
+  row.from_plugin = true;
+  if (find(row.class_path()) != nullptr) {
+    fail(ErrorCode::kUsage, "--plugin", "there is already an operator class '{}'",
+         row.class_path());
+  }
+  rows_.push_back(std::move(row));
+}
+
+const OperatorRow* Catalogue::find(std::string_view class_path_or_name) const {
+  for (const OperatorRow& row : rows_) {
+    if (row.name == class_path_or_name || row.class_path() == class_path_or_name) return &row;
+  }
+  return nullptr;
+}
+
+std::string_view refused_class(std::string_view class_path) {
+  if (class_path.starts_with(kPackage)) class_path.remove_prefix(kPackage.size());
+  constexpr std::pair<std::string_view, std::string_view> kRefused[] = {
+#define REFUSED(name, why) {name, why},
+#include "operators/refused.inc"
+#undef REFUSED
+  };
+  for (const auto& [name, why] : kRefused) {
+    if (name == class_path || name.substr(name.rfind('.') + 1) == class_path) return why;
+  }
+  return {};
+}
+
+const std::vector<KwargRow>& kwarg_rows() {
+  constexpr bool kUsed = true, kAccepted = false;
+  using enum KwargType;
+  static const std::vector<KwargRow> kRows = {
+#define KWARG(name, type, values, effect, meaning) {#name, type, words(values), effect, meaning},
+#include "operators/kwargs.inc"
+#undef KWARG
+  };
+  return kRows;
+}
+
+}  // namespace kt::operators

@@ -1,0 +1,81 @@
+// Reads a module's weights: finds tensors, checks shapes, decodes, changes their format when an
+// operator asks for it, packs them for this CPU with rows in parallel, and reports progress.
+//
+//   file rows → [Recode: decode, encode in another format] → PackedMatrix
+//
+// Thread rule: one thread loads; packing is parallel inside.
+#pragma once
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "backend/cpu/cpu.h"
+#include "io/weight_source.h"
+#include "tensor/tensor.h"
+
+namespace kt::operators {
+
+/// A tensor that a module reads from the checkpoint.
+struct WeightSpec {
+  std::string name;     // canonical name
+  tensor::Shape shape;  // as in the checkpoint
+};
+
+/// What happens to weights between file and packed matrix.
+struct Recode {
+  enum class Kind {
+    kStored,  // nothing
+    kDense,   // quantised weights become F32; dense ones stay
+    kBf16,    // rounded to BF16
+    kGroup,   // symmetric integers of `bits` bits; `group` weights of a row share a scale
+  };
+  Kind kind = Kind::kStored;
+  std::int64_t bits = 4;    // kGroup: 4 or 8
+  std::int64_t group = 64;  // kGroup: a multiple of 32, or -1 for a whole row
+  /// Format after recoding.
+  tensor::Format target(tensor::Format stored) const;
+  /// For people: "4 bits, groups of 64"; empty for kStored.
+  std::string describe() const;
+};
+
+/// x [n] → n values of `bits` bits in the blocks of Recode::target, with equal scales inside a
+/// group. n is a multiple of 32 and of the group. Source: symmetric round-to-nearest with scale
+/// max|x| / (2^(bits-1) - 1/2), as 4-bit Marlin weights are made; 8 bits use max|x| / 127.
+void encode_group(const float* x, std::int64_t n, const Recode& recode, std::byte* out);
+
+/// The tensor with this shape; throws kMismatch naming it when it is missing or shaped otherwise.
+const io::TensorInfo& require_tensor(const io::WeightSource& source, const WeightSpec& spec);
+/// Throws kUnsupported when rows of this tensor cannot be recoded.
+void check_recode(const io::WeightSource& source, const io::TensorInfo& info, const Recode& recode);
+
+/// What loading needs, and what it found.
+class Loader {
+ public:
+  using Progress = std::function<void(std::uint64_t bytes_done)>;
+  Loader(const io::WeightSource& source, backend::Cpu& cpu, Progress progress)
+      : source_(source), cpu_(cpu), progress_(std::move(progress)) {}
+  backend::Cpu& cpu() { return cpu_; }
+  const io::WeightSource& source() const { return source_; }
+  bool has(const std::string& name) const { return source_.find(name) != nullptr; }
+  /// As require_tensor; the tensor counts as used.
+  const io::TensorInfo& require(const WeightSpec& spec);
+  /// A vector or small matrix as floats.
+  std::vector<float> floats(const WeightSpec& spec);
+  /// A matrix packed for this CPU, rows in parallel.
+  backend::PackedMatrix matrix(const WeightSpec& spec, const Recode& recode = {});
+  /// Throws kMismatch naming tensors of the source that no module asked for.
+  void check_all_used() const;
+  /// Counts a tensor read by hand as done and lets its pages go.
+  void finished(const io::TensorInfo& info);
+
+ private:
+  void pack_into(const io::TensorInfo& info, const Recode& recode, backend::PackedMatrix& matrix);
+  const io::WeightSource& source_;
+  backend::Cpu& cpu_;
+  Progress progress_;
+  std::uint64_t bytes_done_ = 0;
+  std::set<std::string> used_;
+};
+
+}  // namespace kt::operators

@@ -1,0 +1,85 @@
+#include "operators/phased.h"
+
+namespace kt::operators {
+namespace {
+
+// What both kinds share: Base is Linear or Experts.
+template <class Base>
+class PhasedOf : public Base, public Phased {
+ public:
+  template <class... Shape>
+  PhasedOf(std::unique_ptr<Base> generate, std::unique_ptr<Base> prefill, Shape... shape)
+      : Base(generate->site(), shape...),
+        generate_(std::move(generate)),
+        prefill_(std::move(prefill)),
+        active_(generate_.get()) {}
+
+  std::vector<WeightSpec> weights() const override { return generate_->weights(); }
+  void check(const io::WeightSource& source) const override {
+    generate_->check(source);
+    prefill_->check(source);
+  }
+  void load(Loader& loader) override { active_->load(loader); }
+  void unload() override { active_->unload(); }
+  std::uint64_t weight_bytes() const override { return active_->weight_bytes(); }
+  std::string weight_format() const override { return active_->weight_format(); }
+  std::string kernel_name() const override { return active_->kernel_name(); }
+
+  void enter(Phase phase, Loader& loader) override {
+    Base* next = phase == Phase::kPrefill ? prefill_.get() : generate_.get();
+    if (next == active_) return;
+    active_->unload();
+    active_ = next;
+    active_->load(loader);
+  }
+
+ protected:
+  std::unique_ptr<Base> generate_, prefill_;
+  Base* active_;
+};
+
+class PhasedLinear : public PhasedOf<Linear> {
+ public:
+  using PhasedOf::PhasedOf;
+  const backend::PackedMatrix* packed() const override { return active_->packed(); }
+  const float* bias() const override { return active_->bias(); }
+
+ private:
+  void do_run(Step& step, Activation& x, MatrixF out) noexcept override {
+    active_->run(step, x, out);
+  }
+};
+
+class PhasedExperts : public PhasedOf<Experts> {
+ public:
+  using PhasedOf::PhasedOf;
+  void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept override {
+    active_->collect(step, ticket, accumulate_into);
+  }
+
+ private:
+  Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept override {
+    return active_->submit(step, x, routing);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Linear> make_phased(std::unique_ptr<Linear> generate,
+                                    std::unique_ptr<Linear> prefill) {
+  const std::int64_t n_out = generate->n_out(), n_in = generate->n_in();
+  return std::make_unique<PhasedLinear>(std::move(generate), std::move(prefill), n_out, n_in);
+}
+
+std::unique_ptr<Experts> make_phased(std::unique_ptr<Experts> generate,
+                                     std::unique_ptr<Experts> prefill) {
+  return std::make_unique<PhasedExperts>(std::move(generate), std::move(prefill));
+}
+
+void enter_phase(Module& root, Phase phase, Loader& loader) {
+  walk(root, [&](Module& module) {
+    if (auto* phased = dynamic_cast<Phased*>(&module)) phased->enter(phase, loader);
+  });
+}
+
+}  // namespace kt::operators

@@ -1,0 +1,77 @@
+// YAML rule files: which operator and device each module gets.
+//
+//   - match:                       # both must hold when both are given
+//       name: "^model\\.layers\\..*\\.mlp\\.experts$"    # regular expression, searched in the path
+//       class: torch.nn.ModuleList                       # or a class it derives from
+//     replace:
+//       class: ktransformers.operators.experts.KTransformersExperts
+//       kwargs: {generate_device: cpu, generate_op: KExpertsCPU}
+//     recursive: False
+//
+// The tree is walked depth first, parents first; the first rule that matches a module decides, and
+// a module that no rule matches keeps the default operator on the default device. Files are limited
+// to 1 MiB. Thread rule: pure.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "operators/catalogue.h"
+#include "operators/placement.h"
+#include "placement/diagnostic.h"
+#include "placement/module_tree.h"
+
+namespace kt::placement {
+
+/// Where a value of the file stands.
+struct Text {
+  std::string value;
+  Position at;
+};
+
+struct Kwarg {
+  Text name;
+  operators::Value value;
+  Position at;
+};
+
+struct Rule {
+  Position at;
+  std::optional<Text> name;
+  std::optional<Text> match_class;
+  Text replace_class{"default", {}};
+  std::vector<Kwarg> kwargs;
+  bool recursive = true;
+};
+
+struct RuleFile {
+  std::string path;
+  std::string text;
+  std::vector<Rule> rules;
+};
+
+/// Reads the grammar. Throws kBadFile with every problem found, one diagnostic each.
+RuleFile parse_rules(std::string text, const std::string& path);
+
+struct RuleContext {
+  const io::ModelConfig& config;
+  std::shared_ptr<const operators::Catalogue> catalogue;
+  operators::Devices devices;
+  std::string default_device = "cpu";  // of modules that no rule matches
+};
+
+struct RuleResult {
+  operators::Placement placement;
+  std::vector<Diagnostic> warnings;
+};
+
+/// Decides every module. Throws kBadFile with every problem found: classes and operators nobody
+/// provides, devices that do not exist, keyword arguments that the operator does not take.
+RuleResult apply_rules(const RuleFile& file, const RuleContext& context);
+
+/// parse_rules and apply_rules on a file. Throws kNotFound, kIo, kBadFile.
+RuleResult read_rules(const std::string& path, const RuleContext& context);
+
+}  // namespace kt::placement
