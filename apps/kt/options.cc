@@ -128,6 +128,19 @@ void add_model_options(CLI::App& command, session::Options& options) {
   number(command, "--chunk", options.chunk_size, whole_number(1, 65536), "N",
          "Prompt tokens per prefill step")
       ->group(group);
+  command
+      .add_option("--rules", options.rules,
+                  "YAML rule file that says what runs where; planned when not given")
+      ->type_name("FILE")
+      ->group(group);
+  number(command, "--emulate-gpus", options.emulate_gpus, whole_number(0, 64), "N",
+         "Accept rules for N GPUs and let the CPU compute their part, to try a rule file")
+      ->group(group);
+  command
+      .add_option("--device", options.device,
+                  "Device of modules that no rule matches; cpu when not given")
+      ->type_name("DEVICE")
+      ->group(group);
 }
 
 void add_sampling_options(CLI::App& command, SamplingArgs& args) {

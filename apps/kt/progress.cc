@@ -56,6 +56,7 @@ std::shared_ptr<Progress> show_loading(session::Options& options) {
   options.on_load = [bar](std::uint64_t done, std::uint64_t total, double rate) {
     bar->update(done, total, transfer_detail(done, total, rate));
   };
+  options.on_warning = [](const std::string& text) { std::fputs(text.c_str(), stderr); };
   return bar;
 }
 

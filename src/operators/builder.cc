@@ -17,6 +17,10 @@ std::unique_ptr<Kind> Builder::make_with(const std::string& path, const std::str
   check_device(path, device);
   const OperatorRow* row = op.empty() ? placement_->catalogue->first<Kind, Spec>(device)
                                       : placement_->catalogue->find(op);
+  if constexpr (std::is_same_v<Kind, Gate>) {
+    if (row != nullptr && row->kind == "Linear")
+      row = placement_->catalogue->first<Kind, Spec>(device);
+  }
   const auto* maker = row == nullptr ? nullptr : std::get_if<Make<Kind, Spec>>(&row->maker);
   if (maker == nullptr || !row->runs_on(device)) {
     fail(ErrorCode::kUnsupported, path, "no operator '{}' for this module runs on device '{}'",
@@ -94,6 +98,14 @@ std::unique_ptr<Linear> Builder::linear(const std::string& name, std::int64_t n_
   const std::string path = child(name);
   return make<Linear>(name,
                       LinearSpec{n_out, n_in, path + ".weight", bias ? path + ".bias" : "", false});
+}
+
+std::unique_ptr<Linear> Builder::product(std::int64_t n_out, std::int64_t n_in) const {
+  const Placement::Entry& entry = placement_->at(path_);
+  const OperatorRow* row = placement_->catalogue->find(entry.op);
+  const std::string op = row != nullptr && row->kind == "Linear" ? row->name : "";
+  return make_with<Linear>(path_, op, entry.device,
+                           LinearSpec{n_out, n_in, path_ + ".weight", "", false});
 }
 
 std::unique_ptr<Linear> Builder::tied_linear(const std::string& name,

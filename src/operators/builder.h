@@ -32,6 +32,10 @@ class Builder {
   /// structural one of this kind.
   Builder structural(const std::string& name, std::string_view kind) const;
 
+  /// The product inside a module that routes by one (a gate): a linear at the same path, of the
+  /// operator that the rule names when that is a linear. The caller owns it; it is nobody's child.
+  std::unique_ptr<Linear> product(std::int64_t n_out, std::int64_t n_in) const;
+
   /// Keyword arguments of this path; the fallback when the rule does not give them.
   std::int64_t whole(std::string_view name, std::int64_t fallback) const;
   bool flag(std::string_view name, bool fallback) const;

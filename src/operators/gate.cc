@@ -17,38 +17,41 @@ namespace {
 class CpuGate : public Gate {
  public:
   CpuGate(const Builder& at, const GateSpec& spec)
-      : Gate(at.site()), moe_(spec.config.moe), d_model_(spec.config.d_model) {}
+      : Gate(at.site()),
+        moe_(spec.config.moe),
+        product_(at.product(moe_.n_experts, spec.config.d_model)) {}
 
   std::vector<WeightSpec> weights() const override {
-    std::vector<WeightSpec> specs = {{path() + ".weight", {moe_.n_experts, d_model_}}};
-    if (moe_.correction_bias)
-      specs.push_back({path() + ".e_score_correction_bias", {moe_.n_experts}});
+    std::vector<WeightSpec> specs = product_->weights();
+    if (moe_.correction_bias) specs.push_back(bias_spec());
     return specs;
   }
 
   void load(Loader& loader) override {
-    const std::vector<WeightSpec> specs = weights();
-    matrix_ = loader.matrix(specs[0]);
-    if (moe_.correction_bias) bias_ = loader.floats(specs[1]);
+    product_->load(loader);
+    if (moe_.correction_bias) bias_ = loader.floats(bias_spec());
+  }
+
+  void check(const io::WeightSource& source) const override {
+    product_->check(source);
+    if (moe_.correction_bias) require_tensor(source, bias_spec());
   }
 
   std::uint64_t weight_bytes() const override {
-    return matrix_.bytes() + bias_.size() * sizeof(float);
+    return product_->weight_bytes() + bias_.size() * sizeof(float);
   }
-  std::string weight_format() const override {
-    return matrix_.empty() ? std::string() : std::string(formats::traits(matrix_.format()).name);
-  }
+  std::string weight_format() const override { return product_->weight_format(); }
+  std::string kernel_name() const override { return product_->kernel_name(); }
 
  private:
+  WeightSpec bias_spec() const { return {path() + ".e_score_correction_bias", {moe_.n_experts}}; }
   Routing do_run(Step& step, Activation& x) noexcept override {
     const std::int64_t n = x.n_rows();
     const MatrixF scores = step.arena.matrix(n, moe_.n_experts);
     const MatrixF choice = step.arena.matrix(n, moe_.n_experts);
     Routing routing{moe_.n_active, step.arena.allocate<std::int32_t>(n * moe_.n_active),
                     step.arena.allocate<float>(n * moe_.n_active)};
-    const backend::GemmCall call{&matrix_, x.rows_for(matrix_, step.cpu, step.arena), n, nullptr,
-                                 scores};
-    backend::gemm(step.cpu, {&call, 1});
+    product_->run(step, x, scores);
     for_rows(step, n, 16 * moe_.n_experts, [&](std::int64_t r) {
       route(step, scores.row(r), choice.row(r), routing.ids + r * moe_.n_active,
             routing.weights + r * moe_.n_active);
@@ -112,8 +115,7 @@ class CpuGate : public Gate {
   }
 
   io::MoeConfig moe_;
-  std::int64_t d_model_;
-  backend::PackedMatrix matrix_;
+  std::unique_ptr<Linear> product_;
   std::vector<float> bias_;
 };
 

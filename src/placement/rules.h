@@ -64,7 +64,7 @@ struct RuleContext {
 
 struct RuleResult {
   operators::Placement placement;
-  std::vector<Diagnostic> warnings;
+  std::vector<std::string> warnings;  // formatted diagnostics
 };
 
 /// Decides every module. Throws kBadFile with every problem found: classes and operators nobody

@@ -9,6 +9,7 @@
 #include "io/mmap_file.h"
 #include "placement/default_placement.h"
 #include "placement/explain.h"
+#include "placement/rules.h"
 #include "session/dummy_source.h"
 #include "session/registry.h"
 #include "session/text_parts.h"
@@ -148,7 +149,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
     fail(ErrorCode::kUsage, "--chunk", "{} rows: at least 1 is needed", options.chunk_size);
   std::unique_ptr<Session> s(new Session);
   s->source_ = std::move(source);
-  s->placement_ = placement::default_placement(s->config());
+  s->place(options);
   s->cpu_ = make_cpu(options);
   s->model_ = models::build_model(s->config(), s->placement_);
   engine::EngineOptions engine_options;
@@ -170,6 +171,22 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options);
   s->report_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return s;
+}
+
+void Session::place(const Options& options) {
+  if (options.rules.empty()) {
+    placement_ = placement::default_placement(config());
+    return;
+  }
+  const placement::RuleContext context{config(),
+                                       std::make_shared<operators::Catalogue>(),
+                                       {options.emulate_gpus, true},
+                                       options.device.empty() ? "cpu" : options.device};
+  placement::RuleResult result = placement::read_rules(options.rules, context);
+  placement_ = std::move(result.placement);
+  for (const std::string& warning : result.warnings) {
+    if (options.on_warning) options.on_warning(warning);
+  }
 }
 
 void Session::open_text(const Options& options) {

@@ -23,9 +23,15 @@ struct Options {
   std::string kv = "f16";    // f32, f16, bf16, q8_0
   std::int64_t context = 0;  // 0: the model's, limited to 8192 and to what fits
   std::int64_t chunk_size = 512;
-  bool need_text = true;  // false: a missing tokenizer is no error
+  std::string rules;                 // YAML rule file; empty: the planner decides
+  std::vector<std::string> plugins;  // shared objects with operators
+  std::string device;                // of modules that no rule matches; empty: cpu
+  int emulate_gpus = 0;              // GPUs that the CPU stands in for
+  bool need_text = true;             // false: a missing tokenizer is no error
   /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
   std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
+  /// A warning about the rule file, of one or more whole lines; before weights are read.
+  std::function<void(const std::string&)> on_warning;
 };
 
 struct LoadReport {
@@ -62,6 +68,7 @@ class Session {
   Session() = default;
   static std::unique_ptr<Session> assemble(const Options& options,
                                            std::unique_ptr<io::WeightSource> source);
+  void place(const Options& options);
   void open_text(const Options& options);
   std::unique_ptr<io::WeightSource> source_;
   operators::Placement placement_;

@@ -1,0 +1,66 @@
+#include "placement/rule_errors.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace kt::placement {
+namespace {
+
+void add_once(std::vector<Diagnostic>& list, Diagnostic diagnostic) {
+  const bool known = std::any_of(list.begin(), list.end(), [&](const Diagnostic& d) {
+    return d.at.line == diagnostic.at.line && d.at.column == diagnostic.at.column &&
+           d.message == diagnostic.message;
+  });
+  if (!known) list.push_back(std::move(diagnostic));
+}
+
+}  // namespace
+
+void RuleErrors::error(Position at, std::string message, std::string hint) {
+  add_once(errors_, {Diagnostic::Severity::kError, at, std::move(message), std::move(hint)});
+}
+
+void RuleErrors::warning(Position at, std::string message, std::string hint) {
+  add_once(warnings_, {Diagnostic::Severity::kWarning, at, std::move(message), std::move(hint)});
+}
+
+void RuleErrors::raise() const {
+  constexpr std::size_t kShown = 20;
+  if (errors_.empty()) return;
+  std::vector<Diagnostic> errors = errors_;
+  std::stable_sort(errors.begin(), errors.end(), [](const Diagnostic& a, const Diagnostic& b) {
+    return std::pair(a.at.line, a.at.column) < std::pair(b.at.line, b.at.column);
+  });
+  std::string text;
+  for (std::size_t i = 0; i < std::min(kShown, errors.size()); ++i) {
+    text += "\n" + format_diagnostic(errors[i], path_, text_);
+    text.pop_back();
+  }
+  if (errors_.size() > kShown) text += fmt::format("\n… and {} more", errors_.size() - kShown);
+  fail(ErrorCode::kBadFile, {}, "{} problem{} in the rule file{}", errors_.size(),
+       errors_.size() == 1 ? "" : "s", text);
+}
+
+std::vector<std::string> RuleErrors::warnings() const {
+  std::vector<std::string> out;
+  for (const Diagnostic& d : warnings_) out.push_back(format_diagnostic(d, path_, text_));
+  return out;
+}
+
+std::string quoted(std::string_view text) {
+  constexpr std::size_t kShown = 80;
+  std::string out(text.substr(0, kShown));
+  std::replace_if(
+      out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; },
+      '?');
+  return text.size() > kShown ? out + "…" : out;
+}
+
+std::string join(const std::vector<std::string>& words) {
+  std::string out;
+  for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
+  return out;
+}
+
+}  // namespace kt::placement

@@ -1,0 +1,448 @@
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+#include "base/error.h"
+#include "base/suggest.h"
+#include "io/mmap_file.h"
+#include "placement/regex.h"
+#include "placement/rule_errors.h"
+#include "placement/rules.h"
+
+namespace kt::placement {
+namespace {
+
+using operators::KwargRow;
+using operators::KwargType;
+using operators::OperatorRow;
+using operators::Placement;
+using operators::Value;
+
+const KwargRow* kwarg_row(std::string_view name) {
+  for (const KwargRow& row : operators::kwarg_rows()) {
+    if (row.name == name) return &row;
+  }
+  return nullptr;
+}
+
+std::string show(const Value& value) {
+  if (std::holds_alternative<std::monostate>(value)) return "None";
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "True" : "False";
+  if (const auto* whole = std::get_if<std::int64_t>(&value)) return std::to_string(*whole);
+  if (const auto* real = std::get_if<double>(&value)) return fmt::format("{}", *real);
+  if (const auto* text = std::get_if<std::string>(&value)) return quoted(*text);
+  return "a mapping";
+}
+
+bool is_none(const Value& value) {
+  const auto* text = std::get_if<std::string>(&value);
+  return std::holds_alternative<std::monostate>(value) || (text != nullptr && *text == "None");
+}
+
+class Applier {
+ public:
+  Applier(const RuleFile& file, const RuleContext& context)
+      : file_(file),
+        context_(context),
+        errors_(file.path, file.text),
+        tree_(module_tree(context.config)),
+        placement_(context.catalogue) {}
+
+  RuleResult run() {
+    placement_.devices = context_.devices;
+    placement_.default_entry.device = context_.default_device;
+    placement_.default_entry.reason = "no rule";
+    for (const Rule& rule : file_.rules) {
+      regexes_.push_back(rule.name ? std::optional<Regex>(rule.name->value) : std::nullopt);
+      matches_.push_back(0);
+    }
+    check_match_classes();
+    std::string closed;  // path below which modules are not visited
+    for (const ModuleNode& node : tree_) {
+      if (!closed.empty() && node.path.starts_with(closed)) continue;
+      closed.clear();
+      const Rule* rule = first_match(node);
+      if (rule == nullptr) continue;
+      place(*rule, node);
+      if (!rule->recursive) closed = node.path + ".";
+    }
+    for (std::size_t i = 0; i < matches_.size(); ++i) {
+      if (matches_[i] == 0) warn_unmatched(i);
+    }
+    errors_.raise();
+    return {std::move(placement_), errors_.warnings()};
+  }
+
+ private:
+  bool name_matches(std::size_t rule, const ModuleNode& node) {
+    return !regexes_[rule] || regexes_[rule]->search(node.path);
+  }
+  bool class_matches(std::size_t rule, const ModuleNode& node) const {
+    const auto& wanted = file_.rules[rule].match_class;
+    return !wanted ||
+           std::find(node.classes.begin(), node.classes.end(), wanted->value) != node.classes.end();
+  }
+
+  const Rule* first_match(const ModuleNode& node) {
+    for (std::size_t i = 0; i < file_.rules.size(); ++i) {
+      if (!class_matches(i, node)) continue;
+      try {
+        if (!name_matches(i, node)) continue;
+      } catch (const Error& e) {
+        errors_.error(file_.rules[i].name->at, e.what());
+        errors_.raise();
+      }
+      ++matches_[i];
+      return &file_.rules[i];
+    }
+    return nullptr;
+  }
+
+  void check_match_classes() {
+    const std::vector<std::string> known = known_module_classes();
+    for (const Rule& rule : file_.rules) {
+      if (!rule.match_class) continue;
+      const std::string& name = rule.match_class->value;
+      if (std::binary_search(known.begin(), known.end(), name)) continue;
+      const auto near = nearest(name, known);
+      errors_.error(rule.match_class->at, fmt::format("no module class '{}'", quoted(name)),
+                    near ? fmt::format("did you mean {}?", *near) : "");
+    }
+  }
+
+  void warn_unmatched(std::size_t i) {
+    const Rule& rule = file_.rules[i];
+    std::string name_only, class_only;
+    for (const ModuleNode& node : tree_) {
+      if (name_only.empty() && rule.name && name_matches(i, node)) name_only = node.path;
+      if (class_only.empty() && rule.match_class && class_matches(i, node)) class_only = node.path;
+    }
+    std::string hint;
+    if (!name_only.empty() && class_only.empty() && rule.match_class) {
+      hint =
+          fmt::format("'{}' has this name, but this model has no module of that class", name_only);
+    } else if (!class_only.empty() && name_only.empty() && rule.name) {
+      hint = fmt::format("'{}' is of this class, but no module has such a name", class_only);
+    } else if (!name_only.empty()) {
+      hint = "the modules it fits are taken by the rules above it";
+    }
+    errors_.warning(rule.at, "this rule decides no module of this model", hint);
+  }
+
+  // ---- one module
+
+  void place(const Rule& rule, const ModuleNode& node) {
+    Placement::Entry entry;
+    entry.reason = fmt::format("rule, line {}", rule.at.line);
+    bool has_device = false;
+    for (const Kwarg& kwarg : rule.kwargs) {
+      if (!check_kwarg(kwarg)) continue;
+      entry.kwargs[kwarg.name.value] = kwarg.value;
+      has_device |= kwarg.name.value == "generate_device" && !is_none(kwarg.value);
+    }
+    const OperatorRow* row = nullptr;
+    if (rule.replace_class.value != "default") {
+      row = find_class(rule);
+      if (row == nullptr || !check_kind(rule, *row, node)) return;
+    } else if (node.has_weights && !has_device) {
+      errors_.error(
+          rule.replace_class.at,
+          fmt::format("class 'default' without generate_device, on '{}', which has weights",
+                      node.path),
+          "add kwargs: {generate_device: …}");
+      return;
+    }
+    const std::string fallback =
+        node.kind == "Experts" && row != nullptr ? "cpu" : context_.default_device;
+    entry.device = device_of(rule, "generate_device", fallback);
+    entry.prefill_device = device_of(rule, "prefill_device", entry.device);
+    if (row != nullptr) choose_operators(rule, *row, node, entry);
+    check_taken(rule, row, entry);
+    if (node.kind == "Decoder") read_model_kwargs(rule, entry);
+    store(rule, node, std::move(entry));
+  }
+
+  void store(const Rule& rule, const ModuleNode& node, Placement::Entry entry) {
+    if (node.stands_for == node.path) {
+      placement_.entries[node.path] = std::move(entry);
+      return;
+    }
+    if (node.kind ==
+        "Rotary") {  // one table serves all layers: its own rule, else the first layer's
+      placement_.entries.try_emplace(node.stands_for, std::move(entry));
+      return;
+    }
+    if (node.kind == "Linear" && !entry.op.empty()) {
+      errors_.warning(rule.replace_class.at, fmt::format("no effect on '{}'", node.path),
+                      "latent attention reads these weights itself");
+    }
+  }
+
+  const OperatorRow* find_class(const Rule& rule) {
+    const std::string& name = rule.replace_class.value;
+    const OperatorRow* row =
+        name.find('.') == std::string::npos ? nullptr : context_.catalogue->find(name);
+    if (row != nullptr) return row;
+    if (const std::string_view why = operators::refused_class(name); !why.empty()) {
+      errors_.error(rule.replace_class.at,
+                    fmt::format("no operator class '{}': {}", quoted(name), why));
+      return nullptr;
+    }
+    std::vector<std::string> known;
+    for (const OperatorRow& r : context_.catalogue->rows()) known.push_back(r.class_path());
+    auto near = nearest(name, known);
+    if (const OperatorRow* bare = context_.catalogue->find(name.substr(name.rfind('.') + 1))) {
+      near = bare->class_path();
+    }
+    errors_.error(rule.replace_class.at, fmt::format("no operator class '{}'", quoted(name)),
+                  near ? fmt::format("did you mean {}?", *near)
+                       : "docs/rules.md lists the classes; --plugin adds your own");
+    return nullptr;
+  }
+
+  bool check_kind(const Rule& rule, const OperatorRow& row, const ModuleNode& node) {
+    const bool router_product = node.kind == "Gate" && row.kind == "Linear";
+    if (row.kind != node.kind && !router_product) {
+      std::string fitting;
+      for (const OperatorRow& r : context_.catalogue->rows()) {
+        if (r.kind == node.kind && r.fits(context_.config.architecture)) {
+          fitting = r.class_path();
+          break;
+        }
+      }
+      errors_.error(rule.replace_class.at,
+                    fmt::format("{} replaces modules of kind {}, but '{}' is of kind {}", row.name,
+                                row.kind, node.path, node.kind),
+                    fitting.empty() ? "match other modules" : fmt::format("{} would fit", fitting));
+      return false;
+    }
+    if (row.fits(context_.config.architecture)) return true;
+    errors_.error(rule.replace_class.at,
+                  fmt::format("{} is for {}; this model is of type {}", row.name,
+                              join(row.families), context_.config.architecture));
+    return false;
+  }
+
+  void choose_operators(const Rule& rule, const OperatorRow& row, const ModuleNode& node,
+                        Placement::Entry& entry) {
+    entry.rule_class = row.name;
+    entry.op = row.name;
+    if (row.is_wrapper()) {
+      entry.op = op_of(rule, "generate_op", row, default_op(row, entry.device));
+      entry.prefill_op = op_of(rule, "prefill_op", row, "");
+    }
+    const OperatorRow* op = context_.catalogue->find(entry.op);
+    if (op != nullptr && !op->runs_on(entry.device)) {
+      errors_.error(position_of(rule, "generate_device"),
+                    fmt::format("{} runs on {}, not on '{}' ('{}')", entry.op, join(op->devices),
+                                entry.device, node.path));
+    }
+    const OperatorRow* prefill = context_.catalogue->find(entry.prefill_op);
+    if (prefill != nullptr && !prefill->runs_on(entry.prefill_device)) {
+      errors_.error(position_of(rule, "prefill_device"),
+                    fmt::format("{} runs on {}, not on '{}' ('{}')", entry.prefill_op,
+                                join(prefill->devices), entry.prefill_device, node.path));
+    }
+  }
+
+  // What a wrapper runs when the rule does not say: the original's defaults, and its CPU operator
+  // on the CPU.
+  static std::string default_op(const OperatorRow& wrapper, const std::string& device) {
+    if (wrapper.kind == "Experts") return device == "cpu" ? "KExpertsCPU" : "KExpertsMarlin";
+    return device == "cpu" ? "KLinearCPUInfer" : "KLinearMarlin";
+  }
+
+  std::string op_of(const Rule& rule, std::string_view key, const OperatorRow& wrapper,
+                    std::string fallback) {
+    const Kwarg* kwarg = find(rule, key);
+    if (kwarg == nullptr || is_none(kwarg->value)) return fallback;
+    const auto* name = std::get_if<std::string>(&kwarg->value);
+    if (name == nullptr) return fallback;  // reported by check_kwarg
+    const OperatorRow* row = context_.catalogue->find(*name);
+    if (row != nullptr && row->kind == wrapper.kind && !row->is_wrapper()) return *name;
+    if (const std::string_view why = operators::refused_class(*name);
+        row == nullptr && !why.empty()) {
+      errors_.error(kwarg->at, fmt::format("no operator '{}': {}", quoted(*name), why));
+      return fallback;
+    }
+    std::vector<std::string> known;
+    for (const OperatorRow& r : context_.catalogue->rows()) {
+      if (r.kind == wrapper.kind && !r.is_wrapper()) {
+        known.push_back(r.from_plugin ? r.class_path() : r.name);
+      }
+    }
+    const auto near = nearest(*name, known);
+    errors_.error(
+        kwarg->at, fmt::format("{}: no {} operator '{}'", key, wrapper.kind, quoted(*name)),
+        near ? fmt::format("did you mean {}?", *near) : fmt::format("there are {}", join(known)));
+    return fallback;
+  }
+
+  // ---- keyword arguments
+
+  static const Kwarg* find(const Rule& rule, std::string_view name) {
+    for (const Kwarg& kwarg : rule.kwargs) {
+      if (kwarg.name.value == name) return &kwarg;
+    }
+    return nullptr;
+  }
+  static Position position_of(const Rule& rule, std::string_view kwarg) {
+    const Kwarg* found = find(rule, kwarg);
+    return found != nullptr ? found->at : rule.replace_class.at;
+  }
+
+  bool known_to_plugin(std::string_view name) const {
+    const auto& rows = context_.catalogue->rows();
+    return std::any_of(rows.begin(), rows.end(),
+                       [&](const OperatorRow& r) { return r.from_plugin && r.takes(name); });
+  }
+
+  bool check_kwarg(const Kwarg& kwarg) {
+    const KwargRow* row = kwarg_row(kwarg.name.value);
+    if (row == nullptr) {
+      if (known_to_plugin(kwarg.name.value)) return true;
+      std::vector<std::string> known;
+      for (const KwargRow& r : operators::kwarg_rows()) known.emplace_back(r.name);
+      const auto near = nearest(kwarg.name.value, known);
+      errors_.error(
+          kwarg.name.at, fmt::format("no operator takes '{}'", quoted(kwarg.name.value)),
+          near ? fmt::format("did you mean '{}'?", *near) : "docs/rules.md lists the kwargs");
+      return false;
+    }
+    if (is_none(kwarg.value)) return true;
+    const bool allowed = row->values.empty() || std::find(row->values.begin(), row->values.end(),
+                                                          show(kwarg.value)) != row->values.end();
+    std::string wanted;
+    switch (row->type) {
+      case KwargType::kDevice:
+        if (!std::holds_alternative<std::string>(kwarg.value))
+          wanted = "a device: cpu, cuda or cuda:N";
+        break;
+      case KwargType::kOperator:
+        if (!std::holds_alternative<std::string>(kwarg.value)) wanted = "the name of an operator";
+        break;
+      case KwargType::kChoice:
+        if (!std::holds_alternative<std::string>(kwarg.value) || !allowed)
+          wanted = join(row->values);
+        break;
+      case KwargType::kWhole:
+        if (!std::holds_alternative<std::int64_t>(kwarg.value) || !allowed) {
+          wanted = row->values.empty() ? "a whole number" : join(row->values);
+        }
+        break;
+      case KwargType::kFlag:
+        if (!std::holds_alternative<bool>(kwarg.value)) wanted = "True or False";
+        break;
+      case KwargType::kDeviceMap:
+        if (!std::holds_alternative<std::map<std::int64_t, std::string>>(kwarg.value)) {
+          wanted = "a mapping {layer: device}";
+        }
+        break;
+    }
+    if (wanted.empty()) return true;
+    errors_.error(kwarg.at,
+                  fmt::format("{} is {}, wanted {}", row->name, show(kwarg.value), wanted));
+    return false;
+  }
+
+  void check_taken(const Rule& rule, const OperatorRow* row, const Placement::Entry& entry) {
+    for (const Kwarg& kwarg : rule.kwargs) {
+      const std::string& name = kwarg.name.value;
+      const auto takes = [&](const OperatorRow* r) { return r != nullptr && r->takes(name); };
+      const auto* prefill = context_.catalogue->find(entry.prefill_op);
+      if (name == "generate_device" || name == "prefill_device" || takes(row) ||
+          takes(context_.catalogue->find(entry.op)) || takes(prefill)) {
+        continue;
+      }
+      errors_.warning(kwarg.name.at,
+                      fmt::format("{} does not take '{}': it has no effect",
+                                  row == nullptr ? "class 'default'" : row->name, quoted(name)));
+    }
+  }
+
+  std::string device_of(const Rule& rule, std::string_view key, const std::string& fallback) {
+    const Kwarg* kwarg = find(rule, key);
+    if (kwarg == nullptr || is_none(kwarg->value)) return fallback;
+    const auto* name = std::get_if<std::string>(&kwarg->value);
+    return name == nullptr ? fallback : check_device(*name, kwarg->at, fallback);
+  }
+
+  std::string check_device(const std::string& name, Position at, const std::string& fallback) {
+    if (name == "cpu") return name;
+    const std::string_view type = operators::device_type(name);
+    const int n_gpus = context_.devices.n_gpus;
+    int index = 0;
+    bool well_formed = name == type;
+    if (!well_formed) {
+      const char* end = name.data() + name.size();
+      const auto r = std::from_chars(name.data() + type.size() + 1, end, index);
+      well_formed = r.ec == std::errc() && r.ptr == end && index >= 0;
+    }
+    if (type == "cuda" && well_formed && index < n_gpus) return fmt::format("cuda:{}", index);
+    if (type == "xpu" || type == "npu") {
+      errors_.error(at, fmt::format("device '{}': there is no backend for it yet", quoted(name)),
+                    "this build computes on cpu");
+    } else if (type == "cuda" && well_formed) {
+      errors_.error(at,
+                    fmt::format("device '{}' does not exist: there {}", name,
+                                n_gpus == 0 ? std::string("is no GPU here, only cpu")
+                                            : fmt::format("are cpu and {} GPU{}, from cuda:0 on",
+                                                          n_gpus, n_gpus == 1 ? "" : "s")),
+                    fmt::format("--emulate-gpus {} lets the CPU stand in for GPUs", index + 1));
+    } else {
+      const auto near = nearest(name, {"cpu", "cuda", "cuda:0"});
+      errors_.error(
+          at, fmt::format("no device '{}'", quoted(name)),
+          near ? fmt::format("did you mean {}?", *near) : "devices are cpu, cuda, cuda:N");
+    }
+    return fallback;
+  }
+
+  void read_model_kwargs(const Rule& rule, Placement::Entry& entry) {
+    if (const Kwarg* k = find(rule, "per_layer_prefill_intput_threshold")) {
+      if (const auto* n = std::get_if<std::int64_t>(&k->value)) {
+        if (*n < 0) errors_.error(k->at, "per_layer_prefill_intput_threshold is negative");
+        placement_.layer_wise_threshold = *n;
+      }
+    }
+    if (const Kwarg* k = find(rule, "device")) {
+      if (const auto* name = std::get_if<std::string>(&k->value)) {
+        entry.device = check_device(*name, k->at, entry.device);
+      }
+    }
+    const Kwarg* k = find(rule, "transfer_map");
+    if (k == nullptr) return;
+    if (const auto* map = std::get_if<std::map<std::int64_t, std::string>>(&k->value)) {
+      for (const auto& [layer, device] : *map) {
+        check_device(device, k->at, "cpu");
+        if (layer >= context_.config.n_layers) {
+          errors_.warning(
+              k->at, fmt::format("transfer_map: layer {} does not exist, the model has {}", layer,
+                                 context_.config.n_layers));
+        }
+      }
+    }
+  }
+
+  const RuleFile& file_;
+  const RuleContext& context_;
+  RuleErrors errors_;
+  std::vector<ModuleNode> tree_;
+  std::vector<std::optional<Regex>> regexes_;
+  std::vector<std::int64_t> matches_;
+  Placement placement_;
+};
+
+}  // namespace
+
+RuleResult apply_rules(const RuleFile& file, const RuleContext& context) {
+  return Applier(file, context).run();
+}
+
+RuleResult read_rules(const std::string& path, const RuleContext& context) {
+  const io::MmapFile mapped(path);
+  std::string text(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.size());
+  return apply_rules(parse_rules(std::move(text), path), context);
+}
+
+}  // namespace kt::placement
