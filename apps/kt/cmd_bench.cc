@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "commands.h"
 #include "formats/format.h"
+#include "module_report.h"
 #include "options.h"
 #include "print.h"
 #include "progress.h"
@@ -30,12 +31,14 @@ struct BenchArgs {
   int repetitions = 5;
   bool no_warmup = false;
   bool json = false;
+  bool per_module = false;
 };
 
 struct Test {
   bool prefill = true;
   std::int64_t n = 0;
   std::vector<double> rates;  // tokens per second
+  std::string modules;        // the table of --per-module
   std::string name() const { return fmt::format("{}{}", prefill ? "pp" : "tg", n); }
   double mean() const {
     double sum = 0.0;
@@ -104,7 +107,8 @@ ModelSize size_of(session::Session& session) {
   return size;
 }
 
-void run_tests(session::Session& session, const BenchArgs& args, std::vector<Test>* tests) {
+void run_tests(session::Session& session, const BenchArgs& args, const Ceilings* ceilings,
+               std::vector<Test>* tests) {
   for (Test& test : *tests) {
     if (!args.no_warmup) {
       Test warm = test;
@@ -112,12 +116,14 @@ void run_tests(session::Session& session, const BenchArgs& args, std::vector<Tes
           std::min<std::int64_t>(test.n, test.prefill ? session.engine().options().chunk_size : 4);
       measure(session, warm);
     }
+    if (args.per_module) session.trace()->clear();
     for (int r = 0; r < args.repetitions; ++r) {
       test.rates.push_back(measure(session, test));
       std::fprintf(stderr, "%s %d/%d: %.2f tokens/s\n", test.name().c_str(), r + 1,
                    args.repetitions, test.rates.back());
       std::fflush(stderr);
     }
+    if (ceilings != nullptr) test.modules = module_report(session, *ceilings, test.prefill);
   }
 }
 
@@ -179,7 +185,10 @@ int bench(BenchArgs args) {
   if (args.dummy_config.empty() == args.options.model.empty()) {
     fail(ErrorCode::kUsage, "kt bench", "give either MODEL or --dummy config.json");
   }
+  if (args.per_module && args.json)
+    fail(ErrorCode::kUsage, "--per-module", "prints tables; leave --json out");
   args.options.need_text = false;
+  args.options.trace |= args.per_module;
   if (args.options.context == 0) {
     for (const Test& test : tests)
       args.options.context = std::max(args.options.context, test.n + 2);
@@ -197,11 +206,17 @@ int bench(BenchArgs args) {
                         session->config().n_layers);
   }
   bar->finish();
-  run_tests(*session, args, &tests);
+  std::optional<Ceilings> ceilings;
+  if (args.per_module) ceilings = measure_ceilings(*session);
+  run_tests(*session, args, ceilings ? &*ceilings : nullptr, &tests);
+  finish_trace(*session, args.options.trace_file);
   if (args.json) {
     print_json(*session, args, label, tests);
   } else {
     print_table(*session, label, tests);
+    for (const Test& test : tests) {
+      if (!test.modules.empty()) std::printf("\n%s\n%s", test.name().c_str(), test.modules.c_str());
+    }
   }
   return 0;
 }
@@ -236,6 +251,8 @@ void add_bench(CLI::App& root, Action& action) {
       ->type_name("N")
       ->capture_default_str();
   command->add_flag("--no-warmup", args->no_warmup, "Measure the first run too");
+  command->add_flag("--per-module", args->per_module,
+                    "Print time and share of the machine's ceiling per kind of module");
   command->add_flag("--json", args->json, "Print JSON instead of a table");
   add_model_options(*command, args->options);
   command->footer(examples({"kt bench model.gguf -p 512 -n 128 -r 5",

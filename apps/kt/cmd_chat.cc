@@ -278,7 +278,10 @@ int chat(ChatArgs args) {
   const auto loading = show_loading(args.options);
   const auto session = session::Session::open(args.options);
   loading->finish();
-  return Chat(args, interrupts, *session).loop();
+  std::fputs(ready_screen(*session).c_str(), stderr);
+  const int status = Chat(args, interrupts, *session).loop();
+  finish_trace(*session, args.options.trace_file);
+  return status;
 }
 
 }  // namespace

@@ -55,6 +55,7 @@ int logits(LogitsArgs args) {
     fail(ErrorCode::kInternal, args.options.model, "{}", result.error);
   }
   writer.finish();
+  finish_trace(*session, args.options.trace_file);
   return 0;
 }
 

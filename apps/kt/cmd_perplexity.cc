@@ -47,6 +47,7 @@ int measure_perplexity(PerplexityArgs args) {
                          format_duration(result.seconds))
                  .c_str(),
              stdout);
+  finish_trace(*session, args.options.trace_file);
   return 0;
 }
 

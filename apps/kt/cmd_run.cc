@@ -51,6 +51,7 @@ int run(RunArgs args, const std::string& prompt, session::TextRequest request) {
   loading->finish();
   if (args.show_placement) {
     std::fputs(placement::explain_table(session->model(), session->placement()).c_str(), stderr);
+    std::fputs(("\n" + ready_screen(*session)).c_str(), stderr);
   }
   request.prompt = prompt;
   if (args.chat) {
@@ -77,6 +78,7 @@ int run(RunArgs args, const std::string& prompt, session::TextRequest request) {
   if (result.engine.reason == engine::FinishReason::kError) {
     fail(ErrorCode::kInternal, "generation", "{}", result.engine.error);
   }
+  finish_trace(*session, args.options.trace_file);
   if (!args.quiet) std::fputs(session::speed_report(result.engine).c_str(), stderr);
   if (result.engine.reason == engine::FinishReason::kContextFull) {
     std::fprintf(stderr, "kt: the context of %lld tokens is full; --ctx makes it larger\n",

@@ -133,6 +133,11 @@ void add_model_options(CLI::App& command, session::Options& options) {
                   "YAML rule file that says what runs where; planned when not given")
       ->type_name("FILE")
       ->group(group);
+  command
+      .add_option("--trace", options.trace_file,
+                  "Write a Chrome trace (ui.perfetto.dev) with one zone per module path")
+      ->type_name("FILE")
+      ->group(group);
   number(command, "--emulate-gpus", options.emulate_gpus, whole_number(0, 64), "N",
          "Accept rules for N GPUs and let the CPU compute their part, to try a rule file")
       ->group(group);

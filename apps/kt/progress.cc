@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "placement/explain.h"
 #include "print.h"
+#include "session/trace_file.h"
 
 namespace kt::app {
 
@@ -58,6 +60,30 @@ std::shared_ptr<Progress> show_loading(session::Options& options) {
   };
   options.on_warning = [](const std::string& text) { std::fputs(text.c_str(), stderr); };
   return bar;
+}
+
+std::string ready_screen(session::Session& session) {
+  const session::LoadReport& load = session.load_report();
+  const engine::EngineOptions& engine = session.engine().options();
+  const operators::Devices& devices = session.placement().devices;
+  const std::string stand_in =
+      devices.emulated && devices.n_gpus > 0
+          ? fmt::format("{} GPU{} emulated: the CPU computes what the rules place there\n",
+                        devices.n_gpus, devices.n_gpus == 1 ? "" : "s")
+          : "";
+  return placement::explain_summary(session.model()) + stand_in +
+         fmt::format(
+             "ready after {:.1f} s: weights {}, cache {} for {} tokens ({}); {} threads, {}\n",
+             load.seconds, placement::human_bytes(load.packed_bytes),
+             placement::human_bytes(load.kv_bytes), engine.context,
+             formats::traits(engine.kv_format).name, session.cpu().pool.size(),
+             describe_caps(session.cpu().caps));
+}
+
+void finish_trace(session::Session& session, const std::string& path) {
+  if (path.empty()) return;
+  session::write_chrome_trace(*session.trace(), path);
+  std::fprintf(stderr, "trace: %zu zones in %s\n", session.trace()->zones().size(), path.c_str());
 }
 
 std::shared_ptr<Progress> show_prefill(session::TextRequest& request) {

@@ -31,6 +31,12 @@ class Progress {
 /// Shows bytes, GB/s and remaining time while `options` is being opened.
 std::shared_ptr<Progress> show_loading(session::Options& options);
 
+/// "Ready": what runs where, with which kernels, and what it takes, in one screen.
+std::string ready_screen(session::Session& session);
+
+/// Writes the session's trace to `path`, or does nothing when `path` is empty.
+void finish_trace(session::Session& session, const std::string& path);
+
 /// "1.2 GiB / 2.8 GiB  1.9 GB/s  ETA 3 s".
 std::string transfer_detail(std::uint64_t done, std::uint64_t total, double bytes_per_second);
 

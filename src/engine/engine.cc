@@ -162,7 +162,7 @@ void Engine::add_rows(Sequence& sequence, std::int64_t n, Rows& rows) {
 tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
   arena_.reset();
   const operators::Batch batch{rows.tokens, rows.positions, rows.sequences, rows.logit_rows};
-  operators::Step step{batch, cpu_, arena_, pool_.layers()};
+  operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_};
   const tensor::MatrixF logits =
       arena_.matrix(static_cast<std::int64_t>(rows.logit_rows.size()), vocab_size());
   model_.run(step, logits);

@@ -85,6 +85,8 @@ class Engine {
   std::unique_ptr<Result> take_result(RequestId id);
   /// submit + step until it is done. Throws like submit; kInternal on NaN logits.
   Result generate(Request request);
+  /// Zones of every module from now on go to `trace`; null: none. It must outlive the engine.
+  void set_trace(operators::Trace* trace) { trace_ = trace; }
   /// Ends the running requests at the next step. Async-signal-safe.
   void cancel() { cancel_.store(true, std::memory_order_relaxed); }
 
@@ -118,6 +120,7 @@ class Engine {
   RequestId next_id_ = 1;
   std::uint64_t clock_ = 0;  // orders sequences by last use
   std::atomic<bool> cancel_{false};
+  operators::Trace* trace_ = nullptr;
 };
 
 }  // namespace kt::engine

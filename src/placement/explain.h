@@ -29,6 +29,10 @@ std::vector<ExplainRow> explain(operators::Module& root, const operators::Placem
 /// The rows as an aligned table with a total, ending in a newline.
 std::string explain_table(operators::Module& root, const operators::Placement& placement);
 
+/// What runs where in a few lines, equal kinds merged: kind, operators, device, format, kernel,
+/// memory.
+std::string explain_summary(operators::Module& root);
+
 /// "412.0 MiB".
 std::string human_bytes(std::uint64_t bytes);
 

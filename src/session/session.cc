@@ -169,6 +169,11 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   operators::walk(*s->model_,
                   [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
   s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options);
+  if (options.trace || !options.trace_file.empty()) {
+    constexpr std::size_t kZones = std::size_t{1} << 20;
+    s->trace_ = std::make_unique<operators::Trace>(kZones);
+    s->engine_->set_trace(s->trace_.get());
+  }
   s->report_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return s;
 }

@@ -27,6 +27,8 @@ struct Options {
   std::vector<std::string> plugins;  // shared objects with operators
   std::string device;                // of modules that no rule matches; empty: cpu
   int emulate_gpus = 0;              // GPUs that the CPU stands in for
+  bool trace = false;                // record trace zones
+  std::string trace_file;            // Chrome trace that the caller writes at the end; empty: none
   bool need_text = true;             // false: a missing tokenizer is no error
   /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
   std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
@@ -56,6 +58,8 @@ class Session {
   const io::ModelConfig& config() const { return source_->config(); }
   operators::Model& model() { return *model_; }
   engine::Engine& engine() { return *engine_; }
+  /// The zones of all requests so far; null without Options::trace.
+  operators::Trace* trace() { return trace_.get(); }
   backend::Cpu& cpu() { return *cpu_; }
   const operators::Placement& placement() const { return placement_; }
   const text::Tokenizer* tokenizer() const { return tokenizer_.get(); }        // may be null
@@ -74,6 +78,7 @@ class Session {
   operators::Placement placement_;
   std::unique_ptr<backend::Cpu> cpu_;
   std::unique_ptr<operators::Model> model_;
+  std::unique_ptr<operators::Trace> trace_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<text::ChatTemplate> template_;
