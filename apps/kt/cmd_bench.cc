@@ -165,17 +165,6 @@ void print_table(session::Session& session, const std::string& label,
   std::fputs(table.markdown().c_str(), stdout);
 }
 
-/// The name of a file type; "Q4_K" is short for the medium mix "Q4_K_M". Throws kUsage listing the
-/// types.
-std::string full_type_name(const std::string& name) {
-  for (const session::FileType& type : session::file_types()) {
-    if (CLI::detail::to_lower(std::string(type.name)) == CLI::detail::to_lower(name + "_M")) {
-      return std::string(type.name);
-    }
-  }
-  return std::string(session::file_type(name).name);
-}
-
 int bench(BenchArgs args) {
   std::vector<Test> tests;
   parse_sizes("--prompt", args.prompts, true, &tests);
@@ -199,7 +188,7 @@ int bench(BenchArgs args) {
   if (args.dummy_config.empty()) {
     session = session::Session::open(args.options);
   } else {
-    const std::string type = full_type_name(args.type);
+    const std::string type = std::string(session::file_type(args.type).name);
     session = session::Session::open_dummy(args.options, args.dummy_config, type, args.layers);
     label = fmt::format("{} (dummy {}, {} layers)",
                         std::filesystem::path(args.dummy_config).stem().string(), type,

@@ -28,6 +28,7 @@ struct QuantizeArgs {
   session::DummyOptions dummy;
   std::int64_t layers = 0;
   int n_threads = 0;
+  bool dry_run = false;
 };
 
 std::unique_ptr<io::WeightSource> open_source(const QuantizeArgs& args) {
@@ -40,26 +41,46 @@ std::unique_ptr<io::WeightSource> open_source(const QuantizeArgs& args) {
 }
 
 void check_paths(const QuantizeArgs& args) {
-  const std::size_t wanted = args.dummy_config.empty() ? 2 : 1;
-  if (args.paths.size() != wanted) {
+  const std::size_t n_inputs = args.dummy_config.empty() ? 1 : 0;
+  const std::size_t n = args.paths.size();
+  if (n != n_inputs + 1 && !(args.dry_run && n == n_inputs)) {
     fail(ErrorCode::kUsage, "kt quantize", "{}",
-         args.dummy_config.empty()
-             ? "give IN and OUT: kt quantize model.gguf out.gguf --type Q4_K_M"
-             : "give one OUT with --dummy: kt quantize --dummy config.json out.gguf");
+         n_inputs == 1 ? "give IN and OUT: kt quantize model.gguf out.gguf --type Q4_K_M"
+                       : "give one OUT with --dummy: kt quantize --dummy config.json out.gguf");
   }
+  if (args.dry_run) return;
   const std::string& out = args.paths.back();
   std::error_code ignored;
-  if (wanted == 2 && std::filesystem::equivalent(args.paths.front(), out, ignored)) {
+  if (n_inputs == 1 && std::filesystem::equivalent(args.paths.front(), out, ignored)) {
     fail(ErrorCode::kUsage, out, "is the input too; name another output file");
   }
   check_writable(out);
 }
 
+int print_plan(const io::WeightSource& source, const session::QuantizeOptions& options) {
+  Table table("lllr");
+  double bytes = 0.0, weights = 0.0;
+  for (const session::PlannedTensor& t : session::plan_quantize(source, options)) {
+    const double size = static_cast<double>(formats::row_bytes(t.format, t.shape.n_cols())) *
+                        static_cast<double>(t.shape.n_rows());
+    bytes += size;
+    weights += static_cast<double>(t.shape.count());
+    table.row({t.name, t.shape.to_string(), std::string(formats::traits(t.format).name),
+               format_bytes(size)});
+  }
+  std::fputs(table.text().c_str(), stdout);
+  std::fprintf(stderr, "%s in %s, %.2f bits per weight; nothing was written\n",
+               format_bytes(bytes).c_str(), options.type.c_str(),
+               8.0 * bytes / std::max(weights, 1.0));
+  return 0;
+}
+
 int quantize(QuantizeArgs args) {
   session::file_type(args.options.type);  // an unknown type is an error before any file is touched
   check_paths(args);
-  args.options.output = args.paths.back();
   const auto source = open_source(args);
+  if (args.dry_run) return print_plan(*source, args.options);
+  args.options.output = args.paths.back();
   const Topology topology = detect_topology();
   ThreadPool pool(args.n_threads > 0 ? args.n_threads : default_threads(topology), topology.cores);
   Progress bar("quantizing");
@@ -93,17 +114,21 @@ void add_quantize(CLI::App& root, Action& action) {
   command
       ->add_option("PATHS", args->paths,
                    "IN OUT: a model and the .gguf file to write; only OUT with --dummy")
-      ->required()
-      ->expected(1, 2)
+      ->expected(0, 2)
       ->type_name("");
   command->add_option("--type", args->options.type, "File type; one of the list below")
       ->type_name("TYPE")
       ->capture_default_str();
-  command->add_option("--imatrix", args->options.imatrix, "Importance matrix (GGUF or .dat)")
-      ->type_name("FILE");
+  CLI::Option* imatrix =
+      command->add_option("--imatrix", args->options.imatrix, "Importance matrix (GGUF or .dat)");
+  imatrix->type_name("FILE");
+  command->add_flag("--dry-run", args->dry_run, "Print what each tensor would become");
   command
       ->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
-      ->type_name("CONFIG");
+      ->type_name("CONFIG")
+      ->excludes(imatrix);
+  command->add_flag("--pooled", args->dummy.pooled,
+                    "Repeat a few rows in the matrices of --dummy: quick, for speed measurements");
   command->add_option("--seed", args->dummy.seed, "Seed of --dummy")
       ->check(whole_number(0, std::numeric_limits<std::int64_t>::max()))
       ->type_name("N")
@@ -124,6 +149,7 @@ void add_quantize(CLI::App& root, Action& action) {
     if (column++ % 10 == 0) types += "\n ";
     types += " " + std::string(type.name);
   }
+  types += "\nIQ1_*, IQ2_*, IQ3_XS, IQ3_XXS and Q2_K_S need --imatrix.";
   command->footer(types + "\n\n" +
                   examples({"kt quantize Qwen3-30B-A3B/ qwen3-q4_k_m.gguf --type Q4_K_M",
                             "kt quantize --dummy config.json random.gguf --type Q8_0 --layers 2"}));

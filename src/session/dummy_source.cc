@@ -55,9 +55,20 @@ class DummySource : public io::WeightSource {
       : config_(config), options_(options) {
     const operators::Placement placement = placement::default_placement(config);
     const auto model = models::build_model(config, placement);
+    std::vector<StoredTensor> stored;
+    std::vector<std::size_t> stored_of;  // by tensor of this source
+    std::unordered_map<std::string, std::size_t> known;
     operators::walk(*model, [&](operators::Module& module) {
-      for (const operators::WeightSpec& spec : module.weights()) add(spec, type);
+      for (const operators::WeightSpec& spec : module.weights()) {
+        StoredTensor t = stored_tensor(spec);
+        const auto [it, fresh] = known.emplace(t.name, stored.size());
+        if (fresh) stored.push_back(std::move(t));
+        stored_of.push_back(it->second);
+        infos_.push_back({spec.name, stored[it->second].name, {}, spec.shape});
+      }
     });
+    const std::vector<formats::Format> chosen = tensor_formats(type, config, stored, false);
+    for (std::size_t i = 0; i < infos_.size(); ++i) infos_[i].format = chosen[stored_of[i]];
     for (std::size_t i = 0; i < infos_.size(); ++i) index_.emplace(infos_[i].name, i);
   }
 
@@ -100,13 +111,17 @@ class DummySource : public io::WeightSource {
  private:
   static constexpr std::int64_t kPoolRows = 61;  // prime: neighbouring tiles get different rows
 
-  void add(const operators::WeightSpec& spec, const FileType& type) {
+  /// The GGUF tensor that holds this one, with all experts.
+  StoredTensor stored_tensor(const operators::WeightSpec& spec) const {
     const auto stored = io::gguf_name(config_, spec.name);
     if (!stored) {
       fail(ErrorCode::kInternal, spec.name, "a module asks for a tensor that GGUF has no name for");
     }
-    infos_.push_back({spec.name, stored->name,
-                      tensor_format(type, config_, stored->name, spec.shape), spec.shape});
+    tensor::Shape shape;
+    if (stored->layout == io::NameLayout::kStacked) shape.push_back(config_.moe.n_experts);
+    const int first = stored->layout == io::NameLayout::kRowVector ? 1 : 0;
+    for (int i = first; i < spec.shape.rank(); ++i) shape.push_back(spec.shape[i]);
+    return {stored->name, shape};
   }
 
   static void make_row(const Recipe& recipe, std::uint64_t seed, std::vector<float>& values) {

@@ -187,7 +187,7 @@ TEST(DummySource, TheBytesAreKnown) {
   EXPECT_EQ(digest(*source(llama(), "Q4_K_M")),
             "692d5edb00d42bbd7b929bc5f32314e08f3868e2ff431f474ab44323519f805c");
   EXPECT_EQ(digest(*source(deepseek(), "Q4_K_M")),
-            "fa59163f3ec1f8c1f48f32fd86715b64631e0e7f200d4101405e5818b3600b8d");
+            "39f3362d24333f72f78c04f8c2b80deb6e4a6458e1d9ee89f0296bcd6a0cc38b");
 }
 
 }  // namespace

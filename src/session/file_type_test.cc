@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 namespace kt::session {
@@ -19,13 +20,30 @@ io::ModelConfig dense(std::int64_t n_layers = 32) {
   return c;
 }
 
+// Format of one tensor in a file whose every layer holds it; with an output matrix unless tied.
 Format at(const char* type, const io::ModelConfig& c, const std::string& name,
-          const tensor::Shape& shape = {4096, 4096}) {
-  return tensor_format(file_type(type), c, name, shape);
+          const tensor::Shape& shape = {4096, 4096}, bool has_imatrix = false) {
+  std::vector<StoredTensor> tensors;
+  if (!c.tied_embeddings) tensors.push_back({"output.weight", shape});
+  if (!name.starts_with("blk.")) {
+    if (name != "output.weight") tensors.push_back({name, shape});
+  } else {
+    const std::string tail = name.substr(name.find('.', 4));
+    for (std::int64_t i = c.n_layers; i-- > 0;)  // the order in the file does not matter
+      tensors.push_back({"blk." + std::to_string(i) + tail, shape});
+  }
+  const auto formats = tensor_formats(file_type(type), c, tensors, has_imatrix);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].name == name) return formats[i];
+  }
+  ADD_FAILURE() << name;
+  return Format::kF32;
 }
 
 TEST(FileType, NamesAreFoundInAnyCaseAndUnknownOnesListed) {
   EXPECT_EQ(file_type("q4_k_m").name, "Q4_K_M");
+  EXPECT_EQ(file_type("Q4_K").name, "Q4_K_M");
+  EXPECT_EQ(file_type("q3_k").name, "Q3_K_M");
   std::set<std::uint32_t> numbers;
   for (const FileType& t : file_types()) {
     EXPECT_EQ(&file_type(t.name), &t);
@@ -38,7 +56,7 @@ TEST(FileType, NamesAreFoundInAnyCaseAndUnknownOnesListed) {
       ADD_FAILURE() << bad;
     } catch (const Error& e) {
       EXPECT_EQ(e.code(), ErrorCode::kUsage);
-      EXPECT_NE(std::string(e.what()).find("Q4_K_S, Q4_K_M"), std::string::npos) << e.what();
+      EXPECT_NE(std::string(e.what()).find("Q4_K_M, Q4_K_S"), std::string::npos) << e.what();
     }
   }
 }
@@ -89,6 +107,34 @@ TEST(FileType, OtherMixes) {
   EXPECT_EQ(at("Q4_0", c, "output.weight"), Format::kQ6_K);
 }
 
+TEST(FileType, AnImportanceMatrixChangesSomeChoicesAndIsNeededBelowThreeBits) {
+  const io::ModelConfig c = dense();
+  EXPECT_EQ(at("IQ4_XS", c, "blk.0.ffn_down.weight"), Format::kQ5_K);
+  EXPECT_EQ(at("IQ4_XS", c, "blk.0.ffn_down.weight", {4096, 4096}, true), Format::kIQ4_XS);
+  EXPECT_EQ(at("Q4_0", c, "blk.0.ffn_down.weight", {4096, 4096}, true), Format::kQ4_1);
+  EXPECT_TRUE(requires_importance(file_type("IQ1_S"), "blk.0.attn_q.weight", Format::kIQ1_S));
+  EXPECT_TRUE(requires_importance(file_type("Q2_K_S"), "blk.0.attn_q.weight", Format::kQ2_K));
+  EXPECT_FALSE(requires_importance(file_type("Q2_K"), "blk.0.attn_q.weight", Format::kQ2_K));
+  EXPECT_FALSE(requires_importance(file_type("IQ3_S"), "blk.0.attn_q.weight", Format::kIQ3_S));
+  EXPECT_FALSE(requires_importance(file_type("IQ1_S"), "token_embd.weight", Format::kIQ2_XS));
+}
+
+TEST(FileType, TwoBitTypesCountEveryDownProjection) {
+  io::ModelConfig c = dense(16);
+  c.moe.n_experts = 16;
+  std::vector<StoredTensor> tensors;
+  for (int i = 0; i < 16; ++i) {
+    const std::string blk = "blk." + std::to_string(i) + ".";
+    tensors.push_back({blk + "ffn_down_exps.weight", {16, 256, 256}});
+    tensors.push_back({blk + "ffn_down_shexp.weight", {256, 256}});
+  }
+  const auto formats = tensor_formats(file_type("IQ2_XXS"), c, tensors, true);
+  EXPECT_EQ(std::count(formats.begin(), formats.end(), Format::kQ2_K), 2);  // 16 / 8, one layer
+  EXPECT_EQ(formats[1], Format::kQ2_K);
+  const auto three_bits = tensor_formats(file_type("Q2_K_S"), c, tensors, true);
+  EXPECT_EQ(std::count(three_bits.begin(), three_bits.end(), Format::kQ4_K), 4);  // two layers
+}
+
 TEST(FileType, EightExpertsKeepSmallAttentionPrecise) {
   io::ModelConfig c = dense();
   c.moe.n_experts = 8;
@@ -100,10 +146,11 @@ TEST(FileType, EightExpertsKeepSmallAttentionPrecise) {
 TEST(FileType, VectorsNormsAndRoutersStayF32) {
   const io::ModelConfig c = dense();
   for (const FileType& t : file_types()) {
-    EXPECT_EQ(tensor_format(t, c, "blk.0.attn_norm.weight", {4096}), Format::kF32);
-    EXPECT_EQ(tensor_format(t, c, "blk.0.attn_q.bias", {4096}), Format::kF32);
-    EXPECT_EQ(tensor_format(t, c, "blk.0.ffn_gate_inp.weight", {64, 4096}), Format::kF32);
-    EXPECT_EQ(tensor_format(t, c, "blk.0.exp_probs_b.bias", {64}), Format::kF32);
+    const char* type = t.name.data();
+    EXPECT_EQ(at(type, c, "blk.0.attn_norm.weight", {4096}), Format::kF32);
+    EXPECT_EQ(at(type, c, "blk.0.attn_q.bias", {4096}), Format::kF32);
+    EXPECT_EQ(at(type, c, "blk.0.ffn_gate_inp.weight", {64, 4096}), Format::kF32);
+    EXPECT_EQ(at(type, c, "blk.0.exp_probs_b.bias", {64}), Format::kF32);
   }
 }
 
@@ -115,16 +162,18 @@ TEST(FileType, RowsThatDoNotDivideGetAnotherFormat) {
   EXPECT_EQ(q("Q4_K_M", 576), Format::kQ5_0);
   EXPECT_EQ(q("Q5_K_M", 576), Format::kQ5_1);
   EXPECT_EQ(q("Q6_K", 576), Format::kQ8_0);
-  EXPECT_EQ(q("Q2_K", 576), Format::kIQ4_NL);
+  EXPECT_EQ(q("Q2_K", 576), Format::kQ4_0);
+  EXPECT_EQ(q("IQ2_XS", 576), Format::kIQ4_NL);
   EXPECT_EQ(q("Q4_K_M", 100), Format::kF16);
   EXPECT_EQ(q("Q8_0", 100), Format::kF16);
   EXPECT_EQ(q("F32", 100), Format::kF32);
   // Whatever the row, the format divides it.
+  const io::ModelConfig small = dense(2);
   for (const FileType& t : file_types()) {
     for (std::int64_t cols = 1; cols < 600; cols += 7) {
       for (const char* name : {"output.weight", "blk.1.attn_v.weight", "blk.1.ffn_down.weight",
                                "blk.1.attn_kv_b.weight"}) {
-        const Format f = tensor_format(t, c, name, {8, cols});
+        const Format f = at(t.name.data(), small, name, {8, cols});
         ASSERT_EQ(cols % formats::traits(f).block_len, 0) << t.name << " " << name << " " << cols;
       }
     }

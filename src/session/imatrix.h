@@ -14,6 +14,7 @@ class ImportanceMatrix {
   ImportanceMatrix() = default;
   /// Throws kNotFound, kBadFile.
   static ImportanceMatrix open(const std::string& path);
+  bool empty() const { return entries_.empty(); }
   /// n_cols weights for this tensor (of expert `expert` when the matrix has one row per expert), or
   /// null when there are none or their number does not fit.
   const float* find(const std::string& tensor, std::int64_t expert, std::int64_t n_cols) const;

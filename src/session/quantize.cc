@@ -18,6 +18,8 @@
 namespace kt::session {
 namespace {
 
+constexpr const char* kRopeFactors = "rope_freqs.weight";
+
 // One tensor of the output: the canonical tensors it is made of (one, or one per expert).
 struct OutTensor {
   std::string name;
@@ -40,7 +42,7 @@ void check_shape(const io::WeightSource& source, const OutTensor& t, const tenso
        t.parts.front()->stored_name, part.to_string(), head_dim);
 }
 
-std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileType& type) {
+std::vector<OutTensor> list_output(const io::WeightSource& source) {
   std::vector<OutTensor> out;
   std::map<std::string, std::size_t> index;
   for (const io::TensorInfo& info : source.tensors()) {
@@ -74,7 +76,33 @@ std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileTyp
     for (int i = t.layout == io::NameLayout::kRowVector ? 1 : 0; i < part.rank(); ++i) {
       t.shape.push_back(part[i]);
     }
-    t.format = tensor_format(type, source.config(), t.name, t.shape);
+  }
+  return out;
+}
+
+/// Formats and order; refuses roundings that need an importance matrix and have none.
+std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileType& type,
+                                   const ImportanceMatrix& imatrix) {
+  std::vector<OutTensor> out = list_output(source);
+  std::vector<StoredTensor> stored;
+  for (const OutTensor& t : out) stored.push_back({t.name, t.shape});
+  const std::vector<formats::Format> chosen =
+      tensor_formats(type, source.config(), stored, !imatrix.empty());
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    OutTensor& t = out[i];
+    t.format = chosen[i];
+    if (!requires_importance(type, t.name, t.format)) continue;
+    const bool stacked = t.layout == io::NameLayout::kStacked;
+    for (std::size_t e = 0; e < t.parts.size(); ++e) {
+      if (t.parts[e]->format == t.format) continue;  // copied
+      const std::int64_t expert = stacked ? static_cast<std::int64_t>(e) : -1;
+      if (imatrix.find(t.name, expert, t.shape.n_cols()) != nullptr) continue;
+      fail(ErrorCode::kUsage, "--type",
+           "{} rounds '{}' to {}, which is garbage without the importance of its columns; {}",
+           type.name, t.name, formats::traits(t.format).name,
+           imatrix.empty() ? "give --imatrix FILE or a type of more bits (IQ3_S, Q2_K)"
+                           : "the importance matrix has none for it");
+    }
   }
   return out;
 }
@@ -166,15 +194,29 @@ void refuse_overwriting(const std::string& input, const std::string& output) {
   }
 }
 
+ImportanceMatrix open_imatrix(const QuantizeOptions& options) {
+  return options.imatrix.empty() ? ImportanceMatrix() : ImportanceMatrix::open(options.imatrix);
+}
+
 }  // namespace
+
+std::vector<PlannedTensor> plan_quantize(const io::WeightSource& source,
+                                         const QuantizeOptions& options) {
+  std::vector<PlannedTensor> plan;
+  for (const OutTensor& t : plan_output(source, file_type(options.type), open_imatrix(options))) {
+    plan.push_back({t.name, t.format, t.shape});
+  }
+  const auto n_factors = static_cast<std::int64_t>(io::export_rope_factors(source.config()).size());
+  if (n_factors > 0) plan.push_back({kRopeFactors, tensor::Format::kF32, {n_factors}});
+  return plan;
+}
 
 QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& options,
                         ThreadPool& pool) {
   const FileType& type = file_type(options.type);
   refuse_overwriting(source.path(), options.output);
-  const ImportanceMatrix imatrix =
-      options.imatrix.empty() ? ImportanceMatrix() : ImportanceMatrix::open(options.imatrix);
-  const std::vector<OutTensor> tensors = plan_output(source, type);
+  const ImportanceMatrix imatrix = open_imatrix(options);
+  const std::vector<OutTensor> tensors = plan_output(source, type, imatrix);
   io::GgufWriter writer(options.output);
   export_header(source, type, writer);
   // Sources do not list this tensor among their weights.
@@ -185,7 +227,7 @@ QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& o
     report.n_weights += t.shape.count();
   }
   if (!rope_factors.empty()) {
-    writer.add_tensor("rope_freqs.weight", tensor::Format::kF32,
+    writer.add_tensor(kRopeFactors, tensor::Format::kF32,
                       {static_cast<std::int64_t>(rope_factors.size())});
   }
   report.n_tensors = static_cast<std::int64_t>(tensors.size());

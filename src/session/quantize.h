@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "io/weight_source.h"
@@ -22,13 +23,25 @@ struct QuantizeOptions {
       on_progress;
 };
 
+/// A tensor of the file that quantize() would write.
+struct PlannedTensor {
+  std::string name;  // in GGUF
+  formats::Format format{};
+  tensor::Shape shape;
+};
+
 struct QuantizeReport {
   std::uint64_t bytes = 0;  // of tensor data written
   std::int64_t n_tensors = 0;
   std::int64_t n_weights = 0;
 };
 
-/// Throws kUsage (unknown type, output equal to the input), kIo, kBadFile; leaves no partial file.
+/// What quantize() would write, in file order; writes nothing. Throws as quantize() does.
+std::vector<PlannedTensor> plan_quantize(const io::WeightSource& source,
+                                         const QuantizeOptions& options);
+
+/// Throws kUsage (unknown type, a type that needs an importance matrix, output equal to the input),
+/// kIo, kBadFile; leaves no partial file.
 QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& options,
                         ThreadPool& pool);
 

@@ -127,6 +127,31 @@ TEST_F(QuantizeTest, EveryArchitectureComesBackAsItWas) {
   }
 }
 
+TEST_F(QuantizeTest, RefusesFewBitsWithoutAnImportanceMatrix) {
+  const auto source = make_dummy_source(golden("llama"), file_type("F32"), {});
+  for (const char* type : {"IQ1_S", "IQ2_XXS", "IQ3_XXS", "Q2_K_S"}) {
+    EXPECT_EQ(refused(*source, type), ErrorCode::kUsage);
+    EXPECT_NE(message_.find("--imatrix"), std::string::npos) << message_;
+  }
+  // Already rounded rows are copied, whatever their format.
+  write(*make_dummy_source(golden("llama"), file_type("IQ2_XXS"), {}), "IQ2_XXS");
+}
+
+TEST_F(QuantizeTest, ThePlanIsWhatIsWritten) {
+  const auto source = make_dummy_source(golden("llama"), file_type("F32"), {});
+  QuantizeOptions options;
+  options.type = "Q4_K_M";
+  const std::vector<PlannedTensor> plan = plan_quantize(*source, options);
+  write(*source, "Q4_K_M");
+  const io::GgufFile file = io::GgufFile::open(output_);
+  ASSERT_EQ(file.tensors().size(), plan.size());
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    EXPECT_EQ(file.tensors()[i].name, plan[i].name);
+    EXPECT_EQ(file.tensors()[i].format, plan[i].format);
+    EXPECT_EQ(file.tensors()[i].shape, plan[i].shape);
+  }
+}
+
 TEST_F(QuantizeTest, RowsAreTheEncodersRows) {
   for (const char* name : {"llama", "deepseek_v3"}) {
     const auto source = make_dummy_source(golden(name), file_type("F32"), {});
