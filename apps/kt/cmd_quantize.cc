@@ -43,11 +43,14 @@ std::unique_ptr<io::WeightSource> open_source(const QuantizeArgs& args) {
 void check_paths(const QuantizeArgs& args) {
   const std::size_t n_inputs = args.dummy_config.empty() ? 1 : 0;
   const std::size_t n = args.paths.size();
-  if (n != n_inputs + 1 && !(args.dry_run && n == n_inputs)) {
+  if (n != n_inputs + 1 && !(args.dry_run && n == 1)) {
     fail(ErrorCode::kUsage, "kt quantize", "{}",
          n_inputs == 1 ? "give IN and OUT: kt quantize model.gguf out.gguf --type Q4_K_M"
                        : "give one OUT with --dummy: kt quantize --dummy config.json out.gguf");
   }
+  if (n_inputs == 0 && !args.options.imatrix.empty())
+    fail(ErrorCode::kUsage, "--imatrix",
+         "random weights of --dummy have no importance; leave it out");
   if (args.dry_run) return;
   const std::string& out = args.paths.back();
   std::error_code ignored;
@@ -112,21 +115,21 @@ void add_quantize(CLI::App& root, Action& action) {
       root.add_subcommand("quantize", "Write a GGUF file of another type, or of random weights");
   command->group("Models");
   command
-      ->add_option("PATHS", args->paths,
-                   "IN OUT: a model and the .gguf file to write; only OUT with --dummy")
-      ->expected(0, 2)
+      ->add_option(
+          "PATHS", args->paths,
+          "IN OUT: a model and the .gguf file to write; only OUT with --dummy, IN with --dry-run")
+      ->required()
+      ->expected(1, 2)
       ->type_name("");
   command->add_option("--type", args->options.type, "File type; one of the list below")
       ->type_name("TYPE")
       ->capture_default_str();
-  CLI::Option* imatrix =
-      command->add_option("--imatrix", args->options.imatrix, "Importance matrix (GGUF or .dat)");
-  imatrix->type_name("FILE");
+  command->add_option("--imatrix", args->options.imatrix, "Importance matrix (GGUF or .dat)")
+      ->type_name("FILE");
   command->add_flag("--dry-run", args->dry_run, "Print what each tensor would become");
   command
       ->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")
-      ->type_name("CONFIG")
-      ->excludes(imatrix);
+      ->type_name("CONFIG");
   command->add_flag("--pooled", args->dummy.pooled,
                     "Repeat a few rows in the matrices of --dummy: quick, for speed measurements");
   command->add_option("--seed", args->dummy.seed, "Seed of --dummy")

@@ -65,7 +65,7 @@ void decode_iq2_s(const void* blocks, float* out, std::int64_t n) noexcept;
 void decode_iq3_xxs(const void* blocks, float* out, std::int64_t n) noexcept;
 void decode_iq3_s(const void* blocks, float* out, std::int64_t n) noexcept;
 
-// Encoders search the whole grid for every group: exact for the chosen scale, but slow.
+// Encoders weigh the grid entries nearest to each group at several scales (iq_neighbours.h).
 void encode_iq1_s(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept;
 void encode_iq1_m(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept;
 void encode_iq2_xxs(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept;

@@ -3,6 +3,7 @@
 
 #include "formats/codec_util.h"
 #include "formats/iq_grids.h"
+#include "formats/iq_neighbours.h"
 #include "formats/iq_quants.h"
 #include "formats/scale_search.h"
 
@@ -16,10 +17,8 @@ enum class Signs { kNone, kEven, kFree };
 /// What differs between the grid formats. Values of a sub-block are e * levels[set][number],
 /// e = d * unit * (s + 0.5).
 struct GridSpec {
-  const std::uint16_t* grid;
-  int n_entries;
+  const GridNeighbours* neighbours;
   int group;  // values per entry
-  int bits;   // bits per level number in an entry
   int n_levels;
   float levels[2][8];
   int n_sets;    // 2: IQ1's positive and negative delta
@@ -46,38 +45,42 @@ struct SubChoice {
   double xl = 0.0, ll = 0.0;  // Σ w x level, Σ w level²
 };
 
-/// table[byte] = cost of the values whose level numbers are packed in that byte.
-void build_table(const GridSpec& spec, const float* levels, const float* x, const float* w, float e,
-                 float* table) {
-  std::fill(table, table + 256, 0.0f);
-  for (int i = 0; i < 8 / spec.bits; ++i) {
-    const int done = 1 << (spec.bits * i);
-    for (int l = spec.n_levels - 1; l >= 0; --l) {
-      const float rest = x[i] - e * levels[l];
-      const float cost = w[i] * rest * rest;
-      for (int j = 0; j < done; ++j) table[j + l * done] = table[j] + cost;
+/// Cheapest of the entries near the point that the values of a group round to, at scale e.
+template <int kGroup>
+std::uint16_t nearest_entry(const GridSpec& spec, int set, const float* x, const float* w, float e,
+                            float* cost) {
+  const float* levels = spec.levels[set];
+  float middle[7], scaled[8];
+  for (int l = 0; l < spec.n_levels; ++l) scaled[l] = e * levels[l];
+  for (int l = 0; l + 1 < spec.n_levels; ++l) middle[l] = 0.5f * (scaled[l] + scaled[l + 1]);
+  int point = 0;
+  for (int i = kGroup; i-- > 0;) {
+    int number = 0;
+    for (int l = 0; l + 1 < spec.n_levels; ++l) number += x[i] > middle[l] ? 1 : 0;
+    point = point * spec.n_levels + number;
+  }
+  float table[kGroup][8];  // cost of every level of every value
+  for (int i = 0; i < kGroup; ++i) {
+    for (int l = 0; l < spec.n_levels; ++l) {
+      const float rest = x[i] - scaled[l];
+      table[i][l] = w[i] * rest * rest;
     }
   }
-}
-
-/// Entry of least cost: half the values come from each table.
-int nearest_entry(const GridSpec& spec, const float* low, const float* high, float* cost) {
-  int best = 0;
-  float best_cost = low[spec.grid[0] & 255] + high[spec.grid[0] >> 8];
-  for (int i = 1; i < spec.n_entries; ++i) {
-    const float c = low[spec.grid[i] & 255] + high[spec.grid[i] >> 8];
-    if (c < best_cost) {
-      best_cost = c;
-      best = i;
-    }
+  const std::uint16_t* near = spec.neighbours->of(point);
+  std::uint16_t best = near[0];
+  for (int k = 0; k < GridNeighbours::kNeighbours; ++k) {
+    const std::uint8_t* number = spec.neighbours->numbers(near[k]);
+    float c = 0.0f;
+    for (int i = 0; i < kGroup; ++i) c += table[i][number[i]];
+    if (k > 0 && !(c < *cost)) continue;
+    *cost = c;
+    best = near[k];
   }
-  *cost = best_cost;
   return best;
 }
 
 float level_of(const GridSpec& spec, int set, int entry, int i) {
-  const int number = (spec.grid[entry] >> (spec.bits * i)) & ((1 << spec.bits) - 1);
-  return spec.levels[set][number];
+  return spec.levels[set][spec.neighbours->numbers(entry)[i]];
 }
 
 /// The best grid entries of a sub-block at scale e.
@@ -90,11 +93,10 @@ SubChoice search_sub(const GridSpec& spec, const float* x, const float* w, float
       std::uint16_t codes[8];
       double cost = 0.0;
       for (int g = 0; g < groups_per_span; ++g) {
-        const int at = span * spec.set_span + g * spec.group, half = spec.group / 2;
-        float low[256], high[256], c;
-        build_table(spec, spec.levels[set], x + at, w + at, e, low);
-        build_table(spec, spec.levels[set], x + at + half, w + at + half, e, high);
-        codes[g] = static_cast<std::uint16_t>(nearest_entry(spec, low, high, &c));
+        const int at = span * spec.set_span + g * spec.group;
+        float c;
+        codes[g] = spec.group == 8 ? nearest_entry<8>(spec, set, x + at, w + at, e, &c)
+                                   : nearest_entry<4>(spec, set, x + at, w + at, e, &c);
         cost += c;
       }
       if (best_cost >= 0.0 && !(cost < best_cost)) continue;
@@ -114,26 +116,32 @@ SubChoice search_sub(const GridSpec& spec, const float* x, const float* w, float
 }
 
 /// Scale at which free choice of levels (no grid) fits best: a cheap start for the grid search.
+/// The levels are close enough to evenly spaced to be treated so here.
 float free_scale(const GridSpec& spec, const float* x, const float* w) {
   float top = 0.0f;
   for (int j = 0; j < spec.sub; ++j) top = std::max(top, std::fabs(x[j]));
   if (top < kSmallestMagnitude) return 0.0f;
-  const float* levels = spec.levels[0];
-  const float start = top / levels[spec.n_levels - 1];
+  const float first = spec.levels[0][0], last = spec.levels[0][spec.n_levels - 1];
+  const float n_steps = static_cast<float>(spec.n_levels - 1);
+  const float step = (last - first) / n_steps, per_step = 1.0f / step;
+  const float start = top / last;
   float best = start, best_error = -1.0f;
   for (int t = 0; t < 18; ++t) {
     const float e = start * (0.3f + 0.05f * static_cast<float>(t));
-    float sum = 0.0f;
-    for (int j = 0; j < spec.sub; ++j) {
-      float least = -1.0f;
-      for (int l = 0; l < spec.n_levels; ++l) {
-        const float rest = x[j] - e * levels[l];
-        if (least < 0.0f || rest * rest < least) least = rest * rest;
+    const float inverse = per_step / e, origin = first * per_step;
+    float sum[4] = {};  // lanes
+    for (int j = 0; j < spec.sub; j += 4) {
+      for (int i = 0; i < 4; ++i) {
+        float number = x[j + i] * inverse - origin;
+        number = number < 0.0f ? 0.0f : number > n_steps ? n_steps : number;
+        number = (number + 0x1.8p23f) - 0x1.8p23f;  // to the nearest integer
+        const float rest = x[j + i] - e * (first + step * number);
+        sum[i] += w[j + i] * rest * rest;
       }
-      sum += w[j] * least;
     }
-    if (best_error >= 0.0f && !(sum < best_error)) continue;
-    best_error = sum;
+    const float error = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    if (best_error >= 0.0f && !(error < best_error)) continue;
+    best_error = error;
     best = e;
   }
   return best;
@@ -229,22 +237,32 @@ GridCodes grid_codes(const GridSpec& spec, const float* x, const float* importan
   return codes;
 }
 
-GridSpec iq2_spec(const std::uint16_t* grid, int n_entries, int sub, Signs signs) {
-  return {grid, n_entries, 8, 2, 3, {{8, 25, 43}}, 1, sub, sub, 15, 0.25f, signs};
+constexpr float kIq2LevelValues[3] = {8, 25, 43};
+
+/// Built at first use of a grid.
+template <const std::uint16_t* kGrid, int kEntries>
+GridSpec iq2_spec(int sub, Signs signs) {
+  static const GridNeighbours kNear({kGrid, kEntries, 8, 2, 3}, kIq2LevelValues);
+  return {&kNear, 8, 3, {{8, 25, 43}}, 1, sub, sub, 15, 0.25f, signs};
 }
 
-GridSpec iq3_spec(const std::uint16_t* grid, int n_entries, const std::uint8_t* levels, float unit,
-                  Signs signs) {
-  GridSpec spec{grid, n_entries, 4, 4, 8, {}, 1, 32, 32, 15, unit, signs};
-  for (int l = 0; l < 8; ++l) spec.levels[0][l] = levels[l];
+template <const std::uint16_t* kGrid, int kEntries, const std::uint8_t* kLevels>
+GridSpec iq3_spec(float unit, Signs signs) {
+  float levels[8];
+  for (int l = 0; l < 8; ++l) levels[l] = kLevels[l];
+  static const GridNeighbours kNear({kGrid, kEntries, 4, 4, 8}, levels);
+  GridSpec spec{&kNear, 4, 8, {}, 1, 32, 32, 15, unit, signs};
+  std::copy_n(levels, 8, spec.levels[0]);
   return spec;
 }
 
 GridSpec iq1_spec(int sub, int set_span) {
-  GridSpec spec{kIq1Grid, 2048, 8, 2, 3, {}, 2, set_span, sub, 7, 2.0f, Signs::kNone};
+  constexpr float kLevels[3] = {-1, 0, 1};
+  static const GridNeighbours kNear({kIq1Grid, 2048, 8, 2, 3}, kLevels);
+  GridSpec spec{&kNear, 8, 3, {}, 2, set_span, sub, 7, 2.0f, Signs::kNone};
   for (int l = 0; l < 3; ++l) {
-    spec.levels[0][l] = static_cast<float>(l - 1) + kIq1Delta;
-    spec.levels[1][l] = static_cast<float>(l - 1) - kIq1Delta;
+    spec.levels[0][l] = kLevels[l] + kIq1Delta;
+    spec.levels[1][l] = kLevels[l] - kIq1Delta;
   }
   return spec;
 }
@@ -279,7 +297,7 @@ void store_scale_nibbles(const GridCodes& codes, int n_sub, std::uint8_t* scales
 
 void encode_iq2_xxs(const float* x, const float* importance, void* blocks,
                     std::int64_t n) noexcept {
-  const GridSpec spec = iq2_spec(kIq2XxsGrid, 256, 32, Signs::kEven);
+  const GridSpec spec = iq2_spec<kIq2XxsGrid, 256>(32, Signs::kEven);
   for_blocks<BlockIQ2_XXS>(spec, x, importance, blocks, n, [](BlockIQ2_XXS* b, const GridCodes& c) {
     b->d = fp16_scale(c.d);
     for (int g = 0; g < 32; ++g) b->qs[8 * (g / 4) + g % 4] = static_cast<std::uint8_t>(c.code[g]);
@@ -288,7 +306,7 @@ void encode_iq2_xxs(const float* x, const float* importance, void* blocks,
 }
 
 void encode_iq2_xs(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept {
-  const GridSpec spec = iq2_spec(kIq2XsGrid, 512, 16, Signs::kEven);
+  const GridSpec spec = iq2_spec<kIq2XsGrid, 512>(16, Signs::kEven);
   for_blocks<BlockIQ2_XS>(spec, x, importance, blocks, n, [](BlockIQ2_XS* b, const GridCodes& c) {
     b->d = fp16_scale(c.d);
     for (int g = 0; g < 32; ++g) {
@@ -299,7 +317,7 @@ void encode_iq2_xs(const float* x, const float* importance, void* blocks, std::i
 }
 
 void encode_iq2_s(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept {
-  const GridSpec spec = iq2_spec(kIq2SGrid, 1024, 16, Signs::kFree);
+  const GridSpec spec = iq2_spec<kIq2SGrid, 1024>(16, Signs::kFree);
   for_blocks<BlockIQ2_S>(spec, x, importance, blocks, n, [](BlockIQ2_S* b, const GridCodes& c) {
     b->d = fp16_scale(c.d);
     for (int g = 0; g < 32; ++g) {
@@ -313,7 +331,7 @@ void encode_iq2_s(const float* x, const float* importance, void* blocks, std::in
 
 void encode_iq3_xxs(const float* x, const float* importance, void* blocks,
                     std::int64_t n) noexcept {
-  const GridSpec spec = iq3_spec(kIq3XxsGrid, 256, kIq3XxsLevels, 0.5f, Signs::kEven);
+  const GridSpec spec = iq3_spec<kIq3XxsGrid, 256, kIq3XxsLevels>(0.5f, Signs::kEven);
   for_blocks<BlockIQ3_XXS>(spec, x, importance, blocks, n, [](BlockIQ3_XXS* b, const GridCodes& c) {
     b->d = fp16_scale(c.d);
     for (int g = 0; g < 64; ++g) b->qs[g] = static_cast<std::uint8_t>(c.code[g]);
@@ -322,7 +340,7 @@ void encode_iq3_xxs(const float* x, const float* importance, void* blocks,
 }
 
 void encode_iq3_s(const float* x, const float* importance, void* blocks, std::int64_t n) noexcept {
-  const GridSpec spec = iq3_spec(kIq3SGrid, 512, kIq3SLevels, 2.0f, Signs::kFree);
+  const GridSpec spec = iq3_spec<kIq3SGrid, 512, kIq3SLevels>(2.0f, Signs::kFree);
   for_blocks<BlockIQ3_S>(spec, x, importance, blocks, n, [](BlockIQ3_S* b, const GridCodes& c) {
     b->d = fp16_scale(c.d);
     for (int g = 0; g < 64; ++g) {
