@@ -73,7 +73,8 @@ int print_plan(const io::WeightSource& source, const session::QuantizeOptions& o
   }
   std::fputs(table.text().c_str(), stdout);
   std::fprintf(stderr, "%s in %s, %.2f bits per weight; nothing was written\n",
-               format_bytes(bytes).c_str(), options.type.c_str(),
+               format_bytes(bytes).c_str(),
+               options.copy ? "the formats of the source" : options.type.c_str(),
                8.0 * bytes / std::max(weights, 1.0));
   return 0;
 }
@@ -101,7 +102,8 @@ int quantize(QuantizeArgs args) {
   bar.finish();
   std::fprintf(stderr, "%s: %lld tensors, %s in %s, %.2f bits per weight\n",
                args.options.output.c_str(), static_cast<long long>(report.n_tensors),
-               format_bytes(static_cast<double>(report.bytes)).c_str(), args.options.type.c_str(),
+               format_bytes(static_cast<double>(report.bytes)).c_str(),
+               args.options.copy ? "the formats of the source" : args.options.type.c_str(),
                8.0 * static_cast<double>(report.bytes) /
                    static_cast<double>(std::max<std::int64_t>(report.n_weights, 1)));
   return 0;
@@ -126,6 +128,12 @@ void add_quantize(CLI::App& root, Action& action) {
       ->capture_default_str();
   command->add_option("--imatrix", args->options.imatrix, "Importance matrix (GGUF or .dat)")
       ->type_name("FILE");
+  command
+      ->add_option("--name", args->options.name, "Name in the file's header; default: the model's")
+      ->type_name("NAME");
+  command->add_flag(
+      "--copy", args->options.copy,
+      "Keep the tensors of a GGUF file as they are; joins shards, changes the header");
   command->add_flag("--dry-run", args->dry_run, "Print what each tensor would become");
   command
       ->add_option("--dummy", args->dummy_config, "Random weights in the shape of this config.json")

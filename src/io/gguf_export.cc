@@ -1,6 +1,9 @@
 #include "io/gguf_export.h"
 
 #include <cmath>
+#include <functional>
+#include <map>
+#include <set>
 #include <string>
 
 #include "base/error.h"
@@ -119,21 +122,39 @@ void export_config(const ModelConfig& config, std::uint32_t file_type, GgufWrite
   exporter.moe();
 }
 
-void copy_metadata(const GgufMetadata& metadata, std::uint32_t file_type, GgufWriter& writer) {
-  // Prediction layers are not copied, so they must not be counted either.
+void copy_metadata(const GgufMetadata& metadata, const HeaderChanges& changes, GgufWriter& writer) {
   const std::string arch(metadata.get_string("general.architecture"));
-  const std::uint64_t n_mtp = metadata.get_u64(arch + ".nextn_predict_layers", 0);
-  for (const GgufMetadata::Item& item : metadata.items()) {
-    if (n_mtp > 0 && item.key == arch + ".nextn_predict_layers") continue;
-    if (n_mtp > 0 && item.key == arch + ".block_count") {
-      writer.add_u32(item.key, static_cast<std::uint32_t>(metadata.get_u64(item.key) - n_mtp));
-      continue;
-    }
-    if (item.key == "general.file_type" || item.key == "general.quantization_version") continue;
-    if (item.key.substr(0, 6) == "split." || item.key == "general.alignment") continue;
-    writer.add_value(item.key, item.value);
+  std::map<std::string, std::uint64_t, std::less<>> replaced;
+  std::set<std::string, std::less<>> dropped = {"general.file_type", "general.quantization_version",
+                                                "general.alignment"};
+  // Prediction layers are not copied, so they must not be counted either.
+  const std::string layers = arch + ".block_count", mtp = arch + ".nextn_predict_layers";
+  if (const std::uint64_t n_mtp = metadata.get_u64(mtp, 0); n_mtp > 0) {
+    replaced[layers] = metadata.get_u64(layers) - n_mtp;
+    dropped.insert(mtp);
   }
-  writer.add_u32("general.file_type", file_type);
+  // Where the *_mla lengths are given, the others describe the cache of the split matrices.
+  const std::string attention = arch + ".attention.";
+  for (const char* length : {"key_length", "value_length"}) {
+    const std::string key = attention + length, of_model = key + "_mla";
+    if (!changes.joint_kv_b || !metadata.has(of_model)) continue;
+    replaced[key] = metadata.get_u64(of_model);
+    replaced[attention + "head_count_kv"] = metadata.get_u64(attention + "head_count");
+    dropped.insert(of_model);
+  }
+  if (!changes.name.empty()) {
+    dropped.insert("general.name");
+    writer.add_string("general.name", changes.name);
+  }
+  for (const GgufMetadata::Item& item : metadata.items()) {
+    if (dropped.contains(item.key) || item.key.substr(0, 6) == "split.") continue;
+    if (const auto it = replaced.find(item.key); it != replaced.end()) {
+      writer.add_u32(item.key, static_cast<std::uint32_t>(it->second));
+    } else {
+      writer.add_value(item.key, item.value);
+    }
+  }
+  writer.add_u32("general.file_type", changes.file_type);
   writer.add_u32("general.quantization_version", 2);
 }
 

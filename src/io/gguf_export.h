@@ -3,6 +3,7 @@
 // Thread rule: pure.
 #pragma once
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "io/gguf_writer.h"
@@ -14,8 +15,15 @@ namespace kt::io {
 /// architecture that has no GGUF name.
 void export_config(const ModelConfig& config, std::uint32_t file_type, GgufWriter& writer);
 
-/// Copies the metadata of another file, except its file type and shard numbers.
-void copy_metadata(const GgufMetadata& metadata, std::uint32_t file_type, GgufWriter& writer);
+/// How the header of a copy differs from its source's.
+struct HeaderChanges {
+  std::uint32_t file_type = 0;
+  std::string name;         // general.name; empty: the source's
+  bool joint_kv_b = false;  // MLA weights are written as attn_kv_b only
+};
+
+/// Copies the metadata of another file, except its shard numbers and what `changes` says.
+void copy_metadata(const GgufMetadata& metadata, const HeaderChanges& changes, GgufWriter& writer);
 
 /// Values of the tensor rope_freqs.weight (divisors of the rotary frequencies), which carries Llama
 /// 3's scaling; empty for models without.

@@ -81,8 +81,8 @@ std::vector<OutTensor> list_output(const io::WeightSource& source) {
 }
 
 /// Formats and order; refuses roundings that need an importance matrix and have none.
-std::vector<OutTensor> plan_output(const io::WeightSource& source, const FileType& type,
-                                   const ImportanceMatrix& imatrix) {
+std::vector<OutTensor> plan_types(const io::WeightSource& source, const FileType& type,
+                                  const ImportanceMatrix& imatrix) {
   std::vector<OutTensor> out = list_output(source);
   std::vector<StoredTensor> stored;
   for (const OutTensor& t : out) stored.push_back({t.name, t.shape});
@@ -178,13 +178,34 @@ class Writer {
   const ImportanceMatrix& imatrix_;
 };
 
-void export_header(const io::WeightSource& source, const FileType& type, io::GgufWriter& writer) {
+void export_header(const io::WeightSource& source, const QuantizeOptions& options,
+                   const std::vector<OutTensor>& tensors, io::GgufWriter& writer) {
   if (const auto* gguf = dynamic_cast<const io::GgufSource*>(&source)) {
-    io::copy_metadata(gguf->gguf().metadata(), type.llama_ftype, writer);
+    const io::GgufMetadata& metadata = gguf->gguf().metadata();
+    io::HeaderChanges changes;
+    changes.file_type = options.copy
+                            ? static_cast<std::uint32_t>(metadata.get_u64("general.file_type", 0))
+                            : file_type(options.type).llama_ftype;
+    changes.name = options.name;
+    changes.joint_kv_b = std::any_of(tensors.begin(), tensors.end(), [](const OutTensor& t) {
+      return t.name.ends_with(".attn_kv_b.weight");
+    });
+    io::copy_metadata(metadata, changes, writer);
     return;
   }
-  io::export_config(source.config(), type.llama_ftype, writer);
+  io::ModelConfig config = source.config();
+  if (!options.name.empty()) config.name = options.name;
+  io::export_config(config, file_type(options.type).llama_ftype, writer);
   export_text(source, writer);
+}
+
+/// Every tensor in the format it has.
+std::vector<OutTensor> plan_copy(const io::WeightSource& source) {
+  if (dynamic_cast<const io::GgufSource*>(&source) == nullptr)
+    fail(ErrorCode::kUsage, "--copy", "'{}' is no GGUF file; give --type instead", source.path());
+  std::vector<OutTensor> out = list_output(source);
+  for (OutTensor& t : out) t.format = t.parts.front()->format;
+  return out;
 }
 
 void refuse_overwriting(const std::string& input, const std::string& output) {
@@ -192,6 +213,12 @@ void refuse_overwriting(const std::string& input, const std::string& output) {
   if (std::filesystem::equivalent(input, output, ignored)) {
     fail(ErrorCode::kUsage, output, "the output is the input file; name another file");
   }
+}
+
+std::vector<OutTensor> plan_output(const io::WeightSource& source, const QuantizeOptions& options,
+                                   const ImportanceMatrix& imatrix) {
+  if (options.copy) return plan_copy(source);
+  return plan_types(source, file_type(options.type), imatrix);
 }
 
 ImportanceMatrix open_imatrix(const QuantizeOptions& options) {
@@ -203,7 +230,7 @@ ImportanceMatrix open_imatrix(const QuantizeOptions& options) {
 std::vector<PlannedTensor> plan_quantize(const io::WeightSource& source,
                                          const QuantizeOptions& options) {
   std::vector<PlannedTensor> plan;
-  for (const OutTensor& t : plan_output(source, file_type(options.type), open_imatrix(options))) {
+  for (const OutTensor& t : plan_output(source, options, open_imatrix(options))) {
     plan.push_back({t.name, t.format, t.shape});
   }
   const auto n_factors = static_cast<std::int64_t>(io::export_rope_factors(source.config()).size());
@@ -213,12 +240,11 @@ std::vector<PlannedTensor> plan_quantize(const io::WeightSource& source,
 
 QuantizeReport quantize(const io::WeightSource& source, const QuantizeOptions& options,
                         ThreadPool& pool) {
-  const FileType& type = file_type(options.type);
   refuse_overwriting(source.path(), options.output);
   const ImportanceMatrix imatrix = open_imatrix(options);
-  const std::vector<OutTensor> tensors = plan_output(source, type, imatrix);
+  const std::vector<OutTensor> tensors = plan_output(source, options, imatrix);
   io::GgufWriter writer(options.output);
-  export_header(source, type, writer);
+  export_header(source, options, tensors, writer);
   // Sources do not list this tensor among their weights.
   const std::vector<float> rope_factors = io::export_rope_factors(source.config());
   QuantizeReport report;

@@ -17,6 +17,8 @@ namespace kt::session {
 struct QuantizeOptions {
   std::string output;
   std::string type = "Q4_K_M";
+  std::string name;   // general.name; empty: the source's
+  bool copy = false;  // tensors of a GGUF file as they are, `type` unused: only the header changes
   std::string imatrix;  // importance matrix file (GGUF or legacy .dat); empty: none
   /// Tensor about to be written, bytes done and in all.
   std::function<void(const std::string& tensor, std::uint64_t done, std::uint64_t total)>

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "engine/engine.h"
+#include "io/gguf_export.h"
 #include "io/gguf_source.h"
 #include "io/gguf_writer.h"
 #include "io/hf_config.h"
@@ -363,6 +364,65 @@ TEST_F(QuantizeTest, DamageFoundWhileReadingIsReported) {
   source.add("model.layers.0.mlp.up_proj.weight", {64, 64}, 1.0f);
   EXPECT_EQ(refused(source), ErrorCode::kBadFile);
   EXPECT_NE(message_.find("up_proj"), std::string::npos) << message_;
+}
+
+TEST_F(QuantizeTest, ACopyChangesTheHeaderOnly) {
+  const auto source = make_dummy_source(golden("llama"), file_type("Q4_K_M"), {});
+  write(*source, "Q4_K_M");
+  const auto file = io::open_weights(output_);
+  QuantizeOptions options;
+  options.output = folder_ / "copy.gguf";
+  options.copy = true;
+  options.name = "a new name";
+  quantize(*file, options, pool_);
+  const io::GgufFile before = io::GgufFile::open(output_);
+  const io::GgufFile after = io::GgufFile::open(options.output);
+  EXPECT_EQ(after.metadata().get_string("general.name"), "a new name");
+  EXPECT_EQ(after.metadata().get_u64("general.file_type"), file_type("Q4_K_M").llama_ftype);
+  ASSERT_EQ(after.tensors().size(), before.tensors().size());
+  for (std::size_t i = 0; i < before.tensors().size(); ++i) {
+    EXPECT_EQ(after.tensors()[i].name, before.tensors()[i].name);
+    EXPECT_EQ(after.tensors()[i].format, before.tensors()[i].format);
+    EXPECT_TRUE(
+        std::ranges::equal(after.data(after.tensors()[i]), before.data(before.tensors()[i])));
+  }
+  options.output = folder_ / "none.gguf";
+  EXPECT_THROW(quantize(*source, options, pool_), Error);  // no file to copy
+}
+
+TEST_F(QuantizeTest, LengthsOfTheSplitLayoutGoWithIt) {
+  const std::string split = folder_ / "split.gguf";
+  const std::string a = "deepseek2.attention.";
+  {
+    io::GgufWriter writer(split);
+    writer.add_string("general.architecture", "deepseek2");
+    writer.add_string("general.name", "x");
+    writer.add_u32(a + "head_count", 16);
+    writer.add_u32(a + "head_count_kv", 1);
+    writer.add_u32(a + "key_length", 576);
+    writer.add_u32(a + "value_length", 512);
+    writer.add_u32(a + "key_length_mla", 192);
+    writer.add_u32(a + "value_length_mla", 128);
+    writer.begin_data();
+    writer.finish();
+  }
+  const io::GgufFile source = io::GgufFile::open(split);
+  const auto copied = [&](bool joint) {
+    io::GgufWriter writer(output_);
+    io::copy_metadata(source.metadata(), {7, "", joint}, writer);
+    writer.begin_data();
+    writer.finish();
+    return io::GgufFile::open(output_);
+  };
+  const io::GgufFile same = copied(false), joint = copied(true);
+  EXPECT_EQ(same.metadata().get_string("general.name"), "x");
+  EXPECT_EQ(same.metadata().get_u64(a + "key_length"), 576u);
+  EXPECT_EQ(same.metadata().get_u64(a + "key_length_mla"), 192u);
+  EXPECT_EQ(joint.metadata().get_u64(a + "key_length"), 192u);
+  EXPECT_EQ(joint.metadata().get_u64(a + "value_length"), 128u);
+  EXPECT_EQ(joint.metadata().get_u64(a + "head_count_kv"), 16u);
+  EXPECT_FALSE(joint.metadata().has(a + "key_length_mla"));
+  EXPECT_FALSE(joint.metadata().has(a + "value_length_mla"));
 }
 
 TEST_F(QuantizeTest, TheInputIsNotOverwritten) {
