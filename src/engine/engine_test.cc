@@ -15,11 +15,11 @@ constexpr std::int64_t kVocab = 97;
 // rows before it. A cached token `poison` makes NaN.
 class ToyModel : public operators::Model {
  public:
-  ToyModel() : Model("", "Toy") {}
+  ToyModel() : Model({"", "Toy", "", "cpu"}) {}
   std::vector<tensor::KvLayerSpec> state_spec() const override { return {{{{"k", 1, 1}}}}; }
   std::int64_t vocab_size() const override { return kVocab; }
 
-  void run(operators::Step& step, tensor::MatrixF logits) noexcept override {
+  void do_run(operators::Step& step, tensor::MatrixF logits) noexcept override {
     const operators::Batch& batch = step.batch;
     n_rows += step.n_rows();
     largest_batch = std::max(largest_batch, step.n_rows());

@@ -14,13 +14,13 @@ constexpr std::int64_t kVocab = 17;
 // Logits of the next token depend on this one and its position only.
 class Bigrams : public operators::Model {
  public:
-  explicit Bigrams(float scale) : Model("", "Bigrams"), scale_(scale) {}
+  explicit Bigrams(float scale) : Model({"", "Bigrams", "", "cpu"}), scale_(scale) {}
   std::vector<tensor::KvLayerSpec> state_spec() const override { return {{{{"k", 1, 1}}}}; }
   std::int64_t vocab_size() const override { return kVocab; }
   float logit(std::int32_t token, std::int64_t position, std::int64_t next) const {
     return scale_ * static_cast<float>((token * 31 + next * 7 + position * 3) % 11);
   }
-  void run(operators::Step& step, tensor::MatrixF logits) noexcept override {
+  void do_run(operators::Step& step, tensor::MatrixF logits) noexcept override {
     for (std::size_t r = 0; r < step.batch.tokens.size() && on_token; ++r) {
       on_token(step.batch.tokens[r], step.batch.positions[r]);
     }
