@@ -1,6 +1,7 @@
 #include "operators/catalogue.h"
 
 #include <algorithm>
+#include <span>
 
 #include "operators/makers.h"
 #include "operators/placement.h"
@@ -82,17 +83,41 @@ const OperatorRow* Catalogue::find(std::string_view class_path_or_name) const {
   return nullptr;
 }
 
-std::string_view refused_class(std::string_view class_path) {
+namespace {
+
+using Note = std::pair<std::string_view, std::string_view>;  // {class path, text}
+
+// By class path, or by its last word.
+std::string_view find_note(std::span<const Note> notes, std::string_view class_path) {
   if (class_path.starts_with(kPackage)) class_path.remove_prefix(kPackage.size());
-  constexpr std::pair<std::string_view, std::string_view> kRefused[] = {
-#define REFUSED(name, why) {name, why},
-#include "operators/refused.inc"
-#undef REFUSED
-  };
-  for (const auto& [name, why] : kRefused) {
-    if (name == class_path || name.substr(name.rfind('.') + 1) == class_path) return why;
+  for (const auto& [name, text] : notes) {
+    if (name == class_path || name.substr(name.rfind('.') + 1) == class_path) return text;
   }
   return {};
+}
+
+}  // namespace
+
+std::string_view reduced_class(std::string_view class_path) {
+  constexpr Note kReduced[] = {
+#define REFUSED(name, why)
+#define REDUCED(name, what) {name, what},
+#include "operators/refused.inc"
+#undef REDUCED
+#undef REFUSED
+  };
+  return find_note(kReduced, class_path);
+}
+
+std::string_view refused_class(std::string_view class_path) {
+  constexpr Note kRefused[] = {
+#define REFUSED(name, why) {name, why},
+#define REDUCED(name, what)
+#include "operators/refused.inc"
+#undef REDUCED
+#undef REFUSED
+  };
+  return find_note(kRefused, class_path);
 }
 
 const std::vector<KwargRow>& kwarg_rows() {

@@ -69,6 +69,9 @@ class Catalogue {
   std::vector<OperatorRow> rows_;
 };
 
+/// What an operator does less than the original's class of this path, or empty.
+std::string_view reduced_class(std::string_view class_path);
+
 /// Why a class of the original work is not here, or empty when `class_path` is none of those.
 std::string_view refused_class(std::string_view class_path);
 

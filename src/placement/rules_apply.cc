@@ -225,6 +225,9 @@ class Applier {
 
   void choose_operators(const Rule& rule, const OperatorRow& row, const ModuleNode& node,
                         Placement::Entry& entry) {
+    if (const std::string_view less = operators::reduced_class(row.class_path()); !less.empty()) {
+      errors_.warning(rule.replace_class.at, fmt::format("{}: {}", row.name, less));
+    }
     entry.rule_class = row.name;
     entry.op = row.name;
     if (row.is_wrapper()) {
