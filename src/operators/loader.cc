@@ -77,9 +77,9 @@ void encode_group(const float* x, std::int64_t n, const Recode& recode, std::byt
   const bool wide = recode.bits == 8;
   const std::size_t block_bytes = wide ? 34 : 18;
   for (std::int64_t begin = 0; begin < n; begin += group) {
+    const std::int64_t end = std::min(begin + group, n);
     float largest = 0.0f;
-    for (std::int64_t i = begin; i < begin + group; ++i)
-      largest = std::max(largest, std::fabs(x[i]));
+    for (std::int64_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(x[i]));
     const std::uint16_t scale_bits = f32_to_fp16(largest / (wide ? 127.0f : 7.5f));
     const float scale = fp16_to_f32(scale_bits);
     const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
@@ -88,7 +88,7 @@ void encode_group(const float* x, std::int64_t n, const Recode& recode, std::byt
       if (!std::isfinite(scaled)) return 0;
       return static_cast<int>(std::clamp(scaled, wide ? -127.0f : -8.0f, wide ? 127.0f : 7.0f));
     };
-    for (std::int64_t b = begin; b < begin + group; b += kBlock, out += block_bytes) {
+    for (std::int64_t b = begin; b < end; b += kBlock, out += block_bytes) {
       std::memcpy(out, &scale_bits, sizeof scale_bits);
       for (std::int64_t i = 0; wide && i < kBlock; ++i)
         out[2 + i] = static_cast<std::byte>(level(b + i));
@@ -122,10 +122,10 @@ void check_recode(const io::WeightSource& source, const io::TensorInfo& info,
   if (recode.kind != Recode::Kind::kGroup) return;
   const std::int64_t n = info.shape.n_cols();
   const std::int64_t group = recode.group < 0 ? n : recode.group;
-  if (n % 32 == 0 && n % group == 0) return;
+  if (n % 32 == 0 && group % 32 == 0) return;
   fail(ErrorCode::kUnsupported, source.path(),
-       "tensor '{}' has rows of {} weights, which cannot be requantised in groups of {}: use "
-       "group_size 32 or -1, or an operator that keeps the stored format",
+       "tensor '{}' has rows of {} weights, which cannot be requantised in groups of {}: multiples "
+       "of 32 can; use an operator that keeps the stored format",
        info.stored_name, n, group);
 }
 

@@ -40,8 +40,9 @@ struct Recode {
 };
 
 /// x [n] → n values of `bits` bits in the blocks of Recode::target, with equal scales inside a
-/// group. n is a multiple of 32 and of the group. Source: symmetric round-to-nearest with scale
-/// max|x| / (2^(bits-1) - 1/2), as 4-bit Marlin weights are made; 8 bits use max|x| / 127.
+/// group (the last may be shorter). n and the group are multiples of 32. Source: symmetric
+/// round-to-nearest with scale max|x| / (2^(bits-1) - 1/2), as 4-bit Marlin weights are made; 8
+/// bits use max|x| / 127.
 void encode_group(const float* x, std::int64_t n, const Recode& recode, std::byte* out);
 
 /// The tensor with this shape; throws kMismatch naming it when it is missing or shaped otherwise.
