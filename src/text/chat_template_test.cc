@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 
@@ -95,6 +96,74 @@ TEST(ChatTemplate, HostileTemplatesAreStopped) {
        }) {
     EXPECT_EQ(code_of(source), ErrorCode::kBadFile) << source;
   }
+}
+
+// Values that are small in memory and huge unfolded: `before`, then forty doublings, then `use`.
+std::string doubled(std::string_view before, std::string_view doubling, std::string_view use) {
+  std::string out(before);
+  for (int i = 0; i < 40; ++i) out += doubling;
+  return out + std::string(use);
+}
+
+TEST(ChatTemplate, BombsAreStopped) {
+  const std::string_view empty = "{% set a = [] %}{% set b = [] %}";
+  const std::string_view nest = "{% set a = [a, a] %}{% set b = [b, b] %}";
+  std::vector<std::string> sources = {
+      doubled("{% set x = [1] %}", "{% set x = x + x %}", "{{ x | length }}"),
+      doubled("{% set x = 'ab' %}", "{% set x = x + x %}", "{{ x }}"),
+      doubled("{% set x = [1] %}", "{% set x = x | chain(x) %}", "{{ x | list | length }}"),
+      doubled("{% set a = {} %}{% set b = {} %}",
+              "{% set a = {'x': a, 'y': a} %}{% set b = {'x': b, 'y': b} %}", "{{ a == b }}"),
+      "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+      "{% set n = namespace(x=[1]) %}{% for i in range(9) %}{% set n.x = [n.x] * 99999 %}"
+      "{% endfor %}{{ n.x | string | length }}",
+      "{% set a = 'x' * 1000000 %}{{ ([a] * 1000000) | join | length }}",
+      "{% set a = 'x' * 1000000 %}{{ [a] * 1000000 }}",
+      "{% set a = 'x' * 9000000 %}{% set b = 'x' * 9000000 %}"
+      "{% for i in range(90000) %}{% if a == b %}{% endif %}{% endfor %}",
+      "{% set a = [range(30000) | list] %}{% set b = [range(30000) | list] %}"
+      "{% for i in range(90000) %}{% if a == b %}{% endif %}{% endfor %}",
+      "{% set n = namespace() %}{% set n.x = n %}{{ n }}",
+      "{% set n = namespace() %}{% set n.x = [n] %}{{ n.x == n.x }}",
+      "{% set n = namespace() %}{% macro m() %}{{ n }}{% endmacro %}{% set n.x = m %}{{ m() }}",
+      "{{ range(10 ** 9) | list }}",
+      "{{ ([1] * 10 ** 9) | length }}",
+  };
+  for (const char* use :
+       {"{{ a == b }}", "{{ a < b }}", "{{ a }}", "{{ a | string }}", "{{ a ~ b }}",
+        "{{ {a: 1}[b] }}", "{{ {a: 1} | length }}", "{{ [a, b] | sort }}", "{{ [a, b] | unique }}",
+        "{{ a in [b] }}", "{{ 1 if a not in [b] }}", "{{ 1 if [] < a < b }}", "{{ a is eq(b) }}",
+        "{{ [a].count(b) }}", "{{ [a] | select('in', [b]) | list }}", "{{ a | tojson }}",
+        "{{ a | tojson(*[b]) }}"}) {
+    sources.push_back(doubled(empty, nest, use));
+  }
+  for (const std::string& source : sources) {
+    EXPECT_EQ(code_of(source), ErrorCode::kBadFile)
+        << source.substr(source.size() < 80 ? 0 : source.size() - 80);
+  }
+}
+
+TEST(ChatTemplate, GuardsChangeNoResult) {
+  EXPECT_EQ(
+      render("{% macro m(a, b=2) %}{{ a }}-{{ b }}{% endmacro %}{{ m(1, b=3) }} {{ m(*[4, 5]) }} "
+             "{{ m(**{'a': 6}) }} {{ 'x'.join(['a', 'b']) }} {{ 'abc'.replace('b', '-') }}"),
+      "1-3 4-5 6-2 axb a-c");
+  EXPECT_EQ(
+      render(
+          "{{ [1] + [2] + [3] }}{{ (1, 2) + (3,) }}{{ 'a' + 'b' }}{{ 1 + 2.5 }}{{ [2] in [[2]] }}"
+          "{{ 1 < 2 < 3 }}{{ 1 < 3 < 2 }}{{ 'x' in 'xy' }}{{ {'a': [1]} == {'a': [1]} }}"),
+      "[1, 2, 3](1, 2, 3)ab3.5TrueTrueFalseTrueTrue");
+  EXPECT_EQ(
+      render(
+          "{% set n = namespace(k=0, l=[]) %}{% for m in messages %}{% if loop.first and m.role == "
+          "'system' or n.k > 5 %}{% continue %}{% endif %}{% set n.k = n.k + 1 %}"
+          "{% set n.l = n.l + [m] %}{{ loop.index }}{% else %}none{% endfor %}{{ n.k }}"
+          "{{ n.l | map(attribute='role') | join(',') }}"),
+      "21user");
+  EXPECT_EQ(render("{% for a in [[1, [2]]] recursive %}{% if a is sequence %}<{{ loop(a) }}>{% "
+                   "else %}{{ a }}"
+                   "{% endif %}{% endfor %}"),
+            "<1<2>>");
 }
 
 std::string repeat(std::string_view text, std::size_t n_bytes) {

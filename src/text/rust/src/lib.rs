@@ -5,6 +5,7 @@
 //! dependency becomes `internal: …` and never crosses the bridge.
 
 mod error;
+mod fuel;
 mod gguf;
 mod pre_tokenizers;
 mod python;

@@ -4,8 +4,10 @@
 
 use crate::error::{Outcome, bad_file, internal, usage};
 use crate::ffi::{DateTime, RenderRaw};
+use crate::fuel;
 use crate::python::{JsonStyle, float_repr, json_dumps};
 use crate::strftime::strftime;
+use minijinja::machinery::{eval, get_compiled_template, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
@@ -53,6 +55,8 @@ impl Template {
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.set_formatter(print_like_python);
         env.add_filter("tojson", tojson);
+        // Not Jinja's; joined maps nest, and a lookup costs two to the power of their depth.
+        env.remove_filter("chain");
         env.add_function("raise_exception", raise_exception);
         env.add_test("sequence", |v: &Value| {
             v.is_undefined() || matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
@@ -98,16 +102,25 @@ impl Template {
         set("documents", json("documents", raw.documents)?);
         set("add_generation_prompt", Value::from(raw.add_generation_prompt));
 
+        for (name, function) in fuel::functions() {
+            set(name, function);
+        }
+
         let input = raw.messages.len() + raw.tools.len() + raw.documents.len() + raw.kwargs.len();
         let mut env = self.env.clone();
         env.set_fuel(Some((BASE_FUEL + FUEL_PER_INPUT_BYTE * input as u64).min(MAX_FUEL)));
         let template = env.get_template(NAME).map_err(internal)?;
-        match template.render(variables) {
-            Ok(text) if text.len() > MAX_OUTPUT => Err(bad_file(format_args!(
+        let compiled = get_compiled_template(&template);
+        let program = fuel::guarded(&compiled.instructions);
+        let mut text = String::new();
+        let mut out = make_string_output(&mut text);
+        let done = eval(&env, &program, variables.into(), &compiled.blocks, &mut out, AutoEscape::None);
+        match done.map(drop) {
+            Ok(()) if text.len() > MAX_OUTPUT => Err(bad_file(format_args!(
                 "the template wrote {} bytes, at most {MAX_OUTPUT}",
                 text.len()
             ))),
-            Ok(text) => Ok(text.into_bytes()),
+            Ok(()) => Ok(text.into_bytes()),
             Err(e) => Err(match raised(&e) {
                 Some(message) => usage(format_args!("the chat template refuses: {message}")),
                 None => bad_file(describe(&e)),
