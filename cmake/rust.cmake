@@ -16,10 +16,23 @@ function(kt_rust_library target)
   set(folder ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_CRATE})
   set(output ${CMAKE_CURRENT_BINARY_DIR}/${ARG_CRATE})
   set(library ${output}/release/lib${ARG_LIB}.a)
+  set(cargo ${KT_CARGO})
+  set(target_option)
+  if(KT_FUZZ)
+    # Coverage counters for libFuzzer. A named target keeps them out of build scripts and procedural macros.
+    execute_process(COMMAND rustc -vV OUTPUT_VARIABLE version COMMAND_ERROR_IS_FATAL ANY)
+    string(REGEX MATCH "host: ([^\n]+)" ignored "${version}")
+    set(library ${output}/${CMAKE_MATCH_1}/release/lib${ARG_LIB}.a)
+    set(target_option --target ${CMAKE_MATCH_1})
+    string(JOIN " " flags -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
+      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
+      -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1)
+    set(cargo ${CMAKE_COMMAND} -E env "RUSTFLAGS=${flags}" ${KT_CARGO})
+  endif()
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/src/*.rs)
   add_custom_command(
     OUTPUT ${library}
-    COMMAND ${KT_CARGO} build --quiet --release --locked --manifest-path ${folder}/Cargo.toml
+    COMMAND ${cargo} build --quiet --release --locked ${target_option} --manifest-path ${folder}/Cargo.toml
       --target-dir ${output}
     # cargo leaves an unchanged library's time alone; without this it would be asked again every time.
     COMMAND ${CMAKE_COMMAND} -E touch ${library}
