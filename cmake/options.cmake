@@ -8,9 +8,14 @@ if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release)
 endif()
 
+# GCC 12 warns wrongly about std::string here; clang has no such warning and would warn about the option.
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag(-Wrestrict KT_HAS_WRESTRICT)
+set(kt_no_restrict $<$<BOOL:${KT_HAS_WRESTRICT}>:-Wno-restrict>)
+
 add_library(kt_options INTERFACE)
 target_compile_options(kt_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers
-  -Wno-restrict -fvisibility=hidden -ffp-contract=off)
+  ${kt_no_restrict} -fvisibility=hidden -ffp-contract=off)
 target_include_directories(kt_options INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
 if(KT_SANITIZE)
   target_compile_options(kt_options INTERFACE -fsanitize=${KT_SANITIZE} -fno-sanitize-recover=all

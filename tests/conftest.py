@@ -8,7 +8,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "ktransformers"
-os.environ.setdefault("KT_BUILD", str(ROOT / "build"))
+# Absolute, because tests start programs in other folders.
+os.environ["KT_BUILD"] = str(pathlib.Path(os.environ.get("KT_BUILD") or ROOT / "build").resolve())
 os.environ.setdefault("KT_PYTHON", sys.executable)
 os.environ.setdefault("KT_TEST_CACHE", str(CACHE / "test-data"))
 sys.path.insert(0, str(ROOT / "tests"))

@@ -4,7 +4,9 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -192,6 +194,32 @@ def test_outputs_that_cannot_be_written(tmp_path, dummy, dummy_config):
     failure("quantize", dummy, dummy, "--type", "Q8_0", status=USAGE)
     assert dummy.read_bytes() == before
     assert list(tmp_path.iterdir()) == [ids]
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_quantize_leaves_nothing(tmp_path, which):
+    if not can_make_nameless_files(tmp_path):
+        pytest.skip("this file system has no nameless files")
+    config, out = tmp_path / "config.json", tmp_path / "out"
+    config.write_text(json.dumps(CONFIG | {"vocab_size": 4_000_000}))
+    out.mkdir()
+    process = subprocess.Popen([kt_path(), "quantize", "--dummy", config, out / "big.gguf", "--type", "Q8_0"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    counters = pathlib.Path(f"/proc/{process.pid}/io")
+    while process.poll() is None and int(re.search(r"wchar: (\d+)", counters.read_text())[1]) < 3 << 20:
+        time.sleep(0.01)
+    assert process.poll() is None
+    process.send_signal(which)
+    assert process.wait() == -which
+    assert list(out.iterdir()) == []
+
+
+def can_make_nameless_files(folder):
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except OSError:
+        return False
+    return True
 
 
 def test_full_disk_behind_standard_output():

@@ -1,6 +1,7 @@
 #include "io/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,21 +27,62 @@ std::string folder_of(const std::string& path) {
   return folder.empty() ? "." : folder;
 }
 
+constexpr int kAttempts = 1000;
+constexpr const char* kCreate = "create a file beside it to write to";
+
+std::string descriptor_path(int fd) { return fmt::format("/proc/self/fd/{}", fd); }
+
+// A file without a name, which vanishes with its process however that ends; -1 where the file
+// system has none or it could not be named later.
+int open_nameless(const std::string& folder) {
+  const int fd = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+  if (fd >= 0 && ::access(descriptor_path(fd).c_str(), F_OK) != 0) {
+    ::close(fd);
+    return -1;
+  }
+  return fd;
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
   if (is_directory(path_)) fail(ErrorCode::kIo, path_, "is a folder; name a file to write");
   buffer_.reserve(kBufferBytes);
-  for (int attempt = 0; attempt < 1000 && fd_ < 0; ++attempt) {
-    temporary_ = fmt::format("{}.tmp-{}-{}", path_, ::getpid(), attempt);
+  struct stat ignored{};
+  if (::lstat(temporary_name(0).c_str(), &ignored) != 0 && errno != ENOENT) {
+    fail_errno(path_, kCreate, errno);
+  }
+  fd_ = open_nameless(folder_of(path_));
+  if (fd_ >= 0) return;
+  for (int attempt = 0; attempt < kAttempts && fd_ < 0; ++attempt) {
+    temporary_ = temporary_name(attempt);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ < 0 && errno != EEXIST) break;
   }
   if (fd_ < 0) {
     const int error = errno;
     temporary_.clear();
-    fail_errno(path_, "create a file beside it to write to", error);
+    fail_errno(path_, kCreate, error);
   }
+}
+
+std::string AtomicFile::temporary_name(int attempt) const {
+  return fmt::format("{}.tmp-{}-{}", path_, ::getpid(), attempt);
+}
+
+// Gives the nameless file the target's name, or, where that is taken, a name to rename from.
+void AtomicFile::name_it() {
+  const std::string source = descriptor_path(fd_);
+  std::string name = path_;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (::linkat(AT_FDCWD, source.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+      if (name != path_) temporary_ = name;
+      return;
+    }
+    if (errno != EEXIST) break;
+    name = temporary_name(attempt);
+  }
+  fail_errno(path_, "name the finished file", errno);
 }
 
 AtomicFile::~AtomicFile() {
@@ -84,10 +126,11 @@ void AtomicFile::write_through(std::span<const std::byte> bytes) {
 void AtomicFile::finish() {
   flush();
   if (::fsync(fd_) != 0) fail_errno(path_, "flush it to disk", errno);
+  if (temporary_.empty()) name_it();
   const int closed = ::close(fd_);
   fd_ = -1;
   if (closed != 0) fail_errno(path_, "close it", errno);
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (!temporary_.empty() && ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     fail_errno(path_, "rename the finished file to it", errno);
   }
   temporary_.clear();

@@ -1,9 +1,10 @@
 // Writes a file so that readers see the old one or the complete new one, never a part.
 //
-//   temporary beside the target → write … → finish(): fsync, rename over the target
+//   nameless file in the target's folder → write … → finish(): fsync, link or rename to the target
 //
-// Destroyed without finish() (an exception, a cancelled job), it removes the temporary.
-// Thread rule: one thread at a time.
+// Destroyed without finish(), or with its process killed, it leaves nothing. On a file system
+// without nameless files (O_TMPFILE) a temporary beside the target takes their place; only a kill
+// leaves that behind. Thread rule: one thread at a time.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -35,11 +36,13 @@ class AtomicFile {
   void finish();
 
  private:
+  std::string temporary_name(int attempt) const;
+  void name_it();
   void flush();
   void write_through(std::span<const std::byte> bytes);
 
   std::string path_;
-  std::string temporary_;
+  std::string temporary_;  // empty while the file has no name
   int fd_ = -1;
   std::uint64_t position_ = 0;
   std::vector<std::byte> buffer_;

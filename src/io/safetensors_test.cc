@@ -1,6 +1,13 @@
 #include "io/safetensors.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
 
 #include "base/half.h"
 #include "io/atomic_file.h"
@@ -256,9 +263,35 @@ TEST(AtomicFile, KeepsTheOldFileUntilFinished) {
   }
   EXPECT_EQ(testing::read_bytes(folder / "a").size(), 3u);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
+  for (const char* name : {"a", "b"}) {
+    AtomicFile file(folder / name);
+    file.write("new!");
+    file.finish();
+    EXPECT_EQ(testing::read_bytes(folder / name).size(), 4u);
+  }
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 2);
+  message_of([&] { AtomicFile file(folder / std::string(300, 'n')); }, ErrorCode::kIo);
+  message_of([&] { AtomicFile file(folder / "none/a"); }, ErrorCode::kIo);
   message_of([&] { AtomicFile file(folder.path()); }, ErrorCode::kIo);
   message_of([&] { MmapFile file(folder.path()); }, ErrorCode::kIo);
   message_of([&] { MmapFile file(folder / "none"); }, ErrorCode::kNotFound);
+}
+
+TEST(AtomicFile, AKilledWriterLeavesNothing) {
+  const TemporaryFolder folder;
+  const int probe = ::open(folder.path().c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+  if (probe < 0) GTEST_SKIP() << "this file system has no nameless files";
+  ::close(probe);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    AtomicFile file(folder / "a");
+    file.write_zeros(3 << 20);
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
 }  // namespace
