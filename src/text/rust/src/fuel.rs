@@ -216,15 +216,16 @@ impl Meter<'_, '_, '_> {
         self.walk(b)
     }
 
-    /// Sequences are joined lazily, and copied once the joints nest deeply: both are paid here.
+    /// The machine joins sequences lazily, and copies them once the joints nest deeply. Here a lazy side is
+    /// copied at once: what is paid is what is done, and joints never nest.
     fn addition(&mut self, args: &mut [Value]) -> Result<(), Error> {
         let is_sequence = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Iterable);
         if !args.iter().all(is_sequence) {
             return Ok(());
         }
         for value in args {
-            if let Some(length) = value.len() {
-                self.charge((length as u64).saturating_mul(SLOT))?;
+            if value.kind() == ValueKind::Seq {
+                self.charge((value.len().unwrap_or(0) as u64).saturating_mul(SLOT))?;
                 continue;
             }
             let mut items = Vec::new();
