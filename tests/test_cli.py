@@ -8,8 +8,10 @@ import signal
 import subprocess
 import time
 
+import gguf
 import numpy as np
 import pytest
+from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
 
 from support.kt import kt_path, run_kt
 
@@ -356,6 +358,19 @@ def test_run_sampling_flags(tiny):
     run_kt(*args, "--top-k", "5", "--top-p", "0.9", "--min-p", "0.01", "--typical", "0.9", "--repeat-penalty",
            "1.1", "--frequency-penalty", "0.1", "--presence-penalty", "-0.1", "--repeat-last-n", "-1",
            "--logit-bias", "3=-inf", "--ignore-eos")
+
+
+def test_run_takes_the_models_sampling_values(tiny, tmp_path):
+    path = tmp_path / "greedy.gguf"
+    reader = gguf.GGUFReader(tiny)
+    writer = gguf.GGUFWriter(path, arch=reader.get_field("general.architecture").contents())
+    temperature = MetadataDetails(gguf.GGUFValueType.FLOAT32, 0.0)
+    copy_with_new_metadata(reader, writer, {"general.sampling.temp": temperature}, [])
+    args = ["-p", "Once upon a time", "-n", 30, "-q", "--seed", "7"]
+    greedy = run_kt("run", path, *args).stdout
+    assert greedy == run_kt("run", tiny, *args, "--temp", "0").stdout
+    hot = run_kt("run", path, *args, "--temp", "1.5").stdout
+    assert hot == run_kt("run", tiny, *args, "--temp", "1.5").stdout != greedy
 
 
 def test_run_context_overflow(tiny, tmp_path):

@@ -55,7 +55,9 @@ class Chat {
         request_(args.sampling.request()),
         interrupts_(interrupts),
         session_(session),
-        editor_(interrupts, history_path()) {}
+        editor_(interrupts, history_path()) {
+    args.sampling.advise(session.config().sampling, &request_.sampling);
+  }
 
   int loop() {
     conversation_.set_system(args_.system);

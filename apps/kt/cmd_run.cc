@@ -49,6 +49,7 @@ int run(RunArgs args, const std::string& prompt, session::TextRequest request) {
   const auto loading = show_loading(args.options);
   const auto session = session::Session::open(args.options);
   loading->finish();
+  args.sampling.advise(session->config().sampling, &request.sampling);
   if (args.show_placement) {
     std::fputs(placement::explain_table(session->model(), session->placement()).c_str(), stderr);
     std::fputs(("\n" + ready_screen(*session)).c_str(), stderr);

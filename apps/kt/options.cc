@@ -149,9 +149,10 @@ void add_model_options(CLI::App& command, session::Options& options) {
 }
 
 void add_sampling_options(CLI::App& command, SamplingArgs& args) {
-  const std::string group = "Sampling";
+  const std::string group = "Sampling (not given: the model's own value, else the default)";
   const std::int64_t no_limit = std::numeric_limits<std::int64_t>::max();
   engine::SamplingParams& p = args.params;
+  args.command = &command;
   number(command, "-n,--max-tokens", args.max_tokens, whole_number(-1, no_limit), "N",
          "Tokens to generate at most; -1: until the model ends or the context is full")
       ->group(group);
@@ -221,6 +222,21 @@ session::TextRequest SamplingArgs::request() const {
     request.sampling.logit_bias[static_cast<std::int32_t>(id)] = static_cast<float>(bias);
   }
   return request;
+}
+
+void SamplingArgs::advise(const io::SamplingAdvice& advice,
+                          engine::SamplingParams* sampling) const {
+  const auto set = [this](const char* flag, const auto& value, auto* target) {
+    if (value && command->count(flag) == 0) {
+      *target = static_cast<std::remove_reference_t<decltype(*target)>>(*value);
+    }
+  };
+  set("--temp", advice.temperature, &sampling->temperature);
+  set("--top-k", advice.top_k, &sampling->top_k);
+  set("--top-p", advice.top_p, &sampling->top_p);
+  set("--min-p", advice.min_p, &sampling->min_p);
+  set("--typical", advice.typical_p, &sampling->typical_p);
+  set("--repeat-penalty", advice.repetition_penalty, &sampling->repetition_penalty);
 }
 
 std::string examples(const std::vector<std::string>& lines) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/sampler.h"
+#include "io/model_config.h"
 #include "session/generate.h"
 #include "session/session.h"
 
@@ -38,6 +39,9 @@ struct SamplingArgs {
   std::vector<std::string> logit_bias;  // "ID=V", moved into params by request()
   /// The sampling part of a text request. Throws kUsage for a malformed logit bias.
   session::TextRequest request() const;
+  /// Puts the model's own sampling values where no flag was given.
+  void advise(const io::SamplingAdvice& advice, engine::SamplingParams* sampling) const;
+  const CLI::App* command = nullptr;  // knows which flags were given
 };
 
 /// --seed --temp … --max-tokens.

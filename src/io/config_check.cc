@@ -1,5 +1,6 @@
 #include "io/config_check.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -134,6 +135,24 @@ void check_config(const ModelConfig& config, const std::string& path) {
   check_attention(config, path);
   check_rope(config.rope, path);
   if (config.moe.n_experts != 0) check_moe(config, path);
+}
+
+void check_sampling(SamplingAdvice* advice, const std::string& path) {
+  const auto check = [&](const char* name, const std::optional<double>& value, double low,
+                         double high) {
+    if (value && !(*value >= low && *value <= high)) {
+      fail(ErrorCode::kBadFile, path, "the sampling value {} is {}; wanted {} to {}", name, *value,
+           low, high);
+    }
+  };
+  check("temperature", advice->temperature, 0, 100);
+  check("top_p", advice->top_p, 0, 1);
+  check("min_p", advice->min_p, 0, 1);
+  check("typical_p", advice->typical_p, 0, 1);
+  check("repetition_penalty", advice->repetition_penalty, 1e-6, 100);
+  if (advice->top_k) {
+    advice->top_k = std::clamp<std::int64_t>(*advice->top_k, 0, std::int64_t{1} << 30);
+  }
 }
 
 void infer_deepseek_groups(ModelConfig* config) {

@@ -127,6 +127,29 @@ TEST(HfConfig, GenerationConfigAddsEndTokens) {
   EXPECT_EQ(c.eos_tokens, (std::vector<std::int64_t>{2, 7}));
 }
 
+TEST(HfConfig, GenerationConfigAdvisesSampling) {
+  const std::string text = R"({"model_type":"llama",)" + kSmall + "}";
+  const auto advice = [&](const char* generation) {
+    return parse_hf_config(text, generation, "config.json").model.sampling;
+  };
+  EXPECT_FALSE(advice("{}").temperature.has_value());
+  const SamplingAdvice all = advice(
+      R"({"do_sample":true,"temperature":0.6,"top_k":-1,"top_p":0.95,"min_p":0,"typical_p":null,
+          "repetition_penalty":1.05})");
+  EXPECT_EQ(all.temperature, 0.6);
+  EXPECT_EQ(all.top_k, 0);
+  EXPECT_EQ(all.top_p, 0.95);
+  EXPECT_EQ(all.min_p, 0.0);
+  EXPECT_FALSE(all.typical_p.has_value());
+  EXPECT_EQ(all.repetition_penalty, 1.05);
+  EXPECT_EQ(advice(R"({"do_sample":false,"temperature":0.6})").temperature, 0.0);
+  for (const char* wrong : {R"({"temperature":-1})", R"({"top_p":1.5})", R"({"top_p":"x"})",
+                            R"({"repetition_penalty":0})"}) {
+    const std::string message = message_of([&] { advice(wrong); }, ErrorCode::kBadFile);
+    EXPECT_NE(message.find("generation_config.json"), std::string::npos) << message;
+  }
+}
+
 TEST(HfConfig, ErrorsNameTheKey) {
   auto refuse = [](const std::string& text, ErrorCode code, const char* part) {
     const std::string message = message_of([&] { parse(text); }, code);
@@ -208,6 +231,24 @@ ModelConfig through_gguf(const ModelConfig& config, const std::vector<TensorInfo
   if (!factors.empty()) out.append(std::as_bytes(std::span(factors)));
   out.finish();
   return config_from_gguf(GgufModel::open(folder / "m.gguf"));
+}
+
+TEST(GgufConfig, SamplingAdviceSurvives) {
+  ModelConfig config = load("Qwen3-235B-A22B").model;
+  config.vocab_size = 8;
+  config.sampling = {
+      .temperature = 0.5, .top_k = 20, .top_p = 0.75, .min_p = 0.0, .repetition_penalty = 1.5};
+  TensorInfo embedding;
+  embedding.stored_name = "token_embd.weight";
+  const SamplingAdvice read = through_gguf(config, {embedding}).sampling;
+  EXPECT_EQ(read.temperature, 0.5);
+  EXPECT_EQ(read.top_k, 20);
+  EXPECT_EQ(read.top_p, 0.75);
+  EXPECT_EQ(read.min_p, 0.0);
+  EXPECT_FALSE(read.typical_p.has_value());
+  EXPECT_EQ(read.repetition_penalty, 1.5);
+  config.sampling.top_p = 2.0;
+  message_of([&] { through_gguf(config, {embedding}); }, ErrorCode::kBadFile);
 }
 
 class PublishedModel : public ::testing::TestWithParam<const char*> {

@@ -237,6 +237,22 @@ void read_tokens(const Reader& in, ModelConfig* config) {
   }
 }
 
+SamplingAdvice read_sampling(const Reader& in) {
+  const auto number = [&in](const std::string& key) {
+    return in.meta().has(key) ? std::optional(in.meta().get_f64(key)) : std::nullopt;
+  };
+  SamplingAdvice out;
+  out.temperature = number("general.sampling.temp");
+  if (in.meta().has("general.sampling.top_k")) {
+    out.top_k = in.meta().get_i64("general.sampling.top_k");
+  }
+  out.top_p = number("general.sampling.top_p");
+  out.min_p = number("general.sampling.min_p");
+  out.repetition_penalty = number("general.sampling.penalty_repeat");
+  check_sampling(&out, in.path());
+  return out;
+}
+
 }  // namespace
 
 ModelConfig config_from_gguf(const GgufModel& model) {
@@ -280,6 +296,7 @@ ModelConfig config_from_gguf(const GgufModel& model) {
   read_rope(in, &config);
   read_moe(in, &config);
   read_tokens(in, &config);
+  config.sampling = read_sampling(in);
   check_config(config, model.path());
   return config;
 }

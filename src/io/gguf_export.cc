@@ -31,6 +31,21 @@ class Exporter {
     if (!c_.name.empty()) out_.add_string("general.name", c_.name);
     out_.add_u32("general.file_type", file_type);
     out_.add_u32("general.quantization_version", 2);
+    sampling();
+  }
+
+  void sampling() {
+    const auto number = [this](const char* key, const std::optional<double>& value) {
+      if (value) out_.add_f32(key, static_cast<float>(*value));
+    };
+    const SamplingAdvice& advice = c_.sampling;
+    number("general.sampling.temp", advice.temperature);
+    if (advice.top_k) {
+      out_.add_i32("general.sampling.top_k", static_cast<std::int32_t>(*advice.top_k));
+    }
+    number("general.sampling.top_p", advice.top_p);
+    number("general.sampling.min_p", advice.min_p);
+    number("general.sampling.penalty_repeat", advice.repetition_penalty);
   }
 
   void decoder() {

@@ -240,6 +240,22 @@ void read_tokens(const JsonFields& in, ModelConfig* config) {
   }
 }
 
+SamplingAdvice read_sampling(const JsonFields& in) {
+  const auto number = [&in](std::string_view key) {
+    return in.has(key) ? std::optional(in.number(key, 0.0)) : std::nullopt;
+  };
+  SamplingAdvice out;
+  out.temperature = number("temperature");
+  if (in.has("top_k")) out.top_k = in.integer("top_k", INT64_MIN, INT64_MAX);
+  out.top_p = number("top_p");
+  out.min_p = number("min_p");
+  out.typical_p = number("typical_p");
+  out.repetition_penalty = number("repetition_penalty");
+  if (!in.boolean("do_sample", true)) out.temperature = 0.0;
+  check_sampling(&out, in.path());
+  return out;
+}
+
 ModelConfig read_model(const JsonFields& in) {
   ModelConfig config;
   config.architecture = read_model_type(in);
@@ -356,7 +372,9 @@ HfConfig parse_hf_config(std::string_view text, std::string_view generation,
     const std::string generation_path =
         std::filesystem::path(path).replace_filename("generation_config.json");
     const nlohmann::json object = parse_json_object(generation, generation_path);
-    read_tokens(JsonFields(object, generation_path), &out.model);
+    const JsonFields fields(object, generation_path);
+    read_tokens(fields, &out.model);
+    out.model.sampling = read_sampling(fields);
   }
   check_config(out.model, path);
   return out;

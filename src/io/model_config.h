@@ -4,6 +4,7 @@
 // thing". Thread rule: a value.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,17 @@ struct MlaConfig {
   std::int64_t v_head_dim = 0;
 };
 
+/// Sampling values that the makers of a model advise (HF generation_config.json, GGUF
+/// general.sampling.*); absent: no advice. Checked: each is in the range its comment names.
+struct SamplingAdvice {
+  std::optional<double> temperature;         // 0 to 100; 0: always the likeliest
+  std::optional<std::int64_t> top_k;         // 0 to 2^30; 0: off
+  std::optional<double> top_p;               // 0 to 1
+  std::optional<double> min_p;               // 0 to 1
+  std::optional<double> typical_p;           // 0 to 1
+  std::optional<double> repetition_penalty;  // above 0, at most 100
+};
+
 struct ModelConfig {
   std::string architecture;   // HF model_type: llama, mistral, qwen2, qwen3, mixtral, qwen2_moe,
                               // qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2
@@ -85,6 +97,7 @@ struct ModelConfig {
   MlaConfig mla;  // kv_lora_rank == 0: GQA
   std::int64_t bos_token = -1;
   std::vector<std::int64_t> eos_tokens;
+  SamplingAdvice sampling;
   bool sparse_layer(std::int64_t layer) const;  // whether this layer has routed experts
 };
 
