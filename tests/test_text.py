@@ -12,7 +12,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from support.text_tool import TextTool, package_folder
 
-PACKAGES = ["deepseek_v3", "qwen3", "llama3_1", "gemma3", "gptoss"]
+PACKAGES = ["deepseek_v3", "qwen3", "llama2", "llama3_1", "gemma3", "gptoss"]
 GGUF_PRE = {"deepseek_v3": "deepseek-v3", "qwen3": "qwen2", "llama3_1": "llama-bpe", "gptoss": "gpt-4o"}
 DATA = pathlib.Path(__file__).parent / "data" / "text"
 TYPE_NORMAL, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE = 1, 3, 4, 5, 6
@@ -82,7 +82,7 @@ def test_hf_folder_gives_the_same_ids_and_text(tool, name):
     compare(tool, reference, texts[-120:], parse_special=False)
 
 
-@pytest.mark.parametrize("name,bos", [("deepseek_v3", 0), ("llama3_1", 128000), ("gemma3", 2),
+@pytest.mark.parametrize("name,bos", [("deepseek_v3", 0), ("llama2", 1), ("llama3_1", 128000), ("gemma3", 2),
                                       ("qwen3", None), ("gptoss", None)])
 def test_bos_is_added_once_when_the_model_wants_it(tool, name, bos):
     info = tool.must("open_hf", folder=str(package_folder(name)))
@@ -98,6 +98,7 @@ def test_end_tokens(tool):
     assert ends["llama3_1"] == {128009}
     assert ends["gptoss"] >= {200002, 200012} and 200007 not in ends["gptoss"]
     assert ends["gemma3"] == {106}
+    assert ends["llama2"] == {2}
     assert ends["deepseek_v3"] == {1}
 
 
