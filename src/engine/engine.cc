@@ -52,25 +52,9 @@ Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& 
       pool_(model.state_spec(), options.kv_format,
             options.kv_tokens > 0 ? options.kv_tokens : options.context) {
   KT_CHECK(options_.context > 0 && options_.chunk_size > 0);
-  warm_up();
 }
 
 Engine::~Engine() = default;
-
-void Engine::warm_up() {
-  // One chunk of the largest size sizes the arena; its cache pages are overwritten later.
-  Request request;
-  const std::int64_t n = std::min(options_.chunk_size, options_.context);
-  request.prompt.assign(static_cast<std::size_t>(n), 0);
-  Sequence sequence(0, std::move(request), vocab_size());
-  if (!ensure_pages(sequence, n))
-    fail(ErrorCode::kNoMemory, {}, "the cache has no room for one chunk");
-  Rows rows;
-  add_rows(sequence, n, rows);
-  run_rows(rows);
-  for (const std::int32_t page : sequence.pages) pool_.give_back(page);
-  arena_.reset();
-}
 
 Engine::RequestId Engine::submit(Request request) {
   const auto n = static_cast<std::int64_t>(request.prompt.size());
@@ -91,7 +75,8 @@ Engine::RequestId Engine::submit(Request request) {
   return id;
 }
 
-// Takes over the longest common prefix of a finished sequence.
+// Starts from the longest prefix that a finished sequence has cached. Pages that both hold whole
+// are shared, the page within which they part is copied, so that the other stays whole.
 void Engine::reuse_prefix(Sequence& sequence) {
   if (!sequence.request.reuse_prefix || sequence.request.on_prompt_logits) return;
   Sequence* best = nullptr;
@@ -110,11 +95,22 @@ void Engine::reuse_prefix(Sequence& sequence) {
     }
   }
   if (best == nullptr) return;
-  sequence.pages = std::move(best->pages);
-  best->pages.clear();
-  best->n_cached = 0;
+  if (best_length == best->n_cached) {  // nothing of it is left for others
+    sequence.pages = std::move(best->pages);
+    std::erase_if(sequences_, [best](const auto& s) { return s.get() == best; });
+  } else {
+    const std::int64_t n_whole = best_length / tensor::kKvPageLen;
+    sequence.pages.assign(best->pages.begin(), best->pages.begin() + n_whole);
+    for (const std::int32_t page : sequence.pages) pool_.share(page);
+    const std::int32_t copy = pool_.take();
+    if (copy >= 0) {
+      pool_.copy(best->pages[static_cast<std::size_t>(n_whole)], copy);
+      sequence.pages.push_back(copy);
+    } else {
+      best_length = n_whole * tensor::kKvPageLen;
+    }
+  }
   sequence.n_cached = sequence.result.n_cached = best_length;
-  std::erase_if(sequences_, [&](const auto& s) { return s.get() == best; });
 }
 
 bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {

@@ -2,10 +2,11 @@
 //
 // step() builds one batch (one row of every decoding request, then prompt chunks up to chunk_size
 // rows), runs the model, and samples. A request's sequence stays cached when it ends, so that a
-// later prompt with the same beginning (the next turn of a chat) skips it; cached sequences give
-// way when pages are short. Rows of a request are computed the same way whatever else is in the
-// batch. Prompt chunks end at fixed multiples of chunk_size counted from the sequence's start.
-// Thread rule: one thread drives an Engine; cancel() may come from any thread or a signal handler.
+// later prompt with the same beginning (the next turn of a chat) skips it; sequences share the
+// pages they have in common, and cached ones give way when pages are short. Rows of a request are
+// computed the same way whatever else is in the batch. Prompt chunks end at fixed multiples of
+// chunk_size counted from the sequence's start. Thread rule: one thread drives an Engine; cancel()
+// may come from any thread or a signal handler.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -69,7 +70,7 @@ struct Result {
 
 class Engine {
  public:
-  /// Reserves the cache and runs one full-size chunk, so that later steps allocate nothing.
+  /// Reserves the cache. Throws kNoMemory.
   Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options);
   ~Engine();
   const EngineOptions& options() const { return options_; }
@@ -98,7 +99,6 @@ class Engine {
     std::vector<operators::SequenceRows> sequences;
     std::vector<Sequence*> owners;  // of each entry of sequences
   };
-  void warm_up();
   void start_queued();
   void reuse_prefix(Sequence& sequence);
   bool ensure_pages(Sequence& sequence, std::int64_t n_tokens);

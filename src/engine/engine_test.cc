@@ -182,25 +182,44 @@ TEST_F(EngineTest, TheLongestCommonPrefixIsTaken) {
   EXPECT_EQ(engine->generate(request(100, 1)).n_cached, 80);
 }
 
+TEST_F(EngineTest, ADivergingPromptLeavesTheOtherWhole) {
+  auto engine = make(512, 32, 1024);
+  Request branch = request(300, 3);
+  branch.prompt[150] = (branch.prompt[150] + 1) % kVocab;
+  const Result first = engine->generate(request(300, 3));
+  const Result other = engine->generate(branch);
+  EXPECT_EQ(other.n_cached, 150);
+  EXPECT_EQ(other.tokens, alone(branch));
+  const Result again = engine->generate(request(300, 3));
+  EXPECT_EQ(again.n_cached, 299);
+  EXPECT_EQ(again.tokens, first.tokens);
+  EXPECT_EQ(engine->generate(branch).tokens, other.tokens);
+}
+
+TEST_F(EngineTest, WithoutAFreePageOnlyWholePagesAreReused) {
+  auto engine = make(256, 32);  // four pages, all of them used by the first prompt
+  engine->generate(request(200, 2));
+  Request branch = request(200, 2);
+  branch.prompt[150] = (branch.prompt[150] + 1) % kVocab;
+  const Result result = engine->generate(branch);
+  EXPECT_EQ(result.n_cached, 128);
+  EXPECT_EQ(result.tokens, alone(branch));
+}
+
 TEST_F(EngineTest, OldSequencesGiveWayLeastRecentlyUsedFirst) {
-  auto engine = make(128, 32, 256);  // room for four pages
-  for (const std::int32_t salt : {1, 2, 3, 4}) {
-    Request r = request(60, 2, salt);
+  auto engine = make(192, 32, 512);  // room for eight pages
+  const auto own = [](std::int64_t n_prompt, std::int32_t salt) {
+    Request r = request(n_prompt, 2, salt);
     r.prompt[0] = salt;  // nothing in common
-    engine->generate(r);
-  }
-  Request again = request(60, 2, 1);
-  again.prompt[0] = 1;
-  EXPECT_EQ(engine->generate(again).n_cached, 59);  // sequence 1 becomes the most recent
-  Request big = request(100, 2, 9);
-  big.prompt[0] = 9;
-  EXPECT_EQ(engine->generate(big).reason, FinishReason::kMaxTokens);  // evicts 2 and 3
-  Request third = request(60, 2, 3);
-  third.prompt[0] = 3;
-  Request fourth = request(60, 2, 4);
-  fourth.prompt[0] = 4;
-  EXPECT_EQ(engine->generate(fourth).n_cached, 59);
-  EXPECT_EQ(engine->generate(third).n_cached, 0);
+    return r;
+  };
+  for (const std::int32_t salt : {1, 2, 3, 4}) engine->generate(own(100, salt));
+  // Sequence 1 becomes the most recent; no page is free, so its second page is computed again.
+  EXPECT_EQ(engine->generate(own(100, 1)).n_cached, 64);
+  EXPECT_EQ(engine->generate(own(180, 9)).reason, FinishReason::kMaxTokens);  // evicts 2 and 3
+  EXPECT_EQ(engine->generate(own(100, 4)).n_cached, 99);
+  EXPECT_EQ(engine->generate(own(100, 1)).n_cached, 64);
+  EXPECT_EQ(engine->generate(own(100, 3)).n_cached, 0);
 }
 
 TEST_F(EngineTest, ManyRequestsAtOnceEqualEachAlone) {

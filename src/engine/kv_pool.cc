@@ -1,5 +1,7 @@
 #include "engine/kv_pool.h"
 
+#include <cstring>
+
 namespace kt::engine {
 
 std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
@@ -21,7 +23,8 @@ std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
 
 KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
                std::int64_t n_tokens)
-    : n_pages_((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen) {
+    : n_pages_((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen),
+      n_users_(static_cast<std::size_t>(n_pages_)) {
   kv_bytes_per_token(layers, format);  // refuses formats that do not fit
   for (const tensor::KvLayerSpec& layer : layers) {
     KT_CHECK(!layer.streams.empty() && layer.streams.size() <= 2);
@@ -47,9 +50,25 @@ std::int32_t KvPool::take() {
   if (free_.empty()) return -1;
   const std::int32_t page = free_.back();
   free_.pop_back();
+  n_users_[static_cast<std::size_t>(page)] = 1;
   return page;
 }
 
-void KvPool::give_back(std::int32_t page) { free_.push_back(page); }
+void KvPool::share(std::int32_t page) { ++n_users_[static_cast<std::size_t>(page)]; }
+
+void KvPool::give_back(std::int32_t page) {
+  if (--n_users_[static_cast<std::size_t>(page)] == 0) free_.push_back(page);
+}
+
+void KvPool::copy(std::int32_t from, std::int32_t to) {
+  for (const tensor::KvLayerView& layer : layers_) {
+    for (const tensor::KvStreamView& s : layer.streams) {
+      if (s.base != nullptr) {
+        std::memcpy(s.at(&to, 0, 0), s.at(&from, 0, 0),
+                    s.row_bytes * static_cast<std::size_t>(tensor::kKvPageLen));
+      }
+    }
+  }
+}
 
 }  // namespace kt::engine

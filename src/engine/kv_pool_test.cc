@@ -45,6 +45,36 @@ TEST(KvPool, HandsOutEveryPageOnce) {
   EXPECT_EQ(pool.take(), 2);
 }
 
+TEST(KvPool, ASharedPageIsFreeWhenItsLastUserIsGone) {
+  KvPool pool(two_layers(), Format::kF16, tensor::kKvPageLen);
+  const std::int32_t page = pool.take();
+  pool.share(page);
+  pool.give_back(page);
+  EXPECT_EQ(pool.n_free(), 0);
+  pool.give_back(page);
+  EXPECT_EQ(pool.n_free(), 1);
+}
+
+TEST(KvPool, CopyCopiesEveryRowOfEveryStream) {
+  KvPool pool(two_layers(), Format::kF32, 2 * tensor::kKvPageLen);
+  const std::int32_t from = pool.take(), to = pool.take();
+  const auto each = [&](std::int32_t page, auto&& f) {
+    float mark = 0;
+    for (const tensor::KvLayerView& layer : pool.layers()) {
+      for (const tensor::KvStreamView& s : layer.streams) {
+        if (s.base == nullptr) continue;
+        const std::int64_t n = s.n_heads * s.dim * tensor::kKvPageLen;
+        for (std::int64_t i = 0; i < n; ++i)
+          f(reinterpret_cast<float*>(s.at(&page, 0, 0))[i], ++mark);
+      }
+    }
+  };
+  each(from, [](float& value, float mark) { value = mark; });
+  each(to, [](float& value, float) { value = 0; });
+  pool.copy(from, to);
+  each(to, [](float& value, float mark) { ASSERT_EQ(value, mark); });
+}
+
 TEST(KvPool, RowsOfAllPagesAreDisjointAndInside) {
   KvPool pool(two_layers(), Format::kF32, 2 * tensor::kKvPageLen);
   ASSERT_EQ(pool.layers().size(), 2u);
