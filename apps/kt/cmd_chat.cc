@@ -39,10 +39,10 @@ struct ChatArgs {
 };
 
 std::string history_path() {
-  if (const auto state = env("XDG_STATE_HOME"); state && !state->empty()) {
+  if (const auto state = env("XDG_STATE_HOME")) {
     return *state + "/ktransformers/chat_history";
   }
-  if (const auto home = env("HOME"); home && !home->empty()) {
+  if (const auto home = env("HOME")) {
     return *home + "/.local/state/ktransformers/chat_history";
   }
   return {};
@@ -180,9 +180,6 @@ class Chat {
     std::fputs("\n", stdout);
     std::fflush(stdout);
     last_ = result->engine;
-    if (last_->reason == engine::FinishReason::kError) {
-      fail(ErrorCode::kInternal, "reply", "{}", last_->error);
-    }
     conversation_.add("assistant", result->text);
     if (last_->reason == engine::FinishReason::kCancelled) std::fputs("(stopped)\n", stderr);
     if (last_->reason == engine::FinishReason::kContextFull) {

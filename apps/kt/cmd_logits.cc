@@ -51,9 +51,6 @@ int logits(LogitsArgs args) {
   };
   const engine::Result result = session->engine().generate(std::move(request));
   bar.finish();
-  if (result.reason == engine::FinishReason::kError) {
-    fail(ErrorCode::kInternal, args.options.model, "{}", result.error);
-  }
   writer.finish();
   finish_trace(*session, args.options.trace_file);
   return 0;

@@ -76,9 +76,6 @@ int run(RunArgs args, const std::string& prompt, session::TextRequest request) {
   interrupts.set_handler({});
   reading->finish();
   if (unfinished_line) print_piece("\n");
-  if (result.engine.reason == engine::FinishReason::kError) {
-    fail(ErrorCode::kInternal, "generation", "{}", result.engine.error);
-  }
   finish_trace(*session, args.options.trace_file);
   if (!args.quiet) std::fputs(session::speed_report(result.engine).c_str(), stderr);
   if (result.engine.reason == engine::FinishReason::kContextFull) {
