@@ -11,7 +11,7 @@
 #include <system_error>
 
 #include "base/error.h"
-#include "io/quote.h"
+#include "io/files.h"
 
 namespace kt::io {
 namespace {
@@ -20,11 +20,6 @@ constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
 
 [[noreturn]] void fail_errno(const std::string& path, const char* action, int error) {
   fail(ErrorCode::kIo, path, "cannot {}: {}", action, std::generic_category().message(error));
-}
-
-std::string folder_of(const std::string& path) {
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  return folder.empty() ? "." : folder;
 }
 
 constexpr int kAttempts = 1000;

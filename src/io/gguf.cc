@@ -260,8 +260,12 @@ void GgufFile::parse_header() {
   }
   alignment_ = metadata_.get_u64("general.alignment", 32);
   constexpr std::uint64_t kMaxAlignment = std::uint64_t{1} << 30;
-  if (!std::has_single_bit(alignment_) || alignment_ > kMaxAlignment) {
-    fail(ErrorCode::kBadFile, path_, "general.alignment is {}, a power of two up to 2^30 is wanted",
+  constexpr std::uint64_t kMinAlignment =
+      8;  // of the format's definition; values are read in place
+  if (!std::has_single_bit(alignment_) || alignment_ < kMinAlignment ||
+      alignment_ > kMaxAlignment) {
+    fail(ErrorCode::kBadFile, path_,
+         "general.alignment is {}, a power of two from 8 to 2^30 is wanted; the file is damaged",
          alignment_);
   }
   std::unordered_map<std::string_view, bool> seen;

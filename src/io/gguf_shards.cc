@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 
+#include "io/files.h"
 #include "io/gguf.h"
 #include "io/quote.h"
 

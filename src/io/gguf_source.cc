@@ -90,25 +90,12 @@ void GgufSource::add_tensor(const GgufModel::Entry& entry) {
 }
 
 void GgufSource::add(TensorInfo info, Place place) {
-  if (!index_.emplace(info.name, infos_.size()).second) {
-    fail(ErrorCode::kBadFile, model_.path(), "tensors {} and {} are both {}",
-         quote(info.stored_name), quote(infos_[index_.at(info.name)].stored_name),
-         quote(info.name));
-  }
-  infos_.push_back(std::move(info));
+  tensors_.add(std::move(info), model_.path());
   places_.push_back(place);
 }
 
-const TensorInfo* GgufSource::find(const std::string& name) const {
-  const auto found = index_.find(name);
-  return found == index_.end() ? nullptr : &infos_[found->second];
-}
-
 const GgufSource::Place& GgufSource::place_of(const TensorInfo& info) const {
-  const auto found = index_.find(info.name);
-  if (found == index_.end())
-    fail(ErrorCode::kNotFound, path_, "has no tensor {}", quote(info.name));
-  return places_[found->second];
+  return places_[tensors_.index_of(info, path_)];
 }
 
 void GgufSource::read_rows(const TensorInfo& info, std::int64_t row, std::int64_t n_rows,

@@ -4,12 +4,11 @@
 #pragma once
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "io/gguf.h"
 #include "io/names.h"
-#include "io/weight_source.h"
+#include "io/tensor_table.h"
 
 namespace kt::io {
 
@@ -20,8 +19,8 @@ class GgufSource : public WeightSource {
 
   const std::string& path() const override { return path_; }
   const ModelConfig& config() const override { return config_; }
-  const std::vector<TensorInfo>& tensors() const override { return infos_; }
-  const TensorInfo* find(const std::string& name) const override;
+  const std::vector<TensorInfo>& tensors() const override { return tensors_.all(); }
+  const TensorInfo* find(const std::string& name) const override { return tensors_.find(name); }
   void read_rows(const TensorInfo& info, std::int64_t row, std::int64_t n_rows,
                  std::byte* out) const override;
   std::optional<tensor::WeightView> map(const TensorInfo& info) const override;
@@ -43,9 +42,8 @@ class GgufSource : public WeightSource {
   std::string path_;
   GgufModel model_;
   ModelConfig config_;
-  std::vector<TensorInfo> infos_;
-  std::vector<Place> places_;
-  std::unordered_map<std::string, std::size_t> index_;
+  TensorTable tensors_;
+  std::vector<Place> places_;  // of each tensor
 };
 
 /// The canonical tensors that one stored GGUF tensor stands for: itself under its Hugging Face

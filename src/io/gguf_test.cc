@@ -64,6 +64,19 @@ TEST(Gguf, ReadsBackWhatTheWriterWrote) {
   EXPECT_EQ(value, 14.0f);
 }
 
+TEST(Gguf, RefusesAlignmentsThatTheFormatDoesNotHave) {
+  const TemporaryFolder folder;
+  for (const std::uint32_t alignment : {0u, 1u, 4u, 48u}) {
+    GgufWriter out(folder / "m.gguf");
+    out.add_u32("general.alignment", alignment);
+    out.begin_data();
+    out.finish();
+    EXPECT_NE(message_of([&] { GgufFile::open(folder / "m.gguf"); }, ErrorCode::kBadFile)
+                  .find("general.alignment"),
+              std::string::npos);
+  }
+}
+
 TEST(Gguf, AccessorsNameTheKey) {
   const TemporaryFolder folder;
   write_small(folder / "m.gguf");

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "io/config_check.h"
+#include "io/files.h"
 #include "io/json_util.h"
 #include "io/quote.h"
 

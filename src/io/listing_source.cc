@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <unordered_map>
 
 #include "io/gguf_source.h"
 #include "io/names.h"
 #include "io/quote.h"
+#include "io/tensor_table.h"
 
 namespace kt::io {
 namespace {
@@ -16,20 +16,13 @@ constexpr std::size_t kMaxListed = std::size_t{1} << 22;
 class ListingSource : public WeightSource {
  public:
   ListingSource(const ModelConfig& config, std::vector<TensorInfo> tensors)
-      : path_("tensor list"), config_(config), infos_(std::move(tensors)) {
-    for (std::size_t i = 0; i < infos_.size(); ++i) {
-      if (!index_.emplace(infos_[i].name, i).second) {
-        fail(ErrorCode::kMismatch, path_, "has the tensor {} twice", quote(infos_[i].name));
-      }
-    }
+      : path_("tensor list"), config_(config) {
+    for (TensorInfo& info : tensors) tensors_.add(std::move(info), path_);
   }
   const std::string& path() const override { return path_; }
   const ModelConfig& config() const override { return config_; }
-  const std::vector<TensorInfo>& tensors() const override { return infos_; }
-  const TensorInfo* find(const std::string& name) const override {
-    const auto found = index_.find(name);
-    return found == index_.end() ? nullptr : &infos_[found->second];
-  }
+  const std::vector<TensorInfo>& tensors() const override { return tensors_.all(); }
+  const TensorInfo* find(const std::string& name) const override { return tensors_.find(name); }
   void read_rows(const TensorInfo& info, std::int64_t, std::int64_t, std::byte*) const override {
     fail(ErrorCode::kUnsupported, path_, "tensor {} has no data: the model is a list of names only",
          quote(info.name));
@@ -40,8 +33,7 @@ class ListingSource : public WeightSource {
  private:
   std::string path_;
   ModelConfig config_;
-  std::vector<TensorInfo> infos_;
-  std::unordered_map<std::string, std::size_t> index_;
+  TensorTable tensors_;
 };
 
 std::int64_t parse_number(std::string_view text, std::string_view line, const std::string& path) {

@@ -72,13 +72,6 @@ MmapFile& MmapFile::operator=(MmapFile&& other) noexcept {
   return *this;
 }
 
-void MmapFile::will_need(std::size_t offset, std::size_t length) const noexcept {
-  if (offset >= size_ || length == 0) return;
-  const std::size_t begin = offset / page_size() * page_size();
-  const std::size_t end = offset + std::min(length, size_ - offset);
-  ::madvise(data_ + begin, end - begin, MADV_WILLNEED);
-}
-
 void MmapFile::dont_need(std::size_t offset, std::size_t length) const noexcept {
   if (offset >= size_ || length == 0) return;
   const std::size_t page = page_size();

@@ -1,4 +1,4 @@
-// A file mapped read-only as a whole, with advice to the kernel about ranges of it.
+// A file mapped read-only as a whole, whose pages can be given back to the system.
 // The mapping is private and lives as long as the object; an empty file maps to an empty span.
 // Thread rule: const methods may run from any thread.
 #pragma once
@@ -23,9 +23,8 @@ class MmapFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   std::size_t size() const { return size_; }
 
-  /// Starts reading bytes [offset, offset + length) ahead; ranges past the end are clipped.
-  void will_need(std::size_t offset, std::size_t length) const noexcept;
-  /// Lets the system drop the whole pages inside the range; they are read again when touched.
+  /// Lets the system drop the whole pages inside [offset, offset + length), clipped to the file;
+  /// they are read again when touched.
   void dont_need(std::size_t offset, std::size_t length) const noexcept;
 
  private:

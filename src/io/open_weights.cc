@@ -1,7 +1,7 @@
 #include <filesystem>
 
+#include "io/files.h"
 #include "io/gguf_source.h"
-#include "io/quote.h"
 #include "io/safetensors_source.h"
 #include "io/weight_source.h"
 

@@ -1,9 +1,6 @@
 #include "io/quote.h"
 
-#include <filesystem>
-
-#include "base/error.h"
-#include "io/mmap_file.h"
+#include <fmt/format.h>
 
 namespace kt::io {
 
@@ -24,20 +21,6 @@ std::string quote(std::string_view text) {
   }
   out += '"';
   return out;
-}
-
-bool is_directory(const std::string& path) {
-  std::error_code ignored;
-  return std::filesystem::is_directory(path, ignored);
-}
-
-std::string read_text_file(const std::string& path, std::size_t max_bytes) {
-  const MmapFile file(path);
-  if (file.size() > max_bytes) {
-    fail(ErrorCode::kBadFile, path, "has {} bytes, at most {} are accepted for this kind of file",
-         file.size(), max_bytes);
-  }
-  return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.size());
 }
 
 }  // namespace kt::io

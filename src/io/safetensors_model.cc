@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <set>
 
+#include "io/files.h"
 #include "io/json_util.h"
 #include "io/quote.h"
 #include "io/safetensors.h"

@@ -2,8 +2,8 @@
 
 #include <array>
 #include <cstring>
-#include <filesystem>
 
+#include "io/files.h"
 #include "io/names.h"
 #include "io/quote.h"
 
@@ -11,12 +11,6 @@ namespace kt::io {
 namespace {
 
 using formats::Format;
-
-std::string folder_of(const std::string& path) {
-  if (is_directory(path)) return path;
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  return folder.empty() ? "." : folder;
-}
 
 std::string_view without_suffix(std::string_view text, std::string_view suffix) {
   return text.substr(0, text.size() - suffix.size());
@@ -113,11 +107,7 @@ void SafetensorsSource::add_tensor(const SafetensorsModel::Ref& ref) {
 }
 
 void SafetensorsSource::add(TensorInfo info, Place place) {
-  if (!index_.emplace(info.name, infos_.size()).second) {
-    fail(ErrorCode::kBadFile, path_, "tensors {} and {} are both {}", quote(info.stored_name),
-         quote(infos_[index_.at(info.name)].stored_name), quote(info.name));
-  }
-  infos_.push_back(std::move(info));
+  tensors_.add(std::move(info), path_);
   places_.push_back(std::move(place));
 }
 
@@ -286,19 +276,15 @@ void SafetensorsSource::add_packed_rows(const SafetensorsModel::Ref& ref, const 
   add_int(std::move(weight), stored.name);
 }
 
-const TensorInfo* SafetensorsSource::find(const std::string& name) const {
-  const auto found = index_.find(name);
-  return found == index_.end() ? nullptr : &infos_[found->second];
+const SafetensorsSource::Place& SafetensorsSource::place_of(const TensorInfo& info) const {
+  return places_[tensors_.index_of(info, path_)];
 }
 
 void SafetensorsSource::read_rows(const TensorInfo& info, std::int64_t row, std::int64_t n_rows,
                                   std::byte* out) const {
-  const auto found = index_.find(info.name);
-  if (found == index_.end())
-    fail(ErrorCode::kNotFound, path_, "has no tensor {}", quote(info.name));
   KT_CHECK(row >= 0 && n_rows >= 0 && row <= info.shape.n_rows() &&
            n_rows <= info.shape.n_rows() - row);
-  const Place& place = places_[found->second];
+  const Place& place = place_of(info);
   if (const auto* plain = std::get_if<Plain>(&place.data)) {
     const std::size_t row_bytes = formats::row_bytes(info.format, info.shape.n_cols());
     std::memcpy(out, plain->bytes.data() + static_cast<std::size_t>(row) * row_bytes,
@@ -318,9 +304,7 @@ void SafetensorsSource::read_rows(const TensorInfo& info, std::int64_t row, std:
 }
 
 std::optional<tensor::WeightView> SafetensorsSource::map(const TensorInfo& info) const {
-  const auto found = index_.find(info.name);
-  if (found == index_.end()) return std::nullopt;
-  const auto* plain = std::get_if<Plain>(&places_[found->second].data);
+  const auto* plain = std::get_if<Plain>(&place_of(info).data);
   const std::size_t size = formats::traits(info.format).block_bytes;
   if (plain == nullptr || reinterpret_cast<std::uintptr_t>(plain->bytes.data()) % size != 0)
     return std::nullopt;
@@ -337,9 +321,7 @@ void SafetensorsSource::drop_bytes(std::span<const std::byte> bytes) const {
 }
 
 void SafetensorsSource::drop(const TensorInfo& info) const {
-  const auto found = index_.find(info.name);
-  if (found == index_.end()) return;
-  const Place& place = places_[found->second];
+  const Place& place = place_of(info);
   if (const auto* plain = std::get_if<Plain>(&place.data)) return drop_bytes(plain->bytes);
   if (const auto* fp8 = std::get_if<Fp8Weight>(&place.data)) return drop_bytes(fp8->codes);
   drop_bytes(std::get<IntWeight>(place.data).codes.bytes);

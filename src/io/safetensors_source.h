@@ -6,14 +6,13 @@
 #pragma once
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <variant>
 #include <vector>
 
 #include "io/hf_config.h"
 #include "io/packed_weights.h"
 #include "io/safetensors.h"
-#include "io/weight_source.h"
+#include "io/tensor_table.h"
 
 namespace kt::io {
 
@@ -26,8 +25,8 @@ class SafetensorsSource : public WeightSource {
 
   const std::string& path() const override { return path_; }
   const ModelConfig& config() const override { return config_.model; }
-  const std::vector<TensorInfo>& tensors() const override { return infos_; }
-  const TensorInfo* find(const std::string& name) const override;
+  const std::vector<TensorInfo>& tensors() const override { return tensors_.all(); }
+  const TensorInfo* find(const std::string& name) const override { return tensors_.find(name); }
   void read_rows(const TensorInfo& info, std::int64_t row, std::int64_t n_rows,
                  std::byte* out) const override;
   std::optional<tensor::WeightView> map(const TensorInfo& info) const override;
@@ -35,7 +34,6 @@ class SafetensorsSource : public WeightSource {
 
   /// Folder with tokenizer.json and the other files of the model.
   const std::string& folder() const { return folder_; }
-  const QuantConfig& quant() const { return config_.quant; }
 
  private:
   struct Plain {
@@ -45,6 +43,7 @@ class SafetensorsSource : public WeightSource {
     std::variant<Plain, Fp8Weight, IntWeight> data;
   };
   void add(TensorInfo info, Place place);
+  const Place& place_of(const TensorInfo& info) const;
   void add_tensor(const SafetensorsModel::Ref& ref);
   void add_fused(const SafetensorsModel::Ref& ref, const std::string& prefix, bool gate_up);
   void add_fp8(const SafetensorsModel::Ref& ref, const std::string& base);
@@ -64,9 +63,8 @@ class SafetensorsSource : public WeightSource {
   std::string folder_;
   HfConfig config_;
   SafetensorsModel model_;
-  std::vector<TensorInfo> infos_;
-  std::vector<Place> places_;
-  std::unordered_map<std::string, std::size_t> index_;
+  TensorTable tensors_;
+  std::vector<Place> places_;  // of each tensor
 };
 
 }  // namespace kt::io

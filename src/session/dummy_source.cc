@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "io/names.h"
+#include "io/tensor_table.h"
 #include "models/model.h"
 #include "placement/default_placement.h"
 
@@ -55,6 +56,7 @@ class DummySource : public io::WeightSource {
       : config_(config), options_(options) {
     const operators::Placement placement = placement::default_placement(config);
     const auto model = models::build_model(config, placement);
+    std::vector<io::TensorInfo> infos;
     std::vector<StoredTensor> stored;
     std::vector<std::size_t> stored_of;  // by tensor of this source
     std::unordered_map<std::string, std::size_t> known;
@@ -64,21 +66,20 @@ class DummySource : public io::WeightSource {
         const auto [it, fresh] = known.emplace(t.name, stored.size());
         if (fresh) stored.push_back(std::move(t));
         stored_of.push_back(it->second);
-        infos_.push_back({spec.name, stored[it->second].name, {}, spec.shape});
+        infos.push_back({spec.name, stored[it->second].name, {}, spec.shape});
       }
     });
     const std::vector<formats::Format> chosen = tensor_formats(type, config, stored, false);
-    for (std::size_t i = 0; i < infos_.size(); ++i) infos_[i].format = chosen[stored_of[i]];
-    for (std::size_t i = 0; i < infos_.size(); ++i) index_.emplace(infos_[i].name, i);
+    for (std::size_t i = 0; i < infos.size(); ++i) {
+      infos[i].format = chosen[stored_of[i]];
+      tensors_.add(std::move(infos[i]), "random weights");
+    }
   }
 
   const std::string& path() const override { return path_; }
   const io::ModelConfig& config() const override { return config_; }
-  const std::vector<io::TensorInfo>& tensors() const override { return infos_; }
-  const io::TensorInfo* find(const std::string& name) const override {
-    const auto it = index_.find(name);
-    return it == index_.end() ? nullptr : &infos_[it->second];
-  }
+  const std::vector<io::TensorInfo>& tensors() const override { return tensors_.all(); }
+  const io::TensorInfo* find(const std::string& name) const override { return tensors_.find(name); }
 
   void read_rows(const io::TensorInfo& info, std::int64_t row, std::int64_t n_rows,
                  std::byte* out) const override {
@@ -95,12 +96,7 @@ class DummySource : public io::WeightSource {
       }
       return;
     }
-    std::vector<float> values(static_cast<std::size_t>(n));
-    for (std::int64_t r = 0; r < n_rows; ++r) {
-      make_row(recipe_of(info), mix(seed + static_cast<std::uint64_t>(row + r)), values);
-      formats::traits(info.format)
-          .encode(values.data(), nullptr, out + static_cast<std::size_t>(r) * row_bytes, n);
-    }
+    make_rows(info, seed + static_cast<std::uint64_t>(row), n_rows, out);
   }
 
   std::optional<tensor::WeightView> map(const io::TensorInfo&) const override {
@@ -124,9 +120,18 @@ class DummySource : public io::WeightSource {
     return {stored->name, shape};
   }
 
-  static void make_row(const Recipe& recipe, std::uint64_t seed, std::vector<float>& values) {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = recipe.mean + recipe.scale * near_gaussian(mix(seed + i));
+  // Row r comes from seed + r alone.
+  static void make_rows(const io::TensorInfo& info, std::uint64_t seed, std::int64_t n_rows,
+                        std::byte* out) {
+    const Recipe recipe = recipe_of(info);
+    std::vector<float> values(static_cast<std::size_t>(info.shape.n_cols()));
+    for (std::int64_t r = 0; r < n_rows; ++r) {
+      const std::uint64_t row_seed = mix(seed + static_cast<std::uint64_t>(r));
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        values[i] = recipe.mean + recipe.scale * near_gaussian(mix(row_seed + i));
+      }
+      formats::traits(info.format).encode(values.data(), nullptr, out, info.shape.n_cols());
+      out += formats::row_bytes(info.format, info.shape.n_cols());
     }
   }
 
@@ -135,15 +140,8 @@ class DummySource : public io::WeightSource {
     const std::int64_t n = info.shape.n_cols();
     std::vector<std::byte>& pool = pools_[{info.format, n}];
     if (pool.empty()) {
-      const std::size_t row_bytes = formats::row_bytes(info.format, n);
-      pool.resize(row_bytes * kPoolRows);
-      std::vector<float> values(static_cast<std::size_t>(n));
-      for (std::int64_t r = 0; r < kPoolRows; ++r) {
-        make_row(recipe_of(info), mix(options_.seed + static_cast<std::uint64_t>(r)), values);
-        formats::traits(info.format)
-            .encode(values.data(), nullptr, pool.data() + static_cast<std::size_t>(r) * row_bytes,
-                    n);
-      }
+      pool.resize(formats::row_bytes(info.format, n) * kPoolRows);
+      make_rows(info, options_.seed, kPoolRows, pool.data());
     }
     return pool;
   }
@@ -151,8 +149,7 @@ class DummySource : public io::WeightSource {
   std::string path_;  // no file
   io::ModelConfig config_;
   DummyOptions options_;
-  std::vector<io::TensorInfo> infos_;
-  std::unordered_map<std::string, std::size_t> index_;
+  io::TensorTable tensors_;
   mutable std::mutex mutex_;
   mutable std::map<std::pair<formats::Format, std::int64_t>, std::vector<std::byte>> pools_;
 };

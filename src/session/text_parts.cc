@@ -2,17 +2,13 @@
 
 #include <filesystem>
 
+#include "io/files.h"
 #include "io/gguf_source.h"
 
 namespace kt::session {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string folder_of(const io::WeightSource& source) {
-  const fs::path path = source.path();
-  return fs::is_directory(path) ? path.string() : path.parent_path().string();
-}
 
 std::vector<std::string> strings(const io::GgufMetadata& meta, std::string_view key) {
   std::vector<std::string> out;
@@ -78,8 +74,10 @@ std::unique_ptr<text::Tokenizer> open_tokenizer(const io::WeightSource& source) 
       return nullptr;
     tokenizer = std::make_unique<text::Tokenizer>(
         text::Tokenizer::from_gguf(gguf_vocab(meta), source.path()));
+  } else if (source.path().empty()) {  // random weights: no folder, and not the current one
+    return nullptr;
   } else {
-    const std::string folder = folder_of(source);
+    const std::string folder = io::folder_of(source.path());
     if (!fs::exists(fs::path(folder) / "tokenizer.json")) return nullptr;
     tokenizer = std::make_unique<text::Tokenizer>(text::Tokenizer::from_hf_folder(folder));
   }
@@ -91,8 +89,8 @@ std::string chat_template_source(const io::WeightSource& source) {
   if (const auto* gguf = dynamic_cast<const io::GgufSource*>(&source)) {
     return std::string(gguf->gguf().metadata().get_string("tokenizer.chat_template", ""));
   }
-  const std::string folder = folder_of(source);
-  if (!fs::is_directory(folder)) return {};
+  if (source.path().empty()) return {};
+  const std::string folder = io::folder_of(source.path());
   return text::read_hf_chat_templates(folder).standard.value_or("");
 }
 
