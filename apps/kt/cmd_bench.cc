@@ -213,7 +213,8 @@ void add_bench(CLI::App& root, Action& action) {
   auto args = std::make_shared<BenchArgs>();
   CLI::App* command = root.add_subcommand("bench", "Measure prefill and decode speed");
   command->group("Measure");
-  command->add_option("MODEL", args->options.model, "A model file, folder or name; or use --dummy");
+  command->add_option("MODEL", args->options.model, "A model file, folder or name; or use --dummy")
+      ->type_name("");
   command->add_option("-p,--prompt", args->prompts, "Prompt lengths to measure; 0: none")
       ->type_name("N,…")
       ->capture_default_str();

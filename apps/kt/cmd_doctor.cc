@@ -228,7 +228,7 @@ void add_doctor(CLI::App& root, Action& action) {
   command
       ->add_option("-t,--threads", *n_threads,
                    "Threads; 0: the physical cores this process may use")
-      ->check(whole_number(0, 4096))
+      ->check(whole_number(0, 1024))
       ->type_name("N")
       ->capture_default_str();
   command->callback([n_threads, &action] { action = [n_threads] { return doctor(*n_threads); }; });

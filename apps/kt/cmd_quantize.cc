@@ -151,7 +151,7 @@ void add_quantize(CLI::App& root, Action& action) {
   command
       ->add_option("-t,--threads", args->n_threads,
                    "Threads; 0: the physical cores this process may use")
-      ->check(whole_number(0, 4096))
+      ->check(whole_number(0, 1024))
       ->type_name("N")
       ->capture_default_str();
   std::string types = "Types:";

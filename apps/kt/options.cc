@@ -108,7 +108,7 @@ void add_model_argument(CLI::App& command, std::string& model) {
 void add_model_options(CLI::App& command, session::Options& options) {
   const std::string group = "Model and machine";
   const std::int64_t no_limit = std::numeric_limits<std::int64_t>::max();
-  number(command, "-t,--threads", options.n_threads, whole_number(0, 4096), "N",
+  number(command, "-t,--threads", options.n_threads, whole_number(0, 1024), "N",
          "Threads; 0: the physical cores this process may use")
       ->group(group);
   add_choice(command, "--isa", options.isa, {"ref", "avx2", "avx512", "amx"},

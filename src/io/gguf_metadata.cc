@@ -49,7 +49,7 @@ const GgufValue* GgufMetadata::find(std::string_view key) const {
 
 bool GgufMetadata::add(std::string_view key, GgufValue value) {
   if (!index_.emplace(key, items_.size()).second) return false;
-  items_.push_back({key, std::move(value)});
+  items_.push_back({key, value});
   return true;
 }
 

@@ -45,6 +45,7 @@ class TemporaryFolder {
 // Runs a program found on PATH, without a shell; true when it exits 0.
 bool run_program(std::vector<std::string> arguments) {
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& a : arguments) argv.push_back(a.data());
   argv.push_back(nullptr);
   pid_t pid = 0;

@@ -71,7 +71,7 @@ struct Matrix {
   Matrix rows(std::int64_t begin, std::int64_t count) const {
     return {data + begin * stride, count, n_cols, stride};
   }
-  operator Matrix<const T>() const { return {data, n_rows, n_cols, stride}; }
+  operator Matrix<const T>() const { return {data, n_rows, n_cols, stride}; }  // NOLINT(*explicit*)
 };
 using MatrixF = Matrix<float>;
 using ConstMatrixF = Matrix<const float>;

@@ -151,6 +151,13 @@ install_python() {
   touch "$KT_VENV/.complete"
 }
 
+install_tidy() {
+  [ -x "$KT_VENV/bin/clang-tidy" ] && return
+  say "installing clang-tidy"
+  logged "install clang-tidy" "$KT_PYTHON" -m pip install --disable-pip-version-check --no-input --no-deps \
+    clang-tidy==19.1.0
+}
+
 # The npm packages of a folder with a lock file, into KT_TEST_CACHE/NAME.
 install_npm() {
   local from="$KT_ROOT/tests/$1" to="$KT_TEST_CACHE/$1" stamp
@@ -179,6 +186,7 @@ install_npm interop
 for group in "$@"; do
   case "$group" in
     fuzz) install_clang ;;
-    *) die "unknown set-up group '$group' (known: fuzz)" ;;
+    tidy) install_tidy ;;
+    *) die "unknown set-up group '$group' (known: fuzz, tidy)" ;;
   esac
 done
