@@ -41,7 +41,8 @@ std::optional<std::string> read_optional(const std::string& path) {
   if (!std::filesystem::exists(path, error)) return std::nullopt;
   const std::uintmax_t size = std::filesystem::file_size(path, error);
   if (error) fail(ErrorCode::kIo, path, "cannot read the size: {}", error.message());
-  if (size > kMaxFile) fail(ErrorCode::kBadFile, path, "{} bytes, at most {}", size, kMaxFile);
+  if (size > kMaxFile)
+    fail(ErrorCode::kBadFile, path, "has {} bytes, at most {} are accepted", size, kMaxFile);
   std::string text(static_cast<std::size_t>(size), '\0');
   std::ifstream file(path, std::ios::binary);
   if (!file || !file.read(text.data(), static_cast<std::streamsize>(size))) {
@@ -53,9 +54,13 @@ std::optional<std::string> read_optional(const std::string& path) {
 nlohmann::json read_optional_json(const std::string& path) {
   const std::optional<std::string> text = read_optional(path);
   if (!text) return nlohmann::json::object();
-  if (too_deep(*text)) fail(ErrorCode::kBadFile, path, "JSON nested deeper than {}", kMaxDepth);
+  if (too_deep(*text))
+    fail(ErrorCode::kBadFile, path,
+         "is JSON nested deeper than {} levels, which no tokenizer file is; get it again",
+         kMaxDepth);
   nlohmann::json value = nlohmann::json::parse(*text, nullptr, false);
-  if (!value.is_object()) fail(ErrorCode::kBadFile, path, "not a JSON object");
+  if (!value.is_object())
+    fail(ErrorCode::kBadFile, path, "is not a JSON object; the file is damaged, get it again");
   return value;
 }
 

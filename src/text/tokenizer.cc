@@ -164,7 +164,9 @@ Tokenizer Tokenizer::from_gguf(const GgufVocab& vocab, const std::string& path) 
                                                                {"padding", vocab.pad}}};
   for (const auto& [name, id] : ids) {
     if (id >= n_tokens || id < -1) {
-      fail(ErrorCode::kBadFile, path, "{} token id {} of {} tokens", name, id, n_tokens);
+      fail(ErrorCode::kBadFile, path,
+           "names token {} as the {} token, its vocabulary has {}; the file is damaged", id, name,
+           n_tokens);
     }
   }
   const Flat tokens(vocab.tokens);
@@ -197,7 +199,8 @@ Tokenizer Tokenizer::from_gguf(const GgufVocab& vocab, const std::string& path) 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special,
                                        bool parse_special) const {
   if (text.size() > kMaxText) {
-    fail(ErrorCode::kUsage, impl_->path, "{} bytes of text, at most {}", text.size(), kMaxText);
+    fail(ErrorCode::kUsage, impl_->path,
+         "a text of {} bytes is too long, at most {} are accepted; cut it", text.size(), kMaxText);
   }
   const rust::Vec<std::uint32_t> ids = call_rust(impl_->path, [&] {
     return impl_->tok->encode(bytes_of(text), add_special && impl_->use_post_processor,
