@@ -1,7 +1,8 @@
 """Every command that the documentation shows works.
 
 A block opened with ```sh is run as it stands, with build/bin on the path, in a scratch folder that has the
-tree's models/ and tests/ in it. A block opened with ```sh parse is not run (it needs a network, a model that is
+tree's models/, tests/ and include/ in it, and the files that the page shows: a block opened with ```cpp NAME or
+```yaml NAME is the file NAME. A block opened with ```sh parse is not run (it needs a network, a model that is
 not in the tree, or is a ./dev command that runs these tests), but each line must be a command that exists, with
 flags that it knows.
 """
@@ -15,6 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```sh([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHOWN_FILE = re.compile(r"^```(?:cpp|yaml) ([\w.]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OTHER_PROGRAMS = {"git", "cd", "cmake", "ctest", "python3", "pip", "pytest", "ninja"}
 
 
@@ -29,7 +31,7 @@ def blocks() -> list:
         for match in BLOCK.finditer(path.read_text()):
             line = path.read_text().count("\n", 0, match.start()) + 1
             name = f"{path.relative_to(ROOT)}:{line}"
-            found.append(pytest.param(match.group(1).split(), match.group(2), id=name))
+            found.append(pytest.param(path, match.group(1).split(), match.group(2), id=name))
     return found
 
 
@@ -59,8 +61,8 @@ def check_dev(words: list[str]) -> None:
         assert not word.startswith("--") or word in text, f"./dev {words[1]} has no flag {word}"
 
 
-@pytest.mark.parametrize("marks, text", blocks())
-def test_block(marks, text, build, tmp_path):
+@pytest.mark.parametrize("page, marks, text", blocks())
+def test_block(page, marks, text, build, tmp_path):
     assert set(marks) <= {"parse"}, f"unknown mark {marks}"
     assert commands(text), "empty block"
     if marks:
@@ -75,7 +77,9 @@ def test_block(marks, text, build, tmp_path):
                 for word in words[1:]:
                     assert not word.endswith(".py") or (ROOT / word).exists(), f"{word} does not exist"
         return
-    for folder in ("models", "tests"):
+    for name, content in SHOWN_FILE.findall(page.read_text()):
+        (tmp_path / name).write_text(content)
+    for folder in ("models", "tests", "include"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     env = {**os.environ, "PATH": f"{build / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, env=env, text=True,

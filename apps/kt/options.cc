@@ -134,6 +134,11 @@ void add_model_options(CLI::App& command, session::Options& options) {
       ->type_name("FILE")
       ->group(group);
   command
+      .add_option("--plugin", options.plugins,
+                  "Shared object with operators that the rules may name; may be repeated")
+      ->type_name("FILE")
+      ->group(group);
+  command
       .add_option("--trace", options.trace_file,
                   "Write a Chrome trace (ui.perfetto.dev) with one zone per module path")
       ->type_name("FILE")

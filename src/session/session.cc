@@ -7,6 +7,7 @@
 #include "base/topology.h"
 #include "io/hf_config.h"
 #include "io/mmap_file.h"
+#include "operators/plugin.h"
 #include "placement/default_placement.h"
 #include "placement/explain.h"
 #include "placement/rules.h"
@@ -180,11 +181,17 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
 
 void Session::place(const Options& options) {
   if (options.rules.empty()) {
+    if (!options.plugins.empty()) {
+      fail(ErrorCode::kUsage, "--plugin",
+           "brings operators that only a rule can choose; give a rule file with --rules");
+    }
     placement_ = placement::default_placement(config());
     return;
   }
+  const auto catalogue = std::make_shared<operators::Catalogue>();
+  for (const std::string& path : options.plugins) operators::load_plugin(*catalogue, path);
   const placement::RuleContext context{config(),
-                                       std::make_shared<operators::Catalogue>(),
+                                       catalogue,
                                        {options.emulate_gpus, true},
                                        options.device.empty() ? "cpu" : options.device};
   placement::RuleResult result = placement::read_rules(options.rules, context);
