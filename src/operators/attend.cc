@@ -4,7 +4,7 @@
 
 namespace kt::operators {
 
-void attend(Step& step, const AttendArgs& a) noexcept {
+void attend(Step& step, std::span<const SequenceRows> sequences, const AttendArgs& a) noexcept {
   namespace attention = kernels::attention;
   const std::int64_t group = a.n_heads / a.n_kv_heads;
   const std::int64_t heads_per_task = std::min(group, attention::kMaxRows);
@@ -15,7 +15,7 @@ void attend(Step& step, const AttendArgs& a) noexcept {
   float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
 
   std::int64_t n_tasks = 0;
-  for (const SequenceRows& s : step.batch.sequences) {
+  for (const SequenceRows& s : sequences) {
     n_tasks += (s.n_rows + tokens_per_task - 1) / tokens_per_task;
   }
   const std::int64_t per_chunk = a.n_kv_heads * head_chunks;
@@ -25,13 +25,12 @@ void attend(Step& step, const AttendArgs& a) noexcept {
     std::int64_t chunk = task / per_chunk;
     std::size_t i = 0;
     while (true) {
-      const std::int64_t chunks =
-          (step.batch.sequences[i].n_rows + tokens_per_task - 1) / tokens_per_task;
+      const std::int64_t chunks = (sequences[i].n_rows + tokens_per_task - 1) / tokens_per_task;
       if (chunk < chunks) break;
       chunk -= chunks;
       ++i;
     }
-    const SequenceRows& s = step.batch.sequences[i];
+    const SequenceRows& s = sequences[i];
     const std::int64_t token = chunk * tokens_per_task;
     const std::int64_t row = s.row_begin + token;
     attention::Args args;

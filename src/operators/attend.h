@@ -18,9 +18,9 @@ struct AttendArgs {
   float* out = nullptr;  // [n_rows, n_heads, dim_v]
 };
 
-/// Attention of every row of the batch over its sequence's cache, which already holds the rows
-/// themselves.
-void attend(Step& step, const AttendArgs& args) noexcept;
+/// Attention of every row of `sequences` (row_begin: into q and out) over its sequence's cache,
+/// which already holds the rows themselves.
+void attend(Step& step, std::span<const SequenceRows> sequences, const AttendArgs& args) noexcept;
 
 /// Calls f(row, sequence, position) for every row of the batch, in parallel when that pays.
 template <class F>

@@ -67,7 +67,7 @@ class GroupedQueryAttention : public Attention {
     args.k = kv.streams[0];
     args.v = kv.streams[1];
     args.out = mixed.data;
-    attend(step, args);
+    attend(step, step.batch.sequences, args);
     Activation attended(mixed);
     o_proj_->run(step, attended, delta);
   }

@@ -1,10 +1,12 @@
-// KLatentAttention: multi-head latent attention in absorbed form (DeepSeek-V2, arXiv 2405.04434
-// §2.1).
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434 §2.1) on a cache of latents:
 //
-//   latent = norm(x·W_kv_a[:kv_lora]), k_pe = rope(x·W_kv_a[kv_lora:])       → cache row [latent,
-//   k_pe] q = [q_nope, q_pe] from q_proj or q_b(norm(q_a(x)));  q_pe = rope(q_pe) q_latent[h] =
-//   q_nope[h] · K_b[h]          so that  q_nope·k_nope = q_latent·latent o_latent =
-//   attention([q_latent, q_pe], cache);  out[h] = V_b[h] · o_latent[h] → o_proj
+//   latent = norm(x·W_kv_a[:kv_lora]), k_pe = rope(x·W_kv_a[kv_lora:])    → cache row [latent,
+//   k_pe] q = [q_nope, q_pe] from q_proj or q_b(norm(q_a(x)));  q_pe = rope(q_pe)
+//
+// absorbed:  q_latent[h] = q_nope[h] · K_b[h]      so that  q_nope·k_nope = q_latent·latent
+//            o_latent = attention([q_latent, q_pe], cache);  out[h] = V_b[h] · o_latent[h] → o_proj
+// expanded:  keys and values per head from the cached latents (expand.h), for prompts when
+//            absorb_for_prefill is false and it is less work
 //
 // K_b and V_b come from kv_b_proj (K_b transposed at load) or from a file that stores them split.
 #include <algorithm>
@@ -12,12 +14,12 @@
 #include <cstring>
 
 #include "operators/attend.h"
+#include "operators/expand.h"
 #include "operators/makers.h"
+#include "operators/parallel.h"
 
 namespace kt::operators {
 namespace {
-
-using backend::PackedMatrix;
 
 double yarn_softmax_factor(const io::RopeConfig& rope) {
   if (rope.kind != io::RopeKind::kYarn || rope.mscale_all_dim == 0.0 || rope.factor <= 1.0)
@@ -26,58 +28,13 @@ double yarn_softmax_factor(const io::RopeConfig& rope) {
   return mscale * mscale;
 }
 
-// One small matrix per head, applied to that head's slice of every row.
-struct HeadMatrices {
-  std::vector<PackedMatrix> heads;
-
-  std::uint64_t bytes() const {
-    std::uint64_t n = 0;
-    for (const PackedMatrix& m : heads) n += m.bytes();
-    return n;
-  }
-
-  // out[row, h, :n] = heads[h] · x[row, h, :k]; strides in floats.
-  struct Strides {
-    std::int64_t row, head;
-  };
-  void run(Step& step, std::int64_t n_rows, const float* x, Strides in, float* out,
-           Strides to) const noexcept {
-    constexpr std::int64_t kChunk = 64;
-    const std::int64_t chunks = (n_rows + kChunk - 1) / kChunk;
-    const auto n_heads = static_cast<std::int64_t>(heads.size());
-    const std::int64_t k = heads.front().k();
-    const bool q8 = heads.front().wants_q8();
-    backend::Q8Rows rows;
-    if (q8) rows = backend::Q8Rows(step.cpu, step.arena, n_heads * n_rows, k);
-    step.cpu.pool.run(n_heads * chunks, [&](std::int64_t task, int) {
-      const std::int64_t h = task / chunks;
-      const std::int64_t first = task % chunks * kChunk;
-      const std::int64_t m = std::min(kChunk, n_rows - first);
-      const float* from = x + first * in.row + h * in.head;
-      kernels::dot::ActRows act;
-      act.f32 = from;
-      act.f32_stride = in.row;
-      if (q8) {
-        for (std::int64_t i = 0; i < m; ++i) {
-          rows.quantize(step.cpu, h * n_rows + first + i, 0, k, from + i * in.row);
-        }
-        act = backend::offset_rows(rows.view(), h * n_rows + first);
-      }
-      const PackedMatrix& matrix = heads[static_cast<std::size_t>(h)];
-      for (std::int64_t row = 0; row < matrix.n(); row += PackedMatrix::kMaxSplitRows) {
-        matrix.dot(act, m, row, std::min(PackedMatrix::kMaxSplitRows, matrix.n() - row),
-                   out + first * to.row + h * to.head + row, to.row);
-      }
-    });
-  }
-};
-
 class LatentAttention : public Attention {
  public:
   LatentAttention(const Builder& at, const MlaSpec& spec)
       : Attention(at.site()),
         mla_(spec.config.mla),
         n_heads_(spec.config.n_heads),
+        absorb_(at.flag("absorb_for_prefill", at.site().op == "KLatentAttention")),
         rotary_(spec.rotary) {
     const io::ModelConfig& c = spec.config;
     const Builder b = at.under(*this);
@@ -112,12 +69,18 @@ class LatentAttention : public Attention {
     if (loader.has(kv_b_spec().name)) {
       load_joint(loader);
     } else {
-      load_split(loader, k_b_spec(), k_b_);
-      load_split(loader, v_b_spec(), v_b_);
+      load_split(loader, k_b_spec(), k_b_, absorb_ ? nullptr : &k_rows_);
+      load_split(loader, v_b_spec(), v_b_, nullptr);
     }
   }
 
-  std::uint64_t weight_bytes() const override { return k_b_.bytes() + v_b_.bytes(); }
+  void unload() override {
+    for (HeadMatrices* matrices : {&k_b_, &v_b_, &k_rows_}) matrices->heads.clear();
+  }
+
+  std::uint64_t weight_bytes() const override {
+    return k_b_.bytes() + v_b_.bytes() + k_rows_.bytes();
+  }
   std::string weight_format() const override {
     return v_b_.heads.empty() ? std::string()
                               : std::string(formats::traits(v_b_.heads.front().format()).name);
@@ -134,17 +97,85 @@ class LatentAttention : public Attention {
     const MatrixF latent = step.arena.matrix(n, latent_dim());
     project(step, x, q, latent);
 
-    const MatrixF q_latent = step.arena.matrix(n, n_heads_ * latent_dim());
     for_positions(step, [&](std::int64_t row, const SequenceRows& s, std::int64_t position) {
       float* k = latent.row(row);
       kv_a_norm_->run_vectors(step, k, 1, mla_.kv_lora_rank);
       rope(step, row, k + mla_.kv_lora_rank);
       step.cpu.attention->store(cache.format, k, latent_dim(), cache.at(s.pages, position, 0));
       for (std::int64_t h = 0; h < n_heads_; ++h) {
-        float* pe = q_latent.row(row) + h * latent_dim() + mla_.kv_lora_rank;
-        std::memcpy(pe, q.row(row) + h * q_head + mla_.qk_nope_dim,
+        rope(step, row, q.row(row) + h * q_head + mla_.qk_nope_dim);
+      }
+    });
+    const MatrixF mixed = step.arena.matrix(n, n_heads_ * mla_.v_head_dim);
+    attend_rows(step, cache, q, mixed);
+    Activation attended(mixed);
+    o_proj_->run(step, attended, delta);
+  }
+
+  // Sequences in the form that suits each; neighbours in absorbed form go together.
+  void attend_rows(Step& step, const tensor::KvStreamView& cache, MatrixF q,
+                   MatrixF mixed) noexcept {
+    // What absorbed rows need is there from the first, largest step on.
+    constexpr std::int64_t kSlice = 64;
+    const std::int64_t slice = absorb_ ? q.n_rows : kSlice;
+    if (!absorb_) reserve_absorbed(step, std::min(q.n_rows, slice));
+    auto* pieces = step.arena.allocate<SequenceRows>(
+        static_cast<std::int64_t>(step.batch.sequences.size()) + q.n_rows / slice + 1);
+    std::size_t n_pieces = 0;
+    std::int64_t first = 0, count = 0;
+    const auto flush = [&] {
+      if (count > 0) {
+        absorbed(step, cache, {pieces, n_pieces}, q.rows(first, count), mixed.rows(first, count));
+      }
+      n_pieces = 0;
+      count = 0;
+    };
+    for (const SequenceRows& s : step.batch.sequences) {
+      if (expands(s)) {
+        attend_expanded(step, {&k_rows_, &v_b_, mla_.qk_rope_dim, scale_, cache, s,
+                               q.rows(s.row_begin, s.n_rows), mixed.rows(s.row_begin, s.n_rows)});
+        continue;
+      }
+      for (std::int64_t done = 0; done < s.n_rows;) {
+        const std::int64_t row = s.row_begin + done;
+        if (count == slice || row != first + count) flush();
+        if (count == 0) first = row;
+        const std::int64_t m = std::min(s.n_rows - done, slice - count);
+        pieces[n_pieces++] = {count, m, s.position + done, s.pages};
+        count += m;
+        done += m;
+      }
+    }
+    flush();
+  }
+
+  // Whether keys and values of this prompt's whole context are made per head: when that costs less
+  // than the wider products of the absorbed form.
+  bool expands(const SequenceRows& s) const noexcept {
+    if (absorb_ || s.n_rows < 2) return false;
+    const std::int64_t head = (mla_.qk_nope_dim + mla_.v_head_dim) * mla_.kv_lora_rank;
+    const std::int64_t narrow = mla_.qk_nope_dim + mla_.qk_rope_dim + mla_.v_head_dim;
+    const std::int64_t wide = latent_dim() + mla_.kv_lora_rank;
+    const std::int64_t pairs = s.n_rows * s.position + s.n_rows * (s.n_rows + 1) / 2;
+    return (s.position + s.n_rows) * head < pairs * (wide - narrow) + s.n_rows * head;
+  }
+
+  void reserve_absorbed(Step& step, std::int64_t n_rows) const noexcept {
+    const std::size_t mark = step.arena.mark();
+    step.arena.matrix(n_rows, n_heads_ * (2 * latent_dim() + mla_.kv_lora_rank) * 2);
+    step.arena.release(mark);
+  }
+
+  void absorbed(Step& step, const tensor::KvStreamView& cache,
+                std::span<const SequenceRows> sequences, MatrixF q, MatrixF mixed) noexcept {
+    const std::size_t mark = step.arena.mark();
+    const std::int64_t n = q.n_rows, q_head = mla_.qk_nope_dim + mla_.qk_rope_dim;
+    const MatrixF q_latent = step.arena.matrix(n, n_heads_ * latent_dim());
+    for_rows(step, n, n_heads_ * mla_.qk_rope_dim, [&](std::int64_t row) {
+      for (std::int64_t h = 0; h < n_heads_; ++h) {
+        std::memcpy(q_latent.row(row) + h * latent_dim() + mla_.kv_lora_rank,
+                    q.row(row) + h * q_head + mla_.qk_nope_dim,
                     static_cast<std::size_t>(mla_.qk_rope_dim) * sizeof(float));
-        rope(step, row, pe);
       }
     });
     k_b_.run(step, n, q.data, {q.stride, q_head}, q_latent.data, {q_latent.stride, latent_dim()});
@@ -160,13 +191,10 @@ class LatentAttention : public Attention {
     args.k = cache;
     args.v = cache;
     args.out = o_latent.data;
-    attend(step, args);
-
-    const MatrixF mixed = step.arena.matrix(n, n_heads_ * mla_.v_head_dim);
+    attend(step, sequences, args);
     v_b_.run(step, n, o_latent.data, {o_latent.stride, mla_.kv_lora_rank}, mixed.data,
              {mixed.stride, mla_.v_head_dim});
-    Activation attended(mixed);
-    o_proj_->run(step, attended, delta);
+    step.arena.release(mark);
   }
 
   std::int64_t latent_dim() const { return mla_.kv_lora_rank + mla_.qk_rope_dim; }
@@ -202,63 +230,79 @@ class LatentAttention : public Attention {
     step.cpu.elementwise->rope_pairs(rotary_.cos(row), rotary_.sin(row), mla_.qk_rope_dim, x);
   }
 
-  // kv_b_proj [n_heads · (nope + v), kv_lora]: V_b rows are kept as stored; K_b is transposed,
-  // which leaves the stored blocks, so it becomes F16 (F32 when activations are kept in float).
+  // kv_b_proj [n_heads · (nope + v), kv_lora]: V_b rows are kept as stored, K_b is transposed.
   void load_joint(Loader& loader) {
     const io::TensorInfo& info = loader.require(kv_b_spec());
     const std::int64_t head_rows = mla_.qk_nope_dim + mla_.v_head_dim;
     const std::size_t row_bytes = formats::row_bytes(info.format, mla_.kv_lora_rank);
-    const auto k_format =
-        loader.cpu().act == backend::ActPolicy::kF32 ? tensor::Format::kF32 : tensor::Format::kF16;
-    const auto& k_traits = formats::traits(k_format);
     std::vector<std::byte> rows(row_bytes * static_cast<std::size_t>(head_rows));
-    std::vector<float> decoded(static_cast<std::size_t>(mla_.qk_nope_dim * mla_.kv_lora_rank));
-    std::vector<float> column(static_cast<std::size_t>(mla_.qk_nope_dim));
-    std::vector<std::byte> k_rows(formats::row_bytes(k_format, mla_.qk_nope_dim) *
-                                  static_cast<std::size_t>(mla_.kv_lora_rank));
     for (std::int64_t h = 0; h < n_heads_; ++h) {
       loader.source().read_rows(info, h * head_rows, head_rows, rows.data());
-      formats::traits(info.format)
-          .decode(rows.data(), decoded.data(), mla_.qk_nope_dim * mla_.kv_lora_rank);
-      for (std::int64_t i = 0; i < mla_.kv_lora_rank; ++i) {
-        for (std::int64_t j = 0; j < mla_.qk_nope_dim; ++j) {
-          column[static_cast<std::size_t>(j)] =
-              decoded[static_cast<std::size_t>(j * mla_.kv_lora_rank + i)];
-        }
-        k_traits.encode(column.data(), nullptr,
-                        k_rows.data() + static_cast<std::size_t>(i) *
-                                            formats::row_bytes(k_format, mla_.qk_nope_dim),
-                        mla_.qk_nope_dim);
-      }
-      k_b_.heads.emplace_back(loader.cpu(), k_format, mla_.kv_lora_rank, mla_.qk_nope_dim);
-      k_b_.heads.back().pack_rows(0, mla_.kv_lora_rank, k_rows.data());
-      v_b_.heads.emplace_back(loader.cpu(), info.format, mla_.v_head_dim, mla_.kv_lora_rank);
-      v_b_.heads.back().pack_rows(
-          0, mla_.v_head_dim, rows.data() + row_bytes * static_cast<std::size_t>(mla_.qk_nope_dim));
+      add_transposed(loader, info.format, rows.data(), {mla_.qk_nope_dim, mla_.kv_lora_rank}, k_b_);
+      const std::byte* v = rows.data() + row_bytes * static_cast<std::size_t>(mla_.qk_nope_dim);
+      add_rows(loader, info.format, v, {mla_.v_head_dim, mla_.kv_lora_rank}, v_b_);
+      if (absorb_) continue;
+      add_rows(loader, info.format, rows.data(), {mla_.qk_nope_dim, mla_.kv_lora_rank}, k_rows_);
     }
     loader.finished(info);
   }
 
-  void load_split(Loader& loader, const WeightSpec& spec, HeadMatrices& matrices) {
+  // [n_heads, n, k]; with `transposed`, also every head's [k, n].
+  void load_split(Loader& loader, const WeightSpec& spec, HeadMatrices& matrices,
+                  HeadMatrices* transposed) {
     const io::TensorInfo& info = loader.require(spec);
     const std::int64_t n = spec.shape[1];
     std::vector<std::byte> rows(formats::row_bytes(info.format, spec.shape[2]) *
                                 static_cast<std::size_t>(n));
     for (std::int64_t h = 0; h < n_heads_; ++h) {
       loader.source().read_rows(info, h * n, n, rows.data());
-      matrices.heads.emplace_back(loader.cpu(), info.format, n, spec.shape[2]);
-      matrices.heads.back().pack_rows(0, n, rows.data());
+      add_rows(loader, info.format, rows.data(), {n, spec.shape[2]}, matrices);
+      if (transposed == nullptr) continue;
+      add_transposed(loader, info.format, rows.data(), {n, spec.shape[2]}, *transposed);
     }
     loader.finished(info);
   }
 
+  struct HeadShape {
+    std::int64_t n, k;
+  };
+  static void add_rows(Loader& loader, tensor::Format format, const std::byte* rows,
+                       HeadShape shape, HeadMatrices& to) {
+    to.heads.emplace_back(loader.cpu(), format, shape.n, shape.k);
+    to.heads.back().pack_rows(0, shape.n, rows);
+  }
+
+  // A transposed matrix leaves the stored blocks, so it becomes F16 (F32 when activations are kept
+  // in float).
+  static void add_transposed(Loader& loader, tensor::Format stored, const std::byte* rows,
+                             HeadShape shape, HeadMatrices& to) {
+    const auto format =
+        loader.cpu().act == backend::ActPolicy::kF32 ? tensor::Format::kF32 : tensor::Format::kF16;
+    const std::size_t row_bytes = formats::row_bytes(format, shape.n);
+    std::vector<float> decoded(static_cast<std::size_t>(shape.n * shape.k));
+    std::vector<float> column(static_cast<std::size_t>(shape.n));
+    std::vector<std::byte> encoded(row_bytes * static_cast<std::size_t>(shape.k));
+    formats::traits(stored).decode(rows, decoded.data(), shape.n * shape.k);
+    for (std::int64_t i = 0; i < shape.k; ++i) {
+      for (std::int64_t j = 0; j < shape.n; ++j) {
+        column[static_cast<std::size_t>(j)] = decoded[static_cast<std::size_t>(j * shape.k + i)];
+      }
+      formats::traits(format).encode(column.data(), nullptr,
+                                     encoded.data() + static_cast<std::size_t>(i) * row_bytes,
+                                     shape.n);
+    }
+    add_rows(loader, format, encoded.data(), {shape.k, shape.n}, to);
+  }
+
   io::MlaConfig mla_;
   std::int64_t n_heads_;
+  bool absorb_;  // for prompts too
   float scale_ = 1.0f;
   Rotary& rotary_;
   std::unique_ptr<Linear> q_proj_, q_a_proj_, q_b_proj_, kv_a_proj_, o_proj_;
   std::unique_ptr<Norm> q_a_norm_, kv_a_norm_;
-  HeadMatrices k_b_, v_b_;
+  HeadMatrices k_b_, v_b_;  // [kv_lora, nope], [v, kv_lora]
+  HeadMatrices k_rows_;     // [nope, kv_lora]; only when prompts may be expanded
 };
 
 }  // namespace

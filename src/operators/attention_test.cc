@@ -29,8 +29,10 @@ struct Turn {
 class Rig {
  public:
   using Make = std::function<std::unique_ptr<Attention>(const Builder&, Rotary&)>;
-  Rig(const io::ModelConfig& config, std::int64_t rotary_dim, const Make& make)
+  Rig(const io::ModelConfig& config, std::int64_t rotary_dim, const Make& make,
+      const Placement::Entry& entry = {})
       : source(config), config_(config), cpu_(2, {}, detect_caps(), backend::ActPolicy::kF32) {
+    placement_.entries["self_attn"] = entry;
     const Builder b("", placement_, nullptr);
     rotary_ = b.rotary("rotary_emb", {config, rotary_dim});
     attention_ = make(b, *rotary_);
@@ -160,10 +162,14 @@ class Rig {
     for (std::size_t i = 0; i < n; ++i) x[i] *= scale * w[i];
   }
 
+  // Bytes that the step's temporaries have taken so far.
+  std::size_t arena_bytes() const { return arena_.capacity(); }
+  Attention& attention() { return *attention_; }
+
   TestSource source;
 
  private:
-  static constexpr std::int64_t kPages = 12;
+  static constexpr std::int64_t kPages = 16;
   io::ModelConfig config_;
   Placement placement_;
   backend::Cpu cpu_;
@@ -357,9 +363,12 @@ io::ModelConfig mla_config(std::int64_t q_lora_rank) {
   return c;
 }
 
-Rig mla_rig(const io::ModelConfig& c) {
-  return Rig(c, c.mla.qk_rope_dim,
-             [&](const Builder& b, Rotary& r) { return b.mla_attention("self_attn", {c, r}); });
+Rig mla_rig(const io::ModelConfig& c, bool absorb = true) {
+  Placement::Entry entry;
+  entry.kwargs["absorb_for_prefill"] = absorb;
+  return Rig(
+      c, c.mla.qk_rope_dim,
+      [&](const Builder& b, Rotary& r) { return b.mla_attention("self_attn", {c, r}); }, entry);
 }
 
 // Latent attention written out: every head gets its own keys and values from kv_b_proj.
@@ -404,12 +413,15 @@ Vector naive_mla(Rig& rig, const io::ModelConfig& c, double scale, const History
 }
 
 void check_mla(const io::ModelConfig& c, double factor) {
-  Rig rig = mla_rig(c);
-  rig.add_weights();
-  rig.load();
   const double scale =
       factor / std::sqrt(static_cast<double>(c.mla.qk_nope_dim + c.mla.qk_rope_dim));
-  compare(rig, [&](const History& h, std::size_t p) { return naive_mla(rig, c, scale, h, p); });
+  for (const bool absorb : {true, false}) {
+    SCOPED_TRACE(absorb ? "absorbed" : "expanded");
+    Rig rig = mla_rig(c, absorb);
+    rig.add_weights();
+    rig.load();
+    compare(rig, [&](const History& h, std::size_t p) { return naive_mla(rig, c, scale, h, p); });
+  }
 }
 
 TEST(LatentAttention, MatchesPlainAttention) { check_mla(mla_config(0), 1.0); }
@@ -434,10 +446,10 @@ TEST(LatentAttention, YarnScalesTheScores) {
 }
 
 // GGUF files may hold K_b (transposed) and V_b apart instead of kv_b_proj.
-TEST(LatentAttention, SplitMatricesEqualTheJointOne) {
+void check_split_matrices(bool absorb) {
   const io::ModelConfig c = mla_config(48);
   const std::int64_t nope = c.mla.qk_nope_dim, dim_v = c.mla.v_head_dim, rank = c.mla.kv_lora_rank;
-  Rig joint = mla_rig(c), split = mla_rig(c);
+  Rig joint = mla_rig(c, absorb), split = mla_rig(c, absorb);
   joint.add_weights();
   const Vector both = joint.weights("self_attn.kv_b_proj.weight");
   std::vector<float> k_b, v_b;
@@ -466,11 +478,95 @@ TEST(LatentAttention, SplitMatricesEqualTheJointOne) {
   for (const std::vector<Turn>& turns : kTurns) EXPECT_EQ(joint.run(a, turns), split.run(b, turns));
 }
 
+TEST(LatentAttention, SplitMatricesEqualTheJointOne) {
+  check_split_matrices(true);
+  check_split_matrices(false);
+}
+
+// Expanded and absorbed chunks of a context of several spans, in any mixture.
+TEST(LatentAttention, ExpandedChunksEqualAbsorbedOnes) {
+  io::ModelConfig c = mla_config(48);
+  c.max_context = 768;
+  Rig absorbed = mla_rig(c, true), expanded = mla_rig(c, false), at_once = mla_rig(c, false);
+  EXPECT_GT(absorbed.attention().weights().size(), 0u);
+  for (Rig* rig : {&absorbed, &expanded, &at_once}) {
+    rig->add_weights();  // the same random numbers each
+    rig->load();
+  }
+  EXPECT_GT(expanded.attention().weight_bytes(), absorbed.attention().weight_bytes())
+      << "the expanded form keeps K_b in both orders";
+  std::vector<History> a(2), b(2), once(1);
+  std::vector<std::vector<float>> chunked;
+  // Sequence 0 in chunks of 256, whose second and third begin on and after a span; beside decode
+  // rows and a chunk that is cheaper absorbed (2 rows on 40).
+  const std::vector<std::vector<Turn>> turns = {
+      {{0, 256}, {1, 40}}, {{1, 1}, {0, 256}}, {{1, 2}, {0, 63}}, {{0, 1}, {1, 130}}};
+  for (const std::vector<Turn>& turn : turns) {
+    const auto wanted = absorbed.run(a, turn), got = expanded.run(b, turn);
+    for (std::size_t r = 0; r < got.size(); ++r) {
+      expect_near(got[r], Vector(wanted[r].begin(), wanted[r].end()), fmt::format("row {}", r));
+    }
+    std::size_t row = 0;
+    for (const Turn& part : turn) {
+      for (std::int64_t i = 0; i < part.n_rows; ++i, ++row) {
+        if (part.sequence == 0 && part.n_rows > 1) chunked.push_back(got[row]);
+      }
+    }
+  }
+  // The same rows as one chunk: the very same bits as in several.
+  std::vector<float> x;
+  std::vector<std::int32_t> tokens(575, 0), positions;
+  for (std::int32_t p = 0; p < 575; ++p) {
+    x.insert(x.end(), b[0].x[static_cast<std::size_t>(p)].begin(),
+             b[0].x[static_cast<std::size_t>(p)].end());
+    positions.push_back(p);
+  }
+  const std::vector<std::int32_t> pages = {4, 1, 0, 2, 3, 8, 7, 6, 5};
+  EXPECT_EQ(at_once.run_rows(x, tokens, positions, {{0, 575, 0, pages.data()}}), chunked);
+}
+
+// After the largest prompt, no step takes more work memory, in whichever form its rows are.
+TEST(LatentAttention, WorkMemoryIsThereAfterTheFirstChunk) {
+  io::ModelConfig c = mla_config(0);
+  c.max_context = 768;
+  Rig rig = mla_rig(c, false);
+  rig.add_weights();
+  rig.load();
+  std::vector<History> h(2);
+  rig.run(h, {{0, 128}});
+  const std::size_t first = rig.arena_bytes();
+  rig.run(h, {{0, 128}});
+  rig.run(h, {{0, 40}, {1, 2}});  // absorbed on 256
+  rig.run(h, {{0, 1}, {1, 1}});
+  rig.run(h, {{0, 100}, {1, 20}});
+  EXPECT_EQ(rig.arena_bytes(), first);
+}
+
+TEST(LatentAttention, HistoricNamesExpandByDefault) {
+  const io::ModelConfig c = mla_config(0);
+  std::map<std::string, std::uint64_t> bytes;
+  for (const char* op :
+       {"KLatentAttention", "KDeepseekV2Attention", "flashinfer_attn", "deepseek_torch_attn"}) {
+    Placement::Entry entry;
+    entry.op = op;
+    Rig rig(
+        c, c.mla.qk_rope_dim,
+        [&](const Builder& b, Rotary& r) { return b.mla_attention("self_attn", {c, r}); }, entry);
+    rig.add_weights();
+    rig.load();
+    bytes[op] = rig.attention().weight_bytes();
+  }
+  EXPECT_LT(bytes["KLatentAttention"], bytes["KDeepseekV2Attention"]);
+  EXPECT_EQ(bytes["flashinfer_attn"], bytes["KDeepseekV2Attention"]);
+  EXPECT_EQ(bytes["deepseek_torch_attn"], bytes["KDeepseekV2Attention"]);
+}
+
 // A row alone and the same row beside other sequences: the very same bits.
 TEST(Attention, ARowDoesNotDependOnItsBatch) {
-  for (const bool latent : {false, true}) {
-    const io::ModelConfig c = latent ? mla_config(48) : gqa_config();
-    Rig rig = latent ? mla_rig(c) : gqa_rig(c, {.qk_norm = true});
+  enum { kGrouped, kAbsorbed, kExpanded };
+  for (const int latent : {kGrouped, kAbsorbed, kExpanded}) {
+    const io::ModelConfig c = latent != kGrouped ? mla_config(48) : gqa_config();
+    Rig rig = latent != kGrouped ? mla_rig(c, latent == kAbsorbed) : gqa_rig(c, {.qk_norm = true});
     rig.add_weights();
     rig.load();
     std::vector<History> histories(3);

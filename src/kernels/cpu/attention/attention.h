@@ -36,6 +36,14 @@ struct Args {
   std::int64_t out_token_stride = 0;
   std::int64_t out_head_stride = 0;
   float* scratch = nullptr;  // scratch_floats(...)
+  /// Keys in several calls, ascending, with the same sums as in one: only keys of [key_begin,
+  /// key_end) count (key_begin a multiple of kKvPageLen; key_end -1: all), `state` [n_tokens,
+  /// n_heads, 2] and `out` carry the running maxima and sums from one call to the next.
+  std::int64_t key_begin = 0;
+  std::int64_t key_end = -1;
+  float* state = nullptr;
+  bool first_part = true;  // state and out are not set yet
+  bool last_part = true;   // out becomes the result
 };
 
 /// Most query rows (tokens × heads) of one call; keeps the scratch in L2.

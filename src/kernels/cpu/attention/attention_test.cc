@@ -177,6 +177,56 @@ TEST_P(AttentionTest, ARowDoesNotDependOnItsBatch) {
   EXPECT_EQ(together, alone);
 }
 
+TEST_P(AttentionTest, KeysInPartsEqualKeysAtOnce) {
+  if ((detect_caps() & kernel().caps) != kernel().caps) GTEST_SKIP() << "this CPU lacks the ISA";
+  std::mt19937 rng(9);
+  std::normal_distribution<float> normal;
+  const std::vector<std::int32_t> pages = {3, 1, 0, 2};
+  const std::int64_t dim_qk = 40, dim_v = 20, n_heads = 2, n_tokens = 11, position = 120;
+  const Cache k = make_cache(kernel(), Format::kF16, position + n_tokens, 1, dim_qk, pages, rng);
+  const Cache v = make_cache(kernel(), Format::kF16, position + n_tokens, 1, dim_v, pages, rng);
+  std::vector<float> q(static_cast<std::size_t>(n_tokens * n_heads * dim_qk));
+  for (float& x : q) x = normal(rng);
+  std::vector<float> scratch(static_cast<std::size_t>(scratch_floats(dim_qk, dim_v)));
+  std::vector<float> once(static_cast<std::size_t>(n_tokens * n_heads * dim_v)), parts(once);
+  std::vector<float> state(static_cast<std::size_t>(2 * n_tokens * n_heads), NAN);
+  Args a;
+  a.q = q.data();
+  a.q_token_stride = n_heads * dim_qk;
+  a.q_head_stride = dim_qk;
+  a.out_token_stride = n_heads * dim_v;
+  a.out_head_stride = dim_v;
+  a.n_tokens = n_tokens;
+  a.n_heads = n_heads;
+  a.position = position;
+  a.k = k.view;
+  a.v = v.view;
+  a.pages = pages.data();
+  a.dim_qk = dim_qk;
+  a.dim_v = dim_v;
+  a.scale = 0.4f;
+  a.scratch = scratch.data();
+  for (const std::int64_t window : {0, 30}) {  // with the window, the first part has no key at all
+    a.window = window;
+    a.out = once.data();
+    a.key_begin = 0;
+    a.key_end = -1;
+    a.state = nullptr;
+    a.first_part = a.last_part = true;
+    kernel().run(a);
+    a.out = parts.data();
+    a.state = state.data();
+    for (const std::int64_t begin : {0, 64, 128}) {  // the last part is beyond the first rows
+      a.key_begin = begin;
+      a.key_end = begin + 64;
+      a.first_part = begin == 0;
+      a.last_part = begin == 128;
+      kernel().run(a);
+    }
+    EXPECT_EQ(once, parts) << window;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Rows, AttentionTest,
                          testing::Values("attention_f32_f32_ref", "attention_f32_f32_avx2"));
 

@@ -1,0 +1,44 @@
+#include "operators/head_matrices.h"
+
+#include <algorithm>
+
+namespace kt::operators {
+
+void HeadMatrices::run_head(std::size_t head, const kernels::dot::ActRows& act, std::int64_t m,
+                            float* out, std::int64_t out_stride) const noexcept {
+  using backend::PackedMatrix;
+  const PackedMatrix& matrix = heads[head];
+  for (std::int64_t row = 0; row < matrix.n(); row += PackedMatrix::kMaxSplitRows) {
+    matrix.dot(act, m, row, std::min(PackedMatrix::kMaxSplitRows, matrix.n() - row), out + row,
+               out_stride);
+  }
+}
+
+void HeadMatrices::run(Step& step, std::int64_t n_rows, const float* x, Strides in, float* out,
+                       Strides to) const noexcept {
+  constexpr std::int64_t kChunk = 64;
+  const std::int64_t chunks = (n_rows + kChunk - 1) / kChunk;
+  const auto n_heads = static_cast<std::int64_t>(heads.size());
+  const std::int64_t k = heads.front().k();
+  const bool q8 = heads.front().wants_q8();
+  backend::Q8Rows rows;
+  if (q8) rows = backend::Q8Rows(step.cpu, step.arena, n_heads * n_rows, k);
+  step.cpu.pool.run(n_heads * chunks, [&](std::int64_t task, int) {
+    const std::int64_t h = task / chunks;
+    const std::int64_t first = task % chunks * kChunk;
+    const std::int64_t m = std::min(kChunk, n_rows - first);
+    const float* from = x + first * in.row + h * in.head;
+    kernels::dot::ActRows act;
+    act.f32 = from;
+    act.f32_stride = in.row;
+    if (q8) {
+      for (std::int64_t i = 0; i < m; ++i) {
+        rows.quantize(step.cpu, h * n_rows + first + i, 0, k, from + i * in.row);
+      }
+      act = backend::offset_rows(rows.view(), h * n_rows + first);
+    }
+    run_head(static_cast<std::size_t>(h), act, m, out + first * to.row + h * to.head, to.row);
+  });
+}
+
+}  // namespace kt::operators
