@@ -216,6 +216,23 @@ def test_a_killed_quantize_leaves_nothing(tmp_path, which):
     assert list(out.iterdir()) == []
 
 
+def test_a_model_that_shrinks_while_in_use(tmp_path):
+    config, path, out = tmp_path / "config.json", tmp_path / "shrinking.gguf", tmp_path / "out"
+    config.write_text(json.dumps(CONFIG | {"vocab_size": 200_000}))
+    out.mkdir()
+    run_kt("quantize", "--dummy", config, path, "--type", "Q8_0")
+    process = subprocess.Popen([kt_path(), "quantize", path, out / "small.gguf", "--type", "Q4_K_M"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    maps = pathlib.Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and path.name not in maps.read_text():
+        time.sleep(0.002)
+    os.truncate(path, 65536)
+    _, errors = process.communicate()
+    assert process.returncode == IO, errors
+    assert errors.splitlines()[-1].startswith(f"kt: error: {path}: cannot be read")
+    assert list(out.iterdir()) == [] or not can_make_nameless_files(out)
+
+
 def can_make_nameless_files(folder):
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))

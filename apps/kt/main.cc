@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/suggest.h"
+#include "bus_error.h"
 #include "commands.h"
 
 namespace kt::app {
@@ -119,6 +120,7 @@ int report(ErrorCode code, const char* message) {
 }  // namespace kt::app
 
 int main(int argc, char** argv) {
+  kt::app::install_bus_error_handler();
   try {
     return kt::app::run_main(argc, argv);
   } catch (const kt::Error& error) {
