@@ -4,6 +4,8 @@
 #include <bit>
 #include <chrono>
 
+#include "operators/phased.h"
+
 namespace kt::engine {
 namespace {
 
@@ -47,6 +49,7 @@ struct Engine::Sequence {
 
 Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options)
     : model_(model),
+      layered_(dynamic_cast<operators::Layered*>(&model)),
       cpu_(cpu),
       options_(options),
       pool_(model.state_spec(), options.kv_format,
@@ -58,6 +61,10 @@ Engine::~Engine() = default;
 
 Engine::RequestId Engine::submit(Request request) {
   const auto n = static_cast<std::int64_t>(request.prompt.size());
+  if (!broken_.empty()) {
+    fail(ErrorCode::kIo, {}, "the model lost weights while operators changed ({}); load it again",
+         broken_);
+  }
   if (n == 0) fail(ErrorCode::kUsage, "prompt", "the prompt has no tokens; at least one is needed");
   const std::int64_t limit = request.max_tokens == 0 ? options_.context : options_.context - 1;
   if (n > limit) {
@@ -136,18 +143,18 @@ bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
   return true;
 }
 
-// Appends the sequence's next n uncached tokens to the batch.
-void Engine::add_rows(Sequence& sequence, std::int64_t n, Rows& rows) {
+// Appends n of the sequence's uncached tokens to the batch.
+void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Rows& rows) {
   operators::SequenceRows s;
   s.row_begin = static_cast<std::int64_t>(rows.tokens.size());
   s.n_rows = n;
-  s.position = sequence.n_cached;
+  s.position = first;
   s.pages = sequence.pages.data();
   rows.sequences.push_back(s);
   rows.owners.push_back(&sequence);
   const bool every_row = sequence.request.on_prompt_logits && sequence.in_prompt();
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t position = sequence.n_cached + i;
+    const std::int64_t position = first + i;
     const bool last = position + 1 == sequence.n_tokens();
     if (every_row || last) rows.logit_rows.push_back(static_cast<std::int32_t>(rows.tokens.size()));
     rows.tokens.push_back(sequence.tokens[static_cast<std::size_t>(position)]);
@@ -155,14 +162,104 @@ void Engine::add_rows(Sequence& sequence, std::int64_t n, Rows& rows) {
   }
 }
 
-tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
+template <class F>
+void Engine::with_step(const Rows& rows, F&& run) {
   arena_.reset();
   const operators::Batch batch{rows.tokens, rows.positions, rows.sequences, rows.logit_rows};
   operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_};
-  const tensor::MatrixF logits =
-      arena_.matrix(static_cast<std::int64_t>(rows.logit_rows.size()), vocab_size());
-  model_.run(step, logits);
+  run(step);
+}
+
+tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
+  tensor::MatrixF logits;
+  with_step(rows, [&](operators::Step& step) {
+    logits = arena_.matrix(static_cast<std::int64_t>(rows.logit_rows.size()), vocab_size());
+    model_.run(step, logits);
+  });
   return logits;
+}
+
+bool Engine::goes_layer_wise(const Sequence& s) const {
+  return options_.layer_wise_threshold > 0 && layered_ != nullptr && options_.make_loader &&
+         s.state == Sequence::State::kRunning && s.in_prompt() && !s.request.prompt_by_decode &&
+         s.result.n_prompt - s.n_cached > options_.layer_wise_threshold;
+}
+
+// The whole rest of a prompt, layer by layer; its pages are there since it started.
+void Engine::run_layer_wise(Sequence& s) {
+  const auto start = Clock::now();
+  const std::int64_t begin = s.n_cached, n = s.result.n_prompt - begin, d = layered_->d_model();
+  tensor::Buffer hidden;
+  try {
+    hidden = tensor::Buffer(static_cast<std::size_t>(2 * n * d) * sizeof(float));
+  } catch (const Error& e) {
+    s.result.error = e.what();
+    finish(s, FinishReason::kError);
+    return;
+  }
+  const tensor::MatrixF x{hidden.as<float>(), n, d, d}, delta{x.row(n), n, d, d};
+  std::vector<Rows> chunks;
+  for (std::int64_t p = begin; p < s.result.n_prompt;) {
+    const std::int64_t count = std::min(to_chunk_end(p), s.result.n_prompt - p);
+    add_rows(s, p, count, chunks.emplace_back());
+    p += count;
+  }
+  if (!run_layers(chunks, x, delta)) {
+    if (broken_.empty()) return;  // cancelled: the next step ends the request
+    s.result.error = broken_;
+    finish(s, FinishReason::kError);
+    return;
+  }
+  double seconds = seconds_since(start);
+  std::int64_t row = 0;
+  for (const Rows& chunk : chunks) {
+    const auto count = static_cast<std::int64_t>(chunk.tokens.size());
+    const auto chunk_start = Clock::now();
+    tensor::MatrixF logits;
+    with_step(chunk, [&](operators::Step& step) {
+      logits = arena_.matrix(static_cast<std::int64_t>(chunk.logit_rows.size()), vocab_size());
+      layered_->head(step, x.rows(row, count), delta.rows(row, count), logits);
+    });
+    seconds += seconds_since(chunk_start);
+    row += count;
+    std::int64_t logit_row = 0;
+    take_outputs(s, count, logits, &logit_row, seconds);
+    seconds = 0.0;
+    if (s.state == Sequence::State::kFinished) return;
+  }
+}
+
+// False when it was cancelled between layers, or when weights could not be read (broken_).
+bool Engine::run_layers(const std::vector<Rows>& chunks, tensor::MatrixF x, tensor::MatrixF delta) {
+  const auto for_chunks = [&](auto&& run) {
+    std::int64_t row = 0;
+    for (const Rows& chunk : chunks) {
+      const auto count = static_cast<std::int64_t>(chunk.tokens.size());
+      with_step(chunk, [&](operators::Step& step) {
+        run(step, x.rows(row, count), delta.rows(row, count));
+      });
+      row += count;
+    }
+  };
+  using operators::Phase;
+  operators::Loader loader = options_.make_loader();
+  for_chunks([&](operators::Step& step, tensor::MatrixF in, tensor::MatrixF) {
+    layered_->embed(step, in);
+  });
+  for (std::int64_t i = 0; i < layered_->n_layers(); ++i) {
+    if (cancel_.load(std::memory_order_relaxed)) return false;
+    try {
+      operators::enter_phase(layered_->layer(i), Phase::kPrefill, loader);
+      for_chunks([&](operators::Step& step, tensor::MatrixF in, tensor::MatrixF pending) {
+        layered_->run_layer(step, i, in, pending);
+      });
+      operators::enter_phase(layered_->layer(i), Phase::kGenerate, loader);
+    } catch (const std::exception& e) {
+      broken_ = e.what();  // this layer has no weights now
+      return false;
+    }
+  }
+  return true;
 }
 
 // Starts queued requests in order, each once the pages of its whole prompt are there, so that
@@ -197,6 +294,11 @@ bool Engine::step() {
     }
   }
   start_queued();
+  for (const auto& s : sequences_) {
+    if (!goes_layer_wise(*s)) continue;
+    run_layer_wise(*s);
+    return true;
+  }
   Rows rows;
   std::int64_t room = options_.chunk_size;
   std::vector<Sequence*> running;
@@ -215,7 +317,7 @@ bool Engine::step() {
       continue;
     }
     if (s->in_prompt()) room -= n;
-    add_rows(*s, n, rows);
+    add_rows(*s, s->n_cached, n, rows);
   }
   if (rows.owners.empty()) {
     return std::any_of(sequences_.begin(), sequences_.end(),

@@ -19,6 +19,7 @@
 #include "engine/kv_pool.h"
 #include "engine/sampler.h"
 #include "operators/kinds.h"
+#include "operators/layered.h"
 
 namespace kt::engine {
 
@@ -27,6 +28,12 @@ struct EngineOptions {
   std::int64_t kv_tokens = 0;     // tokens in the pool; 0: context
   std::int64_t chunk_size = 512;  // prompt rows per step
   tensor::Format kv_format = tensor::Format::kF16;
+  /// Prompts with more rows than this to run go layer by layer, with the prefill operators of the
+  /// placement (operators/phased.h), while other requests wait; 0: none. Their hidden rows are held
+  /// for the whole prompt.
+  std::int64_t layer_wise_threshold = 0;
+  /// Reads the model's weights again when operators change.
+  std::function<operators::Loader()> make_loader;
 };
 
 enum class FinishReason {
@@ -103,14 +110,20 @@ class Engine {
   void reuse_prefix(Sequence& sequence);
   bool ensure_pages(Sequence& sequence, std::int64_t n_tokens);
   std::int64_t to_chunk_end(std::int64_t position) const;
-  void add_rows(Sequence& sequence, std::int64_t n, Rows& rows);
+  void add_rows(Sequence& sequence, std::int64_t position, std::int64_t n, Rows& rows);
+  template <class F>
+  void with_step(const Rows& rows, F&& run);
   tensor::ConstMatrixF run_rows(const Rows& rows);
+  bool goes_layer_wise(const Sequence& sequence) const;
+  void run_layer_wise(Sequence& sequence);
+  bool run_layers(const std::vector<Rows>& chunks, tensor::MatrixF x, tensor::MatrixF delta);
   void take_outputs(Sequence& sequence, std::int64_t n_rows, const tensor::ConstMatrixF& logits,
                     std::int64_t* logit_row, double seconds);
   void take_token(Sequence& sequence, std::span<const float> logits);
   void finish(Sequence& sequence, FinishReason reason);
 
   operators::Model& model_;
+  operators::Layered* layered_;  // the model, when it can run layer by layer
   backend::Cpu& cpu_;
   EngineOptions options_;
   KvPool pool_;
@@ -119,6 +132,7 @@ class Engine {
   std::vector<std::pair<RequestId, std::unique_ptr<Result>>> results_;
   RequestId next_id_ = 1;
   std::uint64_t clock_ = 0;  // orders sequences by last use
+  std::string broken_;       // why the model cannot run any more
   std::atomic<bool> cancel_{false};
   operators::Trace* trace_ = nullptr;
 };

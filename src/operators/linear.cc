@@ -4,6 +4,7 @@
 #include <array>
 
 #include "operators/makers.h"
+#include "operators/phased.h"
 
 namespace kt::operators {
 namespace {
@@ -104,7 +105,9 @@ void trace_merged(Trace& trace, std::span<const LinearCall> calls, std::int64_t 
     const auto at = [&] {
       return begin + static_cast<std::int64_t>(done / total * static_cast<double>(end - begin));
     };
-    Trace::Zone zone{c.linear, at(), 0, c.out.n_rows};
+    const auto* phased = dynamic_cast<const Phased*>(c.linear);
+    const Module* ran = phased != nullptr ? &phased->active() : c.linear;
+    Trace::Zone zone{ran, at(), 0, c.out.n_rows};
     done += static_cast<double>(c.linear->weight_bytes());
     zone.end = at();
     trace.add(zone);

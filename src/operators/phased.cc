@@ -32,6 +32,7 @@ class PhasedOf : public Base, public Phased {
     active_ = next;
     active_->load(loader);
   }
+  const Module& active() const override { return *active_; }
 
  protected:
   std::unique_ptr<Base> generate_, prefill_;

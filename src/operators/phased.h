@@ -20,6 +20,8 @@ class Phased {
   /// Unloads the operator of the other phase and loads this one's. Throws as load(); then neither
   /// is loaded.
   virtual void enter(Phase phase, Loader& loader) = 0;
+  /// The operator that runs now.
+  virtual const Module& active() const = 0;
 };
 
 std::unique_ptr<Linear> make_phased(std::unique_ptr<Linear> generate,

@@ -169,6 +169,10 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   models::load_model(*s->model_, loader);
   operators::walk(*s->model_,
                   [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
+  engine_options.layer_wise_threshold = s->placement_.layer_wise_threshold;
+  engine_options.make_loader = [self = s.get()] {
+    return operators::Loader(*self->source_, *self->cpu_, {});
+  };
   s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options);
   if (options.trace || !options.trace_file.empty()) {
     constexpr std::size_t kZones = std::size_t{1} << 20;

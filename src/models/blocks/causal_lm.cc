@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "operators/layered.h"
+
 namespace kt::models {
 namespace {
 
@@ -60,23 +62,27 @@ class Decoder : public Module {
     return specs;
   }
 
+  std::int64_t n_layers() const { return static_cast<std::int64_t>(layers_.size()); }
+  DecoderLayer& layer(std::int64_t i) { return *layers_[static_cast<std::size_t>(i)]; }
+  Rotary& rotary() { return *rotary_; }
+  void embed(Step& step, MatrixF x) noexcept { embed_tokens_->run(step, x); }
+
   // Final hidden rows, normed, of the rows that want logits.
   MatrixF run(Step& step, std::int64_t d_model) noexcept {
-    const ZoneScope zone(step.trace, *this, step.n_rows());
     const std::int64_t n = step.n_rows();
     const MatrixF x = step.arena.matrix(n, d_model);
     const MatrixF delta = step.arena.matrix(n, d_model);
     rotary_->prepare(step);
-    embed_tokens_->run(step, x);
-    bool has_delta = false;
-    for (std::size_t i = 0; i < layers_.size(); ++i) {
-      layers_[i]->run(step, static_cast<std::int64_t>(i), x, delta, has_delta);
-      has_delta = true;
-    }
+    embed(step, x);
+    for (std::int64_t i = 0; i < n_layers(); ++i) layer(i).run(step, i, x, delta, i > 0);
+    return last_rows(step, x, delta);
+  }
+
+  MatrixF last_rows(Step& step, MatrixF x, MatrixF delta) noexcept {
     const auto n_wanted = static_cast<std::int64_t>(step.batch.logit_rows.size());
-    const MatrixF last = step.arena.matrix(n_wanted, d_model);
-    const MatrixF last_delta = step.arena.matrix(n_wanted, d_model);
-    const std::size_t bytes = static_cast<std::size_t>(d_model) * sizeof(float);
+    const MatrixF last = step.arena.matrix(n_wanted, x.n_cols);
+    const MatrixF last_delta = step.arena.matrix(n_wanted, x.n_cols);
+    const std::size_t bytes = static_cast<std::size_t>(x.n_cols) * sizeof(float);
     for (std::int64_t i = 0; i < n_wanted; ++i) {
       const std::int32_t row = step.batch.logit_rows[static_cast<std::size_t>(i)];
       std::memcpy(last.row(i), x.row(row), bytes);
@@ -94,7 +100,7 @@ class Decoder : public Module {
   std::unique_ptr<Norm> norm_;
 };
 
-class CausalLm : public Model {
+class CausalLm : public Model, public Layered {
  public:
   CausalLm(const Builder& at, const io::ModelConfig& c, const LayerParts& parts)
       : Model(at.site()),
@@ -111,9 +117,24 @@ class CausalLm : public Model {
   std::vector<tensor::KvLayerSpec> state_spec() const override { return model_.state_spec(); }
   std::int64_t vocab_size() const override { return vocab_size_; }
 
+  std::int64_t n_layers() const override { return model_.n_layers(); }
+  std::int64_t d_model() const override { return d_model_; }
+  Module& layer(std::int64_t index) override { return model_.layer(index); }
+  void embed(Step& step, MatrixF x) noexcept override { model_.embed(step, x); }
+  void run_layer(Step& step, std::int64_t index, MatrixF x, MatrixF delta) noexcept override {
+    model_.rotary().prepare(step);
+    model_.layer(index).run(step, index, x, delta, index > 0);
+  }
+  void head(Step& step, MatrixF x, MatrixF delta, MatrixF logits) noexcept override {
+    project(step, model_.last_rows(step, x, delta), logits);
+  }
+
  private:
   void do_run(Step& step, MatrixF logits) noexcept override {
-    const MatrixF hidden = model_.run(step, d_model_);
+    project(step, model_.run(step, d_model_), logits);
+  }
+
+  void project(Step& step, MatrixF hidden, MatrixF logits) noexcept {
     if (hidden.n_rows == 0) return;
     Activation input(hidden);
     lm_head_->run(step, input, logits);
