@@ -179,6 +179,14 @@ tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
   return logits;
 }
 
+void Engine::end_all() {
+  for (const auto& s : sequences_) {
+    if (s->state == Sequence::State::kFinished) continue;
+    s->result.error = broken_;
+    finish(*s, FinishReason::kError);
+  }
+}
+
 bool Engine::goes_layer_wise(const Sequence& s) const {
   return options_.layer_wise_threshold > 0 && layered_ != nullptr && options_.make_loader &&
          s.state == Sequence::State::kRunning && s.in_prompt() && !s.request.prompt_by_decode &&
@@ -204,12 +212,7 @@ void Engine::run_layer_wise(Sequence& s) {
     add_rows(s, p, count, chunks.emplace_back());
     p += count;
   }
-  if (!run_layers(chunks, x, delta)) {
-    if (broken_.empty()) return;  // cancelled: the next step ends the request
-    s.result.error = broken_;
-    finish(s, FinishReason::kError);
-    return;
-  }
+  if (!run_layers(chunks, x, delta)) return;  // step() ends the request
   double seconds = seconds_since(start);
   std::int64_t row = 0;
   for (const Rows& chunk : chunks) {
@@ -297,6 +300,7 @@ bool Engine::step() {
   for (const auto& s : sequences_) {
     if (!goes_layer_wise(*s)) continue;
     run_layer_wise(*s);
+    if (!broken_.empty()) end_all();
     return true;
   }
   Rows rows;

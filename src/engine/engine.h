@@ -114,6 +114,7 @@ class Engine {
   template <class F>
   void with_step(const Rows& rows, F&& run);
   tensor::ConstMatrixF run_rows(const Rows& rows);
+  void end_all();
   bool goes_layer_wise(const Sequence& sequence) const;
   void run_layer_wise(Sequence& sequence);
   bool run_layers(const std::vector<Rows>& chunks, tensor::MatrixF x, tensor::MatrixF delta);

@@ -123,7 +123,7 @@ class LayerWiseTest : public testing::Test {
   }
 
   operators::TestSource source_;
-  backend::Cpu cpu_{2, {}, detect_caps(), backend::ActPolicy::kF32};
+  backend::Cpu cpu_{1, {}, detect_caps(), backend::ActPolicy::kF32};
   operators::Trace trace_{1 << 16};
   int n_loaders_ = 0;
 };
@@ -192,6 +192,34 @@ TEST_F(LayerWiseTest, OthersGoOnAfterwardsWithTheSameTokens) {
     EXPECT_GT(result->prefill_seconds, 0.0);
     EXPECT_EQ(n_loaders_, 1);
   });
+}
+
+// Weights that cannot be read again end every request, with the reason, and the engine.
+TEST_F(LayerWiseTest, LostWeightsEndEverything) {
+  const Placement p = placement("KLinearCPUInfer", "KLinearTorch", 40);
+  const auto model = models::build_model(source_.config(), p);
+  operators::Loader loader(source_, cpu_, {});
+  models::load_model(*model, loader);
+  EngineOptions options;
+  options.context = 256;
+  options.kv_format = tensor::Format::kF32;
+  options.layer_wise_threshold = 40;
+  const operators::TestSource empty(source_.config());
+  options.make_loader = [&] { return operators::Loader(empty, cpu_, {}); };
+  Engine engine(*model, cpu_, options);
+  const auto running = engine.submit(request(20, 100));
+  engine.step();
+  const auto lost = engine.submit(request(90, 3));
+  while (engine.step()) {
+  }
+  for (const auto id : {running, lost}) {
+    const auto result = engine.take_result(id);
+    ASSERT_NE(result, nullptr);
+    EXPECT_EQ(result->reason, FinishReason::kError);
+    EXPECT_NE(result->error.find("q_proj.weight' [64, 64] is missing"), std::string::npos)
+        << result->error;
+  }
+  EXPECT_THROW(engine.submit(request(5, 1)), Error);
 }
 
 }  // namespace
