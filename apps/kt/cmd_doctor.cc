@@ -11,7 +11,6 @@
 #include <filesystem>
 #include <fstream>
 
-#include "bandwidth.h"
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/topology.h"
@@ -19,6 +18,7 @@
 #include "formats/format.h"
 #include "options.h"
 #include "print.h"
+#include "session/bandwidth.h"
 
 namespace kt::app {
 namespace {
@@ -125,7 +125,8 @@ void show_bandwidth(const Topology& topology, int n_threads) {
     return;
   }
   std::string text;
-  for (const BandwidthPoint& point : measure_read_bandwidth(topology.cores, n_threads, bytes)) {
+  for (const session::BandwidthPoint& point :
+       session::measure_read_bandwidth(topology.cores, n_threads, bytes)) {
     text += fmt::format("{}{} thread{} {:.1f} GB/s", text.empty() ? "" : ", ", point.n_threads,
                         point.n_threads == 1 ? "" : "s", point.bytes_per_second / 1e9);
   }

@@ -19,6 +19,7 @@ void add_inspect(CLI::App& root, Action& action);
 void add_logits(CLI::App& root, Action& action);
 void add_perplexity(CLI::App& root, Action& action);
 void add_quantize(CLI::App& root, Action& action);
+void add_plan(CLI::App& root, Action& action);
 void add_bench(CLI::App& root, Action& action);
 void add_doctor(CLI::App& root, Action& action);
 void add_list(CLI::App& root, Action& action);

@@ -22,6 +22,7 @@ void add_commands(CLI::App& root, Action& action) {
   add_pull(root, action);
   add_inspect(root, action);
   add_quantize(root, action);
+  add_plan(root, action);
   add_bench(root, action);
   add_perplexity(root, action);
   add_logits(root, action);

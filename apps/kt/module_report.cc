@@ -4,10 +4,10 @@
 #include <chrono>
 #include <map>
 
-#include "bandwidth.h"
 #include "base/topology.h"
 #include "operators/trace.h"
 #include "print.h"
+#include "session/bandwidth.h"
 #include "session/trace_file.h"
 
 namespace kt::app {
@@ -78,8 +78,8 @@ Ceilings measure_ceilings(session::Session& session) {
   constexpr std::uint64_t kBytes = std::uint64_t{256} << 20;
   const int n_threads = session.cpu().pool.size();
   Ceilings ceilings;
-  for (const BandwidthPoint& p :
-       measure_read_bandwidth(detect_topology().cores, n_threads, kBytes)) {
+  for (const session::BandwidthPoint& p :
+       session::measure_read_bandwidth(detect_topology().cores, n_threads, kBytes)) {
     ceilings.bytes_per_second = std::max(ceilings.bytes_per_second, p.bytes_per_second);
   }
   for (const auto format : {tensor::Format::kQ8_0, tensor::Format::kQ4_0, tensor::Format::kQ4_K}) {

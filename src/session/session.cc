@@ -11,6 +11,7 @@
 #include "placement/default_placement.h"
 #include "placement/explain.h"
 #include "placement/rules.h"
+#include "session/choices.h"
 #include "session/dummy_source.h"
 #include "session/registry.h"
 #include "session/text_parts.h"
@@ -24,22 +25,6 @@ using placement::human_bytes;
 constexpr std::int64_t kDefaultContext = 8192;
 constexpr std::uint64_t kHeadroom = std::uint64_t{256}
                                     << 20;  // program, tokenizer, file cache in use
-
-backend::ActPolicy act_policy(const std::string& name) {
-  if (name == "q8") return backend::ActPolicy::kQ8;
-  if (name == "q16") return backend::ActPolicy::kQ16;
-  if (name == "f32") return backend::ActPolicy::kF32;
-  fail(ErrorCode::kUsage, "--act", "'{}' is not an activation type; use q8, q16 or f32", name);
-}
-
-tensor::Format kv_format(const std::string& name) {
-  const auto format = formats::from_name(name);
-  const std::set<std::string> known = {"f32", "f16", "bf16", "q8_0"};
-  if (!format || !known.contains(name)) {
-    fail(ErrorCode::kUsage, "--kv", "'{}' is not a cache type; use f32, f16, bf16 or q8_0", name);
-  }
-  return *format;
-}
 
 std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
   const Topology topology = detect_topology();

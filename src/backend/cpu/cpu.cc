@@ -15,15 +15,30 @@ Cpu::Cpu(int n_threads, const std::vector<int>& cores, CpuCaps caps_in, ActPolic
       elementwise(&kernels::elementwise::select(caps_in)),
       attention(&kernels::attention::select(caps_in)) {}
 
-PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k)
-    : n_(n), k_(k) {
-  if (cpu.act != ActPolicy::kF32) kernel_ = dot::select(format, dot::Act::kQ8, k, cpu.caps);
-  if (kernel_ == nullptr) kernel_ = dot::select(format, dot::Act::kF32, k, cpu.caps);
-  if (kernel_ == nullptr) {
+namespace {
+
+const dot::Kernel& choose_kernel(CpuCaps caps, ActPolicy act, tensor::Format format,
+                                 std::int64_t k) {
+  const dot::Kernel* kernel = nullptr;
+  if (act != ActPolicy::kF32) kernel = dot::select(format, dot::Act::kQ8, k, caps);
+  if (kernel == nullptr) kernel = dot::select(format, dot::Act::kF32, k, caps);
+  if (kernel == nullptr) {
     fail(ErrorCode::kUnsupported, {},
          "rows of {} values do not divide into the blocks of {} that {} uses", k,
          formats::traits(format).block_len, formats::traits(format).name);
   }
+  return *kernel;
+}
+
+}  // namespace
+
+std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format format, std::int64_t n,
+                                std::int64_t k) {
+  return dot::packed_bytes(choose_kernel(caps, act, format, k), n, k);
+}
+
+PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k)
+    : kernel_(&choose_kernel(cpu.caps, cpu.act, format, k)), n_(n), k_(k) {
   tile_bytes_ = dot::packed_bytes(*kernel_, kernel_->n_tile, k);
   data_ = tensor::Buffer(dot::packed_bytes(*kernel_, n, k));
 }

@@ -37,6 +37,11 @@ struct Cpu {
   const kernels::attention::Kernel* attention;
 };
 
+/// Bytes of weights [n, k] packed for the kernel that PackedMatrix would choose; throws
+/// kUnsupported as it does.
+std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format format, std::int64_t n,
+                                std::int64_t k);
+
 /// Weights [n, k] packed for the kernel that this CPU runs them with.
 class PackedMatrix {
  public:

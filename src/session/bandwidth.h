@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace kt::app {
+namespace kt::session {
 
 struct BandwidthPoint {
   int n_threads = 0;
@@ -16,4 +16,4 @@ struct BandwidthPoint {
 std::vector<BandwidthPoint> measure_read_bandwidth(const std::vector<int>& cores, int max_threads,
                                                    std::uint64_t bytes);
 
-}  // namespace kt::app
+}  // namespace kt::session

@@ -1,4 +1,4 @@
-#include "bandwidth.h"
+#include "session/bandwidth.h"
 
 #include <algorithm>
 #include <atomic>
@@ -8,7 +8,7 @@
 #include "base/thread_pool.h"
 #include "tensor/tensor.h"
 
-namespace kt::app {
+namespace kt::session {
 namespace {
 
 /// Sum of all words; independent accumulators keep several loads in flight.
@@ -56,4 +56,4 @@ std::vector<BandwidthPoint> measure_read_bandwidth(const std::vector<int>& cores
   return points;
 }
 
-}  // namespace kt::app
+}  // namespace kt::session

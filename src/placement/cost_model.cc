@@ -1,0 +1,219 @@
+#include "placement/cost_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+namespace kt::placement {
+namespace {
+
+constexpr double kHandOff = 20e-6;  // seconds until the other device sees what was written
+
+// Index of "cuda:1"; -1 for the CPU and for GPUs that it stands in for.
+int gpu_index(const std::string& device, const Machine& machine) {
+  if (!device.starts_with("cuda")) return -1;
+  const int index = device.size() > 5 ? std::atoi(device.c_str() + 5) : 0;
+  return index < static_cast<int>(machine.gpus.size()) ? index : -1;
+}
+
+class StepTimer {
+ public:
+  StepTimer(const CostInput& input, const StepShape& shape)
+      : in_(input), rows_(static_cast<double>(shape.rows)), position_(shape.position) {}
+
+  StepTime run() {
+    std::string at = "cpu";
+    std::int64_t layer = -1;
+    for (const ModuleCost& m : in_.modules) {
+      if (m.layer != layer) {
+        finish_layer();
+        layer = m.layer;
+        if (layer >= 0) attend(static_cast<std::size_t>(layer));
+      }
+      const std::string& device = m.device;
+      if (m.kind != "Embedding" && device != at) hand_off();
+      if (m.kind != "Embedding") at = device;
+      module(m);
+    }
+    finish_layer();
+    return time_;
+  }
+
+ private:
+  void add(Resource resource, double seconds) {
+    time_.seconds += seconds;
+    time_.by_resource[static_cast<std::size_t>(resource)] += seconds;
+  }
+
+  void finish_layer() {
+    const double hidden = std::min(cpu_experts_, gpu_shared_);
+    time_.seconds -= hidden;
+    cpu_experts_ = gpu_shared_ = 0.0;
+  }
+
+  void hand_off() {
+    const double bytes = rows_ * static_cast<double>(in_.config.d_model) * 4.0;
+    add(Resource::kLink, bytes / (kUsable * in_.machine.link) + kHandOff);
+  }
+
+  // Element-wise work: single rows are done by one thread.
+  void values(double per_row, bool parallel) {
+    const double threads = rows_ > 1.0 || parallel ? in_.machine.cpu.n_threads : 1.0;
+    add(Resource::kCpuOverhead, rows_ * per_row * in_.machine.cpu.value / threads);
+  }
+  void regions(double n) { add(Resource::kCpuOverhead, n * in_.machine.cpu.region); }
+
+  void module(const ModuleCost& m) {
+    const int gpu = gpu_index(m.device, in_.machine);
+    double share = 1.0;  // of the weights that are touched
+    double rows = m.part == Part::kHead ? 1.0 : rows_;
+    if (m.kind == "Experts") {
+      const auto& moe = in_.config.moe;
+      const double touched = touched_experts(moe.n_experts, moe.n_active, rows_);
+      share = touched / static_cast<double>(moe.n_experts);
+      rows = rows_ * static_cast<double>(moe.n_active) / touched;
+    }
+    if (m.kind == "Embedding") {
+      values(static_cast<double>(in_.config.d_model), false);
+    } else if (gpu >= 0) {
+      gpu_products(m, static_cast<std::size_t>(gpu), share, rows);
+    } else {
+      cpu_products(m, share, rows);
+      cpu_rest(m);
+    }
+  }
+
+  void cpu_products(const ModuleCost& m, double share, double rows) {
+    const CpuRates& cpu = in_.machine.cpu;
+    for (const Matrix& w : m.matrices) {
+      const double weights = w.weights() * share;
+      const double seconds = cpu.seconds(w.format, weights, rows);
+      const formats::FormatTraits& t = formats::traits(w.format);
+      const double read = weights * static_cast<double>(t.block_bytes) /
+                          static_cast<double>(t.block_len) / cpu.read;
+      add(seconds < 1.5 * read ? Resource::kRamBandwidth : Resource::kCpuCompute, seconds);
+      if (m.kind == "Experts") cpu_experts_ += seconds;
+    }
+  }
+
+  // Parallel regions and element-wise work around the products.
+  void cpu_rest(const ModuleCost& m) {
+    const io::ModelConfig& c = in_.config;
+    const auto d = static_cast<double>(c.d_model);
+    const bool many = rows_ > 1.0;
+    if (m.kind == "Linear") {
+      const auto k = static_cast<double>(m.matrices.front().k);
+      const auto n = static_cast<double>(m.matrices.front().n);
+      const bool merged = m.path.ends_with(".k_proj") || m.path.ends_with(".v_proj") ||
+                          m.path.ends_with(".up_proj") || m.path.ends_with(".kv_a_proj_with_mqa");
+      if (!merged) {
+        values(k, false);
+        regions(many ? 2.0 : 1.0);
+      }
+      if (m.path.ends_with(".up_proj")) values(n, false);
+    } else if (m.kind == "Norm") {
+      values(2.0 * d, false);
+      if (many) regions(1.0);
+    } else if (m.kind == "Gate") {
+      const auto e = static_cast<double>(c.moe.n_experts);
+      values(e * (4.0 + static_cast<double>(c.moe.n_active) / 4.0), false);
+      regions(many ? 2.0 : 1.0);
+    } else if (m.kind == "Experts") {
+      const auto active = static_cast<double>(c.moe.n_active);
+      values(active * (2.0 * static_cast<double>(c.moe.d_ff) + d + (many ? d / 2.0 : 0.0)), true);
+      values(2.0 * d, false);
+      regions(many ? 4.0 : 2.0);
+    } else if (m.kind == "Attention") {
+      regions(2.0);
+      values(static_cast<double>(c.n_heads * c.mla.kv_lora_rank), true);
+    }
+  }
+
+  void gpu_products(const ModuleCost& m, std::size_t gpu, double share, double rows) {
+    const Gpu& g = in_.machine.gpus[gpu];
+    double weights = 0.0;
+    for (const Matrix& w : m.matrices) weights += w.weights() * share;
+    const double read = static_cast<double>(m.bytes) * share / (kUsable * g.bandwidth);
+    const double compute = 2.0 * weights * rows / (kUsable * g.flops);
+    add(read >= compute ? Resource::kGpuBandwidth : Resource::kGpuCompute, std::max(read, compute));
+    if (m.part == Part::kShared) gpu_shared_ += std::max(read, compute);
+  }
+
+  void attend(std::size_t layer) {
+    if (layer >= in_.kv.size() || layer >= in_.layer_device.size()) return;
+    const io::ModelConfig& c = in_.config;
+    const bool latent = c.mla.kv_lora_rank > 0;
+    const std::int64_t dim_v = latent ? c.mla.kv_lora_rank : c.head_dim;
+    const std::int64_t dim_qk = latent ? dim_v + c.mla.qk_rope_dim : dim_v;
+    const double seen = static_cast<double>(position_) + (rows_ + 1.0) / 2.0;  // by the average row
+    const double bytes = static_cast<double>(kv_layer_bytes(in_.kv[layer], in_.kv_format)) *
+                         (static_cast<double>(position_) + rows_);
+    const double macs =
+        rows_ * seen * static_cast<double>(c.n_heads) * static_cast<double>(dim_qk + dim_v);
+    const int gpu = gpu_index(in_.layer_device[layer], in_.machine);
+    if (gpu >= 0) {
+      const Gpu& g = in_.machine.gpus[static_cast<std::size_t>(gpu)];
+      const double read = bytes / (kUsable * g.bandwidth);
+      const double compute = 2.0 * macs / (kUsable * g.flops);
+      add(read >= compute ? Resource::kGpuBandwidth : Resource::kGpuCompute,
+          std::max(read, compute));
+      return;
+    }
+    const CpuRates& cpu = in_.machine.cpu;
+    constexpr std::int64_t kBlockRows = kernels::attention::kMaxRows;
+    const std::int64_t kv_heads = latent ? 1 : c.n_kv_heads;
+    const std::int64_t group = c.n_heads / std::max<std::int64_t>(1, kv_heads);
+    const std::int64_t heads = std::min(group, kBlockRows);
+    const auto n_tasks = static_cast<double>(kv_heads * ((group + heads - 1) / heads)) *
+                         std::ceil(rows_ / static_cast<double>(kBlockRows / heads));
+    const double threads = std::min(n_tasks, static_cast<double>(cpu.n_threads));
+    const double compute = macs * (rows_ > 1.0 ? cpu.attend_many : cpu.attend_one) / threads;
+    const double read = bytes / cpu.read;
+    add(read > compute ? Resource::kRamBandwidth : Resource::kCpuCompute, std::max(read, compute));
+    regions(2.0);
+    // Rotary, cache stores and per-head norms.
+    values(static_cast<double>(latent ? 2 * c.n_heads * c.mla.qk_rope_dim + dim_qk
+                                      : 2 * (c.n_heads + 2 * c.n_kv_heads) * c.head_dim),
+           false);
+  }
+
+  const CostInput& in_;
+  double rows_;
+  std::int64_t position_;
+  StepTime time_;
+  double cpu_experts_ = 0.0;
+  double gpu_shared_ = 0.0;
+};
+
+}  // namespace
+
+std::string_view resource_name(Resource resource) {
+  constexpr std::string_view kNames[kResources] = {"memory bandwidth", "CPU compute",
+                                                   "CPU overhead",     "GPU bandwidth",
+                                                   "GPU compute",      "GPU link"};
+  return kNames[static_cast<int>(resource)];
+}
+
+Resource StepTime::limit() const {
+  const auto most = std::max_element(by_resource.begin(), by_resource.end());
+  return static_cast<Resource>(most - by_resource.begin());
+}
+
+std::uint64_t kv_layer_bytes(const tensor::KvLayerSpec& spec, formats::Format format) {
+  std::uint64_t bytes = 0;
+  for (const tensor::KvStreamSpec& s : spec.streams) {
+    bytes += formats::row_bytes(format, s.dim) * static_cast<std::uint64_t>(s.n_heads);
+  }
+  return bytes;
+}
+
+double touched_experts(std::int64_t n_experts, std::int64_t n_active, double n) {
+  const auto e = static_cast<double>(n_experts);
+  return e * (1.0 - std::pow(1.0 - static_cast<double>(n_active) / e, n));
+}
+
+StepTime step_time(const CostInput& input, const StepShape& shape) {
+  return StepTimer(input, shape).run();
+}
+
+}  // namespace kt::placement

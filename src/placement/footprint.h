@@ -1,0 +1,79 @@
+// What each module of a tree takes: weight matrices in the form its operator keeps them, bytes on
+// its device, and the memory of a step. Everything comes from headers; nothing is read or
+// allocated.
+//
+//   bytes = Σ packed matrices (as the CPU packs them; file blocks on a GPU) + vectors as floats
+//
+// Thread rule: pure.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "io/weight_source.h"
+#include "operators/kinds.h"
+#include "operators/placement.h"
+
+namespace kt::placement {
+
+/// Classes of bytes, as the plan prints them.
+enum class Part { kAttention, kShared, kDense, kExperts, kOther, kEmbedding, kHead };
+inline constexpr int kParts = 7;
+std::string_view part_name(Part part);
+
+struct Matrix {
+  formats::Format format{};  // as kept in memory
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t count = 1;
+  double weights() const { return static_cast<double>(n) * static_cast<double>(k * count); }
+};
+
+struct ModuleCost {
+  std::string path;
+  std::string_view kind;
+  std::string op;
+  std::string device;
+  std::string reason;
+  std::string format;  // for people: "Q4_K+Q6_K"
+  Part part = Part::kOther;
+  std::int64_t layer = -1;  // -1: outside the layers
+  std::vector<Matrix> matrices;
+  std::vector<formats::Format> stored;  // formats in the file, of `matrices`
+  std::uint64_t vector_bytes = 0;
+  std::uint64_t file_bytes = 0;
+  std::uint64_t bytes = 0;  // on its device
+};
+
+/// How the CPU packs.
+struct Packing {
+  CpuCaps caps = 0;
+  backend::ActPolicy act = backend::ActPolicy::kQ16;
+  int n_threads = 1;
+  bool gpus = false;  // GPUs exist: weights on them keep their blocks; else the CPU stands in
+};
+
+/// Whether a module's device is the CPU, or a GPU that the CPU stands in for.
+bool on_cpu(const std::string& device, const Packing& packing);
+
+/// Memory that `bytes` of one weight buffer take when huge pages serve it.
+std::uint64_t resident_bytes(std::uint64_t bytes);
+
+/// Modules that own weights, in tree order. Throws kMismatch for missing tensors and wrong shapes.
+std::vector<ModuleCost> footprint(operators::Model& model, const operators::Placement& placement,
+                                  const io::WeightSource& source, const Packing& packing);
+
+/// Bytes of matrices and vectors of a module on a device.
+std::uint64_t bytes_on(const ModuleCost& module, bool cpu, const Packing& packing);
+
+/// Temporaries of one step of `chunk` rows.
+std::uint64_t workspace_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
+                              std::int64_t chunk, const Packing& packing);
+
+/// Layer number in "model.layers.7.mlp", or -1.
+std::int64_t layer_number(std::string_view path);
+
+/// The weight format an entry's operator makes of a stored format.
+operators::Recode recode_of(const operators::Placement::Entry& entry, std::string_view op);
+
+}  // namespace kt::placement

@@ -1,0 +1,248 @@
+#include "placement/gpu_fill.h"
+
+#include <algorithm>
+#include <map>
+
+#include "placement/cost_model.h"
+#include "placement/planner.h"
+
+namespace kt::placement {
+namespace {
+
+using operators::Recode;
+
+// Mean bits per weight in the file.
+double stored_bits(const ModuleCost& m) {
+  double bits = 0.0;
+  double weights = 0.0;
+  for (std::size_t i = 0; i < m.matrices.size(); ++i) {
+    const formats::FormatTraits& t = formats::traits(m.stored[i]);
+    bits += m.matrices[i].weights() * 8.0 * static_cast<double>(t.block_bytes) /
+            static_cast<double>(t.block_len);
+    weights += m.matrices[i].weights();
+  }
+  return weights > 0.0 ? bits / weights : 0.0;
+}
+
+GpuChoice choose(const ModuleCost& m) {
+  GpuChoice c;
+  c.possible = m.kind != "Embedding";
+  Recode recode;
+  const bool linear = m.kind == "Linear";
+  if ((linear || m.kind == "Experts") && !m.matrices.empty()) {
+    const bool dense = std::all_of(m.stored.begin(), m.stored.end(), [](formats::Format f) {
+      return formats::traits(f).block_len == 1;
+    });
+    const bool whole_groups = std::all_of(m.matrices.begin(), m.matrices.end(),
+                                          [](const Matrix& w) { return w.k % 64 == 0; });
+    constexpr double kFourBits = 5.5;  // mixes around 4 bits stay at 4
+    const std::int64_t bits = stored_bits(m) <= kFourBits ? 4 : 8;
+    if (dense) {
+      c.op = linear ? "KLinearTorch" : "KExpertsTorch";
+      recode = {Recode::Kind::kDense};
+    } else if (linear && m.stored.front() == formats::Format::kF8_E4M3_B128) {
+      c.op = "KLinearFP8";
+    } else if (linear && bits == 8) {
+      c.op = "KLinearQ8";
+      recode = {Recode::Kind::kGroup, 8, -1};
+    } else {
+      c.op = linear ? "KLinearMarlin" : "KExpertsMarlin";
+      c.kwargs["num_bits"] = bits;
+      c.kwargs["group_size"] = std::int64_t{64};
+      recode = {Recode::Kind::kGroup, bits, 64};
+      c.possible = whole_groups;
+    }
+  }
+  c.bytes = m.vector_bytes;
+  for (std::size_t i = 0; i < m.matrices.size(); ++i) {
+    const Matrix& w = m.matrices[i];
+    const formats::Format kept =
+        recode.kind == Recode::Kind::kStored ? w.format : recode.target(m.stored[i]);
+    c.bytes += formats::row_bytes(kept, w.k) * static_cast<std::uint64_t>(w.n * w.count);
+  }
+  return c;
+}
+
+class Filler {
+ public:
+  explicit Filler(const FillInput& input)
+      : in_(input),
+        n_layers_(in_.kv.size()),
+        fixed_(n_layers_, 0),
+        experts_(n_layers_, 0),
+        possible_(n_layers_, true) {
+    out_.gpu.assign(in_.modules.size(), -1);
+    out_.layer_gpu.assign(n_layers_, -1);
+    for (std::size_t i = 0; i < in_.modules.size(); ++i) {
+      const auto layer = static_cast<std::size_t>(in_.modules[i].layer);
+      if (in_.modules[i].layer < 0 || layer >= n_layers_) continue;
+      const bool experts = in_.modules[i].part == Part::kExperts;
+      (experts ? experts_ : fixed_)[layer] += in_.choices[i].bytes;
+      if (!experts && !in_.choices[i].possible) possible_[layer] = false;
+    }
+    const auto n_tokens = static_cast<std::uint64_t>((in_.context + tensor::kKvPageLen - 1) /
+                                                     tensor::kKvPageLen * tensor::kKvPageLen);
+    for (std::size_t l = 0; l < n_layers_; ++l)
+      fixed_[l] += kv_layer_bytes(in_.kv[l], in_.kv_format) * n_tokens;
+    for (const Gpu& gpu : in_.machine.gpus) {
+      const std::uint64_t reserved = gpu_margin(gpu) + in_.workspace;
+      left_.push_back(gpu.bytes > reserved ? gpu.bytes - reserved : 0);
+    }
+  }
+
+  Assignment run() {
+    take_outer();
+    const std::vector<int> wanted = split_layers();
+    for (std::size_t l = 0; l < n_layers_; ++l) {
+      auto& left = left_[static_cast<std::size_t>(wanted[l])];
+      if (!possible_[l] || fixed_[l] > left) continue;
+      left -= fixed_[l];
+      out_.layer_gpu[l] = wanted[l];
+    }
+    take_experts();
+    for (std::size_t i = 0; i < in_.modules.size(); ++i) {
+      const ModuleCost& m = in_.modules[i];
+      if (m.layer >= 0 && m.part != Part::kExperts)
+        out_.gpu[i] = out_.layer_gpu[static_cast<std::size_t>(m.layer)];
+    }
+    return std::move(out_);
+  }
+
+ private:
+  // Final norm and head go with the last layers.
+  void take_outer() {
+    for (std::size_t i = 0; i < in_.modules.size(); ++i) {
+      const ModuleCost& m = in_.modules[i];
+      if (m.layer >= 0 || !in_.choices[i].possible || in_.choices[i].bytes > left_.back()) continue;
+      left_.back() -= in_.choices[i].bytes;
+      out_.gpu[i] = static_cast<int>(left_.size()) - 1;
+    }
+  }
+
+  // The GPU each layer would go to: runs in proportion to what the GPUs have left. Layers weigh
+  // what must be there; their experts too when everything fits.
+  std::vector<int> split_layers() const {
+    std::uint64_t fixed = 0;
+    std::uint64_t all = 0;
+    std::uint64_t room = 0;
+    for (std::size_t l = 0; l < n_layers_; ++l) {
+      fixed += fixed_[l];
+      all += fixed_[l] + experts_[l];
+    }
+    for (const std::uint64_t left : left_) room += left;
+    const bool with_experts = all <= room;
+    const auto total = static_cast<double>(with_experts ? all : fixed);
+    std::vector<int> gpus(n_layers_, 0);
+    double done = 0.0;
+    for (std::size_t l = 0; l < n_layers_; ++l) {
+      const double weight =
+          static_cast<double>(fixed_[l]) + (with_experts ? static_cast<double>(experts_[l]) : 0.0);
+      const double middle = (done + weight / 2.0) / std::max(total, 1.0);
+      double share = 0.0;
+      std::size_t g = 0;
+      for (; g + 1 < left_.size(); ++g) {
+        share += static_cast<double>(left_[g]) / std::max(1.0, static_cast<double>(room));
+        if (middle < share) break;
+      }
+      gpus[l] = static_cast<int>(g);
+      done += weight;
+    }
+    return gpus;
+  }
+
+  // Most expected traffic per byte first; equal layers in order.
+  void take_experts() {
+    struct Candidate {
+      std::size_t module;
+      double density;
+    };
+    std::vector<Candidate> candidates;
+    for (std::size_t i = 0; i < in_.modules.size(); ++i) {
+      const ModuleCost& m = in_.modules[i];
+      if (m.part != Part::kExperts || !in_.choices[i].possible) continue;
+      const double traffic = static_cast<double>(m.bytes) *
+                             static_cast<double>(in_.config.moe.n_active) /
+                             static_cast<double>(in_.config.moe.n_experts);
+      candidates.push_back({i, traffic / static_cast<double>(in_.choices[i].bytes)});
+    }
+    std::stable_sort(candidates.begin(), candidates.end(),
+                     [](const auto& a, const auto& b) { return a.density > b.density; });
+    for (const Candidate& c : candidates) {
+      const auto layer = static_cast<std::size_t>(in_.modules[c.module].layer);
+      const int gpu = out_.layer_gpu[layer];
+      if (gpu < 0) continue;
+      auto& left = left_[static_cast<std::size_t>(gpu)];
+      if (in_.choices[c.module].bytes > left) continue;
+      left -= in_.choices[c.module].bytes;
+      out_.gpu[c.module] = gpu;
+    }
+  }
+
+  const FillInput& in_;
+  std::size_t n_layers_;
+  std::vector<std::uint64_t> fixed_;  // with cache
+  std::vector<std::uint64_t> experts_;
+  std::vector<bool> possible_;
+  std::vector<std::uint64_t> left_;
+  Assignment out_;
+};
+
+std::string reason_of(const ModuleCost& m, int gpu) {
+  if (m.part == Part::kEmbedding) return "read a row at a time";
+  if (gpu < 0) return m.part == Part::kExperts ? "no room on a GPU" : "layer does not fit its GPU";
+  if (m.part == Part::kExperts) return "most traffic per byte";
+  return "used by every token";
+}
+
+}  // namespace
+
+std::uint64_t gpu_margin(const Gpu& gpu) {
+  constexpr std::uint64_t kLeast = std::uint64_t{512} << 20;
+  return std::max(kLeast, gpu.bytes / 25);
+}
+
+std::vector<GpuChoice> gpu_choices(const std::vector<ModuleCost>& modules) {
+  std::vector<GpuChoice> choices;
+  for (const ModuleCost& m : modules) choices.push_back(choose(m));
+  return choices;
+}
+
+Assignment fill_gpus(const FillInput& input) { return Filler(input).run(); }
+
+void place_on_gpus(operators::Model& model, const FillInput& input, const Assignment& assignment,
+                   operators::Placement& placement) {
+  const auto name = [](int gpu) {
+    return gpu < 0 ? std::string("cpu") : "cuda:" + std::to_string(gpu);
+  };
+  std::map<std::string, std::size_t, std::less<>> index;
+  for (std::size_t i = 0; i < input.modules.size(); ++i) index.emplace(input.modules[i].path, i);
+  operators::walk(model, [&](operators::Module& module) {
+    const auto it = index.find(module.path());
+    operators::Placement::Entry entry;
+    if (it != index.end()) {
+      const int gpu = assignment.gpu[it->second];
+      entry.device = name(gpu);
+      entry.reason = reason_of(input.modules[it->second], gpu);
+      if (gpu >= 0) {
+        entry.op = input.choices[it->second].op;
+        entry.kwargs = input.choices[it->second].kwargs;
+      }
+    } else {
+      const std::int64_t layer = layer_number(module.path());
+      if (layer >= static_cast<std::int64_t>(assignment.layer_gpu.size())) return;
+      const int first = assignment.layer_gpu.empty() ? -1 : assignment.layer_gpu.front();
+      entry.device =
+          name(layer < 0 ? first : assignment.layer_gpu[static_cast<std::size_t>(layer)]);
+      entry.reason = "with its layer";
+    }
+    placement.entries[module.path()] = std::move(entry);
+  });
+  std::map<std::int64_t, std::string> transfers;
+  for (std::size_t l = 1; l < assignment.layer_gpu.size(); ++l) {
+    if (assignment.layer_gpu[l] != assignment.layer_gpu[l - 1])
+      transfers[static_cast<std::int64_t>(l)] = name(assignment.layer_gpu[l]);
+  }
+  if (!transfers.empty()) placement.entries["model"].kwargs["transfer_map"] = transfers;
+}
+
+}  // namespace kt::placement

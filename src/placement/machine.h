@@ -1,0 +1,86 @@
+// A machine to plan for: memory and rates of the CPU, of GPUs and of the links between them, given
+// by hand ("--gpu 24GiB@1000GB/s") or found. And how fast its CPU multiplies, as measured points or
+// as a roofline:
+//
+//   seconds(m rows, w weights) = w · max(bits / 8 / bandwidth, 2m / flops)          roofline
+//                              = w · (line through the measured points at m)        measured
+//
+// Rates given by hand are data-sheet numbers, of which kUsable is counted on; measured rates count
+// in full. Thread rule: values.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/format.h"
+
+namespace kt::placement {
+
+/// Part of a data-sheet rate that kernels reach.
+inline constexpr double kUsable = 0.8;
+
+struct Gpu {
+  std::uint64_t bytes = 0;
+  double bandwidth = 0.0;  // bytes per second
+  double flops = 0.0;      // operations per second (a multiply-add is two)
+};
+
+/// Time per weight of a product with m rows.
+struct KernelPoint {
+  double m = 1.0;
+  double seconds = 0.0;
+};
+
+/// How fast the CPU computes; times include reading cold weights from memory.
+struct CpuRates {
+  /// Measured, ascending m. Formats without points follow the roofline of `read` and `flops`.
+  std::map<formats::Format, std::vector<KernelPoint>> multiply;
+  double read = 0.0;         // bytes per second from memory; 0: nothing is known
+  double flops = 0.0;        // operations per second of products
+  double attend_one = 0.0;   // seconds per multiply-add of attention with one query token, a thread
+  double attend_many = 0.0;  // the same with a block of query tokens
+  double value = 0.0;        // seconds per value of element-wise work, one thread
+  double region = 0.0;       // seconds to start and end a parallel region
+  double pack = 0.0;         // bytes per second read, rearranged and written at load
+  int n_threads = 1;
+  bool measured = false;
+  /// Time of m rows times n_weights weights of this format.
+  double seconds(formats::Format format, double n_weights, double m) const;
+  bool known() const { return read > 0.0; }
+};
+
+/// Rates from a bandwidth and an operation rate alone.
+CpuRates roofline_rates(double ram_bandwidth, double flops, int n_threads);
+
+struct Machine {
+  std::uint64_t ram = 0;  // bytes this program may use
+  bool ram_given = false;
+  CpuRates cpu;
+  std::vector<Gpu> gpus;
+  double link = 25e9;  // bytes per second between a GPU and memory
+  double disk = 2e9;   // bytes per second
+};
+
+/// "24GiB", "512 MB", "1e9" → bytes. Throws kUsage naming `flag`.
+std::uint64_t parse_bytes(std::string_view text, const std::string& flag);
+/// "1000GB/s", "25e9" → per second. Throws kUsage.
+double parse_rate(std::string_view text, const std::string& flag);
+/// "2T", "80TFLOPS", "2e12" → operations per second. Throws kUsage.
+double parse_flops(std::string_view text, const std::string& flag);
+/// "24GiB@1000GB/s" or "24GiB@1000GB/s@80TFLOPS"; without operations, kFlopsPerByte per byte of
+/// bandwidth. Throws kUsage.
+Gpu parse_gpu(std::string_view text);
+inline constexpr double kGpuFlopsPerByte = 100.0;
+
+struct Ram {
+  std::uint64_t bytes = 0;
+  double bandwidth = 0.0;  // 0: not given
+};
+/// "128GiB" or "128GiB@100GB/s". Throws kUsage.
+Ram parse_ram(std::string_view text);
+/// Operations per byte of memory bandwidth that a CPU is taken to do when nothing is known.
+inline constexpr double kCpuFlopsPerByte = 20.0;
+
+}  // namespace kt::placement

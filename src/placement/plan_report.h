@@ -1,0 +1,34 @@
+// A plan for people: bytes of every device by class, what the machine would do with it, what to
+// change, and the modules with the rule or reason that put them where they are.
+//
+//               attention  experts  …   cache  workspace  margin     free
+//   cpu                 0  370.1 GiB …
+//   cuda:0       10.1 GiB    6.1 GiB …
+//
+// Thread rule: pure.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "placement/planner.h"
+
+namespace kt::placement {
+
+/// Devices × classes; classes that no device has are left out.
+std::string device_table(const Plan& plan);
+
+/// Speeds with what limits them; empty when the machine's rates are not known.
+std::string speed_text(const Plan& plan);
+
+struct ModuleRow {
+  std::string path;  // layer numbers of equal modules merged: "layers.{1-11}"
+  std::string op;
+  std::string device;
+  std::string format;
+  std::uint64_t bytes = 0;
+  std::string reason;
+};
+std::vector<ModuleRow> module_rows(const Plan& plan);
+std::string module_table(const Plan& plan);
+
+}  // namespace kt::placement

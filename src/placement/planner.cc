@@ -1,0 +1,339 @@
+#include "placement/planner.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "models/model.h"
+#include "placement/explain.h"
+#include "placement/gpu_fill.h"
+
+namespace kt::placement {
+namespace {
+
+constexpr std::int64_t kPage = tensor::kKvPageLen;
+constexpr std::int64_t kUsefulContext = 1024;  // tokens; less is not chosen silently
+
+std::uint64_t times(std::uint64_t bytes, std::int64_t n) {
+  return bytes * static_cast<std::uint64_t>(n);
+}
+
+struct Need {
+  std::vector<DevicePlan> devices;
+  bool fits = true;
+  std::uint64_t total = 0;
+  std::uint64_t capacity = 0;
+};
+
+class Planner {
+ public:
+  Planner(const io::WeightSource& source, const Machine& machine, const PlanOptions& options)
+      : source_(source), config_(source.config()), machine_(machine), options_(options) {
+    options_.packing.gpus = !machine.gpus.empty();
+  }
+
+  Plan run() {
+    check_context();
+    if (options_.given != nullptr) plan_.placement = *options_.given;
+    auto model = models::build_model(config_, plan_.placement);
+    plan_.modules = footprint(*model, plan_.placement, source_, options_.packing);
+    kv_ = model->state_spec();
+    for (const tensor::KvLayerSpec& spec : kv_) {
+      plan_.kv_bytes_per_token += kv_layer_bytes(spec, options_.kv_format);
+    }
+    if (decides()) choices_ = gpu_choices(plan_.modules);
+    choose_context();
+    if (decides()) {
+      place(*model, assign(plan_.context));
+      const auto placed = models::build_model(config_, plan_.placement);
+      plan_.modules = footprint(*placed, plan_.placement, source_, options_.packing);
+    }
+    finish();
+    return std::move(plan_);
+  }
+
+ private:
+  bool decides() const { return options_.given == nullptr && !machine_.gpus.empty(); }
+
+  void check_context() const {
+    if (options_.context < 0) {
+      fail(ErrorCode::kUsage, "--ctx", "{} is not a context length; at least 1 is needed",
+           options_.context);
+    }
+    if (options_.context > config_.max_context) {
+      fail(ErrorCode::kUsage, "--ctx", "{} tokens are more than this model's {}", options_.context,
+           config_.max_context);
+    }
+  }
+
+  std::uint64_t workspace(std::int64_t context) const {
+    return workspace_bytes(config_, plan_.modules, std::min(options_.chunk_size, context),
+                           options_.packing);
+  }
+
+  FillInput fill_input(std::int64_t context) const {
+    return {config_,  plan_.modules, choices_,          kv_, options_.kv_format,
+            machine_, context,       workspace(context)};
+  }
+
+  Assignment assign(std::int64_t context) const { return fill_gpus(fill_input(context)); }
+
+  // What every device must hold for this context.
+  Need need(std::int64_t context) const {
+    std::vector<std::string> device_of(plan_.modules.size());
+    std::vector<std::uint64_t> bytes(plan_.modules.size());
+    std::vector<std::string> layer_device = attention_devices(plan_.modules);
+    for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
+      device_of[i] = plan_.modules[i].device;
+      bytes[i] = plan_.modules[i].bytes;
+    }
+    if (decides() && !placed_) {
+      const Assignment assignment = assign(context);
+      for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
+        if (assignment.gpu[i] < 0) continue;
+        device_of[i] = fmt::format("cuda:{}", assignment.gpu[i]);
+        bytes[i] = choices_[i].bytes;
+      }
+      for (std::size_t l = 0; l < layer_device.size(); ++l) {
+        if (assignment.layer_gpu[l] >= 0)
+          layer_device[l] = fmt::format("cuda:{}", assignment.layer_gpu[l]);
+      }
+    }
+    return sum_up(context, device_of, bytes, layer_device);
+  }
+
+  Need sum_up(std::int64_t context, const std::vector<std::string>& device_of,
+              const std::vector<std::uint64_t>& bytes,
+              const std::vector<std::string>& layer_device) const {
+    Need n;
+    n.devices.push_back({"cpu", machine_.ram, {}, 0, workspace(context), kRamMargin});
+    for (std::size_t g = 0; g < machine_.gpus.size(); ++g) {
+      n.devices.push_back({fmt::format("cuda:{}", g),
+                           machine_.gpus[g].bytes,
+                           {},
+                           0,
+                           0,
+                           gpu_margin(machine_.gpus[g])});
+    }
+    const auto at = [&](const std::string& device) -> DevicePlan& {
+      for (DevicePlan& d : n.devices) {
+        if (d.name == device) return d;
+      }
+      return n.devices.front();  // the CPU stands in
+    };
+    for (std::size_t i = 0; i < device_of.size(); ++i) {
+      DevicePlan& d = at(device_of[i]);
+      d.parts[static_cast<std::size_t>(plan_.modules[i].part)] += bytes[i];
+      if (d.name != "cpu") d.workspace = workspace(context);
+    }
+    const std::int64_t pages = (context + kPage - 1) / kPage * kPage;
+    for (std::size_t l = 0; l < kv_.size(); ++l) {
+      at(layer_device[l]).kv += times(kv_layer_bytes(kv_[l], options_.kv_format), pages);
+    }
+    for (const DevicePlan& d : n.devices) {
+      n.fits = n.fits && d.used() <= d.capacity;
+      n.total += d.used();
+      n.capacity += d.capacity;
+    }
+    return n;
+  }
+
+  static std::vector<std::string> attention_devices(const std::vector<ModuleCost>& modules) {
+    std::vector<std::string> devices;
+    for (const ModuleCost& m : modules) {
+      if (m.layer < 0) continue;
+      if (m.layer >= static_cast<std::int64_t>(devices.size()))
+        devices.resize(static_cast<std::size_t>(m.layer) + 1, "cpu");
+      if (m.part == Part::kAttention) devices[static_cast<std::size_t>(m.layer)] = m.device;
+    }
+    return devices;
+  }
+
+  // Largest multiple of a page that fits; 0 when none does.
+  std::int64_t largest_context() const {
+    if (need(config_.max_context).fits) return config_.max_context;
+    std::int64_t fits = 0;
+    std::int64_t too_much = config_.max_context / kPage + 1;  // pages
+    while (too_much - fits > 1) {
+      const std::int64_t middle = fits + (too_much - fits) / 2;
+      (need(middle * kPage).fits ? fits : too_much) = middle;
+    }
+    return fits * kPage;
+  }
+
+  void choose_context() {
+    plan_.context = options_.context > 0 ? options_.context
+                                         : std::min(config_.max_context, options_.default_context);
+    plan_.largest_context = largest_context();
+    if (need(plan_.context).fits) return;
+    if (options_.context == 0 && plan_.largest_context > kUsefulContext) {
+      plan_.context = std::min(plan_.context, plan_.largest_context);
+      return;
+    }
+    refuse(need(plan_.context));
+  }
+
+  [[noreturn]] void refuse(const Need& n) const {
+    std::uint64_t weights = 0;
+    std::uint64_t kv = 0;
+    std::uint64_t work = 0;
+    std::uint64_t other = 0;
+    std::uint64_t lacking = 0;
+    std::string on;
+    for (const DevicePlan& d : n.devices) {
+      for (const std::uint64_t bytes : d.parts) weights += bytes;
+      kv += d.kv;
+      work += d.workspace;
+      other += d.margin;
+      if (d.used() <= d.capacity) continue;
+      lacking += d.used() - d.capacity;
+      on += (on.empty() ? "" : ", ") + d.name;
+    }
+    std::string hint;
+    if (plan_.largest_context >= kPage) {
+      hint = fmt::format("--ctx {} would fit", plan_.largest_context);
+    } else {
+      const std::string format = options_.largest_format ? options_.largest_format() : "";
+      hint =
+          format.empty()
+              ? std::string("use a file with fewer bits per weight, or a machine with more memory")
+              : format + " is the largest format that would fit, or a machine with more memory";
+    }
+    fail(ErrorCode::kNoMemory, source_.path(),
+         "needs {} of memory, {} are available ({} short on {}): weights {}, cache for {} tokens "
+         "{}, "
+         "workspace {}, other {}; {}",
+         human_bytes(n.total), human_bytes(n.capacity), human_bytes(lacking), on,
+         human_bytes(weights), plan_.context, human_bytes(kv), human_bytes(work),
+         human_bytes(other), hint);
+  }
+
+  void place(operators::Model& model, const Assignment& assignment) {
+    plan_.placement.devices = {static_cast<int>(machine_.gpus.size()), true};
+    place_on_gpus(model, fill_input(plan_.context), assignment, plan_.placement);
+    placed_ = true;
+  }
+
+  void finish() {
+    const Need n = need(plan_.context);
+    plan_.devices = n.devices;
+    plan_.workspace_bytes = n.devices.front().workspace;
+    for (const DevicePlan& d : n.devices) plan_.kv_bytes += d.kv;
+    plan_.peak_bytes = n.devices.front().used() - kRamMargin + kProgramBytes;
+    for (const ModuleCost& m : plan_.modules) {
+      plan_.weight_bytes += m.bytes;
+      plan_.file_bytes += m.file_bytes;
+    }
+    if (machine_.cpu.known()) plan_.speed = speed();
+    add_hints();
+  }
+
+  Speed speed() const {
+    const std::vector<std::string> devices = attention_devices(plan_.modules);
+    const CostInput input{config_, plan_.modules, kv_, options_.kv_format, machine_, devices};
+    Speed s;
+    load_time(s);
+    s.prompt = std::min<std::int64_t>(512, plan_.context);
+    StepTime prefill;
+    for (std::int64_t done = 0; done < s.prompt; done += options_.chunk_size) {
+      const StepTime t = step_time(input, {std::min(options_.chunk_size, s.prompt - done), done});
+      prefill.seconds += t.seconds;
+      for (std::size_t r = 0; r < kResources; ++r) prefill.by_resource[r] += t.by_resource[r];
+    }
+    s.prefill = static_cast<double>(s.prompt) / prefill.seconds;
+    s.prefill_limit = prefill.limit();
+    s.decode_position = std::min<std::int64_t>(64, plan_.context - 1);
+    const StepTime decode = step_time(input, {1, s.decode_position});
+    s.decode = 1.0 / decode.seconds;
+    s.decode_limit = decode.limit();
+    s.decode_full = 1.0 / step_time(input, {1, plan_.context - 1}).seconds;
+    return s;
+  }
+
+  void load_time(Speed& s) const {
+    double cpu_bytes = 0.0;
+    double gpu_bytes = 0.0;
+    for (const ModuleCost& m : plan_.modules) {
+      (on_cpu(m.device, options_.packing) ? cpu_bytes : gpu_bytes) += static_cast<double>(m.bytes);
+    }
+    const double read = static_cast<double>(plan_.file_bytes) / machine_.disk;
+    const double pack = cpu_bytes / machine_.cpu.pack;
+    const double send = gpu_bytes / (kUsable * machine_.link);
+    s.load_seconds = std::max({read, pack, send});
+    s.load_limit = s.load_seconds == read   ? "disk"
+                   : s.load_seconds == pack ? "packing"
+                                            : "GPU link";
+  }
+
+  void add_hints();
+
+  const io::WeightSource& source_;
+  const io::ModelConfig& config_;
+  const Machine& machine_;
+  PlanOptions options_;
+  Plan plan_;
+  std::vector<tensor::KvLayerSpec> kv_;
+  std::vector<GpuChoice> choices_;
+  bool placed_ = false;
+};
+
+void Planner::add_hints() {
+  if (plan_.largest_context > plan_.context) {
+    plan_.hints.push_back(fmt::format("--ctx {} would still fit", plan_.largest_context));
+  } else if (options_.context == 0 &&
+             plan_.context < std::min(config_.max_context, options_.default_context)) {
+    plan_.hints.push_back(fmt::format(
+        "the context was cut to {} tokens to fit; --kv q8_0 holds twice as many", plan_.context));
+  }
+  if (!plan_.speed) return;
+  const auto experts_on = [&](bool cpu) {
+    std::uint64_t most = 0;
+    for (const ModuleCost& m : plan_.modules) {
+      if (m.part == Part::kExperts && on_cpu(m.device, options_.packing) == cpu)
+        most = std::max(most, m.bytes);
+    }
+    return most;
+  };
+  const std::uint64_t next = experts_on(true);
+  if (!machine_.gpus.empty() && next > 0) {
+    std::uint64_t free = 0;
+    for (const DevicePlan& d : plan_.devices) {
+      if (d.name != "cpu") free = std::max(free, d.free());
+    }
+    plan_.hints.push_back(fmt::format(
+        "{} more on a GPU would take another layer's experts ({}); --kv q8_0 or a shorter --ctx "
+        "gives some back",
+        human_bytes(next > free ? next - free : 0), human_bytes(next)));
+  }
+  switch (plan_.speed->decode_limit) {
+    case Resource::kRamBandwidth:
+      plan_.hints.push_back(
+          "decode waits for memory: fewer bits per weight, or more memory channels, speed it up");
+      break;
+    case Resource::kCpuCompute:
+      plan_.hints.push_back(
+          "decode waits for the CPU: more cores speed it up; --act q8 halves the work");
+      break;
+    case Resource::kCpuOverhead:
+      plan_.hints.push_back(
+          "decode waits for hand-overs between threads: fewer --threads may help");
+      break;
+    case Resource::kGpuBandwidth:
+    case Resource::kGpuCompute:
+    case Resource::kLink: break;
+  }
+}
+
+}  // namespace
+
+std::uint64_t DevicePlan::used() const {
+  std::uint64_t bytes = kv + workspace + margin;
+  for (const std::uint64_t part : parts) bytes += part;
+  return bytes;
+}
+
+Plan plan(const io::WeightSource& source, const Machine& machine, const PlanOptions& options) {
+  return Planner(source, machine, options).run();
+}
+
+}  // namespace kt::placement

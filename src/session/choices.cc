@@ -1,0 +1,23 @@
+#include "session/choices.h"
+
+#include <set>
+
+namespace kt::session {
+
+backend::ActPolicy act_policy(const std::string& name) {
+  if (name == "q8") return backend::ActPolicy::kQ8;
+  if (name == "q16") return backend::ActPolicy::kQ16;
+  if (name == "f32") return backend::ActPolicy::kF32;
+  fail(ErrorCode::kUsage, "--act", "'{}' is not an activation type; use q8, q16 or f32", name);
+}
+
+tensor::Format kv_format(const std::string& name) {
+  const auto format = formats::from_name(name);
+  const std::set<std::string> known = {"f32", "f16", "bf16", "q8_0"};
+  if (!format || !known.contains(name)) {
+    fail(ErrorCode::kUsage, "--kv", "'{}' is not a cache type; use f32, f16, bf16 or q8_0", name);
+  }
+  return *format;
+}
+
+}  // namespace kt::session

@@ -1,0 +1,15 @@
+// Names of command-line choices, as the types they stand for. Thread rule: pure.
+#pragma once
+#include <string>
+
+#include "backend/cpu/cpu.h"
+#include "tensor/tensor.h"
+
+namespace kt::session {
+
+/// "q8", "q16", "f32". Throws kUsage.
+backend::ActPolicy act_policy(const std::string& name);
+/// "f32", "f16", "bf16", "q8_0". Throws kUsage.
+tensor::Format kv_format(const std::string& name);
+
+}  // namespace kt::session
