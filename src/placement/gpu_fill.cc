@@ -242,7 +242,10 @@ void place_on_gpus(operators::Model& model, const FillInput& input, const Assign
     if (assignment.layer_gpu[l] != assignment.layer_gpu[l - 1])
       transfers[static_cast<std::int64_t>(l)] = name(assignment.layer_gpu[l]);
   }
-  if (!transfers.empty()) placement.entries["model"].kwargs["transfer_map"] = transfers;
+  if (transfers.empty()) return;
+  operators::Placement::Entry& model_entry = placement.entries["model"];
+  model_entry.op = "KDecoderModel";
+  model_entry.kwargs["transfer_map"] = transfers;
 }
 
 }  // namespace kt::placement

@@ -286,24 +286,21 @@ void Planner::add_hints() {
         "the context was cut to {} tokens to fit; --kv q8_0 holds twice as many", plan_.context));
   }
   if (!plan_.speed) return;
-  const auto experts_on = [&](bool cpu) {
-    std::uint64_t most = 0;
-    for (const ModuleCost& m : plan_.modules) {
-      if (m.part == Part::kExperts && on_cpu(m.device, options_.packing) == cpu)
-        most = std::max(most, m.bytes);
-    }
-    return most;
-  };
-  const std::uint64_t next = experts_on(true);
-  if (!machine_.gpus.empty() && next > 0) {
+  std::uint64_t next = 0;  // experts that stayed on the CPU, smallest layer
+  for (std::size_t i = 0; i < choices_.size(); ++i) {
+    const ModuleCost& m = plan_.modules[i];
+    if (m.part == Part::kExperts && m.device == "cpu" && choices_[i].possible)
+      next = next == 0 ? choices_[i].bytes : std::min(next, choices_[i].bytes);
+  }
+  if (next > 0) {
     std::uint64_t free = 0;
     for (const DevicePlan& d : plan_.devices) {
       if (d.name != "cpu") free = std::max(free, d.free());
     }
-    plan_.hints.push_back(fmt::format(
-        "{} more on a GPU would take another layer's experts ({}); --kv q8_0 or a shorter --ctx "
-        "gives some back",
-        human_bytes(next > free ? next - free : 0), human_bytes(next)));
+    plan_.hints.push_back(
+        fmt::format("{} more on a GPU would take another layer's experts ({}); --kv q8_0 or a "
+                    "shorter --ctx gives some back",
+                    human_bytes(next > free ? next - free : 0), human_bytes(next)));
   }
   switch (plan_.speed->decode_limit) {
     case Resource::kRamBandwidth:

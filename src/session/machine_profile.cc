@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/env.h"
@@ -24,17 +25,16 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Middle of an odd number of runs of f().
+// Least of some runs of f(): other programs only add time.
 template <class F>
-double typical_seconds(int runs, F&& f) {
-  std::vector<double> times;
+double least_seconds(int runs, F&& f) {
+  double least = std::numeric_limits<double>::infinity();
   for (int i = 0; i < runs; ++i) {
     const auto start = Clock::now();
     f();
-    times.push_back(seconds_since(start));
+    least = std::min(least, seconds_since(start));
   }
-  std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
-  return times[static_cast<std::size_t>(runs / 2)];
+  return least;
 }
 
 // Bytes of weights that do not stay in the last cache level between two passes.
@@ -91,7 +91,7 @@ Products measure_products(backend::Cpu& cpu, formats::Format format, std::uint64
     const tensor::MatrixF out = arena.matrix(m, used);
     constexpr std::int64_t kTask = 64;
     std::int64_t first = 0;  // slices of the buffer in turn, so that each is cold
-    const double seconds = typical_seconds(m <= 4 ? 3 : 5, [&] {
+    const double seconds = least_seconds(m <= 4 ? 5 : 7, [&] {
       const std::int64_t begin = first;
       cpu.pool.run((used + kTask - 1) / kTask, [&](std::int64_t task, int) {
         const std::int64_t at = task * kTask;
@@ -101,6 +101,10 @@ Products measure_products(backend::Cpu& cpu, formats::Format format, std::uint64
     });
     result.points.push_back(
         {static_cast<double>(m), seconds / (static_cast<double>(used) * static_cast<double>(k))});
+  }
+  // More rows never take less time; a point above a later one was disturbed.
+  for (std::size_t i = result.points.size() - 1; i > 0; --i) {
+    result.points[i - 1].seconds = std::min(result.points[i - 1].seconds, result.points[i].seconds);
   }
   return result;
 }
@@ -141,13 +145,13 @@ double measure_attention(backend::Cpu& cpu, const ProfileNeeds& needs, std::int6
   args.out = out.data();
   args.out_token_stride = args.out_head_stride = needs.dim_v;
   args.scratch = scratch.data();
-  const double seconds = typical_seconds(9, [&] { cpu.attention->run(args); });
+  const double seconds = least_seconds(9, [&] { cpu.attention->run(args); });
   return seconds / static_cast<double>(kTokens * n_rows * (dim + needs.dim_v));
 }
 
 double measure_region(backend::Cpu& cpu) {
   constexpr int kRuns = 200;
-  const double seconds = typical_seconds(5, [&] {
+  const double seconds = least_seconds(5, [&] {
     for (int i = 0; i < kRuns; ++i) cpu.pool.run(4 * cpu.pool.size(), [](std::int64_t, int) {});
   });
   return seconds / kRuns;
@@ -159,7 +163,7 @@ double measure_values(backend::Cpu& cpu) {
   const std::vector<float> x = noise(kValues);
   tensor::Arena arena;
   const backend::Q8Rows rows(cpu, arena, 1, kValues);
-  const double seconds = typical_seconds(15, [&] { rows.quantize(cpu, 0, 0, kValues, x.data()); });
+  const double seconds = least_seconds(15, [&] { rows.quantize(cpu, 0, 0, kValues, x.data()); });
   return seconds / kValues;
 }
 

@@ -102,17 +102,20 @@ std::string largest_format(const io::WeightSource& source, const Machine& machin
   options.largest_format = nullptr;
   Machine unrated = machine;
   unrated.cpu = {};
-  for (const FileType& type : types) {
-    if (n_weights * bits_of(type) / 8.0 > room) continue;  // cannot fit; spares building the list
+  std::erase_if(types, [&](const FileType& t) { return n_weights * bits_of(t) / 8.0 > room; });
+  const auto fits = [&](const FileType& type) {
     try {
       const auto dummy = make_dummy_source(source.config(), type, {});
       placement::plan(*dummy, unrated, options);
-      return std::string(type.name);
+      return true;
     } catch (const Error& e) {
-      if (e.code() != ErrorCode::kNoMemory && e.code() != ErrorCode::kUnsupported) throw;
+      if (e.code() == ErrorCode::kNoMemory || e.code() == ErrorCode::kUnsupported) return false;
+      throw;
     }
-  }
-  return {};
+  };
+  const auto largest = std::partition_point(types.begin(), types.end(),
+                                            [&](const FileType& type) { return !fits(type); });
+  return largest == types.end() ? std::string() : std::string(largest->name);
 }
 
 }  // namespace
