@@ -1,8 +1,8 @@
 """Compares what `kt plan` predicts with what `kt bench` measures on this CPU: peak memory, prefill and decode.
 
-  python3 bench/plan_accuracy.py [--build build] [--repetitions 3]
+  python3 bench/plan_accuracy.py [--build build] [--repetitions 3] [--cpu-time]
 
-The models are random weights in the shape of small relatives of published ones, larger than any cache. The best
+On a machine that others use, --cpu-time compares one thread's processor time instead of wall clock. The models are random weights in the shape of small relatives of published ones, larger than any cache. The best
 of the repetitions counts: other programs on the machine only take time away.
 """
 import argparse
@@ -37,8 +37,8 @@ def small_config(name: str, folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def run_with_peak(command: list) -> tuple[str, int]:
-    """Output and peak resident bytes of a command."""
+def run(command: list) -> tuple[str, int, float]:
+    """Output, peak resident bytes and processor seconds of a command."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err)
         _, status, usage = os.wait4(child.pid, 0)
@@ -47,24 +47,38 @@ def run_with_peak(command: list) -> tuple[str, int]:
         err.seek(0)
         if child.returncode != 0:
             raise RuntimeError(f"{command}: {err.read()[-2000:]}")
-        return out.read(), usage.ru_maxrss * 1024
+        return out.read(), usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
 
 
-def compare(kt: pathlib.Path, config: pathlib.Path, kind: str, repetitions: int) -> dict:
+def measure_cpu_time(bench: list, flag: str, tokens: int, repetitions: int) -> float:
+    """Tokens per second of one thread's time: what more repetitions cost beyond loading."""
+    other = ["-n", 0] if flag == "-p" else ["-p", 0]
+    seconds = [run([*bench, "-t", 1, flag, tokens, *other, "--no-warmup", "-r", r])[2] for r in (1, 1 + repetitions)]
+    return tokens * repetitions / (seconds[1] - seconds[0])
+
+
+def compare(kt: pathlib.Path, config: pathlib.Path, kind: str, args: argparse.Namespace) -> dict:
     context = PROMPT + 2
-    text, peak = run_with_peak([kt, "bench", "--dummy", config, "--type", kind, "-p", PROMPT, "-n", GENERATED,
-                                "-c", context, "-r", repetitions, "--json"])
-    measured = {row["test"][:2]: max(row["samples_ts"]) for row in json.loads(text)}
-    plan = json.loads(run_with_peak([kt, "plan", config, "--format", kind, "-c", context, "--json"])[0])
-    return {"memory": (plan["peak_bytes"], peak),
-            "prefill": (plan["speed"]["prefill"], measured["pp"]),
-            "decode": (plan["speed"]["decode"], measured["tg"])}
+    bench = [kt, "bench", "--dummy", config, "--type", kind, "-c", context]
+    text, peak, _ = run([*bench, "-p", PROMPT, "-n", GENERATED, "-r", 1 if args.cpu_time else args.repetitions,
+                         "--json"])
+    if args.cpu_time:
+        measured = {"pp": measure_cpu_time(bench, "-p", PROMPT, args.repetitions),
+                    "tg": measure_cpu_time(bench, "-n", 2 * GENERATED, args.repetitions)}
+    else:
+        measured = {row["test"][:2]: max(row["samples_ts"]) for row in json.loads(text)}
+    command = [kt, "plan", config, "--format", kind, "-c", context, "--json"]
+    plan = json.loads(run(command)[0])
+    speed = json.loads(run([*command, "-t", 1])[0])["speed"] if args.cpu_time else plan["speed"]
+    return {"memory": (plan["peak_bytes"], peak), "prefill": (speed["prefill"], measured["pp"]),
+            "decode": (speed["decode"], measured["tg"])}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, processor time")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     args = parser.parse_args()
     kt = args.build / "bin" / "kt"
@@ -75,7 +89,7 @@ def main() -> int:
             if args.only not in f"{name} {kind}":
                 continue
             config = small_config(name, pathlib.Path(folder))
-            got = compare(kt, config, kind, args.repetitions)
+            got = compare(kt, config, kind, args)
             cells = []
             for what, scale in (("memory", 1 << 20), ("prefill", 1), ("decode", 1)):
                 planned, measured = got[what]
