@@ -50,18 +50,19 @@ std::string history_path() {
 
 class Chat {
  public:
-  Chat(const ChatArgs& args, InterruptWatcher& interrupts, session::Session& session)
+  Chat(const ChatArgs& args, InterruptWatcher& interrupts, session::Session& session,
+       Conversation conversation)
       : args_(args),
         request_(args.sampling.request()),
         interrupts_(interrupts),
         session_(session),
-        editor_(interrupts, history_path()) {
+        editor_(interrupts, history_path()),
+        conversation_(std::move(conversation)) {
     args.sampling.advise(session.config().sampling, &request_.sampling);
   }
 
   int loop() {
-    conversation_.set_system(args_.system);
-    if (!args_.load.empty()) load(args_.load);
+    if (!args_.load.empty()) tell_loaded(args_.load);
     // A template that cannot be used is an error now and not at the first question.
     conversation_.render(session_);
     greet();
@@ -189,10 +190,12 @@ class Chat {
   }
 
   void load(const std::string& path) {
-    Conversation loaded = Conversation::load(path);
-    const std::size_t n = loaded.messages().size();
-    conversation_ = std::move(loaded);
-    std::fprintf(stderr, "%zu messages from %s\n", n, path.c_str());
+    conversation_ = Conversation::load(path);
+    tell_loaded(path);
+  }
+
+  void tell_loaded(const std::string& path) const {
+    std::fprintf(stderr, "%zu messages from %s\n", conversation_.messages().size(), path.c_str());
   }
 
   void regenerate() {
@@ -273,12 +276,16 @@ class Chat {
 };
 
 int chat(ChatArgs args) {
+  // A bad file is an error before the model is read.
+  Conversation conversation;
+  conversation.set_system(args.system);
+  if (!args.load.empty()) conversation = Conversation::load(args.load);
   InterruptWatcher interrupts;
   const auto loading = show_loading(args.options);
   const auto session = session::Session::open(args.options);
   loading->finish();
   std::fputs(ready_screen(*session).c_str(), stderr);
-  const int status = Chat(args, interrupts, *session).loop();
+  const int status = Chat(args, interrupts, *session, std::move(conversation)).loop();
   finish_trace(*session, args.options.trace_file);
   return status;
 }
