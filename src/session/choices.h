@@ -1,4 +1,6 @@
-// Names of command-line choices, as the types they stand for. Thread rule: pure.
+// Names of command-line choices (--act, --kv, …) as the types they stand for, with an error that
+// lists the choices for any other word.
+// Thread rule: pure.
 #pragma once
 #include <string>
 

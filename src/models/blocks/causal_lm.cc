@@ -69,6 +69,7 @@ class Decoder : public Module {
 
   // Final hidden rows, normed, of the rows that want logits.
   MatrixF run(Step& step, std::int64_t d_model) noexcept {
+    const ZoneScope zone(step.trace, *this, step.n_rows());
     const std::int64_t n = step.n_rows();
     const MatrixF x = step.arena.matrix(n, d_model);
     const MatrixF delta = step.arena.matrix(n, d_model);
