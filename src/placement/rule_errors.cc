@@ -7,10 +7,10 @@
 namespace kt::placement {
 namespace {
 
+// One message per place: a rule that is wrong for one layer is wrong for all of them.
 void add_once(std::vector<Diagnostic>& list, Diagnostic diagnostic) {
   const bool known = std::any_of(list.begin(), list.end(), [&](const Diagnostic& d) {
-    return d.at.line == diagnostic.at.line && d.at.column == diagnostic.at.column &&
-           d.message == diagnostic.message;
+    return d.at.line == diagnostic.at.line && d.at.column == diagnostic.at.column;
   });
   if (!known) list.push_back(std::move(diagnostic));
 }

@@ -1,4 +1,4 @@
-// Collects the problems of one rule file, each said once, and raises them together.
+// Collects the problems of one rule file, one for each place in it, and raises them together.
 // Thread rule: a value.
 #pragma once
 #include <string>
