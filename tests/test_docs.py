@@ -1,7 +1,7 @@
 """Every command that the documentation shows works.
 
 A block opened with ```sh is run as it stands, with build/bin on the path, in a scratch folder that has the
-tree's models/, tests/ and include/ in it, and the files that the page shows: a block opened with ```cpp NAME or
+tree's models/, rules/, tests/ and include/ in it, and the files that the page shows: a block opened with ```cpp NAME or
 ```yaml NAME is the file NAME. A block opened with ```sh parse is not run (it needs a network, a model that is
 not in the tree, or is a ./dev command that runs these tests), but each line must be a command that exists, with
 flags that it knows.
@@ -79,7 +79,7 @@ def test_block(page, marks, text, build, tmp_path):
         return
     for name, content in SHOWN_FILE.findall(page.read_text()):
         (tmp_path / name).write_text(content)
-    for folder in ("models", "tests", "include"):
+    for folder in ("models", "rules", "tests", "include"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     env = {**os.environ, "PATH": f"{build / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, env=env, text=True,

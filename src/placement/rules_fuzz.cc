@@ -1,4 +1,5 @@
-// libFuzzer target of rule files: whatever the grammar accepts is applied to a small DeepSeek model.
+// libFuzzer target of rule files: whatever the grammar accepts is applied to a small DeepSeek
+// model.
 #include <cstddef>
 #include <cstdint>
 #include <string>
