@@ -1,6 +1,6 @@
 """Rule files that are wrong in some way, made systematically: each ends in exit status 4 and a message with file, line
-and column (files that are no text: the file's name), or works where the mistake has a documented meaning (docs/rules.md).
-Never a crash, never more than five seconds of processor time."""
+and column (files that are no text: the file's name), or works where the mistake has a documented meaning
+(docs/rules.md). Never a crash, never more than five seconds of processor time."""
 import random
 import re
 import resource
@@ -97,10 +97,11 @@ OPS = ["KLinearMarlim", "KExpertsMarlin", "KTransformersLinear", "QuantizedLinea
        ["KLinearTorch"], {1: "cpu"}]
 WRONG = {  # key → values that must be refused
     "match": ["x", ["x"], None, {}, 4], "replace": ["x", ["x"], None, 4],
-    "name": [*NOT_TEXT, "(", ")", "[z-a]", "*a", "a{2,1}", "(?P<n", "(?<=a*)b", "\\", "(?<!a+)", "[[:foo:]]", "\\1(", "(?R)",
-             "(?&no)", "(.+)+\\d{9}x", "(a|a?)*" * 40 + "(.*)*b$", "\\C", "(?:" * 400 + ")" * 400, "a" * 17000,
+    "name": [*NOT_TEXT, "(", ")", "[z-a]", "*a", "a{2,1}", "(?P<n", "(?<=a*)b", "\\", "(?<!a+)", "[[:foo:]]", "\\1(",
+             "(?R)", "(?&no)", "(.+)+\\d{9}x", "(a|a?)*" * 40 + "(.*)*b$", "\\C", "(?:" * 400 + ")" * 400, "a" * 17000,
              "((a{1,1000}){1,1000}){1,1000}"],
-    "class": [*NOT_TEXT, "", "torch.nn.Linearr", "no.such.Class", "torch nn Linear", "ktransformers.operators.", "." * 300],
+    "class": [*NOT_TEXT, "", "torch.nn.Linearr", "no.such.Class", "torch nn Linear", "ktransformers.operators.",
+              "." * 300],
     "kwargs": ["x", [1], 5, True], "recursive": ["x", "False", 0, None, ["x"], {"a": "b"}, 1.0],
     "generate_device": DEVICES, "prefill_device": DEVICES, "out_device": [3, 1.5, True, ["cpu"], {1: "cpu"}],
     "generate_op": OPS, "prefill_op": OPS, "num_bits": [*NUMBERS, 3, 0], "group_size": [*NUMBERS, 0, 48],
@@ -115,7 +116,8 @@ WRONG = {  # key → values that must be refused
 
 def misspelt(key: str):
     """A letter less, one too many, two swapped, capitals, another word, not a name."""
-    return [key[:-1], key + "s", key[1] + key[0] + key[2:], key.upper(), "zzzz", "'" + key + " '", "? [a]\n :", "2", "''", "<<"]
+    return [key[:-1], key + "s", key[1] + key[0] + key[2:], key.upper(), "zzzz", "'" + key + " '", "? [a]\n :",
+            "2", "''", "<<"]
 
 
 def retyped_cases():
@@ -144,10 +146,12 @@ def doubled_cases():
 EMPTY = ["", "\n\n", "# nothing\n", "---\n...\n", "%"]
 BAD_YAML = [
     "x", "17", "null", "{}", "[]", "a: b", "- x", "- 5", "- null", "-", "- [x]", "- {}",
-    "'", '"', '- "\\q"', "- 'x", "[", "{", "- {match: ", "- [}", "- ]", "- match: : :", "- match\n  name: x", "\t- match: x", "- a: b\n c: d",
+    "'", '"', '- "\\q"', "- 'x", "[", "{", "- {match: ", "- [}", "- ]", "- match: : :", "- match\n  name: x",
+    "\t- match: x", "- a: b\n c: d",
     "- match:\n\tname: x", "- !<", "- &", "- *", "- *nope", "- &a [*a]", "- &a {match: *a, replace: *a}", "- ? [x]\n  : y",
     "%YAML 9.9\n---\n- x", "@", "`", "- |\n - >\n", "- >-9x", "- match: {name: x, name: x}", "- ? match", "- %x",
-    "[" * 3000, "{" * 3000, "- " * 3000, "[{" * 1500, "? " * 3000, "- {a: " * 3000, "&a " * 100, "!!map " * 100, "[" * 400 + "]" * 400,
+    "[" * 3000, "{" * 3000, "- " * 3000, "[{" * 1500, "? " * 3000, "- {a: " * 3000, "&a " * 100,
+    "!!map " * 100, "[" * 400 + "]" * 400,
     "\x01", "- \x07: x", "- match: {name: \"\\x07[\"}\n  replace: {class: \"\\e[31m\"}", "\u2028", "\ufeff\ufeff- x",
     "- match: {name: x}\n---\n- match: {name: x}\n", "- &a {x: 1}\n- <<: *a\n",
 ]
@@ -177,7 +181,8 @@ def noise_cases():
     for i in range(120):
         damaged = bytearray(good)
         for _ in range(chance.randint(1, 4)):
-            damaged[chance.randrange(len(good))] = chance.choice(b"\x01\x1b\t\n\r '\"[]{}:#&*!|>%@`-\\\x7f\x80\xc3\xff0aZ")
+            damaged[chance.randrange(len(good))] = chance.choice(
+                b"\x01\x1b\t\n\r '\"[]{}:#&*!|>%@`-\\\x7f\x80\xc3\xff0aZ")
         yield f"damaged {i}", bytes(damaged)
 
 
