@@ -1,5 +1,5 @@
-"""docs/rules.md says of every operator, refused class and keyword argument what it does here, as the .inc files have it,
-and of nothing else."""
+"""docs/rules.md says of every operator, refused class and keyword argument what it does here, as the .inc files have
+it, and of nothing else."""
 import pathlib
 import re
 
