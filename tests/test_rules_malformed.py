@@ -301,13 +301,11 @@ def test_a_flag_with_one_possible_value(tmp_path, key, value):
     assert done.returncode in (4, 5) and key in done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="the YAML library loops on a comma where a document should begin")
 @pytest.mark.parametrize("rules", [",", ", - x", "---\n,"])
 def test_a_comma(refusal, rules):
     assert refusal("a comma", rules)[0]
 
 
-@pytest.mark.xfail(strict=True, reason="rules that are tried only to word a warning do not say where they are")
 def test_a_costly_pattern_below_a_rule_that_takes_everything(refusal):
     everything = "- match: {class: torch.nn.Module}\n  replace: {class: default, kwargs: {generate_device: cpu}}\n"
     refusal("costly", everything + "- match: {name: '^(.+)+x$'}\n  replace: {kwargs: {generate_device: cpu}}\n")

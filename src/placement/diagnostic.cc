@@ -23,7 +23,8 @@ std::string format_diagnostic(const Diagnostic& d, const std::string& path, std:
   const bool error = d.severity == Diagnostic::Severity::kError;
   std::string out = fmt::format("{}:{}:{}: {}: {}\n", path, d.at.line, d.at.column,
                                 error ? "error" : "warning", d.message);
-  std::string line(line_of(text, d.at.line));
+  const std::string_view whole_line = line_of(text, d.at.line);
+  std::string line(whole_line.substr(0, kWidest + 1));
   // Control characters of a hostile file must not reach the terminal.
   std::replace_if(
       line.begin(), line.end(),

@@ -60,7 +60,14 @@ std::vector<std::string> classes_of(const Family& f, std::string_view kind, Rope
   };
   if (kind == "Model") add_suffixes(f, "ForCausalLM", out);
   if (kind == "Decoder") add_suffixes(f, "Model", out);
-  if (kind == "DecoderLayer") add_suffixes(f, "DecoderLayer", out);
+  if (kind == "Model" || kind == "Decoder") {
+    add_suffixes(f, "PreTrainedModel", out);
+    torch({"transformers.modeling_utils.PreTrainedModel"});
+  }
+  if (kind == "DecoderLayer") {
+    add_suffixes(f, "DecoderLayer", out);
+    torch({"transformers.modeling_layers.GradientCheckpointingLayer"});
+  }
   if (kind == "Attention") add_suffixes(f, "Attention FlashAttention2 SdpaAttention", out);
   if (kind == "Mlp") add_suffixes(f, "MLP", out);
   if (kind == "Moe") add_suffixes(f, f.moe, out);

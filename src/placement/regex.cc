@@ -13,6 +13,11 @@ constexpr std::uint32_t kDepthLimit = 10000;
 constexpr std::uint32_t kHeapLimitKib = 8192;
 constexpr std::size_t kMaxPattern = 16384;
 
+// Called before every item of the pattern that is tried.
+int count_step(pcre2_callout_block*, void* budget) {
+  return --*static_cast<std::int64_t*>(budget) < 0 ? PCRE2_ERROR_CALLOUT : 0;
+}
+
 }  // namespace
 
 struct Regex::Compiled {
@@ -34,8 +39,9 @@ Regex::Regex(const std::string& pattern, std::size_t* error_offset)
     fail(ErrorCode::kBadFile, {}, "regular expression of {} bytes; at most {} are possible",
          pattern.size(), kMaxPattern);
   }
-  compiled_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                  PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
+  compiled_->code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                    PCRE2_NEVER_BACKSLASH_C | PCRE2_AUTO_CALLOUT, &error, &offset, nullptr);
   if (compiled_->code == nullptr) {
     PCRE2_UCHAR reason[256];
     pcre2_get_error_message(error, reason, sizeof reason);
@@ -54,11 +60,16 @@ Regex::~Regex() = default;
 Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 
-bool Regex::search(std::string_view text) const {
+bool Regex::search(std::string_view text, std::int64_t& budget) const {
+  pcre2_set_callout(compiled_->context, count_step, &budget);
   const int rc = pcre2_match(compiled_->code, reinterpret_cast<PCRE2_SPTR>(text.data()),
                              text.size(), 0, 0, compiled_->data, compiled_->context);
   if (rc >= 0) return true;
   if (rc == PCRE2_ERROR_NOMATCH) return false;
+  if (rc == PCRE2_ERROR_CALLOUT) {
+    fail(ErrorCode::kBadFile, {},
+         "the regular expressions up to here take too many steps; make them simpler");
+  }
   fail(ErrorCode::kBadFile, {},
        "the regular expression takes too many steps on '{}'; make it simpler", text);
 }

@@ -1,7 +1,8 @@
 // Regular expressions as rule files use them: Perl syntax with look-ahead, searched anywhere in the
-// text. Matching is bounded, so that a hostile pattern cannot run for long. Thread rule: a compiled
-// expression is used by one thread at a time.
+// text. Matching is bounded, for one search and for all that share a budget, so that hostile
+// patterns cannot run for long. Thread rule: a compiled expression is used by one thread at a time.
 #pragma once
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,8 +17,9 @@ class Regex {
   ~Regex();
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
-  /// Whether the pattern occurs in `text`. Throws kBadFile when it takes too many steps to tell.
-  bool search(std::string_view text) const;
+  /// Whether the pattern occurs in `text`. Takes the steps from `budget`; throws kBadFile when this
+  /// search needs too many, or more than are left.
+  bool search(std::string_view text, std::int64_t& budget) const;
 
  private:
   struct Compiled;

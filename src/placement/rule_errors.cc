@@ -7,13 +7,7 @@
 namespace kt::placement {
 namespace {
 
-// One message per place: a rule that is wrong for one layer is wrong for all of them.
-void add_once(std::vector<Diagnostic>& list, Diagnostic diagnostic) {
-  const bool known = std::any_of(list.begin(), list.end(), [&](const Diagnostic& d) {
-    return d.at.line == diagnostic.at.line && d.at.column == diagnostic.at.column;
-  });
-  if (!known) list.push_back(std::move(diagnostic));
-}
+constexpr std::size_t kShown = 20;
 
 }  // namespace
 
@@ -25,8 +19,16 @@ void RuleErrors::warning(Position at, std::string message, std::string hint) {
   add_once(warnings_, {Diagnostic::Severity::kWarning, at, std::move(message), std::move(hint)});
 }
 
+void RuleErrors::add_once(std::vector<Diagnostic>& list, Diagnostic d) {
+  // A rule that is wrong for one layer is wrong for all of them.
+  if (seen_.emplace(d.severity, d.at.line, d.at.column).second) {
+    list.push_back(std::move(d));
+  }
+}
+
+bool RuleErrors::enough() const { return errors_.size() > kShown; }
+
 void RuleErrors::raise() const {
-  constexpr std::size_t kShown = 20;
   if (errors_.empty()) return;
   std::vector<Diagnostic> errors = errors_;
   std::stable_sort(errors.begin(), errors.end(), [](const Diagnostic& a, const Diagnostic& b) {

@@ -1,8 +1,10 @@
 // Collects the problems of one rule file, one for each place in it, and raises them together.
 // Thread rule: a value.
 #pragma once
+#include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "placement/diagnostic.h"
@@ -16,14 +18,19 @@ class RuleErrors {
   void warning(Position at, std::string message, std::string hint = {});
   /// Throws kBadFile with all errors so far, or does nothing when there are none.
   void raise() const;
+  /// Whether more errors were found than raise() shows; then hints need not be looked for.
+  bool enough() const;
   /// The warnings so far, formatted.
   std::vector<std::string> warnings() const;
 
  private:
+  void add_once(std::vector<Diagnostic>& list, Diagnostic d);
+
   std::string path_;
   std::string_view text_;
   std::vector<Diagnostic> errors_;
   std::vector<Diagnostic> warnings_;
+  std::set<std::tuple<Diagnostic::Severity, int, int>> seen_;
 };
 
 /// Text of a file for a message: short, without control characters.

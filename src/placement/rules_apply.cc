@@ -39,6 +39,9 @@ bool is_none(const Value& value) {
   return std::holds_alternative<std::monostate>(value) || (text != nullptr && *text == "None");
 }
 
+// Steps of all regular expressions of a file together. The largest templates take under a tenth.
+constexpr std::int64_t kRegexBudget = 50'000'000;
+
 class Applier {
  public:
   Applier(const RuleFile& file, const RuleContext& context)
@@ -75,7 +78,14 @@ class Applier {
 
  private:
   bool name_matches(std::size_t rule, const ModuleNode& node) {
-    return !regexes_[rule] || regexes_[rule]->search(node.path);
+    if (!regexes_[rule]) return true;
+    try {
+      return regexes_[rule]->search(node.path, regex_budget_);
+    } catch (const Error& e) {
+      errors_.error(file_.rules[rule].name->at, e.what());
+      errors_.raise();
+      throw;
+    }
   }
   bool class_matches(std::size_t rule, const ModuleNode& node) const {
     const auto& wanted = file_.rules[rule].match_class;
@@ -85,13 +95,7 @@ class Applier {
 
   const Rule* first_match(const ModuleNode& node) {
     for (std::size_t i = 0; i < file_.rules.size(); ++i) {
-      if (!class_matches(i, node)) continue;
-      try {
-        if (!name_matches(i, node)) continue;
-      } catch (const Error& e) {
-        errors_.error(file_.rules[i].name->at, e.what());
-        errors_.raise();
-      }
+      if (!class_matches(i, node) || !name_matches(i, node)) continue;
       ++matches_[i];
       return &file_.rules[i];
     }
@@ -104,7 +108,7 @@ class Applier {
       if (!rule.match_class) continue;
       const std::string& name = rule.match_class->value;
       if (std::binary_search(known.begin(), known.end(), name)) continue;
-      const auto near = nearest(name, known);
+      const auto near = errors_.enough() ? std::nullopt : nearest(name, known);
       errors_.error(rule.match_class->at, fmt::format("no module class '{}'", quoted(name)),
                     near ? fmt::format("did you mean {}?", *near) : "");
     }
@@ -112,39 +116,55 @@ class Applier {
 
   void warn_unmatched(std::size_t i) {
     const Rule& rule = file_.rules[i];
-    std::string name_only, class_only;
+    std::string named, classed, both;  // a module that has the name, the class, both
     for (const ModuleNode& node : tree_) {
-      if (name_only.empty() && rule.name && name_matches(i, node)) name_only = node.path;
-      if (class_only.empty() && rule.match_class && class_matches(i, node)) class_only = node.path;
+      const bool name = rule.name && name_matches(i, node);
+      const bool of_class = rule.match_class && class_matches(i, node);
+      if (name && named.empty()) named = node.path;
+      if (of_class && classed.empty()) classed = node.path;
+      if (both.empty() && (name || !rule.name) && (of_class || !rule.match_class)) both = node.path;
     }
     std::string hint;
-    if (!name_only.empty() && class_only.empty() && rule.match_class) {
-      hint =
-          fmt::format("'{}' has this name, but this model has no module of that class", name_only);
-    } else if (!class_only.empty() && name_only.empty() && rule.name) {
-      hint = fmt::format("'{}' is of this class, but no module has such a name", class_only);
-    } else if (!name_only.empty()) {
+    if (!both.empty()) {
       hint = "the modules it fits are taken by the rules above it";
+    } else if (!named.empty()) {
+      hint = fmt::format("'{}' has this name, but no module of that name is of that class", named);
+    } else if (!classed.empty()) {
+      hint = fmt::format("'{}' is of this class, but no module of it has such a name", classed);
     }
     errors_.warning(rule.at, "this rule decides no module of this model", hint);
   }
 
   // ---- one module
 
-  void place(const Rule& rule, const ModuleNode& node) {
-    Placement::Entry entry;
-    entry.reason = fmt::format("rule, line {}", rule.at.line);
+  // What is the same for all modules that a rule decides.
+  struct Checked {
+    operators::Kwargs kwargs;
+    const OperatorRow* row = nullptr;  // null: class `default`, or one that does not exist
     bool has_device = false;
+  };
+  const Checked& check(const Rule& rule) {
+    const auto [it, is_new] = checked_.try_emplace(&rule);
+    Checked& checked = it->second;
+    if (!is_new) return checked;
     for (const Kwarg& kwarg : rule.kwargs) {
       if (!check_kwarg(kwarg)) continue;
-      entry.kwargs[kwarg.name.value] = kwarg.value;
-      has_device |= kwarg.name.value == "generate_device" && !is_none(kwarg.value);
+      checked.kwargs[kwarg.name.value] = kwarg.value;
+      checked.has_device |= kwarg.name.value == "generate_device" && !is_none(kwarg.value);
     }
-    const OperatorRow* row = nullptr;
+    if (rule.replace_class.value != "default") checked.row = find_class(rule);
+    return checked;
+  }
+
+  void place(const Rule& rule, const ModuleNode& node) {
+    const Checked& checked = check(rule);
+    const OperatorRow* row = checked.row;
+    Placement::Entry entry;
+    entry.reason = fmt::format("rule, line {}", rule.at.line);
+    entry.kwargs = checked.kwargs;
     if (rule.replace_class.value != "default") {
-      row = find_class(rule);
       if (row == nullptr || !check_kind(rule, *row, node)) return;
-    } else if (node.has_weights && !has_device) {
+    } else if (node.has_weights && !checked.has_device) {
       errors_.error(
           rule.replace_class.at,
           fmt::format("class 'default' without generate_device, on '{}', which has weights",
@@ -433,6 +453,8 @@ class Applier {
   std::vector<ModuleNode> tree_;
   std::vector<std::optional<Regex>> regexes_;
   std::vector<std::int64_t> matches_;
+  std::map<const Rule*, Checked> checked_;
+  std::int64_t regex_budget_ = kRegexBudget;
   Placement placement_;
 };
 

@@ -1,9 +1,11 @@
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/suggest.h"
@@ -18,6 +20,7 @@ using operators::Value;
 
 constexpr std::size_t kMaxFile = std::size_t{1} << 20;
 constexpr std::size_t kMaxRules = 4096;
+constexpr std::size_t kMaxKwargs = 64;
 
 Position position_of(const YAML::Mark& mark) {
   return mark.is_null() ? Position{} : Position{mark.line + 1, mark.column + 1};
@@ -54,23 +57,40 @@ Value scalar_value(const YAML::Node& node) {
   return text;
 }
 
+// Where the documents of a text begin.
+class DocumentStarts : public YAML::EventHandler {
+ public:
+  const YAML::Mark& last() const { return last_; }
+  void OnDocumentStart(const YAML::Mark& mark) override { last_ = mark; }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+
+ private:
+  YAML::Mark last_;
+};
+
 class Parser {
  public:
   explicit Parser(RuleFile& file) : file_(file), errors_(file.path, file.text) {}
 
   void run() {
-    std::vector<YAML::Node> documents;
+    YAML::Node root;
     try {
-      documents = YAML::LoadAll(file_.text);
+      root = YAML::Load(file_.text);
+      check_single_document();
     } catch (const YAML::Exception& e) {
       errors_.error(position_of(e.mark), "not YAML: " + e.msg);
       errors_.raise();
     }
-    if (documents.size() > 1) {
-      errors_.error(position_of(documents[1].Mark()), "a second YAML document",
-                    "a rule file is one list of rules");
-    }
-    const YAML::Node root = documents.empty() ? YAML::Node() : documents.front();
     if (!root.IsSequence() || root.size() == 0) {
       errors_.error(position_of(root.Mark()),
                     fmt::format("found {}, wanted a list of rules", type_name(root)),
@@ -88,6 +108,17 @@ class Parser {
   }
 
  private:
+  // The library's own loop over documents does not end on some malformed text; this reads two.
+  void check_single_document() {
+    std::istringstream text(file_.text);
+    YAML::Parser parser(text);
+    DocumentStarts starts;
+    if (!parser.HandleNextDocument(starts) || !parser.HandleNextDocument(starts)) return;
+    errors_.error(position_of(starts.last()), "more text after the list of rules",
+                  "a rule file is one YAML document: one list");
+    errors_.raise();
+  }
+
   using Keys = std::map<std::string, YAML::Node>;
 
   // The entries of a mapping, after checking that it is one and that its keys are known, once each.
@@ -183,6 +214,10 @@ class Parser {
     if (it == parts.end() || it->second.IsNull()) return;
     if (!it->second.IsMap()) keys(it->second, "'kwargs'", {});
     if (!it->second.IsMap()) return;
+    if (it->second.size() > kMaxKwargs) {
+      errors_.error(position_of(it->second.Mark()), fmt::format("more than {} kwargs", kMaxKwargs));
+      return;
+    }
     std::set<std::string> seen;
     for (const auto& entry : it->second) kwarg(entry.first, entry.second, seen, rule);
   }
