@@ -17,7 +17,7 @@ from support.kt import kt_path, run_kt
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = ROOT / "models" / "tiny-moe" / "tiny-moe-q4_k_m.gguf"
-COMMANDS = ["run", "chat", "list", "pull", "inspect", "quantize", "bench", "perplexity", "logits", "doctor",
+COMMANDS = ["run", "chat", "list", "pull", "inspect", "quantize", "plan", "bench", "perplexity", "logits", "doctor",
             "completion", "version"]
 USAGE, NOT_FOUND, BAD_FILE, UNSUPPORTED, MISMATCH, NO_MEMORY, TOO_LONG, IO = range(2, 10)
 

@@ -21,8 +21,9 @@ std::pair<std::string, std::int64_t> split_layer(const std::string& path) {
   return {path.substr(0, begin) + "#" + rest, std::stoll(path.substr(begin, end - begin))};
 }
 
-// {0, 1, 2, 5} → "{0-2,5}"; a single number stays plain.
-std::string ranges(const std::vector<std::int64_t>& numbers) {
+}  // namespace
+
+std::string layer_ranges(const std::vector<std::int64_t>& numbers) {
   if (numbers.size() == 1) return std::to_string(numbers.front());
   std::string text;
   for (std::size_t i = 0; i < numbers.size();) {
@@ -35,9 +36,6 @@ std::string ranges(const std::vector<std::int64_t>& numbers) {
   return "{" + text + "}";
 }
 
-using Lines = std::vector<std::vector<std::string>>;
-
-// Columns of equal width, those in `right` aligned to the right.
 std::string align(const Lines& lines, const std::set<std::size_t>& right) {
   std::vector<std::size_t> width(lines.front().size());
   for (const auto& line : lines) {
@@ -55,8 +53,6 @@ std::string align(const Lines& lines, const std::set<std::size_t>& right) {
   }
   return text;
 }
-
-}  // namespace
 
 std::string human_bytes(std::uint64_t bytes) {
   constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -94,7 +90,7 @@ std::vector<ExplainRow> explain(operators::Module& root, const operators::Placem
   });
   std::vector<ExplainRow> rows;
   for (Group& g : groups) {
-    if (!g.layers.empty()) g.row.path.replace(g.row.path.find('#'), 1, ranges(g.layers));
+    if (!g.layers.empty()) g.row.path.replace(g.row.path.find('#'), 1, layer_ranges(g.layers));
     rows.push_back(std::move(g.row));
   }
   return rows;

@@ -7,6 +7,7 @@
 // Thread rule: pure.
 #pragma once
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,14 @@ std::string explain_table(operators::Module& root, const operators::Placement& p
 /// What runs where in a few lines, equal kinds merged: kind, operators, device, format, kernel,
 /// memory.
 std::string explain_summary(operators::Module& root);
+
+/// {0, 1, 2, 5} → "{0-2,5}"; a single number stays plain. Ascending.
+std::string layer_ranges(const std::vector<std::int64_t>& numbers);
+
+/// Cells of lines of equal length as text: columns of equal width, those in `right` aligned to the
+/// right.
+using Lines = std::vector<std::vector<std::string>>;
+std::string align(const Lines& lines, const std::set<std::size_t>& right);
 
 /// "412.0 MiB".
 std::string human_bytes(std::uint64_t bytes);

@@ -105,12 +105,24 @@ class Collector {
       add_matrix({split ? k_b->format : dense, c.mla.kv_lora_rank, c.mla.qk_nope_dim, c.n_heads},
                  info.format, cost);
       add_matrix({info.format, c.mla.v_head_dim, c.mla.kv_lora_rank, c.n_heads}, info.format, cost);
+      if (expands(cost)) {  // K_b the other way round as well
+        add_matrix({split ? dense : info.format, c.mla.qk_nope_dim, c.mla.kv_lora_rank, c.n_heads},
+                   info.format, cost);
+      }
       for (const io::TensorInfo* t : {split ? k_b : &info, split ? v_b : nullptr}) {
         if (t == nullptr) continue;
         cost.file_bytes += formats::row_bytes(t->format, t->shape.n_cols()) *
                            static_cast<std::uint64_t>(t->shape.n_rows());
       }
     }
+  }
+
+  // Whether prompts may get keys and values per head.
+  bool expands(const ModuleCost& cost) const {
+    const auto& kwargs = placement_.at(cost.path).kwargs;
+    const auto it = kwargs.find("absorb_for_prefill");
+    const bool* absorb = it == kwargs.end() ? nullptr : std::get_if<bool>(&it->second);
+    return absorb != nullptr ? !*absorb : cost.op != "KLatentAttention";
   }
 
   void finish(ModuleCost& cost) const {

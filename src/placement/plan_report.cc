@@ -1,35 +1,12 @@
 #include "placement/plan_report.h"
 
-#include <algorithm>
 #include <map>
+#include <set>
 
 #include "placement/explain.h"
 
 namespace kt::placement {
 namespace {
-
-using Lines = std::vector<std::vector<std::string>>;
-
-// Columns from `first_right` on are right-aligned up to `last_right`.
-std::string aligned(const Lines& lines, std::size_t first_right, std::size_t last_right) {
-  std::vector<std::size_t> width;
-  for (const auto& line : lines) {
-    width.resize(std::max(width.size(), line.size()), 0);
-    for (std::size_t i = 0; i < line.size(); ++i) width[i] = std::max(width[i], line[i].size());
-  }
-  std::string text;
-  for (const auto& line : lines) {
-    std::string out;
-    for (std::size_t i = 0; i < line.size(); ++i) {
-      const bool right = i >= first_right && i <= last_right;
-      out += right ? fmt::format("{:>{}}  ", line[i], width[i])
-                   : fmt::format("{:<{}}  ", line[i], width[i]);
-    }
-    out.erase(out.find_last_not_of(' ') + 1);
-    text += out + "\n";
-  }
-  return text;
-}
 
 std::string rate_text(double tokens) {
   return tokens >= 100.0 ? fmt::format("{:.0f}", tokens) : fmt::format("{:.1f}", tokens);
@@ -37,23 +14,9 @@ std::string rate_text(double tokens) {
 
 std::string duration(double seconds) {
   if (seconds < 1.0) return "below 1 s";
-  if (seconds < 90.0) return fmt::format("{:.0f} s", seconds);
-  return fmt::format("{:.0f} min {:02.0f} s", seconds / 60 - 0.5,
-                     static_cast<double>(static_cast<long long>(seconds) % 60));
-}
-
-// {0, 1, 2, 5} → "{0-2,5}"; a single number stays plain.
-std::string ranges(const std::vector<std::int64_t>& numbers) {
-  if (numbers.size() == 1) return std::to_string(numbers.front());
-  std::string text;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t j = i;
-    while (j + 1 < numbers.size() && numbers[j + 1] == numbers[j] + 1) ++j;
-    text += (text.empty() ? "" : ",") + std::to_string(numbers[i]);
-    if (j > i) text += "-" + std::to_string(numbers[j]);
-    i = j + 1;
-  }
-  return "{" + text + "}";
+  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  return whole < 90 ? fmt::format("{} s", whole)
+                    : fmt::format("{} min {:02} s", whole / 60, whole % 60);
 }
 
 }  // namespace
@@ -83,7 +46,9 @@ std::string device_table(const Plan& plan) {
   row("margin", [](const DevicePlan& d) { return d.margin; }, true);
   row("free", [](const DevicePlan& d) { return d.free(); }, true);
   row("capacity", [](const DevicePlan& d) { return d.capacity; }, true);
-  return aligned(lines, 1, lines[0].size());
+  std::set<std::size_t> right;
+  for (std::size_t i = 1; i < lines[0].size(); ++i) right.insert(i);
+  return align(lines, right);
 }
 
 std::string speed_text(const Plan& plan) {
@@ -98,7 +63,7 @@ std::string speed_text(const Plan& plan) {
                    "limited by " + std::string(resource_name(s.decode_limit))});
   lines.push_back({fmt::format("decode after {} tokens", plan.context - 1),
                    rate_text(s.decode_full) + " tokens/s", ""});
-  return aligned(lines, 1, 1);
+  return align(lines, {1});
 }
 
 std::vector<ModuleRow> module_rows(const Plan& plan) {
@@ -123,7 +88,7 @@ std::vector<ModuleRow> module_rows(const Plan& plan) {
   }
   std::vector<ModuleRow> rows;
   for (Group& g : groups) {
-    if (!g.layers.empty()) g.row.path.replace(g.row.path.find('#'), 1, ranges(g.layers));
+    if (!g.layers.empty()) g.row.path.replace(g.row.path.find('#'), 1, layer_ranges(g.layers));
     rows.push_back(std::move(g.row));
   }
   return rows;
@@ -133,7 +98,7 @@ std::string module_table(const Plan& plan) {
   Lines lines = {{"module", "operator", "device", "format", "bytes", "why"}};
   for (const ModuleRow& r : module_rows(plan))
     lines.push_back({r.path, r.op, r.device, r.format, human_bytes(r.bytes), r.reason});
-  return aligned(lines, 4, 4);
+  return align(lines, {4});
 }
 
 }  // namespace kt::placement
