@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from support.hf_weights import read_gguf
+from support.fp8 import write_fp8_folder
 from support.kt import run_kt
 from support.models import tiny_moe_path
 from test_operators import CONFIGS, models  # noqa: F401 (a fixture)
@@ -359,28 +359,7 @@ def test_where_a_module_runs_does_not_change_the_logits(run):
 def test_block_fp8_linears(run, models, tmp_path):  # noqa: F811
     """KLinearFP8 multiplies the file's block-FP8 weights; KLinearTorch, which decodes them, agrees."""
     config = json.loads((CONFIGS / "llama.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    header, data, rng = {}, b"", np.random.default_rng(1)
-
-    def add(name: str, dtype: str, array: np.ndarray) -> None:
-        nonlocal data
-        span = [len(data), len(data) + array.nbytes]
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": span}
-        data += array.tobytes()
-
-    for name, weight in read_gguf(str(models("llama", "F32")), config).items():
-        if name.endswith("o_proj.weight"):
-            codes = rng.integers(0, 0x7F, weight.shape, dtype=np.uint8)  # 0x7F is NaN
-            add(name, "F8_E4M3", codes | rng.integers(0, 2, weight.shape, dtype=np.uint8) << 7)
-            blocks = [-(-n // 128) for n in weight.shape]
-            add(name + "_scale_inv", "F32", rng.uniform(1e-4, 2e-4, blocks).astype(np.float32))
-        else:
-            add(name, "F32", weight.astype(np.float32))
-    folder = tmp_path / "fp8"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    text = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    folder = write_fp8_folder(tmp_path / "fp8", models("llama", "F32"), config)
     outcomes = [run(rule("o_proj$", to=f"linear.{op}", generate_device="cuda:0"), model=folder)
                 for op in ("KLinearFP8", "KLinearTorch")]
     path = "model.layers.0.self_attn.o_proj"
