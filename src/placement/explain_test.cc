@@ -5,8 +5,6 @@
 
 #include <memory>
 
-#include "placement/default_placement.h"
-
 namespace kt::placement {
 namespace {
 
@@ -47,7 +45,7 @@ class ExplainTest : public testing::Test {
   }
   Group root_{""};
   std::vector<std::unique_ptr<Leaf>> leaves_;
-  operators::Placement placement_ = default_placement({});
+  operators::Placement placement_;
 };
 
 using Paths = std::vector<std::string>;

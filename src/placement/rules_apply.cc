@@ -355,6 +355,7 @@ class Applier {
         break;
       case KwargType::kFlag:
         if (!std::holds_alternative<bool>(kwarg.value)) wanted = "True or False";
+        if (wanted.empty() && !allowed) wanted = join(row->values);
         break;
       case KwargType::kDeviceMap:
         if (!std::holds_alternative<std::map<std::int64_t, std::string>>(kwarg.value)) {

@@ -9,7 +9,6 @@
 #include "io/names.h"
 #include "io/tensor_table.h"
 #include "models/model.h"
-#include "placement/default_placement.h"
 
 namespace kt::session {
 namespace {
@@ -54,7 +53,7 @@ class DummySource : public io::WeightSource {
  public:
   DummySource(const io::ModelConfig& config, const FileType& type, const DummyOptions& options)
       : config_(config), options_(options) {
-    const operators::Placement placement = placement::default_placement(config);
+    const operators::Placement placement;
     const auto model = models::build_model(config, placement);
     std::vector<io::TensorInfo> infos;
     std::vector<StoredTensor> stored;

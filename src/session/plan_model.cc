@@ -88,7 +88,8 @@ double bits_of(const FileType& type) {
   return 8.0 * static_cast<double>(t.block_bytes) / static_cast<double>(t.block_len);
 }
 
-// The file type with most bits per weight whose plan fits.
+}  // namespace
+
 std::string largest_format(const io::WeightSource& source, const Machine& machine,
                            placement::PlanOptions options) {
   std::vector<FileType> types = file_types();
@@ -117,8 +118,6 @@ std::string largest_format(const io::WeightSource& source, const Machine& machin
                                             [&](const FileType& type) { return !fits(type); });
   return largest == types.end() ? std::string() : std::string(largest->name);
 }
-
-}  // namespace
 
 PlannedModel plan_model(const PlanRequest& request) {
   PlannedModel planned;

@@ -36,6 +36,10 @@ struct PlannedModel {
   std::vector<std::string> warnings;  // of the rule file
 };
 
+/// The file type with most bits per weight whose plan fits this machine, or empty.
+std::string largest_format(const io::WeightSource& source, const placement::Machine& machine,
+                           placement::PlanOptions options);
+
 /// Throws as placement::plan and read_rules; kUsage for flags that are no amounts or rates.
 PlannedModel plan_model(const PlanRequest& request);
 

@@ -8,11 +8,11 @@
 #include "io/hf_config.h"
 #include "io/mmap_file.h"
 #include "operators/plugin.h"
-#include "placement/default_placement.h"
 #include "placement/explain.h"
 #include "placement/rules.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
+#include "session/plan_model.h"
 #include "session/registry.h"
 #include "session/text_parts.h"
 
@@ -20,11 +20,6 @@ namespace kt::session {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using placement::human_bytes;
-
-constexpr std::int64_t kDefaultContext = 8192;
-constexpr std::uint64_t kHeadroom = std::uint64_t{256}
-                                    << 20;  // program, tokenizer, file cache in use
 
 std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
   const Topology topology = detect_topology();
@@ -37,59 +32,6 @@ std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
   CpuCaps caps = detect_caps();
   if (!options.isa.empty()) caps = limit_caps(caps, options.isa);
   return std::make_unique<backend::Cpu>(n_threads, topology.cores, caps, act_policy(options.act));
-}
-
-std::uint64_t weight_bytes(const io::WeightSource& source) {
-  std::uint64_t bytes = 0;
-  for (const io::TensorInfo& t : source.tensors()) {
-    bytes += formats::row_bytes(t.format, t.shape.n_cols()) *
-             static_cast<std::uint64_t>(t.shape.n_rows());
-  }
-  return bytes;
-}
-
-// The context that fits, from the headers alone: the one wanted, or less when none was asked for.
-// Refuses what cannot fit.
-std::int64_t check_memory(const io::WeightSource& source, std::uint64_t weights,
-                          std::uint64_t kv_per_token, std::int64_t context,
-                          const Options& options) {
-  constexpr std::uint64_t kUseful = 1024;  // tokens; a shorter context is not chosen silently
-  const std::int64_t chunk = std::min(options.chunk_size, context);
-  const io::ModelConfig& c = source.config();
-  const std::uint64_t available = detect_topology().memory_available;
-  const auto widest = static_cast<std::uint64_t>(
-      std::max({c.d_ff, c.moe.d_ff * std::max<std::int64_t>(1, c.moe.n_active), 8 * c.d_model}));
-  const std::uint64_t workspace = static_cast<std::uint64_t>(chunk) * widest * 4 * sizeof(float);
-  const std::uint64_t kv = kv_per_token * static_cast<std::uint64_t>(context);
-  const std::uint64_t total = weights + kv + workspace + kHeadroom;
-  if (total <= available) return context;
-  const std::uint64_t fixed = weights + workspace + kHeadroom;
-  if (options.context == 0 && available > fixed + kv_per_token * kUseful) {
-    return static_cast<std::int64_t>((available - fixed) / kv_per_token / 64 * 64);
-  }
-  const std::string hint =
-      available > fixed + kv_per_token * 64
-          ? fmt::format("--ctx {} would fit", (available - fixed) / kv_per_token / 64 * 64)
-          : std::string("use a file with fewer bits per weight, or a machine with more memory");
-  fail(ErrorCode::kNoMemory, source.path(),
-       "needs {} of memory, {} are available: weights {}, cache for {} tokens {}, workspace {}, "
-       "other {}; {}",
-       human_bytes(total), human_bytes(available), human_bytes(weights), context, human_bytes(kv),
-       human_bytes(workspace), human_bytes(kHeadroom), hint);
-}
-
-std::int64_t choose_context(const Options& options, const io::ModelConfig& config) {
-  if (options.context < 0) {
-    fail(ErrorCode::kUsage, "--ctx", "{} is not a context length; at least 1 is needed",
-         options.context);
-  }
-  if (options.context == 0)
-    return std::min(config.max_context, kDefaultContext);  // check_memory may lower it
-  if (options.context > config.max_context) {
-    fail(ErrorCode::kUsage, "--ctx", "{} tokens are more than this model's {}", options.context,
-         config.max_context);
-  }
-  return options.context;
 }
 
 // Progress with the average rate, at most ten times a second and once at the end.
@@ -135,19 +77,15 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
     fail(ErrorCode::kUsage, "--chunk", "{} rows: at least 1 is needed", options.chunk_size);
   std::unique_ptr<Session> s(new Session);
   s->source_ = std::move(source);
-  s->place(options);
   s->cpu_ = make_cpu(options);
+  const placement::Plan plan = s->place(options);
   s->model_ = models::build_model(s->config(), s->placement_);
   engine::EngineOptions engine_options;
-  engine_options.context = choose_context(options, s->config());
+  engine_options.context = plan.context;
   engine_options.kv_format = kv_format(options.kv);
-  const std::uint64_t kv_per_token =
-      engine::kv_bytes_per_token(s->model_->state_spec(), engine_options.kv_format);
-  s->report_.file_bytes = weight_bytes(*s->source_);
-  engine_options.context = check_memory(*s->source_, s->report_.file_bytes, kv_per_token,
-                                        engine_options.context, options);
-  engine_options.chunk_size = std::min(options.chunk_size, engine_options.context);
-  s->report_.kv_bytes = kv_per_token * static_cast<std::uint64_t>(engine_options.context);
+  engine_options.chunk_size = std::min(options.chunk_size, plan.context);
+  s->report_.file_bytes = plan.file_bytes;
+  s->report_.kv_bytes = plan.kv_bytes;
   s->open_text(options);
   const auto start = Clock::now();
   operators::Loader loader(*s->source_, *s->cpu_, make_progress(options, s->report_.file_bytes));
@@ -168,15 +106,28 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   return s;
 }
 
-void Session::place(const Options& options) {
-  if (options.rules.empty()) {
-    if (!options.plugins.empty()) {
-      fail(ErrorCode::kUsage, "--plugin",
-           "brings operators that only a rule can choose; give a rule file with --rules");
-    }
-    placement_ = placement::default_placement(config());
-    return;
+placement::Plan Session::place(const Options& options) {
+  placement::Machine machine;
+  machine.ram = detect_topology().memory_available;
+  placement::PlanOptions plan_options;
+  plan_options.context = options.context;
+  plan_options.chunk_size = options.chunk_size;
+  plan_options.kv_format = kv_format(options.kv);
+  plan_options.packing = {cpu_->caps, cpu_->act, cpu_->pool.size()};
+  plan_options.largest_format = [&] { return largest_format(*source_, machine, plan_options); };
+  if (!options.rules.empty()) {
+    read_rules(options);
+    plan_options.given = &placement_;
+  } else if (!options.plugins.empty() || options.emulate_gpus > 0 || !options.device.empty()) {
+    fail(ErrorCode::kUsage, "--rules",
+         "is missing: --plugin, --emulate-gpus and --device are for rules to choose from");
   }
+  placement::Plan plan = placement::plan(*source_, machine, plan_options);
+  placement_ = plan.placement;
+  return plan;
+}
+
+void Session::read_rules(const Options& options) {
   const auto catalogue = std::make_shared<operators::Catalogue>();
   for (const std::string& path : options.plugins) operators::load_plugin(*catalogue, path);
   const placement::RuleContext context{config(),

@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "io/weight_source.h"
 #include "models/model.h"
+#include "placement/planner.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -72,7 +73,9 @@ class Session {
   Session() = default;
   static std::unique_ptr<Session> assemble(const Options& options,
                                            std::unique_ptr<io::WeightSource> source);
-  void place(const Options& options);
+  /// Fills placement_ from the rule file or the planner, and checks that it fits.
+  placement::Plan place(const Options& options);
+  void read_rules(const Options& options);
   void open_text(const Options& options);
   std::unique_ptr<io::WeightSource> source_;
   operators::Placement placement_;
