@@ -83,7 +83,9 @@ Products measure_products(backend::Cpu& cpu, formats::Format format, std::uint64
   for (const std::int64_t m : kRows) {
     arena.reset();
     // Enough weights to be cold when few rows read them; less when computing takes longer.
-    const std::int64_t part = m <= 4 ? n : std::max<std::int64_t>(1024, n / m / 16 * 16);
+    // Several tasks per thread, so that a delayed thread does not decide.
+    const std::int64_t least = std::max<std::int64_t>(1024, 256 * cpu.pool.size());
+    const std::int64_t part = m <= 4 ? n : std::max(least, n / m / 16 * 16);
     const std::int64_t used = std::min(n, part);
     const std::vector<float> x = noise(m * k);
     backend::Activation input(tensor::ConstMatrixF{x.data(), m, k, k});
@@ -91,7 +93,7 @@ Products measure_products(backend::Cpu& cpu, formats::Format format, std::uint64
     const tensor::MatrixF out = arena.matrix(m, used);
     constexpr std::int64_t kTask = 64;
     std::int64_t first = 0;  // slices of the buffer in turn, so that each is cold
-    const double seconds = least_seconds(m <= 4 ? 5 : 7, [&] {
+    const double seconds = least_seconds(m <= 4 ? 5 : 11, [&] {
       const std::int64_t begin = first;
       cpu.pool.run((used + kTask - 1) / kTask, [&](std::int64_t task, int) {
         const std::int64_t at = task * kTask;
@@ -178,7 +180,7 @@ std::string attention_key(const ProfileNeeds& n, std::int64_t rows) {
                      rows);
 }
 
-constexpr int kVersion = 1;  // of the measurements; others are measured anew
+constexpr int kVersion = 2;  // of the measurements; others are measured anew
 
 Json read_cache(const std::string& path) {
   std::ifstream file(path);
