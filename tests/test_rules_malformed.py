@@ -103,7 +103,7 @@ WRONG = {  # key → values that must be refused
     "class": [*NOT_TEXT, "", "torch.nn.Linearr", "no.such.Class", "torch nn Linear", "ktransformers.operators.",
               "." * 300],
     "kwargs": ["x", [1], 5, True], "recursive": ["x", "False", 0, None, ["x"], {"a": "b"}, 1.0],
-    "generate_device": DEVICES, "prefill_device": DEVICES, "out_device": [3, 1.5, True, ["cpu"], {1: "cpu"}],
+    "generate_device": DEVICES, "prefill_device": DEVICES, "out_device": ["gpu", "cuda:x", "xpu", 3, 1.5, True, ["cpu"], {1: "cpu"}],
     "generate_op": OPS, "prefill_op": OPS, "num_bits": [*NUMBERS, 3, 0], "group_size": [*NUMBERS, 0, 48],
     "act_order": ["x", 1, 0.5, ["x"]], "is_k_full": ["x", 0, ["x"]],
     "backend": ["amx", "AMXint8", "", 4, True, ["llamafile"], {1: "cpu"}],
@@ -307,7 +307,33 @@ def test_a_comma(refusal, rules):
 
 def test_a_costly_pattern_below_a_rule_that_takes_everything(refusal):
     everything = "- match: {class: torch.nn.Module}\n  replace: {class: default, kwargs: {generate_device: cpu}}\n"
-    refusal("costly", everything + "- match: {name: '^(.+)+x$'}\n  replace: {kwargs: {generate_device: cpu}}\n")
+    costly = everything + "- match: {name: '^(.+)+x$'}\n  replace: {kwargs: {generate_device: cpu}}\n"
+    was_refused, message = refusal("costly", costly)
+    assert was_refused and "too many steps" in message, message
+
+
+def test_many_patterns_share_a_budget_of_steps(refusal):
+    """Each alone is cheap enough; thousands of them over all modules are not."""
+    text = "".join(f"- match: {{name: '(\\w|\\.|.)*!{i}'}}\n  replace: {{kwargs: {{generate_device: cpu}}}}\n"
+                   for i in range(4000))
+    was_refused, message = refusal("many", text)
+    assert was_refused and "too many steps" in message, message
+
+
+def test_rules_are_read_before_the_weights(tmp_path):
+    """A model that lacks a tensor: the rules are refused before anyone notices."""
+    model, rules, ids = tmp_path / "broken.gguf", tmp_path / "rules.yaml", tmp_path / "ids.json"
+    whole = tiny_moe_path().read_bytes()
+    assert whole.count(b"blk.0.attn_norm.weight") == 1
+    model.write_bytes(whole.replace(b"blk.0.attn_norm.weight", b"blk.0.attn_nork.weight"))
+    ids.write_text("[1]")
+    for text, status, message in ((text_of(GOOD), 6, "input_layernorm.weight"),
+                                  (text_of(GOOD).replace("KLinearMarlin", "KLinearMarlim"), 4, "rules.yaml:")):
+        rules.write_text(text)
+        done = subprocess.run([kt_path(), "logits", "--model", model, "--tokens-file", ids, "--output",
+                               tmp_path / "out.npy", "--rules", rules, "--emulate-gpus", "2"],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == status and message in done.stderr, done.stderr
 
 
 def test_there_are_enough_malformed_files():

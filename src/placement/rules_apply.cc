@@ -42,6 +42,16 @@ bool is_none(const Value& value) {
 // Steps of all regular expressions of a file together. The largest templates take under a tenth.
 constexpr std::int64_t kRegexBudget = 50'000'000;
 
+// "cuda" → 0, "cuda:3" → 3.
+std::optional<int> gpu_index(std::string_view device) {
+  if (device == "cuda") return 0;
+  if (!device.starts_with("cuda:")) return std::nullopt;
+  int index = 0;
+  const char* end = device.data() + device.size();
+  const auto r = std::from_chars(device.data() + 5, end, index);
+  return r.ec == std::errc() && r.ptr == end && index >= 0 ? std::optional(index) : std::nullopt;
+}
+
 class Applier {
  public:
   Applier(const RuleFile& file, const RuleContext& context)
@@ -338,8 +348,11 @@ class Applier {
     std::string wanted;
     switch (row->type) {
       case KwargType::kDevice:
-        if (!std::holds_alternative<std::string>(kwarg.value))
+        // A device that has an effect is checked, with more to say, where it is used.
+        if (const auto* name = std::get_if<std::string>(&kwarg.value);
+            name == nullptr || (!row->has_effect && *name != "cpu" && !gpu_index(*name))) {
           wanted = "a device: cpu, cuda or cuda:N";
+        }
         break;
       case KwargType::kOperator:
         if (!std::holds_alternative<std::string>(kwarg.value)) wanted = "the name of an operator";
@@ -395,24 +408,19 @@ class Applier {
     if (name == "cpu") return name;
     const std::string_view type = operators::device_type(name);
     const int n_gpus = context_.devices.n_gpus;
-    int index = 0;
-    bool well_formed = name == type;
-    if (!well_formed) {
-      const char* end = name.data() + name.size();
-      const auto r = std::from_chars(name.data() + type.size() + 1, end, index);
-      well_formed = r.ec == std::errc() && r.ptr == end && index >= 0;
-    }
-    if (type == "cuda" && well_formed && index < n_gpus) return fmt::format("cuda:{}", index);
+    const std::optional<int> index = gpu_index(name);
+    if (index && *index < n_gpus) return fmt::format("cuda:{}", *index);
     if (type == "xpu" || type == "npu") {
       errors_.error(at, fmt::format("device '{}': there is no backend for it yet", quoted(name)),
                     "this build computes on cpu");
-    } else if (type == "cuda" && well_formed) {
+    } else if (index) {
       errors_.error(at,
                     fmt::format("device '{}' does not exist: there {}", name,
                                 n_gpus == 0 ? std::string("is no GPU here, only cpu")
                                             : fmt::format("are cpu and {} GPU{}, from cuda:0 on",
                                                           n_gpus, n_gpus == 1 ? "" : "s")),
-                    fmt::format("--emulate-gpus {} lets the CPU stand in for GPUs", index + 1));
+                    fmt::format("--emulate-gpus {} lets the CPU stand in for GPUs",
+                                std::int64_t{*index} + 1));
     } else {
       const auto near = nearest(name, {"cpu", "cuda", "cuda:0"});
       errors_.error(

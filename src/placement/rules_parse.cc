@@ -42,10 +42,12 @@ Value scalar_value(const YAML::Node& node) {
   const std::string& text = node.Scalar();
   if (node.Tag() == "!") return text;
   if (node.IsNull() || text == "None") return std::monostate{};
-  const std::set<std::string_view> yes = {"true", "True", "TRUE", "yes", "Yes", "on", "On"};
-  const std::set<std::string_view> no = {"false", "False", "FALSE", "no", "No", "off", "Off"};
-  if (yes.contains(text)) return true;
-  if (no.contains(text)) return false;
+  for (const char* yes : {"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"}) {
+    if (text == yes) return true;
+  }
+  for (const char* no : {"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"}) {
+    if (text == no) return false;
+  }
   std::int64_t whole = 0;
   const char* end = text.data() + text.size();
   if (const auto r = std::from_chars(text.data(), end, whole);

@@ -94,10 +94,10 @@ TEST(ParseRules, ReadsEveryPartWithItsPosition) {
 }
 
 TEST(ParseRules, ScalarsHaveTheTypesOfYaml) {
-  for (const char* yes : {"True", "true", "TRUE", "yes", "on"}) {
+  for (const char* yes : {"True", "true", "TRUE", "yes", "YES", "on", "ON"}) {
     EXPECT_EQ(kwarg(yes), Value(true)) << yes;
   }
-  for (const char* no : {"False", "false", "FALSE", "no", "off"}) {
+  for (const char* no : {"False", "false", "FALSE", "no", "NO", "off", "OFF"}) {
     EXPECT_EQ(kwarg(no), Value(false)) << no;
   }
   for (const char* none : {"None", "null", "~", ""}) {
