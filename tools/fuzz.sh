@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # ./dev fuzz: builds every src/**/*_fuzz.cc with clang, libFuzzer and sanitizers, and runs each for a while.
-# Seeds lie in tests/fuzz/NAME/; a run's corpus and findings in build-fuzz/. Exit 1 when anything was found.
+# Seeds lie in tests/fuzz/NAME/, the corpus of earlier long runs in tests/fuzz/NAME.tar.gz (--keep renews it); a
+# run's corpus and findings in build-fuzz/. Exit 1 when anything was found.
 set -uo pipefail
 seconds=60 keep=0 results=/dev/null names=()
 while [ $# -gt 0 ]; do
@@ -43,6 +44,7 @@ for name in "${names[@]}"; do
     exit 2
   fi
   mkdir -p "$corpus"
+  if [ -f "$seeds.tar.gz" ] && [ -z "$(ls -A "$corpus")" ]; then tar -xzf "$seeds.tar.gz" -C "$corpus"; fi
   folders=("$corpus")
   [ -d "$seeds" ] && folders+=("$seeds")
   if UBSAN_OPTIONS=print_stacktrace=1 "$program" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 \
@@ -58,8 +60,10 @@ for name in "${names[@]}"; do
     status=1
   fi
   if [ "$keep" = 1 ]; then
-    mkdir -p "$seeds"
-    "$program" -merge=1 "$seeds" "$corpus" >/dev/null 2>&1
+    smallest="$(mktemp -d)"
+    "$program" -set_cover_merge=1 "$smallest" "$corpus" >/dev/null 2>&1 &&
+      tar --sort=name --mtime=@0 --owner=0 --group=0 -czf "$seeds.tar.gz" -C "$smallest" .
+    rm -r "$smallest"
   fi
 done
 exit "$status"
