@@ -51,12 +51,12 @@ std::vector<std::string> RuleErrors::warnings() const {
 }
 
 std::string quoted(std::string_view text) {
-  constexpr std::size_t kShown = 80;
-  std::string out(text.substr(0, kShown));
+  constexpr std::size_t kLongest = 80;
+  std::string out(text.substr(0, kLongest));
   std::replace_if(
       out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; },
       '?');
-  return text.size() > kShown ? out + "…" : out;
+  return text.size() > kLongest ? out + "…" : out;
 }
 
 std::string join(const std::vector<std::string>& words) {
