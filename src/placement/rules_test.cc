@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <ctime>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -333,6 +334,30 @@ TEST(HostileRules, EndWithinSeconds) {
   for (const std::string& text : texts) {
     EXPECT_LT(seconds_of(text.substr(0, std::size_t{1} << 20)), 4.0) << text.substr(0, 100);
   }
+}
+
+// The budget is 50 million; what a file needs grows with its rules and the model's layers.
+TEST(HostileRules, TemplatesAreFarFromTheBudgetOfSteps) {
+  io::ModelConfig config = config_of("deepseek_v3");
+  config.n_layers = 61;
+  const auto tree = module_tree(config);
+  std::size_t n_files = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(KT_SOURCE_DIR) + "/rules")) {
+    if (entry.path().extension() != ".yaml") continue;
+    std::ifstream in(entry.path());
+    std::stringstream text;
+    text << in.rdbuf();
+    std::int64_t budget = 50'000'000;
+    for (const Rule& rule : parse_rules(text.str(), entry.path().string()).rules) {
+      if (!rule.name) continue;
+      const Regex regex(rule.name->value);
+      for (const ModuleNode& node : tree) regex.search(node.path, budget);
+    }
+    EXPECT_GT(budget, 45'000'000) << entry.path();
+    ++n_files;
+  }
+  EXPECT_GE(n_files, 32u);
 }
 
 TEST(HostileRules, ABinaryOrOversizedFileIsNamed) {
