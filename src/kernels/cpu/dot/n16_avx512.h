@@ -9,77 +9,11 @@
 // Σ a). run_f32<W>: float activations and weights; two chains per output (k / 32 even or odd) hide
 // latency. Each output sees the same operations in the same order whatever m is.
 #pragma once
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own intrinsics headers read an undefined vector on purpose and warn about it.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-
 #include "kernels/cpu/dot/dot.h"
-#include "kernels/cpu/dot/n16.h"
-
-#define KT_INLINE [[gnu::always_inline]] inline
+#include "kernels/cpu/dot/n16_codes_avx512.h"
 
 namespace kt::kernels::dot {
 namespace {
-
-/// Defaults of a format description.
-struct WeightBase {
-  static constexpr int kBlocks = 1;       // blocks of 32 per tile unit
-  static constexpr bool kOffset = false;  // scales() sets offset, a multiple of the activation sum
-  static constexpr bool kSubScales = false;  // sub_scale() gives integer scales of each 16 k
-  static constexpr bool kSubMins = false;    // sub_min() gives integer minima of each 16 k
-  static constexpr int kBias = 0;            // with kSubScales: weight = code - kBias
-};
-
-KT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
-KT_INLINE __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-
-KT_INLINE __m512 load_fp16(const std::uint16_t* p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-KT_INLINE __m512 load_u8(const std::uint8_t* p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load16(p)));
-}
-KT_INLINE __m512 load_i8(const std::int8_t* p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p)));
-}
-KT_INLINE __m512 times(__m512 a, float s) { return _mm512_mul_ps(a, _mm512_set1_ps(s)); }
-
-/// Nibbles of line g: k group g (pass 0) or g + 4 (pass 1).
-KT_INLINE __m512i nibbles(const std::uint8_t (*q)[64], int pass, int g) {
-  __m512i v = load64(q[g]);
-  if (pass == 1) v = _mm512_srli_epi16(v, 4);
-  return _mm512_and_si512(v, _mm512_set1_epi8(15));
-}
-
-/// Bit `group` of every byte, moved to bit `to`, added to `base`.
-KT_INLINE __m512i add_mask_bits(__m512i base, const std::uint8_t* q1, int group, int to) {
-  __m512i v = load64(q1);
-  v = group < to ? _mm512_slli_epi16(v, static_cast<unsigned>(to - group))
-                 : _mm512_srli_epi16(v, static_cast<unsigned>(group - to));
-  // 0xf8: base | (v & mask)
-  return _mm512_ternarylogic_epi32(base, v, _mm512_set1_epi8(static_cast<char>(1 << to)), 0xf8);
-}
-
-/// Bits 2 g, 2 g + 1 of plane `pass`, moved to bits to, to + 1, added to `base`.
-KT_INLINE __m512i add_pair_bits(__m512i base, const std::uint8_t (*q2)[64], int pass, int g,
-                                int to) {
-  __m512i v = load64(q2[pass]);
-  v = 2 * g < to ? _mm512_slli_epi16(v, static_cast<unsigned>(to - 2 * g))
-                 : _mm512_srli_epi16(v, static_cast<unsigned>(2 * g - to));
-  return _mm512_ternarylogic_epi32(base, v, _mm512_set1_epi8(static_cast<char>(3 << to)), 0xf8);
-}
-
-/// Codebook values of IQ4_NL and IQ4_XS plus 128, so that they are unsigned.
-KT_INLINE __m512i iq4_values(__m512i code) {
-  const __m128i values =
-      _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, static_cast<char>(129), static_cast<char>(141),
-                    static_cast<char>(153), static_cast<char>(166), static_cast<char>(181),
-                    static_cast<char>(197), static_cast<char>(217), static_cast<char>(241));
-  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), code);
-}
 
 KT_INLINE __m512i broadcast4(const std::int8_t* a) {
   std::int32_t v;

@@ -1,0 +1,299 @@
+// What 16 interleaved weight rows of each format hold, read with AVX-512: descriptions that the
+// vector kernels (n16_avx512.h) and the tile kernels (n16_amx.h) share. Everything here is internal
+// to the object that includes it.
+//
+// A description W of a format with int8 activations gives, for block b of 32 k of a tile unit:
+//   codes(tile, b, pass, g)   64 unsigned codes: byte 4 r + i is row r, k = 32 b + 16 pass + 4 g +
+//   i unit(tile), scales(...)   the floats below; lane = row weight = scale * code + offset
+//   (kOffset) weight = scale * sub_scale(pass) * (code - kBias)               (kSubScales)
+//            + offset * sub_min(pass)                               (kSubMins)
+#pragma once
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own intrinsics headers read an undefined vector on purpose and warn about it.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+
+#include "kernels/cpu/dot/n16.h"
+
+#define KT_INLINE [[gnu::always_inline]] inline
+
+namespace kt::kernels::dot {
+namespace {
+
+/// Defaults of a format description.
+struct WeightBase {
+  static constexpr int kBlocks = 1;       // blocks of 32 per tile unit
+  static constexpr bool kOffset = false;  // scales() sets offset, a multiple of the activation sum
+  static constexpr bool kSubScales = false;  // sub_scale() gives integer scales of each 16 k
+  static constexpr bool kSubMins = false;    // sub_min() gives integer minima of each 16 k
+  static constexpr int kBias = 0;            // with kSubScales: weight = code - kBias
+};
+
+KT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
+KT_INLINE __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+
+KT_INLINE __m512 load_fp16(const std::uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+KT_INLINE __m512 load_u8(const std::uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load16(p)));
+}
+KT_INLINE __m512 load_i8(const std::int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p)));
+}
+KT_INLINE __m512 times(__m512 a, float s) { return _mm512_mul_ps(a, _mm512_set1_ps(s)); }
+
+/// Nibbles of line g: k group g (pass 0) or g + 4 (pass 1).
+KT_INLINE __m512i nibbles(const std::uint8_t (*q)[64], int pass, int g) {
+  __m512i v = load64(q[g]);
+  if (pass == 1) v = _mm512_srli_epi16(v, 4);
+  return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+
+/// Bit `group` of every byte, moved to bit `to`, added to `base`.
+KT_INLINE __m512i add_mask_bits(__m512i base, const std::uint8_t* q1, int group, int to) {
+  __m512i v = load64(q1);
+  v = group < to ? _mm512_slli_epi16(v, static_cast<unsigned>(to - group))
+                 : _mm512_srli_epi16(v, static_cast<unsigned>(group - to));
+  // 0xf8: base | (v & mask)
+  return _mm512_ternarylogic_epi32(base, v, _mm512_set1_epi8(static_cast<char>(1 << to)), 0xf8);
+}
+
+/// Bits 2 g, 2 g + 1 of plane `pass`, moved to bits to, to + 1, added to `base`.
+KT_INLINE __m512i add_pair_bits(__m512i base, const std::uint8_t (*q2)[64], int pass, int g,
+                                int to) {
+  __m512i v = load64(q2[pass]);
+  v = 2 * g < to ? _mm512_slli_epi16(v, static_cast<unsigned>(to - 2 * g))
+                 : _mm512_srli_epi16(v, static_cast<unsigned>(2 * g - to));
+  return _mm512_ternarylogic_epi32(base, v, _mm512_set1_epi8(static_cast<char>(3 << to)), 0xf8);
+}
+
+/// Codebook values of IQ4_NL and IQ4_XS plus 128, so that they are unsigned.
+KT_INLINE __m512i iq4_values(__m512i code) {
+  const __m128i values =
+      _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, static_cast<char>(129), static_cast<char>(141),
+                    static_cast<char>(153), static_cast<char>(166), static_cast<char>(181),
+                    static_cast<char>(197), static_cast<char>(217), static_cast<char>(241));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), code);
+}
+
+struct Empty {};
+struct Scale {
+  __m512 d;
+};
+struct ScaleMin {
+  __m512 d;
+  __m512 minus_min;
+};
+
+struct Q4_0 : WeightBase {
+  using Tile = TileQ4_0;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
+    scale = load_fp16(t.d);
+    offset = times(scale, -8.0f);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
+    return nibbles(t.q, pass, g);
+  }
+};
+struct Q4_1 : WeightBase {
+  using Tile = TileQ4_1;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
+    scale = load_fp16(t.d);
+    offset = load_fp16(t.m);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
+    return nibbles(t.q, pass, g);
+  }
+};
+struct Q5_0 : WeightBase {
+  using Tile = TileQ5_0;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
+    scale = load_fp16(t.d);
+    offset = times(scale, -16.0f);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
+    return add_mask_bits(nibbles(t.q, pass, g), t.q1, 4 * pass + g, 4);
+  }
+};
+struct Q5_1 : WeightBase {
+  using Tile = TileQ5_1;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
+    scale = load_fp16(t.d);
+    offset = load_fp16(t.m);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
+    return add_mask_bits(nibbles(t.q, pass, g), t.q1, 4 * pass + g, 4);
+  }
+};
+struct Q8_0 : WeightBase {
+  using Tile = TileQ8_0;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
+    scale = load_fp16(t.d);
+    offset = times(scale, -128.0f);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
+    return _mm512_xor_si512(load64(t.q[4 * pass + g]), _mm512_set1_epi8(-128));
+  }
+};
+struct IQ4_NL : WeightBase {
+  using Tile = TileQ4_0;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
+    scale = load_fp16(t.d);
+    offset = times(scale, -128.0f);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
+    return iq4_values(nibbles(t.q, pass, g));
+  }
+};
+struct MXFP4 : WeightBase {
+  using Tile = TileMXFP4;
+  using Unit = Empty;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  // scale: half of 2^(e - 127), where e = 0 and 1 give subnormal floats.
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
+    const __m512i e = _mm512_cvtepu8_epi32(load16(t.e));
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, one), 23);
+    const __m512i tiny = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
+    scale =
+        _mm512_castsi512_ps(_mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(e, one), tiny, normal));
+    offset = times(scale, -12.0f);
+  }
+  // Twice the E2M1 value, plus 12 to be unsigned.
+  KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
+    const __m512i values = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    return _mm512_shuffle_epi8(values, nibbles(t.q, pass, g));
+  }
+};
+
+struct Q4_K : WeightBase {
+  using Tile = TileQ4_K;
+  using Unit = ScaleMin;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
+  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, __m512& scale, __m512& offset) {
+    scale = _mm512_mul_ps(u.d, load_u8(t.block[b].scale));
+    offset = _mm512_mul_ps(u.minus_min, load_u8(t.block[b].min));
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return nibbles(t.block[b].q, pass, g);
+  }
+};
+struct Q5_K : WeightBase {
+  using Tile = TileQ5_K;
+  using Unit = ScaleMin;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
+  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, __m512& scale, __m512& offset) {
+    scale = _mm512_mul_ps(u.d, load_u8(t.block[b].scale));
+    offset = _mm512_mul_ps(u.minus_min, load_u8(t.block[b].min));
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return add_mask_bits(nibbles(t.block[b].q, pass, g), t.block[b].q1, 4 * pass + g, 4);
+  }
+};
+struct Q6_K : WeightBase {
+  using Tile = TileQ6_K;
+  using Unit = Scale;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kSubScales = true;
+  static constexpr int kBias = 32;
+  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512&) {
+    scale = u.d;
+  }
+  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+    return _mm512_cvtepi8_epi32(load16(t.block[b].scale[pass]));
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return add_pair_bits(nibbles(t.block[b].q, pass, g), t.block[b].q2, pass, g, 4);
+  }
+};
+struct Q3_K : WeightBase {
+  using Tile = TileQ3_K;
+  using Unit = Scale;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kSubScales = true;
+  static constexpr int kBias = 4;
+  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512&) {
+    scale = u.d;
+  }
+  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+    return _mm512_cvtepi8_epi32(load16(t.block[b].scale[pass]));
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return add_mask_bits(add_pair_bits(_mm512_setzero_si512(), t.block[b].q2, pass, g, 0),
+                         t.block[b].q1, 4 * pass + g, 2);
+  }
+};
+struct Q2_K : WeightBase {
+  using Tile = TileQ2_K;
+  using Unit = ScaleMin;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kSubScales = true;
+  static constexpr bool kSubMins = true;
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512& offset) {
+    scale = u.d;
+    offset = u.minus_min;
+  }
+  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+    const __m512i v = _mm512_cvtepu8_epi32(load16(t.block[b].scale_min[pass]));
+    return _mm512_and_si512(v, _mm512_set1_epi32(15));
+  }
+  KT_INLINE static __m512i sub_min(const Tile& t, int b, int half) {
+    return _mm512_srli_epi32(_mm512_cvtepu8_epi32(load16(t.block[b].scale_min[half])), 4);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return add_pair_bits(_mm512_setzero_si512(), t.block[b].q2, pass, g, 0);
+  }
+};
+struct IQ4_XS : WeightBase {
+  using Tile = TileIQ4_XS;
+  using Unit = Scale;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
+  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, __m512& scale, __m512& offset) {
+    scale = _mm512_mul_ps(u.d, load_i8(t.block[b].scale));
+    offset = times(scale, -128.0f);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return iq4_values(nibbles(t.block[b].q, pass, g));
+  }
+};
+
+}  // namespace
+}  // namespace kt::kernels::dot
