@@ -24,8 +24,8 @@ class Expansion {
         end_(args.rows.position + args.rows.n_rows) {
     const std::int64_t n_workers = step.cpu.pool.size();
     latents_ = step.arena.matrix(kSpan, rank_ + a_.rope_dim);
-    if (a_.k->heads.front().wants_q8() || a_.v->heads.front().wants_q8()) {
-      quantized_ = backend::Q8Rows(step.cpu, step.arena, kSpan, rank_);
+    if (form_of(*a_.k) == kernels::dot::Act::kQ8 || form_of(*a_.v) == kernels::dot::Act::kQ8) {
+      quantized_ = backend::ActMatrix(step.cpu, step.arena, kernels::dot::Act::kQ8, kSpan, rank_);
     }
     scratch_floats_ = kSpan * (dim_qk_ + dim_v_) + attention::scratch_floats(dim_qk_, dim_v_);
     scratch_ = step.arena.allocate<float>(n_workers * scratch_floats_);
@@ -51,16 +51,20 @@ class Expansion {
   }
 
  private:
+  static kernels::dot::Act form_of(const HeadMatrices& matrices) {
+    return matrices.heads.front().form(1);
+  }
+
   // Row i of the span: decoded, and rounded when the matrices read int8.
   void read_latent(std::int64_t begin, std::int64_t i) noexcept {
     float* row = latents_.row(i);
     formats::traits(a_.cache.format)
         .decode(a_.cache.at(a_.rows.pages, begin + i, 0), row, latents_.n_cols);
-    if (!quantized_.empty()) quantized_.quantize(step_.cpu, i, 0, rank_, row);
+    if (!quantized_.empty()) quantized_.write(step_.cpu, i, 0, rank_, row);
   }
 
   kernels::dot::ActRows latents_for(const HeadMatrices& matrices) const noexcept {
-    if (matrices.heads.front().wants_q8()) return quantized_.view();
+    if (form_of(matrices) == kernels::dot::Act::kQ8) return quantized_.view();
     kernels::dot::ActRows rows;
     rows.f32 = latents_.data;
     rows.f32_stride = latents_.stride;
@@ -122,8 +126,8 @@ class Expansion {
   Step& step_;
   const ExpandArgs& a_;
   std::int64_t rank_, nope_, dim_v_, dim_qk_, n_heads_, end_;
-  tensor::MatrixF latents_;    // [kSpan, kv_lora + rope]
-  backend::Q8Rows quantized_;  // the same, kv_lora wide
+  tensor::MatrixF latents_;       // [kSpan, kv_lora + rope]
+  backend::ActMatrix quantized_;  // the same, kv_lora wide
   std::int64_t scratch_floats_ = 0;
   float* scratch_ = nullptr;  // per worker: keys, values, the kernel's own
   float* state_ = nullptr;    // [n_heads, n_rows, 2]

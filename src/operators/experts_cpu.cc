@@ -18,25 +18,40 @@ namespace kt::operators {
 namespace {
 
 namespace dot = kernels::dot;
+using backend::ActMatrix;
 using backend::PackedMatrix;
-using backend::Q8Rows;
 
-constexpr std::int64_t kFfChunk = 64;     // columns of h per task: two quantisation blocks
-constexpr std::int64_t kModelChunk = 64;  // output columns per task
-constexpr std::int64_t kPanel = 64;       // rows per kernel call
+// Sizes of the work items, for the vector kernels or for the tile kernels, which expand weights
+// once per call and so want more rows and columns of each.
+struct Blocking {
+  std::int64_t panel = 64;        // rows per kernel call
+  std::int64_t ff_chunk = 64;     // columns of h per task: two quantisation blocks
+  std::int64_t model_chunk = 64;  // output columns per task
+  std::int64_t align = 1;         // of the first row of each expert
+};
+
+Blocking tile_blocking(std::int64_t d_model, std::int64_t n_threads) {
+  constexpr std::int64_t kWidest = 256;  // times panel floats stay in L2
+  // Every output column costs the same, so whole rounds over the threads balance.
+  const std::int64_t rounds = (d_model + kWidest * n_threads - 1) / (kWidest * n_threads);
+  const std::int64_t per_task = (d_model + rounds * n_threads - 1) / (rounds * n_threads);
+  return {256, 128, (per_task + 31) / 32 * 32, dot::kTileRows};
+}
 
 struct Expert {
   PackedMatrix gate, up, down;
 };
 
-// Rows of the batch in expert order.
+// Rows of the batch in expert order. An expert's first slot is a multiple of the alignment; slots
+// between hold row -1.
 struct Groups {
-  std::int32_t* active = nullptr;  // [n_active_experts] ids of experts with rows
+  std::int32_t* active = nullptr;  // [n_active] ids of experts with rows
   std::int64_t n_active = 0;
-  std::int32_t* begin = nullptr;  // [n_experts + 1] first grouped row of each expert
-  std::int32_t* row = nullptr;    // [n_grouped] batch row
-  float* weight = nullptr;        // [n_grouped]
-  std::int64_t n_grouped = 0;
+  std::int32_t* begin = nullptr;  // [n_experts] first slot of each expert
+  std::int32_t* end = nullptr;    // [n_experts]
+  std::int32_t* row = nullptr;    // [n_slots] batch row
+  float* weight = nullptr;        // [n_slots]
+  std::int64_t n_slots = 0;
 };
 
 class CpuExperts : public Experts {
@@ -107,28 +122,26 @@ class CpuExperts : public Experts {
 
  private:
   Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept override {
-    const Groups groups = group_rows(step, x.n_rows(), routing);
-    const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
     const Expert& first = experts_.front();
+    const Forms forms = {first.gate.form(x.n_rows()), first.up.form(x.n_rows()),
+                         first.down.form(x.n_rows())};
+    const bool tiles = forms.gate == dot::Act::kBf16 || forms.up == dot::Act::kBf16 ||
+                       forms.down == dot::Act::kBf16;
+    Blocking blocking = tiles ? tile_blocking(d_model_, step.cpu.pool.size()) : Blocking{};
+    if (forms.down != dot::Act::kBf16) blocking.model_chunk = Blocking{}.model_chunk;
+    const Groups groups = group_rows(step, x.n_rows(), routing, blocking.align);
+    const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
     const Input gate_in = gather(step, x, first.gate, groups);
-    const Input up_in =
-        first.up.wants_q8() == first.gate.wants_q8() ? gate_in : gather(step, x, first.up, groups);
-    const Hidden hidden = run_gate_up(step, gate_in, up_in, groups);
-    run_down(step, hidden, groups, result);
+    const Input up_in = forms.up == forms.gate ? gate_in : gather(step, x, first.up, groups);
+    const ActMatrix hidden(step.cpu, step.arena, forms.down, groups.n_slots, d_ff_);
+    run_gate_up(step, gate_in, up_in, groups, blocking, hidden);
+    run_down(step, hidden, groups, blocking, result);
     return {result};
   }
 
-  // Hidden rows in the form the down projection reads.
-  struct Hidden {
-    Q8Rows q8;
-    MatrixF f32;
-    dot::ActRows view(std::int64_t row) const {
-      if (!q8.empty()) return backend::offset_rows(q8.view(), row);
-      dot::ActRows r;
-      r.f32 = f32.row(row);
-      r.f32_stride = f32.stride;
-      return r;
-    }
+  // The forms of activations that the three projections read.
+  struct Forms {
+    dot::Act gate, up, down;
   };
 
   WeightSpec spec(std::int64_t expert, int projection) const {
@@ -138,23 +151,26 @@ class CpuExperts : public Experts {
             {down ? d_model_ : d_ff_, down ? d_ff_ : d_model_}};
   }
 
-  Groups group_rows(Step& step, std::int64_t n_rows, const Routing& routing) const noexcept {
+  Groups group_rows(Step& step, std::int64_t n_rows, const Routing& routing,
+                    std::int64_t align) const noexcept {
     Groups g;
-    g.n_grouped = n_rows * routing.n_active;
-    g.begin = step.arena.allocate<std::int32_t>(n_experts_ + 1);
+    const std::int64_t n_routed = n_rows * routing.n_active;
+    g.begin = step.arena.allocate<std::int32_t>(n_experts_);
+    g.end = step.arena.allocate<std::int32_t>(n_experts_);
     g.active = step.arena.allocate<std::int32_t>(n_experts_);
-    g.row = step.arena.allocate<std::int32_t>(g.n_grouped);
-    g.weight = step.arena.allocate<float>(g.n_grouped);
-    std::fill(g.begin, g.begin + n_experts_ + 1, 0);
-    for (std::int64_t i = 0; i < g.n_grouped; ++i) ++g.begin[routing.ids[i] + 1];
+    std::fill(g.end, g.end + n_experts_, 0);
+    for (std::int64_t i = 0; i < n_routed; ++i) ++g.end[routing.ids[i]];
     for (std::int64_t e = 0; e < n_experts_; ++e) {
-      if (g.begin[e + 1] != 0) g.active[g.n_active++] = static_cast<std::int32_t>(e);
-      g.begin[e + 1] += g.begin[e];
+      const std::int64_t count = g.end[e];
+      if (count != 0) g.active[g.n_active++] = static_cast<std::int32_t>(e);
+      g.begin[e] = g.end[e] = static_cast<std::int32_t>(g.n_slots);
+      g.n_slots += (count + align - 1) / align * align;
     }
-    auto* next = step.arena.allocate<std::int32_t>(n_experts_);
-    std::copy(g.begin, g.begin + n_experts_, next);
-    for (std::int64_t i = 0; i < g.n_grouped; ++i) {
-      const std::int32_t slot = next[routing.ids[i]]++;
+    g.row = step.arena.allocate<std::int32_t>(g.n_slots);
+    g.weight = step.arena.allocate<float>(g.n_slots);
+    std::fill(g.row, g.row + g.n_slots, -1);
+    for (std::int64_t i = 0; i < n_routed; ++i) {
+      const std::int32_t slot = g.end[routing.ids[i]]++;
       g.row[slot] = static_cast<std::int32_t>(i / routing.n_active);
       g.weight[slot] = routing.weights[i];
     }
@@ -164,87 +180,69 @@ class CpuExperts : public Experts {
   // Input rows in grouped order; a single batch row serves all its groups as it is.
   struct Input {
     dot::ActRows rows;
+    std::int64_t k = 0;
     bool shared = false;
     dot::ActRows view(std::int64_t row) const {
-      return shared ? rows : backend::offset_rows(rows, row);
+      return shared ? rows : backend::offset_rows(rows, row, k);
     }
   };
   Input gather(Step& step, Activation& x, const PackedMatrix& matrix,
                const Groups& groups) const noexcept {
     const dot::ActRows in = x.rows_for(matrix, step.cpu, step.arena);
-    if (x.n_rows() == 1) return {in, true};
-    const std::int64_t k = matrix.k();
-    if (in.q == nullptr) {
-      const MatrixF rows = step.arena.matrix(groups.n_grouped, k);
-      step.cpu.pool.run(groups.n_grouped, [&](std::int64_t i, int) {
-        std::memcpy(rows.row(i), in.f32 + groups.row[i] * in.f32_stride,
-                    static_cast<std::size_t>(k) * sizeof(float));
-      });
-      dot::ActRows out;
-      out.f32 = rows.data;
-      out.f32_stride = rows.stride;
-      return {out};
-    }
-    const Q8Rows rows(step.cpu, step.arena, groups.n_grouped, k);
-    step.cpu.pool.run(groups.n_grouped,
-                      [&](std::int64_t i, int) { rows.copy(i, in, groups.row[i]); });
-    return {rows.view()};
+    if (x.n_rows() == 1) return {in, matrix.k(), true};
+    const ActMatrix rows(step.cpu, step.arena, matrix.form(x.n_rows()), groups.n_slots, matrix.k());
+    step.cpu.pool.run(groups.n_slots, [&](std::int64_t i, int) {
+      if (groups.row[i] >= 0) rows.copy(i, in, groups.row[i]);
+    });
+    return {rows.view(), matrix.k()};
   }
 
-  Hidden run_gate_up(Step& step, const Input& gate_in, const Input& up_in,
-                     const Groups& groups) const noexcept {
-    Hidden hidden;
-    const bool q8 = experts_.front().down.wants_q8();
-    if (q8) {
-      hidden.q8 = Q8Rows(step.cpu, step.arena, groups.n_grouped, d_ff_);
-    } else {
-      hidden.f32 = step.arena.matrix(groups.n_grouped, d_ff_);
-    }
-    const std::int64_t chunks = (d_ff_ + kFfChunk - 1) / kFfChunk;
-    const std::int64_t scratch_size = 2 * kPanel * kFfChunk;
+  void run_gate_up(Step& step, const Input& gate_in, const Input& up_in, const Groups& groups,
+                   const Blocking& blocking, const ActMatrix& hidden) const noexcept {
+    const std::int64_t width = blocking.ff_chunk;
+    const std::int64_t chunks = (d_ff_ + width - 1) / width;
+    const std::int64_t scratch_size = 2 * blocking.panel * width;
     float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
     step.cpu.pool.run(groups.n_active * chunks, [&](std::int64_t task, int worker) {
       const std::int64_t e = groups.active[task / chunks];
-      const std::int64_t col = task % chunks * kFfChunk;
-      const std::int64_t n = std::min(kFfChunk, d_ff_ - col);
+      const std::int64_t col = task % chunks * width;
+      const std::int64_t n = std::min(width, d_ff_ - col);
       float* gate = scratch + worker * scratch_size;
-      float* up = gate + kPanel * kFfChunk;
+      float* up = gate + blocking.panel * width;
       const Expert& expert = experts_[static_cast<std::size_t>(e)];
-      for (std::int64_t r = groups.begin[e]; r < groups.begin[e + 1]; r += kPanel) {
-        const std::int64_t m = std::min<std::int64_t>(kPanel, groups.begin[e + 1] - r);
-        expert.gate.dot(gate_in.view(r), m, col, n, gate, kFfChunk);
-        expert.up.dot(up_in.view(r), m, col, n, up, kFfChunk);
+      for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += blocking.panel) {
+        const std::int64_t m = std::min<std::int64_t>(blocking.panel, groups.end[e] - r);
+        expert.gate.dot(gate_in.view(r), m, col, n, gate, width);
+        expert.up.dot(up_in.view(r), m, col, n, up, width);
         for (std::int64_t i = 0; i < m; ++i) {
-          float* h = q8 ? gate + i * kFfChunk : hidden.f32.row(r + i) + col;
-          step.cpu.elementwise->silu_mul(gate + i * kFfChunk, up + i * kFfChunk, n, h);
-          if (!q8) continue;
-          hidden.q8.quantize(step.cpu, r + i, col, n, h);
+          float* h = gate + i * width;
+          step.cpu.elementwise->silu_mul(h, up + i * width, n, h);
+          hidden.write(step.cpu, r + i, col, n, h);
         }
       }
     });
-    return hidden;
   }
 
-  void run_down(Step& step, const Hidden& hidden, const Groups& groups,
+  void run_down(Step& step, const ActMatrix& hidden, const Groups& groups, const Blocking& blocking,
                 MatrixF result) const noexcept {
-    const std::int64_t chunks = (d_model_ + kModelChunk - 1) / kModelChunk;
-    const std::int64_t scratch_size = kPanel * kModelChunk;
+    const std::int64_t width = blocking.model_chunk;
+    const std::int64_t chunks = (d_model_ + width - 1) / width;
+    const std::int64_t scratch_size = blocking.panel * width;
     float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
     step.cpu.pool.run(chunks, [&](std::int64_t task, int worker) {
-      const std::int64_t col = task * kModelChunk;
-      const std::int64_t n = std::min(kModelChunk, d_model_ - col);
+      const std::int64_t col = task * width;
+      const std::int64_t n = std::min(width, d_model_ - col);
       float* out = scratch + worker * scratch_size;
       for (std::int64_t r = 0; r < result.n_rows; ++r) {
         std::fill(result.row(r) + col, result.row(r) + col + n, 0.0f);
       }
       for (std::int64_t a = 0; a < groups.n_active; ++a) {
         const std::int64_t e = groups.active[a];
-        for (std::int64_t r = groups.begin[e]; r < groups.begin[e + 1]; r += kPanel) {
-          const std::int64_t m = std::min<std::int64_t>(kPanel, groups.begin[e + 1] - r);
-          experts_[static_cast<std::size_t>(e)].down.dot(hidden.view(r), m, col, n, out,
-                                                         kModelChunk);
+        for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += blocking.panel) {
+          const std::int64_t m = std::min<std::int64_t>(blocking.panel, groups.end[e] - r);
+          experts_[static_cast<std::size_t>(e)].down.dot(hidden.view(r), m, col, n, out, width);
           for (std::int64_t i = 0; i < m; ++i) {
-            step.cpu.elementwise->scale_add(out + i * kModelChunk, groups.weight[r + i], n,
+            step.cpu.elementwise->scale_add(out + i * width, groups.weight[r + i], n,
                                             result.row(groups.row[r + i]) + col);
           }
         }

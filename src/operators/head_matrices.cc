@@ -20,9 +20,12 @@ void HeadMatrices::run(Step& step, std::int64_t n_rows, const float* x, Strides 
   const std::int64_t chunks = (n_rows + kChunk - 1) / kChunk;
   const auto n_heads = static_cast<std::int64_t>(heads.size());
   const std::int64_t k = heads.front().k();
-  const bool q8 = heads.front().wants_q8();
-  backend::Q8Rows rows;
-  if (q8) rows = backend::Q8Rows(step.cpu, step.arena, n_heads * n_rows, k);
+  // Chunks of a head are small: the kernel for few rows serves them.
+  const kernels::dot::Act form = heads.front().form(1);
+  backend::ActMatrix rows;
+  if (form != kernels::dot::Act::kF32) {
+    rows = backend::ActMatrix(step.cpu, step.arena, form, n_heads * n_rows, k);
+  }
   step.cpu.pool.run(n_heads * chunks, [&](std::int64_t task, int) {
     const std::int64_t h = task / chunks;
     const std::int64_t first = task % chunks * kChunk;
@@ -31,11 +34,11 @@ void HeadMatrices::run(Step& step, std::int64_t n_rows, const float* x, Strides 
     kernels::dot::ActRows act;
     act.f32 = from;
     act.f32_stride = in.row;
-    if (q8) {
+    if (!rows.empty()) {
       for (std::int64_t i = 0; i < m; ++i) {
-        rows.quantize(step.cpu, h * n_rows + first + i, 0, k, from + i * in.row);
+        rows.write(step.cpu, h * n_rows + first + i, 0, k, from + i * in.row);
       }
-      act = backend::offset_rows(rows.view(), h * n_rows + first);
+      act = rows.view(h * n_rows + first);
     }
     run_head(static_cast<std::size_t>(h), act, m, out + first * to.row + h * to.head, to.row);
   });

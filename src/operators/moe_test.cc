@@ -211,6 +211,50 @@ TEST_F(ExpertsTest, WeightedSumOfChosenExperts) {
   }
 }
 
+// Batches on tile kernels (or their slow twins), with experts of 1, 15, 16, 17 and many rows,
+// against the sum of all their products in double.
+TEST_F(ExpertsTest, TileKernelsAgreeWithFloats) {
+  rig.cpu.act = backend::ActPolicy::kQ16;
+  rig.cpu.tiles = true;
+  for (const std::string backend : {"AMXBF16", "AMXInt8"}) {
+    Placement chosen;
+    Placement::Entry entry;
+    entry.op = "KExpertsCPU";
+    entry.kwargs["backend"] = backend;
+    chosen.entries["experts"] = entry;
+    auto tiled = Builder("", chosen, nullptr)
+                     .experts("experts", {config, {"gate_proj", "up_proj", "down_proj"}});
+    Loader loader(source, rig.cpu, {});
+    tiled->load(loader);
+    const std::int64_t n = 90;
+    const auto x = gaussian(n * config.d_model, 8);
+    std::vector<std::int32_t> ids;
+    const std::vector<float> weights(static_cast<std::size_t>(3 * n), 0.5f);
+    for (std::int32_t r = 0; r < n; ++r) {
+      ids.push_back(r == 0 ? 0 : r < 16 ? 1 : r < 32 ? 2 : r < 49 ? 3 : 4);
+      ids.push_back(5 + r % 2);
+      ids.push_back(11);
+    }
+    const auto run = [&](Experts& of) {
+      Activation input({x.data(), n, config.d_model, config.d_model});
+      std::vector<float> out(x.size(), 0.0f);
+      of.collect(rig.step,
+                 of.submit(rig.step, input, {3, ids.data(), const_cast<float*>(weights.data())}),
+                 {out.data(), n, config.d_model, config.d_model});
+      return out;
+    };
+    const auto got = run(*tiled), want = run(*experts);
+    double error = 0, size = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      error += std::pow(static_cast<double>(got[i]) - static_cast<double>(want[i]), 2);
+      size += std::pow(static_cast<double>(want[i]), 2);
+    }
+    // Weights and activations of three products rounded to bf16; AMXInt8 has 8-bit rows on top.
+    EXPECT_LT(std::sqrt(error / size), backend == "AMXBF16" ? 0.006 : 0.02) << backend;
+    EXPECT_GT(error, 0.0) << "the tile kernels did not run";
+  }
+}
+
 TEST_F(ExpertsTest, ARowDoesNotDependOnItsBatch) {
   const std::int64_t n = 9;
   const auto x = gaussian(n * config.d_model, 6);

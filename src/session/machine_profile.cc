@@ -164,8 +164,8 @@ double measure_values(backend::Cpu& cpu) {
   constexpr std::int64_t kValues = 4096;
   const std::vector<float> x = noise(kValues);
   tensor::Arena arena;
-  const backend::Q8Rows rows(cpu, arena, 1, kValues);
-  const double seconds = least_seconds(15, [&] { rows.quantize(cpu, 0, 0, kValues, x.data()); });
+  const backend::ActMatrix rows(cpu, arena, kernels::dot::Act::kQ8, 1, kValues);
+  const double seconds = least_seconds(15, [&] { rows.write(cpu, 0, 0, kValues, x.data()); });
   return seconds / kValues;
 }
 

@@ -11,11 +11,20 @@ Cpu::Cpu(int n_threads, const std::vector<int>& cores, CpuCaps caps_in, ActPolic
     : pool(n_threads, cores),
       caps(caps_in),
       act(act_in),
+      tiles((caps_in & kAmx) != 0 && act_in != ActPolicy::kF32),
       quantize(dot::select_quantize(caps_in)),
+      to_tiles(dot::select_to_tiles(caps_in)),
       elementwise(&kernels::elementwise::select(caps_in)),
       attention(&kernels::attention::select(caps_in)) {}
 
 namespace {
+
+// The kernel for batches that reads what `kernel` reads, or null.
+const dot::Kernel* choose_batch_kernel(const dot::Kernel& kernel, const Cpu& cpu, std::int64_t k) {
+  if (!cpu.tiles) return nullptr;
+  const dot::Kernel* batch = dot::select(kernel.weight, dot::Act::kBf16, k, cpu.caps);
+  return batch != nullptr && batch->pack == kernel.pack ? batch : nullptr;
+}
 
 const dot::Kernel& choose_kernel(CpuCaps caps, ActPolicy act, tensor::Format format,
                                  std::int64_t k) {
@@ -38,7 +47,10 @@ std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format form
 }
 
 PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k)
-    : kernel_(&choose_kernel(cpu.caps, cpu.act, format, k)), n_(n), k_(k) {
+    : kernel_(&choose_kernel(cpu.caps, cpu.act, format, k)),
+      batch_(choose_batch_kernel(*kernel_, cpu, k)),
+      n_(n),
+      k_(k) {
   tile_bytes_ = dot::packed_bytes(*kernel_, kernel_->n_tile, k);
   data_ = tensor::Buffer(dot::packed_bytes(*kernel_, n, k));
 }
@@ -61,7 +73,7 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
     args.m = m;
     args.out = out;
     args.out_stride = out_stride;
-    kernel_->run(args);
+    (act.bf16 != nullptr ? batch_ : kernel_)->run(args);
     return;
   }
   constexpr std::int64_t kBlock = 32;  // activation rows whose two results wait on the stack
@@ -71,7 +83,7 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
   args.out_stride = n_rows;
   for (std::int64_t first = 0; first < m; first += kBlock) {
     const std::int64_t count = std::min(kBlock, m - first);
-    args.act = offset_rows(act, first);
+    args.act = offset_rows(act, first, k_);
     args.m = 2 * count;
     kernel_->run(args);
     for (std::int64_t i = 0; i < count; ++i) {
@@ -83,7 +95,7 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
   }
 }
 
-dot::ActRows offset_rows(const dot::ActRows& act, std::int64_t row) {
+dot::ActRows offset_rows(const dot::ActRows& act, std::int64_t row, std::int64_t k) {
   dot::ActRows r = act;
   if (r.f32 != nullptr) r.f32 += row * r.f32_stride;
   if (r.q != nullptr) {
@@ -91,40 +103,66 @@ dot::ActRows offset_rows(const dot::ActRows& act, std::int64_t row) {
     r.scale += row * r.terms * r.block_stride;
     r.sum += row * r.terms * r.block_stride;
   }
+  if (r.bf16 != nullptr) r.bf16 += row * k;  // whole panels of 16 rows
   return r;
 }
 
-Q8Rows::Q8Rows(const Cpu& cpu, tensor::Arena& arena, std::int64_t m, std::int64_t k)
-    : k_(k), terms_(cpu.act_terms()) {
-  q_ = arena.allocate<std::int8_t>(m * terms_ * k);
-  scale_ = arena.allocate<float>(m * terms_ * k / dot::kQ8Block);
-  sum_ = arena.allocate<float>(m * terms_ * k / dot::kQ8Block);
+ActMatrix::ActMatrix(const Cpu& cpu, tensor::Arena& arena, dot::Act form, std::int64_t m,
+                     std::int64_t k)
+    : form_(form), k_(k) {
+  switch (form) {
+    case dot::Act::kF32:
+      rows_.f32 = f32_ = arena.allocate<float>(m * k);
+      rows_.f32_stride = k;
+      return;
+    case dot::Act::kQ8:
+      rows_.terms = cpu.act_terms();
+      rows_.q = q_ = arena.allocate<std::int8_t>(m * rows_.terms * k);
+      rows_.scale = scale_ = arena.allocate<float>(m * rows_.terms * k / dot::kQ8Block);
+      rows_.sum = sum_ = arena.allocate<float>(m * rows_.terms * k / dot::kQ8Block);
+      rows_.q_stride = k;
+      rows_.block_stride = k / dot::kQ8Block;
+      return;
+    case dot::Act::kBf16: {
+      const std::int64_t panels = (m + dot::kTileRows - 1) / dot::kTileRows;
+      rows_.bf16 = bf16_ = arena.allocate<std::uint16_t>(panels * dot::kTileRows * k);
+      return;
+    }
+  }
 }
 
-dot::ActRows Q8Rows::view() const {
-  dot::ActRows r;
-  r.q = q_;
-  r.q_stride = k_;
-  r.scale = scale_;
-  r.sum = sum_;
-  r.block_stride = k_ / dot::kQ8Block;
-  r.terms = terms_;
-  return r;
+std::uint16_t* ActMatrix::tile_row(const std::uint16_t* tiles, std::int64_t row) const noexcept {
+  const std::int64_t at =
+      row / dot::kTileRows * dot::kTileRows * k_ + row % dot::kTileRows * dot::kTileCols;
+  return const_cast<std::uint16_t*>(tiles) + at;
 }
 
-void Q8Rows::quantize(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
+void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
                       const float* x) const noexcept {
+  switch (form_) {
+    case dot::Act::kF32:
+      std::memcpy(f32_ + row * k_ + col, x, static_cast<std::size_t>(n) * sizeof(float));
+      return;
+    case dot::Act::kQ8: write_q8(cpu, row, col, n, x); return;
+    case dot::Act::kBf16:
+      cpu.to_tiles(x, n, tile_row(bf16_, row) + col / dot::kTileCols * dot::kTileValues);
+      return;
+  }
+}
+
+void ActMatrix::write_q8(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
+                         const float* x) const noexcept {
   const std::int64_t blocks = k_ / dot::kQ8Block;
   const auto term = [&](std::int64_t t, std::int64_t at, std::int64_t count, const float* values) {
-    const std::int64_t r = row * terms_ + t;
+    const std::int64_t r = row * rows_.terms + t;
     const std::int64_t block = r * blocks + at / dot::kQ8Block;
     cpu.quantize(values, count, q_ + r * k_ + at, scale_ + block, sum_ + block);
   };
   term(0, col, n, x);
-  if (terms_ == 1) return;
+  if (rows_.terms == 1) return;
   constexpr std::int64_t kPart = 256;
   float left[kPart];
-  const std::int64_t high = row * terms_;
+  const std::int64_t high = row * rows_.terms;
   for (std::int64_t first = 0; first < n; first += kPart) {
     const std::int64_t count = std::min(kPart, n - first);
     const std::int8_t* q = q_ + high * k_ + col + first;
@@ -136,38 +174,58 @@ void Q8Rows::quantize(const Cpu& cpu, std::int64_t row, std::int64_t col, std::i
   }
 }
 
-void Q8Rows::copy(std::int64_t row, const dot::ActRows& other, std::int64_t from) const noexcept {
-  const dot::ActRows source = offset_rows(other, from);
-  const std::int64_t blocks = k_ / dot::kQ8Block;
-  const auto n = static_cast<std::size_t>(terms_);
-  std::memcpy(q_ + row * terms_ * k_, source.q, n * static_cast<std::size_t>(k_));
-  std::memcpy(scale_ + row * terms_ * blocks, source.scale,
-              n * static_cast<std::size_t>(blocks) * sizeof(float));
-  std::memcpy(sum_ + row * terms_ * blocks, source.sum,
-              n * static_cast<std::size_t>(blocks) * sizeof(float));
+void ActMatrix::copy(std::int64_t row, const dot::ActRows& other,
+                     std::int64_t from) const noexcept {
+  switch (form_) {
+    case dot::Act::kF32:
+      std::memcpy(f32_ + row * k_, other.f32 + from * other.f32_stride,
+                  static_cast<std::size_t>(k_) * sizeof(float));
+      return;
+    case dot::Act::kQ8: {
+      const dot::ActRows source = offset_rows(other, from, k_);
+      const std::int64_t blocks = k_ / dot::kQ8Block;
+      const std::int64_t first = row * rows_.terms;
+      const auto n = static_cast<std::size_t>(rows_.terms);
+      const std::size_t floats = n * static_cast<std::size_t>(blocks) * sizeof(float);
+      std::memcpy(q_ + first * k_, source.q, n * static_cast<std::size_t>(k_));
+      std::memcpy(scale_ + first * blocks, source.scale, floats);
+      std::memcpy(sum_ + first * blocks, source.sum, floats);
+      return;
+    }
+    case dot::Act::kBf16: {
+      const std::uint16_t* source = tile_row(other.bf16, from);
+      std::uint16_t* to = tile_row(bf16_, row);
+      for (std::int64_t c = 0; c < k_; c += dot::kTileCols) {
+        std::memcpy(to, source, dot::kTileCols * sizeof(std::uint16_t));
+        source += dot::kTileValues;
+        to += dot::kTileValues;
+      }
+      return;
+    }
+  }
 }
 
 dot::ActRows Activation::rows_for(const PackedMatrix& matrix, Cpu& cpu, tensor::Arena& arena) {
-  if (!matrix.wants_q8()) {
+  const dot::Act form = matrix.form(x_.n_rows);
+  if (form == dot::Act::kF32) {
     dot::ActRows r;
     r.f32 = x_.data;
     r.f32_stride = x_.stride;
     return r;
   }
-  if (!quantized_) {
-    const Q8Rows rows(cpu, arena, x_.n_rows, x_.n_cols);
-    const auto quantize_row = [&](std::int64_t r, int) {
-      rows.quantize(cpu, r, 0, x_.n_cols, x_.row(r));
+  ActMatrix& rows = form == dot::Act::kQ8 ? q8_ : bf16_;
+  if (rows.empty()) {
+    rows = ActMatrix(cpu, arena, form, x_.n_rows, x_.n_cols);
+    const auto write_row = [&](std::int64_t r, int) {
+      rows.write(cpu, r, 0, x_.n_cols, x_.row(r));
     };
     if (x_.n_rows < 4) {  // a parallel region costs more than this work
-      for (std::int64_t r = 0; r < x_.n_rows; ++r) quantize_row(r, 0);
+      for (std::int64_t r = 0; r < x_.n_rows; ++r) write_row(r, 0);
     } else {
-      cpu.pool.run(x_.n_rows, quantize_row);
+      cpu.pool.run(x_.n_rows, write_row);
     }
-    q8_ = rows.view();
-    quantized_ = true;
   }
-  return q8_;
+  return rows.view();
 }
 
 namespace {
@@ -189,11 +247,14 @@ GemmTasks split(const PackedMatrix& matrix, std::int64_t n_total, int n_threads)
 }
 
 void run_task(const GemmCall& call, std::int64_t row, std::int64_t n_rows) noexcept {
-  constexpr std::int64_t kPanel = 128;  // activation rows that stay in L2 while weight tiles pass
-  for (std::int64_t m0 = 0; m0 < call.m; m0 += kPanel) {
-    const std::int64_t m = std::min(kPanel, call.m - m0);
+  // Activation rows that stay in L2 while weight tiles pass; tile kernels expand the weights once
+  // for all.
+  const std::int64_t panel = call.act.bf16 != nullptr ? 512 : 128;
+  for (std::int64_t m0 = 0; m0 < call.m; m0 += panel) {
+    const std::int64_t m = std::min(panel, call.m - m0);
     float* out = call.out.row(m0) + row;
-    call.matrix->dot(offset_rows(call.act, m0), m, row, n_rows, out, call.out.stride);
+    call.matrix->dot(offset_rows(call.act, m0, call.matrix->k()), m, row, n_rows, out,
+                     call.out.stride);
     if (call.bias == nullptr) continue;
     for (std::int64_t i = 0; i < m; ++i) {
       for (std::int64_t j = 0; j < n_rows; ++j) out[i * call.out.stride + j] += call.bias[row + j];

@@ -22,7 +22,12 @@ namespace kt::backend {
 /// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32
 /// once per layer. kQ16 keeps 15 bits as the sum of two such roundings (of the value, then of what
 /// is left): twice the multiplications, the same weight reads. kF32 keeps them in float (proofs).
+/// Where tile kernels exist, batches of kBatchRows rows or more use them, with activations in bf16
+/// (unless kF32): their rounding is a quarter of int8's.
 enum class ActPolicy { kQ8, kQ16, kF32 };
+
+/// From how many rows on a step is a batch.
+inline constexpr std::int64_t kBatchRows = 32;
 
 /// Everything operators need of the CPU; passed along, never global.
 struct Cpu {
@@ -32,7 +37,11 @@ struct Cpu {
   std::int64_t act_terms() const { return act == ActPolicy::kQ16 ? 2 : 1; }
   CpuCaps caps;
   ActPolicy act;
+  /// Whether matrices packed from now on get a tile kernel for batches. Set where the CPU has
+  /// tiles; tests set it elsewhere, to run the slow twins.
+  bool tiles;
   kernels::dot::QuantizeFn quantize;
+  kernels::dot::ToTilesFn to_tiles;
   const kernels::elementwise::Table* elementwise;
   const kernels::attention::Kernel* attention;
 };
@@ -42,7 +51,8 @@ struct Cpu {
 std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format format, std::int64_t n,
                                 std::int64_t k);
 
-/// Weights [n, k] packed for the kernel that this CPU runs them with.
+/// Weights [n, k] packed for the kernels that this CPU runs them with: one for few activation rows,
+/// and where it has tiles one for batches, from the same bytes.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -57,58 +67,75 @@ class PackedMatrix {
   tensor::Format format() const { return kernel_->weight; }
   const kernels::dot::Kernel& kernel() const { return *kernel_; }
   std::size_t bytes() const { return data_.size(); }
-  bool wants_q8() const { return kernel_->act == kernels::dot::Act::kQ8; }
-  /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). With
-  /// two-term activations n_rows is at most kMaxSplitRows.
+  /// The form of activations that steps of n_rows rows are to be given in.
+  kernels::dot::Act form(std::int64_t n_rows) const {
+    return batch_ != nullptr && n_rows >= kBatchRows ? batch_->act : kernel_->act;
+  }
+  /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). The
+  /// form of `act` chooses the kernel. With two-term activations n_rows is at most kMaxSplitRows.
   static constexpr std::int64_t kMaxSplitRows = 128;
   void dot(const kernels::dot::ActRows& act, std::int64_t m, std::int64_t row, std::int64_t n_rows,
            float* out, std::int64_t out_stride) const noexcept;
 
  private:
   const kernels::dot::Kernel* kernel_ = nullptr;
+  const kernels::dot::Kernel* batch_ = nullptr;
   std::int64_t n_ = 0;
   std::int64_t k_ = 0;
   std::size_t tile_bytes_ = 0;
   tensor::Buffer data_;
 };
 
-/// Input rows of one or more matrix products: floats, and their int8 twin made at first use.
+/// Rows [row, row + …) of `act`, which has k columns; of tiles, row must be a multiple of 16.
+kernels::dot::ActRows offset_rows(const kernels::dot::ActRows& act, std::int64_t row,
+                                  std::int64_t k);
+
+/// Arena space for m activation rows of k values in the form a kernel reads (int8 in as many terms
+/// as the CPU's policy wants). Different rows may be written at the same time.
+class ActMatrix {
+ public:
+  ActMatrix() = default;
+  ActMatrix(const Cpu& cpu, tensor::Arena& arena, kernels::dot::Act form, std::int64_t m,
+            std::int64_t k);
+  bool empty() const { return k_ == 0; }
+  kernels::dot::Act form() const { return form_; }
+  const kernels::dot::ActRows& view() const { return rows_; }
+  kernels::dot::ActRows view(std::int64_t row) const { return offset_rows(rows_, row, k_); }
+  /// Rounds n floats (a multiple of 32 unless the form is float) into columns [col, col + n) of a
+  /// row.
+  void write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
+             const float* x) const noexcept;
+  /// Copies row `from` of other rows of the same form and width.
+  void copy(std::int64_t row, const kernels::dot::ActRows& other, std::int64_t from) const noexcept;
+
+ private:
+  void write_q8(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
+                const float* x) const noexcept;
+  std::uint16_t* tile_row(const std::uint16_t* tiles, std::int64_t row) const noexcept;
+
+  kernels::dot::Act form_ = kernels::dot::Act::kF32;
+  std::int64_t k_ = 0;
+  kernels::dot::ActRows rows_;
+  float* f32_ = nullptr;  // what rows_ points to, to write
+  std::int8_t* q_ = nullptr;
+  float* scale_ = nullptr;
+  float* sum_ = nullptr;
+  std::uint16_t* bf16_ = nullptr;
+};
+
+/// Input rows of one or more matrix products: floats, and their rounded twins made at first use.
 class Activation {
  public:
   explicit Activation(tensor::ConstMatrixF x) : x_(x) {}
   const tensor::ConstMatrixF& f32() const { return x_; }
   std::int64_t n_rows() const { return x_.n_rows; }
-  /// Rows in the form `matrix` reads; quantises into `arena` on first need. Not concurrent.
+  /// Rows in the form `matrix` reads for as many; rounds into `arena` on first need. Not
+  /// concurrent.
   kernels::dot::ActRows rows_for(const PackedMatrix& matrix, Cpu& cpu, tensor::Arena& arena);
 
  private:
   tensor::ConstMatrixF x_;
-  bool quantized_ = false;
-  kernels::dot::ActRows q8_;
-};
-
-/// Rows [row, row + …) of `act`.
-kernels::dot::ActRows offset_rows(const kernels::dot::ActRows& act, std::int64_t row);
-
-/// Arena space for m quantised rows of k values, in as many terms as the CPU's policy wants.
-class Q8Rows {
- public:
-  Q8Rows() = default;
-  Q8Rows(const Cpu& cpu, tensor::Arena& arena, std::int64_t m, std::int64_t k);
-  bool empty() const { return q_ == nullptr; }
-  kernels::dot::ActRows view() const;
-  /// Quantises n values (a multiple of 32) into columns [col, col + n) of a row.
-  void quantize(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
-                const float* x) const noexcept;
-  /// Copies row `from` of other rows of the same width.
-  void copy(std::int64_t row, const kernels::dot::ActRows& other, std::int64_t from) const noexcept;
-
- private:
-  std::int8_t* q_ = nullptr;
-  float* scale_ = nullptr;
-  float* sum_ = nullptr;
-  std::int64_t k_ = 0;
-  std::int64_t terms_ = 1;
+  ActMatrix q8_, bf16_;
 };
 
 struct GemmCall {

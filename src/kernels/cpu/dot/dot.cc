@@ -19,6 +19,7 @@ namespace {
 constexpr CpuCaps kCaps_ref = 0;
 constexpr CpuCaps kCaps_avx2 = kAvx2;
 constexpr CpuCaps kCaps_avx512 = kAvx2 | kAvx512 | kAvx512Vnni;
+constexpr CpuCaps kCaps_amx = kCaps_avx512 | kAmx;
 
 constexpr Kernel kKernels[] = {
 #define KERNEL(isa, name, out, act, weight, pack, m_max, n_tile, k_step) \
@@ -84,6 +85,10 @@ void unpack_row(const Kernel& kernel, const std::byte* packed, std::int64_t row,
   const N16Layout& layout = *n16_layout(kernel.weight);
   const std::byte* tile = packed + static_cast<std::size_t>(row / kN16Rows) * layout.tile_bytes(k);
   layout.unpack_row(tile, k, static_cast<int>(row % kN16Rows), out);
+}
+
+ToTilesFn select_to_tiles(CpuCaps caps) {
+  return (caps & kCaps_avx512) == kCaps_avx512 ? to_tiles_avx512 : to_tiles_ref;
 }
 
 QuantizeFn select_quantize(CpuCaps caps) {

@@ -18,12 +18,17 @@
 
 namespace kt::kernels::dot {
 
-enum class Act : std::uint8_t { kF32, kQ8 };
+enum class Act : std::uint8_t { kF32, kQ8, kBf16 };
 enum class Pack : std::uint8_t { kRows, kN16 };
 
 inline constexpr std::int64_t kQ8Block = 32;
+/// A tile of bf16 activations: 16 rows of 32 k, contiguous.
+inline constexpr std::int64_t kTileRows = 16;
+inline constexpr std::int64_t kTileCols = 32;
+inline constexpr std::int64_t kTileValues = kTileRows * kTileCols;
 
-/// m activation rows of k values. Act::kF32 reads f32; Act::kQ8 reads q, scale and sum.
+/// m activation rows of k values. Act::kF32 reads f32; Act::kQ8 reads q, scale and sum; Act::kBf16
+/// reads bf16.
 struct ActRows {
   const float* f32 = nullptr;  // [m, k], f32_stride elements apart
   std::int64_t f32_stride = 0;
@@ -36,6 +41,8 @@ struct ActRows {
   /// and a low int8 part. Kernels do not read it: their caller passes m * terms rows and adds the
   /// results.
   std::int64_t terms = 1;
+  /// Tiles [ceil(m / 16)][k / 32][16][32]; k a multiple of 32. Rows past m are not read.
+  const std::uint16_t* bf16 = nullptr;
 };
 
 struct DotArgs {
@@ -69,7 +76,8 @@ std::span<const Kernel> kernels();
 /// The fastest row for weights [n, k] of `weight` and this activation type on `caps`; the ref row
 /// when no other fits; nullptr when k is not a multiple of the format's block (no row exists), and
 /// for F32, F16 and BF16 weights with Act::kQ8: those keep float activations, so ask again with
-/// Act::kF32.
+/// Act::kF32. Rows with Act::kBf16 exist for tile units only (nullptr elsewhere) and pay for
+/// batches.
 const Kernel* select(formats::Format weight, Act act, std::int64_t k, CpuCaps caps);
 
 /// Bytes of n rows (rounded up to n_tile) of k values packed for `kernel`.
@@ -91,5 +99,10 @@ void unpack_row(const Kernel& kernel, const std::byte* packed, std::int64_t row,
 using QuantizeFn = void (*)(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                             float* sum) noexcept;
 QuantizeFn select_quantize(CpuCaps caps);
+
+/// Rounds k floats (a multiple of 32) of one row to bf16, nearest even, in tile order: 32 values,
+/// then the next 32 kTileValues further on. Bitwise the same on every ISA.
+using ToTilesFn = void (*)(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
+ToTilesFn select_to_tiles(CpuCaps caps);
 
 }  // namespace kt::kernels::dot

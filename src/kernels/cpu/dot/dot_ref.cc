@@ -2,8 +2,11 @@
 // A weight row is decoded once per 64 activation rows in pieces of 256 values.
 #include <bit>
 #include <cstdint>
+#include <vector>
 
+#include "base/half.h"
 #include "kernels/cpu/dot/dot.h"
+#include "kernels/cpu/dot/n16.h"
 #include "kernels/cpu/dot/quantize.h"
 
 namespace kt::kernels::dot {
@@ -93,6 +96,40 @@ int round_even(float x) {
 #include "formats/formats.inc"
 #undef KT_FORMAT
 
+namespace {
+
+// The tile kernels' slow twin: weights rounded to bf16, products summed in float.
+void run_tiles(const DotArgs& args, formats::Format format) {
+  const N16Layout& layout = *n16_layout(format);
+  const std::size_t tile_bytes = layout.tile_bytes(args.k);
+  std::vector<float> w(static_cast<std::size_t>(args.k));
+  for (std::int64_t j = 0; j < args.n; ++j) {
+    const std::byte* tile = args.weights + static_cast<std::size_t>(j / kN16Rows) * tile_bytes;
+    layout.unpack_row(tile, args.k, static_cast<int>(j % kN16Rows), w.data());
+    for (float& v : w) v = bf16_to_f32(f32_to_bf16(v));
+    for (std::int64_t i = 0; i < args.m; ++i) {
+      const std::uint16_t* a =
+          args.act.bf16 + i / kTileRows * kTileRows * args.k + i % kTileRows * kTileCols;
+      float sum = 0;
+      for (std::int64_t k = 0; k < args.k; ++k) {
+        sum += w[static_cast<std::size_t>(k)] *
+               bf16_to_f32(a[k / kTileCols * kTileValues + k % kTileCols]);
+      }
+      args.out[i * args.out_stride + j] = sum;
+    }
+  }
+}
+
+}  // namespace
+
+#define KT_TILE(id, weight, k_step)                                \
+  void dot_f32_bf16_##id##_n16_ref(const DotArgs& args) noexcept;  \
+  void dot_f32_bf16_##id##_n16_ref(const DotArgs& args) noexcept { \
+    run_tiles(args, formats::Format::weight);                      \
+  }
+#include "kernels/cpu/dot/tiles.inc"
+#undef KT_TILE
+
 void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                       float* sum) noexcept {
   for (std::int64_t b = 0; b < k / kQ8Block; ++b, x += kQ8Block, q += kQ8Block) {
@@ -114,6 +151,12 @@ void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* sca
     }
     scale[b] = usable ? max / 127.0f : finite ? 0.0f : std::bit_cast<float>(0x7fc00000u);
     sum[b] = scale[b] * static_cast<float>(total_q);
+  }
+}
+
+void to_tiles_ref(const float* x, std::int64_t k, std::uint16_t* out) noexcept {
+  for (std::int64_t c = 0; c < k; c += kTileCols, out += kTileValues) {
+    for (std::int64_t i = 0; i < kTileCols; ++i) out[i] = f32_to_bf16(x[c + i]);
   }
 }
 

@@ -90,13 +90,42 @@ struct Activations {
   std::vector<float> f32;
   std::vector<std::int8_t> q;
   std::vector<float> scale, sum;
+  std::vector<std::uint16_t> bf16;
   ActRows rows;
   float value(Act act, std::int64_t i, std::int64_t j) const {
-    if (act == Act::kF32) return f32[static_cast<std::size_t>(i * rows.f32_stride + j)];
+    const float x = f32[static_cast<std::size_t>(i * rows.f32_stride + j)];
+    if (act == Act::kF32) return x;
+    if (act == Act::kBf16) return bf16_to_f32(f32_to_bf16(x));
     return rows.scale[i * rows.block_stride + j / kQ8Block] *
            static_cast<float>(rows.q[i * rows.q_stride + j]);
   }
 };
+
+/// The float rows as bf16 tiles; what no row fills is NaN, so that reading it shows.
+void fill_tiles(Activations& a) {
+  const std::int64_t n_tiles = a.k / kTileCols;
+  a.bf16.assign(static_cast<std::size_t>((a.m + kTileRows - 1) / kTileRows * n_tiles * kTileValues),
+                0x7fc0);
+  for (std::int64_t i = 0; i < a.m; ++i) {
+    const std::int64_t at = i / kTileRows * n_tiles * kTileValues + i % kTileRows * kTileCols;
+    to_tiles_ref(a.f32.data() + i * a.rows.f32_stride, n_tiles * kTileCols, a.bf16.data() + at);
+  }
+  a.rows.bf16 = a.bf16.data();
+}
+
+/// Row i alone.
+Activations one_row(const Activations& a, std::int64_t i) {
+  Activations one = a;
+  one.m = 1;
+  const float* x = a.f32.data() + i * a.rows.f32_stride;
+  one.f32.assign(x, x + a.rows.f32_stride);
+  fill_tiles(one);
+  one.rows.f32 = one.f32.data();
+  one.rows.q += i * a.rows.q_stride;
+  one.rows.scale += i * a.rows.block_stride;
+  one.rows.sum += i * a.rows.block_stride;
+  return one;
+}
 
 /// extreme: every |q| is 127, all of one sign per row.
 Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::mt19937& rng) {
@@ -118,6 +147,7 @@ Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::
                      a.scale.data() + i * a.rows.block_stride,
                      a.sum.data() + i * a.rows.block_stride);
   }
+  fill_tiles(a);
   a.rows.f32 = a.f32.data();
   a.rows.q = a.q.data();
   a.rows.scale = a.scale.data();
@@ -172,14 +202,17 @@ void expect_product(const Kernel& kernel, const Weights& w, const Activations& a
   for (std::int64_t i = 0; i < a.m; ++i) {
     for (std::int64_t r = 0; r < w.n; ++r) {
       const float* row = w.values.data() + r * w.k;
-      double want = 0, size = 0, max = 0;
+      double want = 0, size = 0, rounded = 0, max = 0;
       for (std::int64_t j = 0; j < w.k; ++j) {
         const double x = a.value(kernel.act, i, j);
         want += x * row[j];
         if (j % 32 == 0) max = std::max(smallest, block_max(row, w.k, j));
         size += std::fabs(x) * max;
+        rounded += std::fabs(x * row[j]);
       }
-      const double bound = (static_cast<double>(w.k) / 4 + 16) * 0x1p-24 * size * slack;
+      double bound = (static_cast<double>(w.k) / 4 + 16) * 0x1p-24 * size * slack;
+      // Tile kernels round every weight to bf16, after an offset of up to 256 scales in float.
+      if (kernel.act == Act::kBf16) bound += 0x1p-8 * rounded + 0x1p-14 * size;
       const double value = got[static_cast<std::size_t>(i * w.n + r)];
       ASSERT_NEAR(value, want, bound)
           << kernel.name << " m " << i << " row " << r << " n " << w.n << " k " << w.k;
@@ -199,6 +232,7 @@ class KernelRow : public testing::TestWithParam<const Kernel*> {
   std::vector<std::int64_t> lengths() const {
     const std::int64_t step = GetParam()->k_step;
     if (step == 1) return {1, 2, 31, 64, 100, 257};
+    if (GetParam()->act == Act::kBf16) return {step, 2 * step, 768, 1280};  // over the blocks of k
     return {step, 2 * step, 3 * step};
   }
 };
@@ -210,7 +244,7 @@ TEST_P(KernelRow, AgreesWithDoublePrecision) {
     for (const std::int64_t n : {1, 15, 16, 17, 33}) {
       const Weights w = make_weights(kernel.weight, n, k, -1, rng);
       const std::vector<std::byte> packed = pack_all(kernel, w);
-      for (const std::int64_t m : {0, 1, 2, 3, 4, 5, 7, 16}) {
+      for (const std::int64_t m : {0, 1, 2, 3, 4, 5, 7, 16, 33}) {
         const Activations a = make_activations(m, k, false, rng);
         expect_product(kernel, w, a, run_kernel(kernel, packed, w, a.rows, m), 1.0);
       }
@@ -238,12 +272,7 @@ TEST_P(KernelRow, BitwiseIndependentOfOtherRows) {
   const Activations a = make_activations(70, k, false, rng);
   std::vector<float> alone;
   for (std::int64_t i = 0; i < a.m; ++i) {
-    ActRows one = a.rows;
-    one.f32 += i * one.f32_stride;
-    one.q += i * one.q_stride;
-    one.scale += i * one.block_stride;
-    one.sum += i * one.block_stride;
-    const std::vector<float> row = run_kernel(kernel, packed, w, one, 1);
+    const std::vector<float> row = run_kernel(kernel, packed, w, one_row(a, i).rows, 1);
     alone.insert(alone.end(), row.begin(), row.end());
   }
   for (const std::int64_t m : {2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 17, 70}) {
@@ -314,6 +343,7 @@ TEST_P(KernelRow, NanStaysInItsRow) {
   a.f32[static_cast<std::size_t>(2 * a.rows.f32_stride)] = nan;
   a.scale[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   a.sum[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
+  fill_tiles(a);
   const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.rows, 6);
   for (std::size_t i = 0; i < out.size(); ++i)
     EXPECT_EQ(std::isnan(out[i]), i / 16 == 2) << kernel.name;
@@ -434,6 +464,19 @@ TEST_P(Quantize, TiesGoToEven) {
   EXPECT_EQ(q[2], 2);
   EXPECT_EQ(q[3], -2);
   EXPECT_EQ(sum, 127.0f);
+}
+
+TEST(ToTiles, SameBitsOnEveryIsa) {
+  const ToTilesFn to_tiles = select_to_tiles(detect_caps());
+  std::mt19937 rng(14);
+  for (int trial = 0; trial < 1000; ++trial) {
+    float x[64];
+    for (float& v : x) v = std::bit_cast<float>(static_cast<std::uint32_t>(rng()));
+    std::uint16_t got[2 * kTileValues] = {}, want[2 * kTileValues] = {};
+    to_tiles(x, 64, got);
+    to_tiles_ref(x, 64, want);
+    ASSERT_EQ(std::memcmp(got, want, sizeof(got)), 0);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Dot, Quantize, testing::Values(CpuCaps{0}, CpuCaps{kAvx2}),

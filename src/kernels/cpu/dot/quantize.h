@@ -2,7 +2,8 @@
 //   max = max |x| of a block of 32,  scale = max / 127,  q = rint(x * (127 / max)),  sum = scale *
 //   Σ q
 // A block with a NaN or infinity gets q 0 and scale NaN; one below kQuantizeTiny (127 / max would
-// overflow) counts as zeros. Thread rule: pure.
+// overflow) counts as zeros.
+// to_tiles_*: the same rows as bf16 tiles. Thread rule: pure.
 #pragma once
 #include <cstdint>
 
@@ -14,5 +15,8 @@ void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* sca
                       float* sum) noexcept;
 void quantize_row_avx2(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                        float* sum) noexcept;
+
+void to_tiles_ref(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
+void to_tiles_avx512(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
 
 }  // namespace kt::kernels::dot

@@ -1,0 +1,227 @@
+// AMX tile kernels over kN16 tiles with bf16 activations; included by dot_<weight>_amx.cc only,
+// everything here is internal to that object.
+//
+//   for each pair of weight tiles (32 rows), for each block of kBlockK k:
+//     expand the weights once to bf16 B tiles in L1/L2 (rounded to nearest)
+//     for each pair of activation tiles (32 rows): 2 x 2 accumulators += A · B over the block
+// Accumulators are f32 and wait in `out` between blocks of k. A B tile is 16 lines of k pairs:
+// line p = [16 rows][k = 2 p, 2 p + 1]; an A tile is 16 rows of 32 k, as ActRows::bf16 holds them.
+// Each output sees the same operations in the same order whatever m is.
+#pragma once
+#include "kernels/cpu/dot/dot.h"
+#include "kernels/cpu/dot/n16_codes_avx512.h"
+
+namespace kt::kernels::dot {
+namespace {
+
+constexpr std::int64_t kBlockK = 512;  // k expanded at a time: 2 weight tiles are 32 KiB
+
+/// GCC's tile intrinsics name no memory they touch; this keeps stores and loads on their side.
+KT_INLINE void memory_barrier() { asm volatile("" ::: "memory"); }
+
+/// Two float vectors (k even, k odd) as one line of bf16 pairs, rounded to nearest, ties away from
+/// zero. NaNs must be canonical: others could wrap around.
+KT_INLINE __m512i bf16_pairs(__m512 even, __m512 odd) {
+  const __m512i half = _mm512_set1_epi32(0x8000);
+  const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
+  const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half);
+  return _mm512_mask_blend_epi16(0xaaaaaaaau, low, high);
+}
+
+KT_INLINE __m512 canonical(__m512 v) {
+  return _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q),
+                            _mm512_set1_ps(__builtin_nanf("")));
+}
+
+/// 1 + code / 256 of byte i of each lane: the code goes straight into the mantissa.
+template <int kByte>
+KT_INLINE __m512 mantissa(__m512i codes) {
+  constexpr int kShift = 15 - 8 * kByte;
+  const __m512i v = kShift > 0
+                        ? _mm512_slli_epi32(codes, static_cast<unsigned>(kShift > 0 ? kShift : 0))
+                        : _mm512_srli_epi32(codes, static_cast<unsigned>(kShift > 0 ? 0 : -kShift));
+  // 0xea: (v & mask) | one
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(v, _mm512_set1_epi32(0x007f8000),
+                                                       _mm512_set1_epi32(0x3f800000), 0xea));
+}
+
+/// 32 k of 16 rows to one B tile.
+template <class W>
+KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
+                            std::uint16_t* out) {
+  __m512 scale, offset;
+  W::scales(tile, unit, b, scale, offset);
+#pragma GCC unroll 2
+  for (int pass = 0; pass < 2; ++pass) {
+    __m512 s = scale, o = _mm512_setzero_ps();
+    if constexpr (W::kSubScales) {
+      s = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(W::sub_scale(tile, b, pass)));
+      o = times(s, static_cast<float>(-W::kBias));
+      if constexpr (W::kSubMins) {
+        o = _mm512_mul_ps(offset, _mm512_cvtepi32_ps(W::sub_min(tile, b, pass)));
+      }
+    } else if constexpr (W::kOffset) {
+      o = offset;
+    }
+    s = canonical(times(s, 256.0f));
+    o = canonical(_mm512_sub_ps(o, s));
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      const __m512i codes = W::codes(tile, b, pass, g);
+      std::uint16_t* line = out + 32 * (8 * pass + 2 * g);
+      _mm512_store_si512(line, bf16_pairs(_mm512_fmadd_ps(mantissa<0>(codes), s, o),
+                                          _mm512_fmadd_ps(mantissa<1>(codes), s, o)));
+      _mm512_store_si512(line + 32, bf16_pairs(_mm512_fmadd_ps(mantissa<2>(codes), s, o),
+                                               _mm512_fmadd_ps(mantissa<3>(codes), s, o)));
+    }
+  }
+}
+
+/// k [k0, k0 + n_k) of one packed tile to n_k / 32 B tiles; k0 a multiple of kBlockK.
+template <class W>
+KT_INLINE void expand(const typename W::Tile* tile, std::int64_t k0, std::int64_t n_k,
+                      std::uint16_t* out) {
+  if constexpr (W::kBlocks == 0) {  // float formats: one k per unit
+    for (std::int64_t k = k0; k < k0 + n_k; k += 2, out += 32) {
+      _mm512_store_si512(out, W::pair(tile[k].w, tile[k + 1].w));
+    }
+  } else {
+    constexpr std::int64_t kUnitK = 32 * W::kBlocks;
+    for (std::int64_t u = k0 / kUnitK; u < (k0 + n_k) / kUnitK; ++u) {
+      const typename W::Unit unit = W::unit(tile[u]);
+      for (int b = 0; b < W::kBlocks; ++b, out += kTileValues)
+        expand_block<W>(tile[u], unit, b, out);
+    }
+  }
+}
+
+/// Rows of the two activation tiles and columns of the two weight tiles; 0 when there is no second.
+struct TileShape {
+  int rows[2];
+  int cols[2];
+  bool operator==(const TileShape&) const = default;
+};
+
+// Tiles 0-3: accumulators [row tile][column tile]; 4, 5: activations; 6, 7: weights.
+KT_INLINE void configure(const TileShape& shape) {
+  struct alignas(64) Config {
+    std::uint8_t palette = 1;
+    std::uint8_t start_row = 0;
+    std::uint8_t reserved[14] = {};
+    std::uint16_t row_bytes[16] = {};
+    std::uint8_t n_rows[16] = {};
+  } config;
+  const auto set = [&](int tile, int rows, int bytes) {
+    config.n_rows[tile] = static_cast<std::uint8_t>(bytes == 0 ? 0 : rows);
+    config.row_bytes[tile] = static_cast<std::uint16_t>(rows == 0 ? 0 : bytes);
+  };
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 2; ++j) set(2 * i + j, shape.rows[i], 4 * shape.cols[j]);
+    set(4 + i, shape.rows[i], 64);
+    set(6 + i, 16, 4 * shape.cols[i]);
+  }
+  memory_barrier();  // GCC before 12.4 drops stores that only _tile_loadconfig reads
+  _tile_loadconfig(&config);
+}
+
+struct TileBlock {
+  const std::uint16_t* a[2];  // first A tile of each row tile
+  const std::uint16_t* b[2];  // first B tile of each column tile
+  std::int64_t n_tiles;       // along k
+  float* out;
+  std::int64_t out_stride;
+  bool first;  // of the blocks along k: accumulators start at 0
+};
+
+/// kRows x kCols tiles of `out` += A · B over the block.
+template <int kRows, int kCols>
+KT_INLINE void multiply(const TileBlock& t) {
+  const auto stride = static_cast<std::size_t>(t.out_stride) * sizeof(float);
+  float* c[2] = {t.out, t.out + 16 * t.out_stride};
+  if (t.first) {
+    _tile_zero(0);
+    if constexpr (kCols == 2) _tile_zero(1);
+    if constexpr (kRows == 2) _tile_zero(2);
+    if constexpr (kRows == 2 && kCols == 2) _tile_zero(3);
+  } else {
+    _tile_loadd(0, c[0], stride);
+    if constexpr (kCols == 2) _tile_loadd(1, c[0] + 16, stride);
+    if constexpr (kRows == 2) _tile_loadd(2, c[1], stride);
+    if constexpr (kRows == 2 && kCols == 2) _tile_loadd(3, c[1] + 16, stride);
+  }
+  for (std::int64_t k = 0; k < t.n_tiles; ++k) {
+    _tile_loadd(4, t.a[0] + k * kTileValues, 64);
+    _tile_loadd(6, t.b[0] + k * kTileValues, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (kCols == 2) {
+      _tile_loadd(7, t.b[1] + k * kTileValues, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (kRows == 2) {
+      _tile_loadd(5, t.a[1] + k * kTileValues, 64);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    if constexpr (kRows == 2 && kCols == 2) _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, c[0], stride);
+  if constexpr (kCols == 2) _tile_stored(1, c[0] + 16, stride);
+  if constexpr (kRows == 2) _tile_stored(2, c[1], stride);
+  if constexpr (kRows == 2 && kCols == 2) _tile_stored(3, c[1] + 16, stride);
+}
+
+KT_INLINE void multiply(const TileShape& shape, const TileBlock& block) {
+  if (shape.rows[1] != 0) {
+    if (shape.cols[1] != 0) {
+      multiply<2, 2>(block);
+    } else {
+      multiply<2, 1>(block);
+    }
+  } else if (shape.cols[1] != 0) {
+    multiply<1, 2>(block);
+  } else {
+    multiply<1, 1>(block);
+  }
+}
+
+KT_INLINE int part(std::int64_t n, std::int64_t begin) {
+  const std::int64_t left = n - begin;
+  return static_cast<int>(left <= 0 ? 0 : left < 16 ? left : 16);
+}
+
+template <class W>
+KT_INLINE void run_bf16(const DotArgs& args) {
+  const auto* weights = reinterpret_cast<const typename W::Tile*>(args.weights);
+  alignas(64) std::uint16_t b[2][kBlockK / kTileCols * kTileValues];
+  constexpr std::int64_t kUnitK = W::kBlocks == 0 ? 1 : 32 * W::kBlocks;
+  const std::int64_t n_units = args.k / kUnitK;
+  const std::int64_t panel = 16 * args.k;  // bf16 values of 16 activation rows
+  if (args.m == 0) return;
+  TileShape current = {};
+  for (std::int64_t col = 0; col < args.n; col += 32) {
+    for (std::int64_t k0 = 0; k0 < args.k; k0 += kBlockK) {
+      const std::int64_t n_k = args.k - k0 < kBlockK ? args.k - k0 : kBlockK;
+      for (int j = 0; j < 2 && col + 16 * j < args.n; ++j) {
+        expand<W>(weights + (col / 16 + j) * n_units, k0, n_k, b[j]);
+      }
+      memory_barrier();
+      for (std::int64_t row = 0; row < args.m; row += 32) {
+        const TileShape shape = {{part(args.m, row), part(args.m, row + 16)},
+                                 {part(args.n, col), part(args.n, col + 16)}};
+        if (!(shape == current)) configure(shape);
+        current = shape;
+        const std::uint16_t* a = args.act.bf16 + row / 16 * panel + k0 * 16;
+        multiply(shape, {{a, a + panel},
+                         {b[0], b[1]},
+                         n_k / kTileCols,
+                         args.out + row * args.out_stride + col,
+                         args.out_stride,
+                         k0 == 0});
+      }
+      memory_barrier();
+    }
+  }
+  _tile_release();
+}
+
+}  // namespace
+}  // namespace kt::kernels::dot
