@@ -6,6 +6,7 @@
 
 #include "base/topology.h"
 #include "operators/trace.h"
+#include "placement/layer_path.h"
 #include "print.h"
 #include "session/bandwidth.h"
 #include "session/trace_file.h"
@@ -17,11 +18,9 @@ using Clock = std::chrono::steady_clock;
 
 // "model.layers.3.mlp.experts" → "mlp.experts".
 std::string place_of(const std::string& path) {
-  constexpr std::string_view kLayers = ".layers.";
-  const std::size_t at = path.find(kLayers);
-  if (at == std::string::npos) return path.empty() ? "(model)" : path;
-  const std::size_t dot = path.find('.', at + kLayers.size());
-  return dot == std::string::npos ? "(layer)" : path.substr(dot + 1);
+  const placement::LayerPath parts = placement::split_layer(path);
+  if (parts.number < 0) return path.empty() ? "(model)" : path;
+  return parts.after.empty() ? "(layer)" : std::string(parts.after.substr(1));
 }
 
 // Part of a module's weights that one row uses.

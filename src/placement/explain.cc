@@ -4,37 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
-#include <set>
+
+#include "placement/layer_path.h"
 
 namespace kt::placement {
-namespace {
-
-// "model.layers.7.mlp" → ("model.layers.#.mlp", 7); paths without a layer keep their text and -1.
-std::pair<std::string, std::int64_t> split_layer(const std::string& path) {
-  constexpr std::string_view kLayers = "layers.";
-  const auto at = path.find(kLayers);
-  if (at == std::string::npos) return {path, -1};
-  const auto begin = at + kLayers.size();
-  const auto end = path.find_first_not_of("0123456789", begin);
-  const std::string rest = end == std::string::npos ? "" : path.substr(end);
-  return {path.substr(0, begin) + "#" + rest, std::stoll(path.substr(begin, end - begin))};
-}
-
-}  // namespace
-
-std::string layer_ranges(const std::vector<std::int64_t>& numbers) {
-  if (numbers.size() == 1) return std::to_string(numbers.front());
-  std::string text;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t j = i;
-    while (j + 1 < numbers.size() && numbers[j + 1] == numbers[j] + 1) ++j;
-    text += (text.empty() ? "" : ",") + std::to_string(numbers[i]);
-    if (j > i) text += "-" + std::to_string(numbers[j]);
-    i = j + 1;
-  }
-  return "{" + text + "}";
-}
 
 std::string align(const Lines& lines, const std::set<std::size_t>& right) {
   std::vector<std::size_t> width(lines.front().size());
@@ -65,35 +38,33 @@ std::string human_bytes(std::uint64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
+std::vector<ExplainRow> merge_layers(const std::vector<ExplainRow>& rows) {
+  LayerGroups<ExplainRow> merged;
+  for (const ExplainRow& row : rows) {
+    ExplainRow fresh = row;
+    fresh.bytes = 0;
+    merged
+        .at(row.path, fmt::format("{}|{}|{}|{}", row.op, row.device, row.format, row.reason),
+            std::move(fresh))
+        .bytes += row.bytes;
+  }
+  std::vector<ExplainRow> result;
+  for (const auto& group : merged.groups()) {
+    result.push_back(group.value);
+    result.back().path = split_layer(group.path).with(layer_ranges(group.layers));
+  }
+  return result;
+}
+
 std::vector<ExplainRow> explain(operators::Module& root, const operators::Placement& placement) {
-  struct Group {
-    ExplainRow row;
-    std::vector<std::int64_t> layers;
-  };
-  std::vector<Group> groups;
-  std::map<std::string, std::size_t> index;
+  std::vector<ExplainRow> rows;
   operators::walk(root, [&](operators::Module& module) {
     if (module.weights().empty() && module.weight_bytes() == 0) return;
-    const auto [pattern, layer] = split_layer(module.path());
-    const auto& entry = placement.at(module.path());
-    const std::string key = fmt::format("{}|{}|{}|{}", pattern, module.op(), module.site().device,
-                                        module.weight_format());
-    const auto [it, fresh] = index.emplace(key, groups.size());
-    if (fresh) {
-      groups.push_back({{pattern, std::string(module.op()), module.site().device,
-                         module.weight_format(), 0, entry.reason},
-                        {}});
-    }
-    Group& group = groups[it->second];
-    group.row.bytes += module.weight_bytes();
-    if (layer >= 0) group.layers.push_back(layer);
+    rows.push_back({module.path(), std::string(module.op()), module.site().device,
+                    module.weight_format(), module.weight_bytes(),
+                    placement.at(module.path()).reason});
   });
-  std::vector<ExplainRow> rows;
-  for (Group& g : groups) {
-    if (!g.layers.empty()) g.row.path.replace(g.row.path.find('#'), 1, layer_ranges(g.layers));
-    rows.push_back(std::move(g.row));
-  }
-  return rows;
+  return merge_layers(rows);
 }
 
 std::string explain_summary(operators::Module& root) {

@@ -24,6 +24,10 @@ struct ExplainRow {
   std::string reason;
 };
 
+/// Rows that differ in the number of the layer only, as one with the sum of their bytes; in order
+/// of first sight.
+std::vector<ExplainRow> merge_layers(const std::vector<ExplainRow>& rows);
+
 /// Rows for modules that own weights, in tree order.
 std::vector<ExplainRow> explain(operators::Module& root, const operators::Placement& placement);
 
@@ -33,9 +37,6 @@ std::string explain_table(operators::Module& root, const operators::Placement& p
 /// What runs where in a few lines, equal kinds merged: kind, operators, device, format, kernel,
 /// memory.
 std::string explain_summary(operators::Module& root);
-
-/// {0, 1, 2, 5} → "{0-2,5}"; a single number stays plain. Ascending.
-std::string layer_ranges(const std::vector<std::int64_t>& numbers);
 
 /// Cells of lines of equal length as text: columns of equal width, those in `right` aligned to the
 /// right.

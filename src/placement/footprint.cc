@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "placement/layer_path.h"
+
 namespace kt::placement {
 namespace {
 
@@ -36,7 +38,7 @@ class Collector {
     cost.op = module.op();
     cost.device = module.site().device;
     cost.part = part_of(module);
-    cost.layer = layer_number(cost.path);
+    cost.layer = split_layer(cost.path).number;
     const auto& entry = placement_.at(cost.path);
     cost.reason = entry.reason;
     recode_ = recode_of(entry, cost.op);
@@ -150,18 +152,6 @@ std::string_view part_name(Part part) {
                                                "experts",   "norms, routers", "embedding",
                                                "head"};
   return kNames[static_cast<int>(part)];
-}
-
-std::int64_t layer_number(std::string_view path) {
-  constexpr std::string_view kLayers = "layers.";
-  const auto at = path.find(kLayers);
-  if (at == std::string_view::npos) return -1;
-  std::int64_t layer = 0;
-  for (const char c : path.substr(at + kLayers.size())) {
-    if (c < '0' || c > '9' || layer > 1'000'000) break;
-    layer = layer * 10 + (c - '0');
-  }
-  return layer;
 }
 
 operators::Recode recode_of(const operators::Placement::Entry& entry, std::string_view op) {

@@ -70,9 +70,6 @@ std::uint64_t bytes_on(const ModuleCost& module, bool cpu, const Packing& packin
 std::uint64_t workspace_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
                               std::int64_t chunk, const Packing& packing);
 
-/// Layer number in "model.layers.7.mlp", or -1.
-std::int64_t layer_number(std::string_view path);
-
 /// The weight format an entry's operator makes of a stored format.
 operators::Recode recode_of(const operators::Placement::Entry& entry, std::string_view op);
 

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "placement/cost_model.h"
+#include "placement/layer_path.h"
 #include "placement/planner.h"
 
 namespace kt::placement {
@@ -228,7 +229,7 @@ void place_on_gpus(operators::Model& model, const FillInput& input, const Assign
         entry.kwargs = input.choices[it->second].kwargs;
       }
     } else {
-      const std::int64_t layer = layer_number(module.path());
+      const std::int64_t layer = split_layer(module.path()).number;
       if (layer >= static_cast<std::int64_t>(assignment.layer_gpu.size())) return;
       const int first = assignment.layer_gpu.empty() ? -1 : assignment.layer_gpu.front();
       entry.device =

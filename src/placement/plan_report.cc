@@ -1,6 +1,5 @@
 #include "placement/plan_report.h"
 
-#include <map>
 #include <set>
 
 #include "placement/explain.h"
@@ -66,37 +65,12 @@ std::string speed_text(const Plan& plan) {
   return align(lines, {1});
 }
 
-std::vector<ModuleRow> module_rows(const Plan& plan) {
-  struct Group {
-    ModuleRow row;
-    std::vector<std::int64_t> layers;
-  };
-  std::vector<Group> groups;
-  std::map<std::string, std::size_t> index;
-  for (const ModuleCost& m : plan.modules) {
-    std::string pattern = m.path;
-    if (m.layer >= 0) {
-      const std::string number = std::to_string(m.layer);
-      pattern.replace(pattern.find("layers.") + 7, number.size(), "#");
-    }
-    const std::string key =
-        fmt::format("{}|{}|{}|{}|{}", pattern, m.op, m.device, m.format, m.reason);
-    const auto [it, fresh] = index.emplace(key, groups.size());
-    if (fresh) groups.push_back({{pattern, m.op, m.device, m.format, 0, m.reason}, {}});
-    groups[it->second].row.bytes += m.bytes;
-    if (m.layer >= 0) groups[it->second].layers.push_back(m.layer);
-  }
-  std::vector<ModuleRow> rows;
-  for (Group& g : groups) {
-    if (!g.layers.empty()) g.row.path.replace(g.row.path.find('#'), 1, layer_ranges(g.layers));
-    rows.push_back(std::move(g.row));
-  }
-  return rows;
-}
-
 std::string module_table(const Plan& plan) {
+  std::vector<ExplainRow> rows;
+  for (const ModuleCost& m : plan.modules)
+    rows.push_back({m.path, m.op, m.device, m.format, m.bytes, m.reason});
   Lines lines = {{"module", "operator", "device", "format", "bytes", "why"}};
-  for (const ModuleRow& r : module_rows(plan))
+  for (const ExplainRow& r : merge_layers(rows))
     lines.push_back({r.path, r.op, r.device, r.format, human_bytes(r.bytes), r.reason});
   return align(lines, {4});
 }

@@ -8,7 +8,6 @@
 // Thread rule: pure.
 #pragma once
 #include <string>
-#include <vector>
 
 #include "placement/planner.h"
 
@@ -20,15 +19,7 @@ std::string device_table(const Plan& plan);
 /// Speeds with what limits them; empty when the machine's rates are not known.
 std::string speed_text(const Plan& plan);
 
-struct ModuleRow {
-  std::string path;  // layer numbers of equal modules merged: "layers.{1-11}"
-  std::string op;
-  std::string device;
-  std::string format;
-  std::uint64_t bytes = 0;
-  std::string reason;
-};
-std::vector<ModuleRow> module_rows(const Plan& plan);
+/// Modules that own weights, equal layers merged.
 std::string module_table(const Plan& plan);
 
 }  // namespace kt::placement

@@ -1,33 +1,19 @@
 #include "placement/rule_writer.h"
 
 #include <algorithm>
-#include <map>
-#include <vector>
+
+#include "placement/layer_path.h"
 
 namespace kt::placement {
 namespace {
 
 using operators::Placement;
 
-constexpr std::string_view kLayers = "layers.";
-
-// "model.layers.7.mlp" → "^model\.layers\.#\.mlp$" and 7; -1 without a layer.
-std::pair<std::string, std::int64_t> pattern_of(const std::string& path) {
-  std::string pattern = "^";
-  std::int64_t layer = -1;
-  const auto at = path.find(kLayers);
-  const auto digits = at == std::string::npos ? at : at + kLayers.size();
-  for (std::size_t i = 0; i < path.size(); ++i) {
-    if (i == digits) {
-      const auto end = std::min(path.find_first_not_of("0123456789", i), path.size());
-      layer = std::stoll(path.substr(i, end - i));
-      pattern += "#";
-      i = end - 1;
-    } else {
-      pattern += path[i] == '.' ? std::string("\\.") : std::string(1, path[i]);
-    }
-  }
-  return {pattern + "$", layer};
+// Text as a pattern that matches it.
+std::string escaped(std::string_view text) {
+  std::string pattern;
+  for (const char c : text) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
+  return pattern;
 }
 
 std::string alternatives(const std::vector<std::int64_t>& layers) {
@@ -53,11 +39,9 @@ std::string value_text(const operators::Value& value) {
   return std::visit(Visitor{}, value);
 }
 
-struct Group {
-  std::string pattern;
+struct Rule {
   std::string replace;
   std::string reason;
-  std::vector<std::int64_t> layers;
 };
 
 // The replace part of a rule for this module.
@@ -79,17 +63,13 @@ std::string replace_text(const operators::Module& module, const Placement& place
 
 std::string rule_text(operators::Module& root, const Placement& placement,
                       const std::string& heading) {
-  std::vector<Group> groups;
-  std::map<std::string, std::size_t> index;
+  LayerGroups<Rule> rules;
   operators::walk(root, [&](operators::Module& module) {
     if (module.path().empty()) return;
     const Placement::Entry& entry = placement.at(module.path());
     if (entry.device == "cpu" && entry.op.empty() && entry.kwargs.empty()) return;
-    const auto [pattern, layer] = pattern_of(module.path());
     const std::string replace = replace_text(module, placement);
-    const auto [it, fresh] = index.emplace(pattern + replace, groups.size());
-    if (fresh) groups.push_back({pattern, replace, entry.reason, {}});
-    if (layer >= 0) groups[it->second].layers.push_back(layer);
+    rules.at(module.path(), replace, {replace, entry.reason});
   });
   std::string text;
   for (std::size_t at = 0; at < heading.size();) {
@@ -97,15 +77,18 @@ std::string rule_text(operators::Module& root, const Placement& placement,
     text += "# " + heading.substr(at, end - at) + "\n";
     at = end + 1;
   }
-  if (groups.empty()) {  // a file must hold a rule: the one that changes nothing
+  if (rules.groups().empty()) {  // a file must hold a rule: the one that changes nothing
     return text +
            "- match:\n    name: \"^model$\"\n  replace:\n    class: default\n    kwargs:\n"
            "      generate_device: \"cpu\"\n      prefill_device: \"cpu\"\n";
   }
-  for (Group& g : groups) {
-    const auto at = g.pattern.find('#');
-    if (at != std::string::npos) g.pattern.replace(at, 1, alternatives(g.layers));
-    text += fmt::format("\n# {}\n- match:\n    name: '{}'\n{}", g.reason, g.pattern, g.replace);
+  for (const auto& group : rules.groups()) {
+    LayerPath path = split_layer(group.path);
+    const std::string before = escaped(path.before), after = escaped(path.after);
+    path.before = before;
+    path.after = after;
+    text += fmt::format("\n# {}\n- match:\n    name: '^{}$'\n{}", group.value.reason,
+                        path.with(alternatives(group.layers)), group.value.replace);
   }
   return text;
 }
