@@ -67,7 +67,7 @@ void print_json(const session::PlannedModel& planned) {
                        {"device", m.device},
                        {"format", m.format},
                        {"bytes", m.bytes},
-                       {"file_bytes", m.file_bytes},
+                       {"file_bytes", m.kept.file_bytes},
                        {"reason", m.reason}});
   }
   nlohmann::ordered_json json = {{"model", planned.source->path()},

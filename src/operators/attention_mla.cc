@@ -57,7 +57,7 @@ class LatentAttention : public Attention {
   std::vector<WeightSpec> weights() const override { return {kv_b_spec()}; }
 
   void check(const io::WeightSource& source) const override {
-    if (source.find(kv_b_spec().name) != nullptr || source.find(k_b_spec().name) == nullptr) {
+    if (!is_split(source)) {
       require_tensor(source, kv_b_spec());
       return;
     }
@@ -65,8 +65,26 @@ class LatentAttention : public Attention {
     require_tensor(source, v_b_spec());
   }
 
+  Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
+    const bool split = is_split(source);
+    const io::TensorInfo& k_b = require_tensor(source, split ? k_b_spec() : kv_b_spec());
+    const io::TensorInfo& v_b = split ? require_tensor(source, v_b_spec()) : k_b;
+    const tensor::Format turned = transposed_format(act);
+    Kept kept;
+    kept.add(
+        {split ? k_b.format : turned, k_b.format, mla_.kv_lora_rank, mla_.qk_nope_dim, n_heads_});
+    kept.add({v_b.format, v_b.format, mla_.v_head_dim, mla_.kv_lora_rank, n_heads_});
+    if (!absorb_) {
+      kept.add(
+          {split ? turned : k_b.format, k_b.format, mla_.qk_nope_dim, mla_.kv_lora_rank, n_heads_});
+    }
+    kept.count_file(k_b);
+    if (split) kept.count_file(v_b);
+    return kept;
+  }
+
   void load(Loader& loader) override {
-    if (loader.has(kv_b_spec().name)) {
+    if (!is_split(loader.source())) {
       load_joint(loader);
     } else {
       load_split(loader, k_b_spec(), k_b_, absorb_ ? nullptr : &k_rows_);
@@ -199,6 +217,11 @@ class LatentAttention : public Attention {
 
   std::int64_t latent_dim() const { return mla_.kv_lora_rank + mla_.qk_rope_dim; }
 
+  // Whether the file has K_b and V_b apart.
+  bool is_split(const io::WeightSource& source) const {
+    return source.find(kv_b_spec().name) == nullptr && source.find(k_b_spec().name) != nullptr;
+  }
+
   WeightSpec kv_b_spec() const {
     return {path() + ".kv_b_proj.weight",
             {n_heads_ * (mla_.qk_nope_dim + mla_.v_head_dim), mla_.kv_lora_rank}};
@@ -272,12 +295,14 @@ class LatentAttention : public Attention {
     to.heads.back().pack_rows(0, shape.n, rows);
   }
 
-  // A transposed matrix leaves the stored blocks, so it becomes F16 (F32 when activations are kept
-  // in float).
+  // A transposed matrix leaves the stored blocks.
+  static tensor::Format transposed_format(backend::ActPolicy act) {
+    return act == backend::ActPolicy::kF32 ? tensor::Format::kF32 : tensor::Format::kF16;
+  }
+
   static void add_transposed(Loader& loader, tensor::Format stored, const std::byte* rows,
                              HeadShape shape, HeadMatrices& to) {
-    const auto format =
-        loader.cpu().act == backend::ActPolicy::kF32 ? tensor::Format::kF32 : tensor::Format::kF16;
+    const tensor::Format format = transposed_format(loader.cpu().act);
     const std::size_t row_bytes = formats::row_bytes(format, shape.n);
     std::vector<float> decoded(static_cast<std::size_t>(shape.n * shape.k));
     std::vector<float> column(static_cast<std::size_t>(shape.n));

@@ -4,7 +4,6 @@
 #include <span>
 
 #include "operators/makers.h"
-#include "operators/placement.h"
 
 namespace kt::operators {
 namespace {
@@ -118,6 +117,15 @@ std::string_view refused_class(std::string_view class_path) {
 #undef REFUSED
   };
   return find_note(kRefused, class_path);
+}
+
+const std::vector<PlannedRow>& planned_rows() {
+  static const std::vector<PlannedRow> kRows = {
+#define PLANNED(name, ...) {#name, {__VA_ARGS__}},
+#include "operators/planned.inc"
+#undef PLANNED
+  };
+  return kRows;
 }
 
 const std::vector<KwargRow>& kwarg_rows() {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "operators/kinds.h"
+#include "operators/placement.h"
 #include "operators/specs.h"
 
 namespace kt::operators {
@@ -74,6 +75,14 @@ std::string_view reduced_class(std::string_view class_path);
 
 /// Why a class of the original work is not here, or empty when `class_path` is none of those.
 std::string_view refused_class(std::string_view class_path);
+
+/// A way to run modules of a kind on a GPU, which the planner may choose.
+struct PlannedRow {
+  std::string name;  // of the operator
+  Kwargs kwargs;
+};
+/// The rows of planned.inc.
+const std::vector<PlannedRow>& planned_rows();
 
 enum class KwargType { kDevice, kOperator, kChoice, kWhole, kFlag, kDeviceMap };
 struct KwargRow {

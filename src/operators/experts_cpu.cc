@@ -78,6 +78,12 @@ class CpuExperts : public Experts {
     }
   }
 
+  Kept kept(const io::WeightSource& source, backend::ActPolicy) const override {
+    Kept kept;
+    for (const WeightSpec& spec : weights()) kept.add(source, spec, recode_);
+    return kept;
+  }
+
   void load(Loader& loader) override {
     experts_.resize(static_cast<std::size_t>(n_experts_));
     for (std::int64_t e = 0; e < n_experts_; ++e) {

@@ -37,6 +37,12 @@ class CpuGate : public Gate {
     if (moe_.correction_bias) require_tensor(source, bias_spec());
   }
 
+  Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
+    Kept kept = product_->kept(source, act);
+    if (moe_.correction_bias) kept.add(source, bias_spec());
+    return kept;
+  }
+
   std::uint64_t weight_bytes() const override {
     return product_->weight_bytes() + bias_.size() * sizeof(float);
   }

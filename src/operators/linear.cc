@@ -41,6 +41,14 @@ class CpuLinear : public Linear {
     if (!names_.bias.empty()) require_tensor(source, {names_.bias, {n_out()}});
   }
 
+  Kept kept(const io::WeightSource& source, backend::ActPolicy) const override {
+    Kept kept;
+    kept.add(source, weight_spec(), recode_);
+    if (names_.shared_weight) kept.file_bytes = 0;
+    if (!names_.bias.empty()) kept.add(source, {names_.bias, {n_out()}});
+    return kept;
+  }
+
   void load(Loader& loader) override {
     matrix_ = loader.matrix(weight_spec(), recode_);
     if (!names_.bias.empty()) bias_ = loader.floats({names_.bias, {n_out()}});

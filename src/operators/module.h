@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "operators/loader.h"
+#include "operators/kept.h"
 
 namespace kt::operators {
 
@@ -44,6 +44,9 @@ class Module {
   /// Throws kMismatch or kUnsupported when this module cannot use the file's weights; reads headers
   /// only. The default asks for weights() with their shapes.
   virtual void check(const io::WeightSource& source) const;
+  /// What load() will keep, from headers; `act` as of the CPU that runs it. The default keeps
+  /// weights() as stored. Throws as check().
+  virtual Kept kept(const io::WeightSource& source, backend::ActPolicy act) const;
   /// Reads and packs this module's own weights.
   virtual void load(Loader&) {}
   /// Gives the packed weights' memory back; load() may follow.

@@ -19,6 +19,9 @@ class PhasedOf : public Base, public Phased {
     generate_->check(source);
     prefill_->check(source);
   }
+  Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
+    return generate_->kept(source, act);
+  }
   void load(Loader& loader) override { active_->load(loader); }
   void unload() override { active_->unload(); }
   std::uint64_t weight_bytes() const override { return active_->weight_bytes(); }

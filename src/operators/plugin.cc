@@ -334,12 +334,24 @@ class PluginModule : public Kind {
 
 class PluginLinear : public PluginModule<Linear> {
  public:
-  using PluginModule::PluginModule;
+  PluginLinear(const PluginRow& row, const Builder& at, Shapes shapes,
+               std::vector<WeightSpec> weights)
+      : PluginModule(row, at, shapes, std::move(weights), shapes.n_out, shapes.n_in),
+        weight_{shapes.weight, {shapes.n_out, shapes.n_in}} {}
+  Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
+    Kept kept = PluginModule::kept(source, act);
+    if (!kept.matrices.empty()) return kept;
+    const std::uint64_t own = kept.file_bytes;
+    kept.add(source, weight_);  // another module's
+    kept.file_bytes = own;
+    return kept;
+  }
 
  private:
   void do_run(Step& step, Activation& x, MatrixF out) noexcept override {
     instance_.run(step, x.f32(), out);
   }
+  WeightSpec weight_;
 };
 
 class PluginNorm : public PluginModule<Norm> {
@@ -381,8 +393,7 @@ std::unique_ptr<Linear> make_linear(const PluginRow& row, const Builder& at,
   std::vector<WeightSpec> weights;
   if (!spec.shared_weight) weights.push_back({spec.weight, {spec.n_out, spec.n_in}});
   if (!spec.bias.empty()) weights.push_back({spec.bias, {spec.n_out}});
-  return std::make_unique<PluginLinear>(row, at, std::move(shapes), std::move(weights), spec.n_out,
-                                        spec.n_in);
+  return std::make_unique<PluginLinear>(row, at, std::move(shapes), std::move(weights));
 }
 
 std::unique_ptr<Norm> make_norm(const PluginRow& row, const Builder& at, const NormSpec& spec) {

@@ -85,7 +85,7 @@ class StepTimer {
 
   void cpu_products(const ModuleCost& m, double share, double rows) {
     const CpuRates& cpu = in_.machine.cpu;
-    for (const Matrix& w : m.matrices) {
+    for (const operators::KeptMatrix& w : m.kept.matrices) {
       const double weights = w.weights() * share;
       const double seconds = cpu.seconds(w.format, weights, rows);
       const formats::FormatTraits& t = formats::traits(w.format);
@@ -102,8 +102,8 @@ class StepTimer {
     const auto d = static_cast<double>(c.d_model);
     const bool many = rows_ > 1.0;
     if (m.kind == "Linear") {
-      const auto k = static_cast<double>(m.matrices.front().k);
-      const auto n = static_cast<double>(m.matrices.front().n);
+      const auto k = static_cast<double>(m.kept.matrices.front().k);
+      const auto n = static_cast<double>(m.kept.matrices.front().n);
       const bool merged = m.path.ends_with(".k_proj") || m.path.ends_with(".v_proj") ||
                           m.path.ends_with(".up_proj") || m.path.ends_with(".kv_a_proj_with_mqa");
       if (!merged) {
@@ -132,7 +132,7 @@ class StepTimer {
   void gpu_products(const ModuleCost& m, std::size_t gpu, double share, double rows) {
     const Gpu& g = in_.machine.gpus[gpu];
     double weights = 0.0;
-    for (const Matrix& w : m.matrices) weights += w.weights() * share;
+    for (const operators::KeptMatrix& w : m.kept.matrices) weights += w.weights() * share;
     const double read = static_cast<double>(m.bytes) * share / (kUsable * g.bandwidth);
     const double compute = 2.0 * weights * rows / (kUsable * g.flops);
     add(read >= compute ? Resource::kGpuBandwidth : Resource::kGpuCompute, std::max(read, compute));

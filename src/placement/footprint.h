@@ -21,14 +21,6 @@ enum class Part { kAttention, kShared, kDense, kExperts, kOther, kEmbedding, kHe
 inline constexpr int kParts = 7;
 std::string_view part_name(Part part);
 
-struct Matrix {
-  formats::Format format{};  // as kept in memory
-  std::int64_t n = 0;
-  std::int64_t k = 0;
-  std::int64_t count = 1;
-  double weights() const { return static_cast<double>(n) * static_cast<double>(k * count); }
-};
-
 struct ModuleCost {
   std::string path;
   std::string_view kind;
@@ -38,10 +30,7 @@ struct ModuleCost {
   std::string format;  // for people: "Q4_K+Q6_K"
   Part part = Part::kOther;
   std::int64_t layer = -1;  // -1: outside the layers
-  std::vector<Matrix> matrices;
-  std::vector<formats::Format> stored;  // formats in the file, of `matrices`
-  std::uint64_t vector_bytes = 0;
-  std::uint64_t file_bytes = 0;
+  operators::Kept kept;
   std::uint64_t bytes = 0;  // on its device
 };
 
@@ -63,14 +52,11 @@ std::uint64_t resident_bytes(std::uint64_t bytes);
 std::vector<ModuleCost> footprint(operators::Model& model, const operators::Placement& placement,
                                   const io::WeightSource& source, const Packing& packing);
 
-/// Bytes of matrices and vectors of a module on a device.
-std::uint64_t bytes_on(const ModuleCost& module, bool cpu, const Packing& packing);
+/// Bytes of what a module keeps on a device; an embedding on the CPU is not packed.
+std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& packing);
 
 /// Temporaries of one step of `chunk` rows.
 std::uint64_t workspace_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
                               std::int64_t chunk, const Packing& packing);
-
-/// The weight format an entry's operator makes of a stored format.
-operators::Recode recode_of(const operators::Placement::Entry& entry, std::string_view op);
 
 }  // namespace kt::placement

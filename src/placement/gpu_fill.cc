@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "models/model.h"
+#include "operators/catalogue.h"
 #include "placement/cost_model.h"
 #include "placement/layer_path.h"
 #include "placement/planner.h"
@@ -10,59 +12,98 @@
 namespace kt::placement {
 namespace {
 
-using operators::Recode;
+using operators::Kept;
+using operators::KeptMatrix;
 
-// Mean bits per weight in the file.
-double stored_bits(const ModuleCost& m) {
+constexpr double kLoss = 1.0;  // bits per weight that may be lost
+
+double bits_per_weight(const Kept& kept, formats::Format KeptMatrix::* which) {
   double bits = 0.0;
   double weights = 0.0;
-  for (std::size_t i = 0; i < m.matrices.size(); ++i) {
-    const formats::FormatTraits& t = formats::traits(m.stored[i]);
-    bits += m.matrices[i].weights() * 8.0 * static_cast<double>(t.block_bytes) /
-            static_cast<double>(t.block_len);
-    weights += m.matrices[i].weights();
+  for (const KeptMatrix& m : kept.matrices) {
+    const formats::FormatTraits& t = formats::traits(m.*which);
+    bits +=
+        m.weights() * 8.0 * static_cast<double>(t.block_bytes) / static_cast<double>(t.block_len);
+    weights += m.weights();
   }
   return weights > 0.0 ? bits / weights : 0.0;
 }
 
-GpuChoice choose(const ModuleCost& m) {
-  GpuChoice c;
-  c.possible = m.kind != "Embedding";
-  Recode recode;
-  const bool linear = m.kind == "Linear";
-  if ((linear || m.kind == "Experts") && !m.matrices.empty()) {
-    const bool dense = std::all_of(m.stored.begin(), m.stored.end(), [](formats::Format f) {
-      return formats::traits(f).block_len == 1;
-    });
-    const bool whole_groups = std::all_of(m.matrices.begin(), m.matrices.end(),
-                                          [](const Matrix& w) { return w.k % 64 == 0; });
-    constexpr double kFourBits = 5.5;  // mixes around 4 bits stay at 4
-    const std::int64_t bits = stored_bits(m) <= kFourBits ? 4 : 8;
-    if (dense) {
-      c.op = linear ? "KLinearTorch" : "KExpertsTorch";
-      recode = {Recode::Kind::kDense};
-    } else if (linear && m.stored.front() == formats::Format::kF8_E4M3_B128) {
-      c.op = "KLinearFP8";
-    } else if (linear && bits == 8) {
-      c.op = "KLinearQ8";
-      recode = {Recode::Kind::kGroup, 8, -1};
-    } else {
-      c.op = linear ? "KLinearMarlin" : "KExpertsMarlin";
-      c.kwargs["num_bits"] = bits;
-      c.kwargs["group_size"] = std::int64_t{64};
-      recode = {Recode::Kind::kGroup, bits, 64};
-      c.possible = whole_groups;
+// Asks modules of trees where everything is on a GPU: the first tree has the first planned operator
+// of each kind, and so on.
+class Chooser {
+ public:
+  Chooser(const io::WeightSource& source, const Packing& packing,
+          const std::vector<ModuleCost>& modules)
+      : source_(source), packing_(packing), modules_(modules), choices_(modules.size()) {
+    placement_.devices = {1, true};
+    placement_.default_entry.device = "cuda:0";
+    for (std::size_t i = 0; i < modules.size(); ++i) {
+      std::string key = split_layer(modules[i].path).with("#");
+      for (const KeptMatrix& m : modules[i].kept.matrices) {
+        key += fmt::format("|{} {} {} {}", static_cast<int>(m.stored), m.n, m.k, m.count);
+      }
+      like_.push_back(first_.emplace(std::move(key), i).first->second);
     }
   }
-  c.bytes = m.vector_bytes;
-  for (std::size_t i = 0; i < m.matrices.size(); ++i) {
-    const Matrix& w = m.matrices[i];
-    const formats::Format kept =
-        recode.kind == Recode::Kind::kStored ? w.format : recode.target(m.stored[i]);
-    c.bytes += formats::row_bytes(kept, w.k) * static_cast<std::uint64_t>(w.n * w.count);
+
+  std::vector<GpuChoice> run() {
+    std::map<std::string_view, std::vector<operators::PlannedRow>> planned;  // by kind
+    std::size_t rounds = 1;
+    for (const operators::PlannedRow& row : operators::planned_rows()) {
+      auto& rows = planned[placement_.catalogue->find(row.name)->kind];
+      rows.push_back(row);
+      rounds = std::max(rounds, rows.size());
+    }
+    for (std::size_t round = 0; round < rounds; ++round) {
+      placement_.entries.clear();
+      std::map<std::string_view, std::size_t> asked;  // path → index
+      for (const auto& [key, i] : first_) {
+        const auto rows = planned.find(modules_[i].kind);
+        const std::size_t n = rows == planned.end() ? 1 : rows->second.size();
+        if (modules_[i].part == Part::kEmbedding || round >= n) continue;
+        asked.emplace(modules_[i].path, i);
+        if (rows == planned.end()) continue;
+        auto& entry = placement_.entries[modules_[i].path] = placement_.default_entry;
+        entry.op = rows->second[round].name;
+        entry.kwargs = rows->second[round].kwargs;
+      }
+      const auto model = models::build_model(source_.config(), placement_);
+      operators::walk(*model, [&](operators::Module& module) {
+        const auto it = asked.find(module.path());
+        if (it != asked.end()) consider(module, choices_[it->second]);
+      });
+    }
+    for (std::size_t i = 0; i < choices_.size(); ++i) choices_[i] = choices_[like_[i]];
+    return std::move(choices_);
   }
-  return c;
-}
+
+ private:
+  void consider(const operators::Module& module, GpuChoice& best) const {
+    Kept kept;
+    try {
+      module.check(source_);
+      kept = module.kept(source_, packing_.act);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kUnsupported) throw;
+      return;
+    }
+    const double lost =
+        bits_per_weight(kept, &KeptMatrix::stored) - bits_per_weight(kept, &KeptMatrix::format);
+    const std::uint64_t bytes = bytes_on(kept, false, packing_);
+    if (lost > kLoss || (best.possible && bytes >= best.bytes)) return;
+    const operators::Placement::Entry& entry = placement_.at(module.path());
+    best = {true, entry.op, entry.kwargs, bytes};
+  }
+
+  const io::WeightSource& source_;
+  const Packing& packing_;
+  const std::vector<ModuleCost>& modules_;
+  std::vector<GpuChoice> choices_;
+  operators::Placement placement_;
+  std::map<std::string, std::size_t> first_;  // modules that differ in their layer only
+  std::vector<std::size_t> like_;             // of each module: the first like it
+};
 
 class Filler {
  public:
@@ -202,10 +243,9 @@ std::uint64_t gpu_margin(const Gpu& gpu) {
   return std::max(kLeast, gpu.bytes / 25);
 }
 
-std::vector<GpuChoice> gpu_choices(const std::vector<ModuleCost>& modules) {
-  std::vector<GpuChoice> choices;
-  for (const ModuleCost& m : modules) choices.push_back(choose(m));
-  return choices;
+std::vector<GpuChoice> gpu_choices(const io::WeightSource& source, const Packing& packing,
+                                   const std::vector<ModuleCost>& modules) {
+  return Chooser(source, packing, modules).run();
 }
 
 Assignment fill_gpus(const FillInput& input) { return Filler(input).run(); }

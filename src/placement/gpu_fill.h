@@ -4,8 +4,7 @@
 //   per GPU: attention, norms, routers, shared experts, dense MLPs and cache of its layers; then
 //   the routed experts of as many of those layers as fit, most expected traffic per byte first
 //
-// The GPU operators keep weights in groups of 4 or 8 bits or in floats, so K-quants are requantised
-// there. Thread rule: pure.
+// The operators that may be chosen are those of operators/planned.inc. Thread rule: pure.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -19,12 +18,14 @@ namespace kt::placement {
 
 /// How a module would be kept on a GPU.
 struct GpuChoice {
-  bool possible = true;
+  bool possible = false;
   std::string op;  // empty: the kind's default
   operators::Kwargs kwargs;
   std::uint64_t bytes = 0;
 };
-std::vector<GpuChoice> gpu_choices(const std::vector<ModuleCost>& modules);
+/// For each module. Equal modules of equal kept matrices are asked once.
+std::vector<GpuChoice> gpu_choices(const io::WeightSource& source, const Packing& packing,
+                                   const std::vector<ModuleCost>& modules);
 
 struct FillInput {
   const io::ModelConfig& config;

@@ -41,7 +41,7 @@ class Planner {
     for (const tensor::KvLayerSpec& spec : kv_) {
       plan_.kv_bytes_per_token += kv_layer_bytes(spec, options_.kv_format);
     }
-    if (decides()) choices_ = gpu_choices(plan_.modules);
+    if (decides()) choices_ = gpu_choices(source_, options_.packing, plan_.modules);
     choose_context();
     if (decides()) {
       place(*model, assign(plan_.context));
@@ -222,7 +222,7 @@ class Planner {
     plan_.peak_bytes = n.devices.front().used() - kRamMargin + kProgramBytes;
     for (const ModuleCost& m : plan_.modules) {
       plan_.weight_bytes += m.bytes;
-      plan_.file_bytes += m.file_bytes;
+      plan_.file_bytes += m.kept.file_bytes;
     }
     if (machine_.cpu.known()) plan_.speed = speed();
     add_hints();

@@ -78,7 +78,7 @@ ProfileNeeds needs_of(const io::WeightSource& source, const placement::Plan& pla
   needs.kv_format = kv;
   for (const placement::ModuleCost& m : plan.modules) {
     if (m.part == placement::Part::kEmbedding) continue;
-    for (const placement::Matrix& w : m.matrices) needs.formats.insert(w.format);
+    for (const operators::KeptMatrix& w : m.kept.matrices) needs.formats.insert(w.format);
   }
   return needs;
 }
