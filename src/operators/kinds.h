@@ -22,7 +22,7 @@ class Linear : public Module {
   std::int64_t n_out() const { return n_out_; }
   std::int64_t n_in() const { return n_in_; }
   void run(Step& step, Activation& x, MatrixF out) noexcept {
-    const ZoneScope zone(step.trace, *this, out.n_rows);
+    const ZoneScope zone(hands_on() ? nullptr : step.trace, *this, out.n_rows);
     do_run(step, x, out);
   }
   /// The packed weights and bias when this linear is a plain CPU product that may share a parallel
@@ -135,7 +135,7 @@ class Experts : public Module {
     MatrixF result;  // [n_rows, d_model]
   };
   Ticket submit(Step& step, Activation& x, const Routing& routing) noexcept {
-    const ZoneScope zone(step.trace, *this, x.n_rows());
+    const ZoneScope zone(hands_on() ? nullptr : step.trace, *this, x.n_rows());
     return do_submit(step, x, routing);
   }
   virtual void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept = 0;

@@ -39,6 +39,8 @@ class Module {
   const std::vector<Module*>& children() const { return children_; }
   void add_child(Module& child) { children_.push_back(&child); }
 
+  /// Whether run() only hands on to another module of this path, which opens the trace zone.
+  virtual bool hands_on() const { return false; }
   /// Tensors of this module itself, children excluded.
   virtual std::vector<WeightSpec> weights() const { return {}; }
   /// Throws kMismatch or kUnsupported when this module cannot use the file's weights; reads headers

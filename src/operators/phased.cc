@@ -28,6 +28,7 @@ class PhasedOf : public Base, public Phased {
   std::string weight_format() const override { return active_->weight_format(); }
   std::string kernel_name() const override { return active_->kernel_name(); }
 
+  bool hands_on() const override { return true; }
   void enter(Phase phase, Loader& loader) override {
     Base* next = phase == Phase::kPrefill ? prefill_.get() : generate_.get();
     if (next == active_) return;
