@@ -1,6 +1,7 @@
 #include "operators/catalogue.h"
 
 #include <algorithm>
+#include <charconv>
 #include <span>
 
 #include "operators/makers.h"
@@ -29,6 +30,17 @@ bool contains(const std::vector<std::string>& list, std::string_view word) {
 }  // namespace
 
 std::string_view device_type(std::string_view device) { return device.substr(0, device.find(':')); }
+
+std::optional<int> gpu_index(std::string_view device) {
+  if (device == "cuda") return 0;
+  if (!device.starts_with("cuda:")) return std::nullopt;
+  int index = 0;
+  const char* end = device.data() + device.size();
+  const auto r = std::from_chars(device.data() + 5, end, index);
+  return r.ec == std::errc() && r.ptr == end && index >= 0 ? std::optional(index) : std::nullopt;
+}
+
+std::string gpu_name(int index) { return fmt::format("cuda:{}", index); }
 
 Placement::Placement() : Placement(std::make_shared<Catalogue>()) {}
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -55,5 +56,9 @@ struct Placement {
 
 /// "cuda:0" → "cuda"; "cpu" → "cpu".
 std::string_view device_type(std::string_view device);
+/// "cuda:3" → 3, "cuda" → 0; nothing for other devices.
+std::optional<int> gpu_index(std::string_view device);
+/// 3 → "cuda:3".
+std::string gpu_name(int index);
 
 }  // namespace kt::operators

@@ -2,18 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 namespace kt::placement {
 namespace {
 
 constexpr double kHandOff = 20e-6;  // seconds until the other device sees what was written
 
-// Index of "cuda:1"; -1 for the CPU and for GPUs that it stands in for.
+// -1 for the CPU and for GPUs that it stands in for.
 int gpu_index(const std::string& device, const Machine& machine) {
-  if (!device.starts_with("cuda")) return -1;
-  const int index = device.size() > 5 ? std::atoi(device.c_str() + 5) : 0;
-  return index < static_cast<int>(machine.gpus.size()) ? index : -1;
+  const auto index = operators::gpu_index(device);
+  return index && *index < static_cast<int>(machine.gpus.size()) ? *index : -1;
 }
 
 class StepTimer {

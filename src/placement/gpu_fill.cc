@@ -37,7 +37,7 @@ class Chooser {
           const std::vector<ModuleCost>& modules)
       : source_(source), packing_(packing), modules_(modules), choices_(modules.size()) {
     placement_.devices = {1, true};
-    placement_.default_entry.device = "cuda:0";
+    placement_.default_entry.device = operators::gpu_name(0);
     for (std::size_t i = 0; i < modules.size(); ++i) {
       std::string key = split_layer(modules[i].path).with("#");
       for (const KeptMatrix& m : modules[i].kept.matrices) {
@@ -252,9 +252,7 @@ Assignment fill_gpus(const FillInput& input) { return Filler(input).run(); }
 
 void place_on_gpus(operators::Model& model, const FillInput& input, const Assignment& assignment,
                    operators::Placement& placement) {
-  const auto name = [](int gpu) {
-    return gpu < 0 ? std::string("cpu") : "cuda:" + std::to_string(gpu);
-  };
+  const auto name = [](int gpu) { return gpu < 0 ? std::string("cpu") : operators::gpu_name(gpu); };
   std::map<std::string, std::size_t, std::less<>> index;
   for (std::size_t i = 0; i < input.modules.size(); ++i) index.emplace(input.modules[i].path, i);
   operators::walk(model, [&](operators::Module& module) {
