@@ -12,29 +12,16 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace kt::app {
 namespace {
 
 /// Offset of the first byte that does not continue valid UTF-8.
 std::optional<std::size_t> first_bad_byte(std::string_view text) {
-  std::size_t i = 0;
-  while (i < text.size()) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const std::size_t length = lead < 0x80                   ? 1
-                               : lead >= 0xc2 && lead < 0xe0 ? 2
-                               : lead >= 0xe0 && lead < 0xf0 ? 3
-                               : lead >= 0xf0 && lead < 0xf5 ? 4
-                                                             : 0;
-    if (length == 0 || i + length > text.size()) return i;
-    std::uint32_t code = length == 1 ? lead : lead & (0x7fu >> length);
-    for (std::size_t j = 1; j < length; ++j) {
-      const auto byte = static_cast<unsigned char>(text[i + j]);
-      if ((byte & 0xc0u) != 0x80u) return i;
-      code = code << 6 | (byte & 0x3fu);
-    }
-    const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
-    if (overlong || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return i;
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t length = first_utf8(text.substr(i)).length;
+    if (length == 0) return i;
     i += length;
   }
   return std::nullopt;

@@ -381,6 +381,10 @@ HfConfig parse_hf_config(std::string_view text, std::string_view generation,
   return out;
 }
 
+ModelConfig read_hf_config(const std::string& path) {
+  return parse_hf_config(read_text_file(path, kMaxConfigBytes), {}, path).model;
+}
+
 HfConfig load_hf_config(const std::string& folder) {
   const std::string path = (std::filesystem::path(folder) / "config.json").string();
   const std::string generation =

@@ -37,6 +37,9 @@ struct HfConfig {
 HfConfig parse_hf_config(std::string_view text, std::string_view generation,
                          const std::string& path);
 
+/// Reads one config.json alone.
+ModelConfig read_hf_config(const std::string& path);
+
 /// Reads config.json in `folder`, and generation_config.json when there.
 HfConfig load_hf_config(const std::string& folder);
 

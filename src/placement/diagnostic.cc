@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/utf8.h"
+
 namespace kt::placement {
 namespace {
 
@@ -21,20 +23,20 @@ std::string_view line_of(std::string_view text, int line) {
 std::string format_diagnostic(const Diagnostic& d, const std::string& path, std::string_view text) {
   constexpr std::size_t kWidest = 160;
   const bool error = d.severity == Diagnostic::Severity::kError;
+  // What a hostile file holds must not reach the terminal.
+  const std::string hint = printable(d.hint);
   std::string out = fmt::format("{}:{}:{}: {}: {}\n", path, d.at.line, d.at.column,
-                                error ? "error" : "warning", d.message);
+                                error ? "error" : "warning", printable(d.message));
   const std::string_view whole_line = line_of(text, d.at.line);
   std::string line(whole_line.substr(0, kWidest + 1));
-  // Control characters of a hostile file must not reach the terminal.
-  std::replace_if(
-      line.begin(), line.end(),
-      [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; }, ' ');
+  std::replace(line.begin(), line.end(), '\t', ' ');
   const auto column = static_cast<std::size_t>(std::max(1, d.at.column));
   if (line.empty() || line.size() > kWidest || column > line.size() + 1) {
-    return d.hint.empty() ? out : out + fmt::format("      {}\n", d.hint);
+    return hint.empty() ? out : out + fmt::format("      {}\n", hint);
   }
-  out += fmt::format("{:>5} | {}\n", d.at.line, line);
-  out += fmt::format("      | {:>{}}{}{}\n", "^", column, d.hint.empty() ? "" : " ", d.hint);
+  const std::size_t before = count_utf8(printable(std::string_view(line).substr(0, column - 1)));
+  out += fmt::format("{:>5} | {}\n", d.at.line, printable(line));
+  out += fmt::format("      | {:>{}}{}{}\n", "^", before + 1, hint.empty() ? "" : " ", hint);
   return out;
 }
 

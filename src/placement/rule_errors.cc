@@ -50,13 +50,12 @@ std::vector<std::string> RuleErrors::warnings() const {
   return out;
 }
 
-std::string quoted(std::string_view text) {
+std::string shortened(std::string_view text) {
   constexpr std::size_t kLongest = 80;
-  std::string out(text.substr(0, kLongest));
-  std::replace_if(
-      out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; },
-      '?');
-  return text.size() > kLongest ? out + "…" : out;
+  if (text.size() <= kLongest) return std::string(text);
+  std::size_t end = kLongest;  // not inside a character
+  while (end > kLongest - 3 && (static_cast<unsigned char>(text[end]) >> 6) == 2) --end;
+  return std::string(text.substr(0, end)) + "…";
 }
 
 std::string join(const std::vector<std::string>& words) {

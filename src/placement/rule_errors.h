@@ -33,8 +33,8 @@ class RuleErrors {
   std::set<std::tuple<Diagnostic::Severity, int, int>> seen_;
 };
 
-/// Text of a file for a message: short, without control characters.
-std::string quoted(std::string_view text);
+/// Text of a file for a message, at most 80 bytes of it.
+std::string shortened(std::string_view text);
 /// "a, b, c".
 std::string join(const std::vector<std::string>& words);
 

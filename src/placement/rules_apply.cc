@@ -1,10 +1,8 @@
 #include <algorithm>
-#include <charconv>
 #include <set>
 
 #include "base/error.h"
 #include "base/suggest.h"
-#include "io/mmap_file.h"
 #include "placement/regex.h"
 #include "placement/rule_errors.h"
 #include "placement/rules.h"
@@ -30,7 +28,7 @@ std::string show(const Value& value) {
   if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "True" : "False";
   if (const auto* whole = std::get_if<std::int64_t>(&value)) return std::to_string(*whole);
   if (const auto* real = std::get_if<double>(&value)) return fmt::format("{}", *real);
-  if (const auto* text = std::get_if<std::string>(&value)) return quoted(*text);
+  if (const auto* text = std::get_if<std::string>(&value)) return shortened(*text);
   return "a mapping";
 }
 
@@ -41,16 +39,6 @@ bool is_none(const Value& value) {
 
 // Steps of all regular expressions of a file together. The largest templates take under a tenth.
 constexpr std::int64_t kRegexBudget = 50'000'000;
-
-// "cuda" → 0, "cuda:3" → 3.
-std::optional<int> gpu_index(std::string_view device) {
-  if (device == "cuda") return 0;
-  if (!device.starts_with("cuda:")) return std::nullopt;
-  int index = 0;
-  const char* end = device.data() + device.size();
-  const auto r = std::from_chars(device.data() + 5, end, index);
-  return r.ec == std::errc() && r.ptr == end && index >= 0 ? std::optional(index) : std::nullopt;
-}
 
 class Applier {
  public:
@@ -119,7 +107,7 @@ class Applier {
       const std::string& name = rule.match_class->value;
       if (std::binary_search(known.begin(), known.end(), name)) continue;
       const auto near = errors_.enough() ? std::nullopt : nearest(name, known);
-      errors_.error(rule.match_class->at, fmt::format("no module class '{}'", quoted(name)),
+      errors_.error(rule.match_class->at, fmt::format("no module class '{}'", shortened(name)),
                     near ? fmt::format("did you mean {}?", *near) : "");
     }
   }
@@ -215,7 +203,7 @@ class Applier {
     if (row != nullptr) return row;
     if (const std::string_view why = operators::refused_class(name); !why.empty()) {
       errors_.error(rule.replace_class.at,
-                    fmt::format("no operator class '{}': {}", quoted(name), why));
+                    fmt::format("no operator class '{}': {}", shortened(name), why));
       return nullptr;
     }
     std::vector<std::string> known;
@@ -224,7 +212,7 @@ class Applier {
     if (const OperatorRow* bare = context_.catalogue->find(name.substr(name.rfind('.') + 1))) {
       near = bare->class_path();
     }
-    errors_.error(rule.replace_class.at, fmt::format("no operator class '{}'", quoted(name)),
+    errors_.error(rule.replace_class.at, fmt::format("no operator class '{}'", shortened(name)),
                   near ? fmt::format("did you mean {}?", *near)
                        : "docs/rules.md lists the classes; --plugin adds your own");
     return nullptr;
@@ -295,7 +283,7 @@ class Applier {
     if (row != nullptr && row->kind == wrapper.kind && !row->is_wrapper()) return *name;
     if (const std::string_view why = operators::refused_class(*name);
         row == nullptr && !why.empty()) {
-      errors_.error(kwarg->at, fmt::format("no operator '{}': {}", quoted(*name), why));
+      errors_.error(kwarg->at, fmt::format("no operator '{}': {}", shortened(*name), why));
       return fallback;
     }
     std::vector<std::string> known;
@@ -306,7 +294,7 @@ class Applier {
     }
     const auto near = nearest(*name, known);
     errors_.error(
-        kwarg->at, fmt::format("{}: no {} operator '{}'", key, wrapper.kind, quoted(*name)),
+        kwarg->at, fmt::format("{}: no {} operator '{}'", key, wrapper.kind, shortened(*name)),
         near ? fmt::format("did you mean {}?", *near) : fmt::format("there are {}", join(known)));
     return fallback;
   }
@@ -338,7 +326,7 @@ class Applier {
       for (const KwargRow& r : operators::kwarg_rows()) known.emplace_back(r.name);
       const auto near = nearest(kwarg.name.value, known);
       errors_.error(
-          kwarg.name.at, fmt::format("no operator takes '{}'", quoted(kwarg.name.value)),
+          kwarg.name.at, fmt::format("no operator takes '{}'", shortened(kwarg.name.value)),
           near ? fmt::format("did you mean '{}'?", *near) : "docs/rules.md lists the kwargs");
       return false;
     }
@@ -350,7 +338,8 @@ class Applier {
       case KwargType::kDevice:
         // A device that has an effect is checked, with more to say, where it is used.
         if (const auto* name = std::get_if<std::string>(&kwarg.value);
-            name == nullptr || (!row->has_effect && *name != "cpu" && !gpu_index(*name))) {
+            name == nullptr ||
+            (!row->has_effect && *name != "cpu" && !operators::gpu_index(*name))) {
           wanted = "a device: cpu, cuda or cuda:N";
         }
         break;
@@ -393,7 +382,7 @@ class Applier {
       }
       errors_.warning(kwarg.name.at,
                       fmt::format("{} does not take '{}': it has no effect",
-                                  row == nullptr ? "class 'default'" : row->name, quoted(name)));
+                                  row == nullptr ? "class 'default'" : row->name, shortened(name)));
     }
   }
 
@@ -408,10 +397,10 @@ class Applier {
     if (name == "cpu") return name;
     const std::string_view type = operators::device_type(name);
     const int n_gpus = context_.devices.n_gpus;
-    const std::optional<int> index = gpu_index(name);
-    if (index && *index < n_gpus) return fmt::format("cuda:{}", *index);
+    const std::optional<int> index = operators::gpu_index(name);
+    if (index && *index < n_gpus) return operators::gpu_name(*index);
     if (type == "xpu" || type == "npu") {
-      errors_.error(at, fmt::format("device '{}': there is no backend for it yet", quoted(name)),
+      errors_.error(at, fmt::format("device '{}': there is no backend for it yet", shortened(name)),
                     "this build computes on cpu");
     } else if (index) {
       errors_.error(at,
@@ -424,7 +413,7 @@ class Applier {
     } else {
       const auto near = nearest(name, {"cpu", "cuda", "cuda:0"});
       errors_.error(
-          at, fmt::format("no device '{}'", quoted(name)),
+          at, fmt::format("no device '{}'", shortened(name)),
           near ? fmt::format("did you mean {}?", *near) : "devices are cpu, cuda, cuda:N");
     }
     return fallback;
@@ -471,12 +460,6 @@ class Applier {
 
 RuleResult apply_rules(const RuleFile& file, const RuleContext& context) {
   return Applier(file, context).run();
-}
-
-RuleResult read_rules(const std::string& path, const RuleContext& context) {
-  const io::MmapFile mapped(path);
-  std::string text(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.size());
-  return apply_rules(parse_rules(std::move(text), path), context);
 }
 
 }  // namespace kt::placement

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/suggest.h"
+#include "io/mmap_file.h"
 #include "placement/regex.h"
 #include "placement/rule_errors.h"
 #include "placement/rules.h"
@@ -80,6 +81,11 @@ class DocumentStarts : public YAML::EventHandler {
   YAML::Mark last_;
 };
 
+void check_size(std::size_t size, const std::string& path) {
+  if (size <= kMaxFile) return;
+  fail(ErrorCode::kBadFile, path, "{} bytes are no rule file; at most {} are read", size, kMaxFile);
+}
+
 class Parser {
  public:
   explicit Parser(RuleFile& file) : file_(file), errors_(file.path, file.text) {}
@@ -141,13 +147,13 @@ class Parser {
       const std::string& name = key.Scalar();
       if (!known.empty() && std::find(known.begin(), known.end(), name) == known.end()) {
         const auto near = nearest(name, known);
-        errors_.error(at, fmt::format("unknown key '{}' in {}", quoted(name), what),
+        errors_.error(at, fmt::format("unknown key '{}' in {}", shortened(name), what),
                       near ? fmt::format("did you mean '{}'?", *near)
                            : fmt::format("known: {}", join(known)));
         continue;
       }
       if (!found.emplace(name, value).second) {
-        errors_.error(at, fmt::format("key '{}' twice in {}", quoted(name), what));
+        errors_.error(at, fmt::format("key '{}' twice in {}", shortened(name), what));
       }
     }
     return found;
@@ -232,7 +238,7 @@ class Parser {
       return;
     }
     if (!seen.insert(key.Scalar()).second) {
-      errors_.error(at, fmt::format("kwarg '{}' twice", quoted(key.Scalar())));
+      errors_.error(at, fmt::format("kwarg '{}' twice", shortened(key.Scalar())));
       return;
     }
     Kwarg kwarg{{key.Scalar(), at}, {}, position_of(value.Mark())};
@@ -242,7 +248,7 @@ class Parser {
       kwarg.value = device_map(value, key.Scalar());
     } else {
       errors_.error(kwarg.at, fmt::format("kwarg '{}' is {}, wanted a single value",
-                                          quoted(key.Scalar()), type_name(value)));
+                                          shortened(key.Scalar()), type_name(value)));
       return;
     }
     rule.kwargs.push_back(std::move(kwarg));
@@ -256,8 +262,9 @@ class Parser {
       const Value layer = key.IsScalar() ? scalar_value(key) : Value();
       const auto* number = std::get_if<std::int64_t>(&layer);
       if (number == nullptr || *number < 0 || !value.IsScalar()) {
-        errors_.error(position_of(key.Mark()),
-                      fmt::format("kwarg '{}' wants entries 'layer number: device'", quoted(name)));
+        errors_.error(
+            position_of(key.Mark()),
+            fmt::format("kwarg '{}' wants entries 'layer number: device'", shortened(name)));
         continue;
       }
       if (!map.emplace(*number, value.Scalar()).second) {
@@ -284,15 +291,19 @@ class Parser {
 
 RuleFile parse_rules(std::string text, const std::string& path) {
   RuleFile file{path, std::move(text), {}};
-  if (file.text.size() > kMaxFile) {
-    fail(ErrorCode::kBadFile, path, "{} bytes are no rule file; at most {} are read",
-         file.text.size(), kMaxFile);
-  }
+  check_size(file.text.size(), path);
   if (file.text.find('\0') != std::string::npos) {
     fail(ErrorCode::kBadFile, path, "a binary file is no rule file");
   }
   Parser(file).run();
   return file;
+}
+
+RuleResult read_rules(const std::string& path, const RuleContext& context) {
+  const io::MmapFile mapped(path);
+  check_size(mapped.size(), path);  // before it is copied
+  std::string text(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.size());
+  return apply_rules(parse_rules(std::move(text), path), context);
 }
 
 }  // namespace kt::placement

@@ -20,12 +20,8 @@ using operators::Placement;
 using operators::Value;
 
 io::ModelConfig config_of(const std::string& name) {
-  const std::string path =
-      std::string(KT_SOURCE_DIR) + "/tests/data/golden_configs/" + name + ".json";
-  std::ifstream in(path);
-  std::stringstream text;
-  text << in.rdbuf();
-  return io::parse_hf_config(text.str(), "", path).model;
+  return io::read_hf_config(std::string(KT_SOURCE_DIR) + "/tests/data/golden_configs/" + name +
+                            ".json");
 }
 
 RuleResult apply(const std::string& text, const std::string& model = "deepseek_v3",
@@ -56,6 +52,23 @@ Value kwarg(const std::string& written) {
 std::string rule(const std::string& match, const std::string& replace,
                  const std::string& more = "") {
   return "- match: {" + match + "}\n  replace: {" + replace + "}\n" + more;
+}
+
+TEST(RuleErrors, ShowNothingThatATerminalWouldObey) {
+  const std::string text =
+      message_of("- match: {name: x}\n  replace: {\"\\e[2J\": größe, '\xe2\x80\xae': 1}\n");
+  EXPECT_NE(text.find("unknown key '\\x1b[2J'"), std::string::npos) << text;
+  EXPECT_NE(text.find("größe"), std::string::npos) << text;
+  EXPECT_NE(text.find("\\xe2\\x80\\xae"), std::string::npos) << text;
+  for (const char c : text) EXPECT_TRUE(c == '\n' || static_cast<unsigned char>(c) >= 32) << text;
+}
+
+TEST(RuleErrors, PointAtTheRightCharacterBehindOthersOfSeveralBytes) {
+  const std::string text = message_of("- {match: {name: größe}, replace: {clas: x}}\n");
+  EXPECT_NE(text.find("    1 | - {match: {name: größe}, replace: {clas: x}}\n"
+                      "      |                                    ^ did you mean 'class'?"),
+            std::string::npos)
+      << text;
 }
 
 // ---- grammar
