@@ -2,8 +2,9 @@
 
   python3 bench/plan_accuracy.py [--build build] [--repetitions 3] [--cpu-time]
 
-On a machine that others use, --cpu-time compares one thread's processor time instead of wall clock. The models are random weights in the shape of small relatives of published ones, larger than any cache. The best
-of the repetitions counts: other programs on the machine only take time away.
+On a machine that others use, --cpu-time compares one thread's processor time instead of wall clock. The models are
+random weights in the shape of small relatives of published ones, larger than any cache. The best of the repetitions
+counts: other programs on the machine only take time away.
 """
 import argparse
 import json
