@@ -34,8 +34,7 @@ struct QuantizeArgs {
 std::unique_ptr<io::WeightSource> open_source(const QuantizeArgs& args) {
   if (args.dummy_config.empty())
     return io::open_weights(session::resolve_model(args.paths.front()));
-  io::ModelConfig config =
-      io::parse_hf_config(read_text_file(args.dummy_config), "", args.dummy_config).model;
+  io::ModelConfig config = io::read_hf_config(args.dummy_config);
   if (args.layers > 0) config.n_layers = std::min(config.n_layers, args.layers);
   return session::make_dummy_source(config, session::file_type(args.options.type), args.dummy);
 }

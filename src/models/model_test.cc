@@ -32,9 +32,7 @@ std::string read_text(const fs::path& path) {
   return text.str();
 }
 
-io::ModelConfig config_at(const fs::path& path) {
-  return io::parse_hf_config(read_text(path), "", path.string()).model;
-}
+io::ModelConfig config_at(const fs::path& path) { return io::read_hf_config(path.string()); }
 
 io::ModelConfig golden(const std::string& name) {
   return config_at(data("golden_configs/" + name + ".json"));

@@ -35,19 +35,15 @@ class Planner {
   Plan run() {
     check_context();
     if (options_.given != nullptr) plan_.placement = *options_.given;
-    auto model = models::build_model(config_, plan_.placement);
-    plan_.modules = footprint(*model, plan_.placement, source_, options_.packing);
-    kv_ = model->state_spec();
+    plan_.model = models::build_model(config_, plan_.placement);
+    plan_.modules = footprint(*plan_.model, plan_.placement, source_, options_.packing);
+    kv_ = plan_.model->state_spec();
     for (const tensor::KvLayerSpec& spec : kv_) {
       plan_.kv_bytes_per_token += kv_layer_bytes(spec, options_.kv_format);
     }
     if (decides()) choices_ = gpu_choices(source_, options_.packing, plan_.modules);
     choose_context();
-    if (decides()) {
-      place(*model, assign(plan_.context));
-      const auto placed = models::build_model(config_, plan_.placement);
-      plan_.modules = footprint(*placed, plan_.placement, source_, options_.packing);
-    }
+    if (decides()) place(assign(plan_.context));
     finish();
     return std::move(plan_);
   }
@@ -91,12 +87,12 @@ class Planner {
       const Assignment assignment = assign(context);
       for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
         if (assignment.gpu[i] < 0) continue;
-        device_of[i] = fmt::format("cuda:{}", assignment.gpu[i]);
+        device_of[i] = operators::gpu_name(assignment.gpu[i]);
         bytes[i] = choices_[i].bytes;
       }
       for (std::size_t l = 0; l < layer_device.size(); ++l) {
         if (assignment.layer_gpu[l] >= 0)
-          layer_device[l] = fmt::format("cuda:{}", assignment.layer_gpu[l]);
+          layer_device[l] = operators::gpu_name(assignment.layer_gpu[l]);
       }
     }
     return sum_up(context, device_of, bytes, layer_device);
@@ -108,7 +104,7 @@ class Planner {
     Need n;
     n.devices.push_back({"cpu", machine_.ram, {}, 0, workspace(context), kRamMargin});
     for (std::size_t g = 0; g < machine_.gpus.size(); ++g) {
-      n.devices.push_back({fmt::format("cuda:{}", g),
+      n.devices.push_back({operators::gpu_name(static_cast<int>(g)),
                            machine_.gpus[g].bytes,
                            {},
                            0,
@@ -164,13 +160,15 @@ class Planner {
   void choose_context() {
     plan_.context = options_.context > 0 ? options_.context
                                          : std::min(config_.max_context, options_.default_context);
+    const Need n = need(plan_.context);
+    if (n.fits && !options_.report) return;
     plan_.largest_context = largest_context();
-    if (need(plan_.context).fits) return;
+    if (n.fits) return;
     if (options_.context == 0 && plan_.largest_context > kUsefulContext) {
       plan_.context = std::min(plan_.context, plan_.largest_context);
       return;
     }
-    refuse(need(plan_.context));
+    refuse(n);
   }
 
   [[noreturn]] void refuse(const Need& n) const {
@@ -208,9 +206,11 @@ class Planner {
          human_bytes(other), hint);
   }
 
-  void place(operators::Model& model, const Assignment& assignment) {
+  void place(const Assignment& assignment) {
     plan_.placement.devices = {static_cast<int>(machine_.gpus.size()), true};
-    place_on_gpus(model, fill_input(plan_.context), assignment, plan_.placement);
+    place_on_gpus(*plan_.model, fill_input(plan_.context), assignment, plan_.placement);
+    plan_.model = models::build_model(config_, plan_.placement);
+    plan_.modules = footprint(*plan_.model, plan_.placement, source_, options_.packing);
     placed_ = true;
   }
 
@@ -224,6 +224,9 @@ class Planner {
       plan_.weight_bytes += m.bytes;
       plan_.file_bytes += m.kept.file_bytes;
     }
+    if (!options_.report) return;
+    if (!machine_.cpu.known() && options_.measure) machine_.cpu = options_.measure(plan_.modules);
+    plan_.rates = machine_.cpu;
     if (machine_.cpu.known()) plan_.speed = speed();
     add_hints();
   }
@@ -269,7 +272,7 @@ class Planner {
 
   const io::WeightSource& source_;
   const io::ModelConfig& config_;
-  const Machine& machine_;
+  Machine machine_;  // its CPU rates may be measured
   PlanOptions options_;
   Plan plan_;
   std::vector<tensor::KvLayerSpec> kv_;

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +25,11 @@ struct PlanOptions {
   std::int64_t chunk_size = 512;
   formats::Format kv_format = formats::Format::kF16;
   Packing packing;
+  /// Also finds the largest context that fits, speeds and hints.
+  bool report = false;
+  /// With a report, asked for the CPU's rates when the machine has none.
+  using Measure = std::function<CpuRates(const std::vector<ModuleCost>&)>;
+  Measure measure;
   /// A placement made by rules, to be explained and checked; null: the planner decides.
   const operators::Placement* given = nullptr;
   /// Asked when nothing fits: "Q3_K_M", the largest format that would, or empty.
@@ -55,9 +61,10 @@ struct Speed {
 
 struct Plan {
   operators::Placement placement;
-  std::int64_t context = 0;          // promised
-  std::int64_t largest_context = 0;  // that would fit, at most the model's
-  std::uint64_t weight_bytes = 0;    // all devices
+  std::unique_ptr<operators::Model> model;  // built for the placement, not loaded
+  std::int64_t context = 0;                 // promised
+  std::int64_t largest_context = 0;         // that would fit, at most the model's; with a report
+  std::uint64_t weight_bytes = 0;           // all devices
   std::uint64_t file_bytes = 0;
   std::uint64_t kv_bytes_per_token = 0;
   std::uint64_t kv_bytes = 0;
@@ -65,8 +72,9 @@ struct Plan {
   std::uint64_t peak_bytes = 0;     // that the process takes of the CPU's memory when all is in use
   std::vector<DevicePlan> devices;  // the CPU first
   std::vector<ModuleCost> modules;  // with the device and operator they got
-  std::optional<Speed> speed;       // when the machine's rates are known
-  std::vector<std::string> hints;   // what to change, for people
+  CpuRates rates;                   // that the speeds are from
+  std::optional<Speed> speed;       // with a report, when the CPU's rates are known
+  std::vector<std::string> hints;   // with a report: what to change, for people
 };
 
 /// Memory beside weights, cache and workspace that a machine must have: program, tokenizer, file

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "io/weight_source.h"
-#include "placement/planner.h"
+#include "session/placing.h"
 
 namespace kt::session {
 
-struct PlanRequest {
+struct PlanRequest : RunOptions {
   std::string model;              // path, registry name, or config.json
   std::string format = "Q4_K_M";  // file type, with a config.json
   std::vector<std::string> gpus;  // "24GiB@1000GB/s"
@@ -19,12 +19,6 @@ struct PlanRequest {
   std::string link;               // "25GB/s"
   std::string disk;
   std::string cpu_flops;
-  std::string rules;  // rule file to explain; empty: the planner decides
-  int n_threads = 0;
-  std::string act = "q16";
-  std::string kv = "f16";
-  std::int64_t context = 0;
-  std::int64_t chunk_size = 512;
   bool remeasure = false;
 };
 
@@ -35,10 +29,6 @@ struct PlannedModel {
   std::string format;                 // file type planned for; empty: the file's own
   std::vector<std::string> warnings;  // of the rule file
 };
-
-/// The file type with most bits per weight whose plan fits this machine, or empty.
-std::string largest_format(const io::WeightSource& source, const placement::Machine& machine,
-                           placement::PlanOptions options);
 
 /// Throws as placement::plan and read_rules; kUsage for flags that are no amounts or rates.
 PlannedModel plan_model(const PlanRequest& request);

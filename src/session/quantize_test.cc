@@ -6,9 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 #include "engine/engine.h"
 #include "io/gguf_export.h"
@@ -30,11 +28,7 @@ using operators::TestSource;
 
 io::ModelConfig golden(const std::string& name) {
   const fs::path path = fs::path(KT_SOURCE_DIR) / "tests/data/golden_configs" / (name + ".json");
-  std::ifstream file(path);
-  EXPECT_TRUE(file.good()) << path;
-  std::stringstream text;
-  text << file.rdbuf();
-  return io::parse_hf_config(text.str(), "", path.string()).model;
+  return io::read_hf_config(path.string());
 }
 
 std::vector<std::byte> rows_of(const io::WeightSource& source, const io::TensorInfo& t) {

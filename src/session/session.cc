@@ -6,13 +6,8 @@
 
 #include "base/topology.h"
 #include "io/hf_config.h"
-#include "io/mmap_file.h"
-#include "operators/plugin.h"
-#include "placement/explain.h"
-#include "placement/rules.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
-#include "session/plan_model.h"
 #include "session/registry.h"
 #include "session/text_parts.h"
 
@@ -58,9 +53,7 @@ std::unique_ptr<Session> Session::open(const Options& options) {
 
 std::unique_ptr<Session> Session::open_dummy(const Options& options, const std::string& config_path,
                                              const std::string& type, std::int64_t layers) {
-  const io::MmapFile file(config_path);
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.size());
-  io::ModelConfig config = io::parse_hf_config(text, {}, config_path).model;
+  io::ModelConfig config = io::read_hf_config(config_path);
   if (layers < 0 || layers > config.n_layers) {
     fail(ErrorCode::kUsage, "--layers", "{} layers: the model has {}", layers, config.n_layers);
   }
@@ -78,8 +71,9 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   std::unique_ptr<Session> s(new Session);
   s->source_ = std::move(source);
   s->cpu_ = make_cpu(options);
-  const placement::Plan plan = s->place(options);
-  s->model_ = models::build_model(s->config(), s->placement_);
+  placement::Plan plan = s->place(options);
+  s->placement_ = std::move(plan.placement);
+  s->model_ = std::move(plan.model);
   engine::EngineOptions engine_options;
   engine_options.context = plan.context;
   engine_options.kv_format = kv_format(options.kv);
@@ -106,39 +100,17 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   return s;
 }
 
-placement::Plan Session::place(const Options& options) {
-  placement::Machine machine;
-  machine.ram = detect_topology().memory_available;
-  placement::PlanOptions plan_options;
-  plan_options.context = options.context;
-  plan_options.chunk_size = options.chunk_size;
-  plan_options.kv_format = kv_format(options.kv);
-  plan_options.packing = {cpu_->caps, cpu_->act, cpu_->pool.size()};
-  plan_options.largest_format = [&] { return largest_format(*source_, machine, plan_options); };
-  if (!options.rules.empty()) {
-    read_rules(options);
-    plan_options.given = &placement_;
-  } else if (!options.plugins.empty() || options.emulate_gpus > 0 || !options.device.empty()) {
+placement::Plan Session::place(const Options& options) const {
+  if (options.rules.empty() &&
+      (!options.plugins.empty() || options.emulate_gpus > 0 || !options.device.empty())) {
     fail(ErrorCode::kUsage, "--rules",
          "is missing: --plugin, --emulate-gpus and --device are for rules to choose from");
   }
-  placement::Plan plan = placement::plan(*source_, machine, plan_options);
-  placement_ = plan.placement;
-  return plan;
-}
-
-void Session::read_rules(const Options& options) {
-  const auto catalogue = std::make_shared<operators::Catalogue>();
-  for (const std::string& path : options.plugins) operators::load_plugin(*catalogue, path);
-  const placement::RuleContext context{config(),
-                                       catalogue,
-                                       {options.emulate_gpus, true},
-                                       options.device.empty() ? "cpu" : options.device};
-  placement::RuleResult result = placement::read_rules(options.rules, context);
-  placement_ = std::move(result.placement);
-  for (const std::string& warning : result.warnings) {
-    if (options.on_warning) options.on_warning(warning);
-  }
+  Place here;
+  here.machine.ram = detect_topology().memory_available;
+  here.packing = {cpu_->caps, cpu_->act, cpu_->pool.size()};
+  here.devices = {options.emulate_gpus, true};
+  return session::place(*source_, here, options, options.on_warning);
 }
 
 void Session::open_text(const Options& options) {

@@ -10,31 +10,23 @@
 #include "engine/engine.h"
 #include "io/weight_source.h"
 #include "models/model.h"
-#include "placement/planner.h"
+#include "session/placing.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace kt::session {
 
-struct Options {
-  std::string model;         // path, or a name of the registry (registry.h)
-  int n_threads = 0;         // 0: physical cores allowed to this process
-  std::string isa;           // empty: the best; else ref, avx2, avx512, amx
-  std::string act = "q16";   // q8, q16 or f32
-  std::string kv = "f16";    // f32, f16, bf16, q8_0
-  std::int64_t context = 0;  // 0: the model's, limited to 8192 and to what fits
-  std::int64_t chunk_size = 512;
-  std::string rules;                 // YAML rule file; empty: the planner decides
-  std::vector<std::string> plugins;  // shared objects with operators
-  std::string device;                // of modules that no rule matches; empty: cpu
-  int emulate_gpus = 0;              // GPUs that the CPU stands in for
-  bool trace = false;                // record trace zones
-  std::string trace_file;            // Chrome trace that the caller writes at the end; empty: none
-  bool need_text = true;             // false: a missing tokenizer is no error
+struct Options : RunOptions {
+  std::string model;       // path, or a name of the registry (registry.h)
+  std::string isa;         // empty: the best; else ref, avx2, avx512, amx
+  int emulate_gpus = 0;    // GPUs that the CPU stands in for
+  bool trace = false;      // record trace zones
+  std::string trace_file;  // Chrome trace that the caller writes at the end; empty: none
+  bool need_text = true;   // false: a missing tokenizer is no error
   /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
   std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
   /// A warning about the rule file, of one or more whole lines; before weights are read.
-  std::function<void(const std::string&)> on_warning;
+  OnWarning on_warning;
 };
 
 struct LoadReport {
@@ -73,9 +65,8 @@ class Session {
   Session() = default;
   static std::unique_ptr<Session> assemble(const Options& options,
                                            std::unique_ptr<io::WeightSource> source);
-  /// Fills placement_ from the rule file or the planner, and checks that it fits.
-  placement::Plan place(const Options& options);
-  void read_rules(const Options& options);
+  /// What the rule file or the planner decides, checked that it fits.
+  placement::Plan place(const Options& options) const;
   void open_text(const Options& options);
   std::unique_ptr<io::WeightSource> source_;
   operators::Placement placement_;
