@@ -8,7 +8,6 @@
 #include "commands.h"
 #include "input.h"
 #include "io/atomic_file.h"
-#include "models/model.h"
 #include "options.h"
 #include "placement/plan_report.h"
 #include "placement/rule_writer.h"
@@ -82,7 +81,7 @@ void print_json(const session::PlannedModel& planned) {
                                  {"devices", devices_json(plan)}};
   json["peak_bytes"] = plan.peak_bytes;
   if (plan.speed) json["speed"] = speed_json(*plan.speed);
-  json["rates_measured"] = planned.machine.cpu.measured;
+  json["rates_measured"] = planned.plan.rates.measured;
   json["hints"] = plan.hints;
   json["warnings"] = planned.warnings;
   json["modules"] = modules;
@@ -97,8 +96,8 @@ void print_text(const session::PlannedModel& planned, bool modules) {
   if (!planned.format.empty()) text += " as " + planned.format;
   text += fmt::format(", context {}, at most {}\n\n", plan.context, plan.largest_context);
   text += placement::device_table(plan) + "\n" + placement::speed_text(plan);
-  text += planned.machine.cpu.measured ? "measured rates of this CPU\n"
-                                       : "given rates, of which 80 % are counted on\n";
+  text += planned.plan.rates.measured ? "measured rates of this CPU\n"
+                                      : "given rates, of which 80 % are counted on\n";
   if (planned.machine.gpus.empty())
     text += "no GPU: this build computes on the CPU; --gpu plans for one\n";
   for (const std::string& hint : plan.hints) text += "- " + hint + "\n";
@@ -111,12 +110,12 @@ int run_plan(const PlanArgs& args) {
   const session::PlannedModel planned = session::plan_model(args.request);
   for (const std::string& warning : planned.warnings) std::fputs(warning.c_str(), stderr);
   if (!args.write_rules.empty()) {
-    const auto model = models::build_model(planned.source->config(), planned.plan.placement);
     const std::string heading =
         fmt::format("{} on {} GPU{}, context {}.\nWritten by kt plan.",
                     planned.source->config().architecture, planned.machine.gpus.size(),
                     planned.machine.gpus.size() == 1 ? "" : "s", planned.plan.context);
-    io::write_file(args.write_rules, placement::rule_text(*model, planned.plan.placement, heading));
+    io::write_file(args.write_rules,
+                   placement::rule_text(*planned.plan.model, planned.plan.placement, heading));
   }
   if (args.json) {
     print_json(planned);
@@ -127,7 +126,7 @@ int run_plan(const PlanArgs& args) {
 }
 
 void add_machine_options(CLI::App& command, session::PlanRequest& request) {
-  const std::string group = "Machine";
+  const std::string group = kMachineGroup;
   command
       .add_option("--gpu", request.gpus,
                   "A GPU: memory@bandwidth, or memory@bandwidth@operations; may be repeated")
@@ -147,12 +146,6 @@ void add_machine_options(CLI::App& command, session::PlanRequest& request) {
       ->group(group);
   command.add_option("--disk", request.disk, "Bytes per second of the disk; 2GB/s")
       ->type_name("RATE")
-      ->group(group);
-  command
-      .add_option("-t,--threads", request.n_threads,
-                  "Threads; 0: the physical cores this process may use")
-      ->check(whole_number(0, 1024))
-      ->type_name("N")
       ->group(group);
   command.add_flag("--remeasure", request.remeasure, "Measure this CPU anew")->group(group);
 }
@@ -175,22 +168,7 @@ void add_plan(CLI::App& root, Action& action) {
                    "File type to plan for with a config.json, as kt quantize --help lists them")
       ->type_name("TYPE")
       ->capture_default_str();
-  command
-      ->add_option("-c,--ctx", request.context,
-                   "Context to promise; 0: the model's, at most 8192, and what fits")
-      ->check(whole_number(0, std::numeric_limits<std::int64_t>::max()))
-      ->type_name("N")
-      ->capture_default_str();
-  add_choice(*command, "--kv", request.kv, {"f32", "f16", "bf16", "q8_0"},
-             "Type of the key/value cache")
-      ->capture_default_str();
-  add_choice(*command, "--act", request.act, {"q8", "q16", "f32"},
-             "Activations in quantised products")
-      ->capture_default_str();
-  command->add_option("--chunk", request.chunk_size, "Prompt tokens per prefill step")
-      ->check(whole_number(1, 65536))
-      ->type_name("N")
-      ->capture_default_str();
+  add_run_options(*command, request);
   add_machine_options(*command, request);
   command->add_option("--rules", request.rules, "Explain this rule file instead of planning")
       ->type_name("FILE");

@@ -105,14 +105,11 @@ void add_model_argument(CLI::App& command, std::string& model) {
       ->type_name("");
 }
 
-void add_model_options(CLI::App& command, session::Options& options) {
-  const std::string group = "Model and machine";
+void add_run_options(CLI::App& command, session::RunOptions& options) {
+  const std::string group = kMachineGroup;
   const std::int64_t no_limit = std::numeric_limits<std::int64_t>::max();
   number(command, "-t,--threads", options.n_threads, whole_number(0, 1024), "N",
          "Threads; 0: the physical cores this process may use")
-      ->group(group);
-  add_choice(command, "--isa", options.isa, {"ref", "avx2", "avx512", "amx"},
-             "Instruction set; the best of this CPU when not given")
       ->group(group);
   add_choice(command, "--act", options.act, {"q8", "q16", "f32"},
              "Activations in quantised products: 8 bits (fastest), 15 bits, or floats")
@@ -123,10 +120,18 @@ void add_model_options(CLI::App& command, session::Options& options) {
       ->capture_default_str()
       ->group(group);
   number(command, "-c,--ctx", options.context, whole_number(0, no_limit), "N",
-         "Context in tokens; 0: the model's, at most 8192")
+         "Context in tokens; 0: the model's, at most 8192, and what fits")
       ->group(group);
   number(command, "--chunk", options.chunk_size, whole_number(1, 65536), "N",
          "Prompt tokens per prefill step")
+      ->group(group);
+}
+
+void add_model_options(CLI::App& command, session::Options& options) {
+  const std::string group = kMachineGroup;
+  add_run_options(command, options);
+  add_choice(command, "--isa", options.isa, {"ref", "avx2", "avx512", "amx"},
+             "Instruction set; the best of this CPU when not given")
       ->group(group);
   command
       .add_option("--rules", options.rules,

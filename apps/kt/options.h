@@ -28,7 +28,13 @@ CLI::Option* add_choice(CLI::App& command, const std::string& name, std::string&
 /// MODEL as a required positional.
 void add_model_argument(CLI::App& command, std::string& model);
 
-/// --threads --isa --act --kv --ctx --chunk.
+/// Heading of the flags below in help texts.
+inline constexpr const char* kMachineGroup = "Model and machine";
+
+/// --threads --act --kv --ctx --chunk.
+void add_run_options(CLI::App& command, session::RunOptions& options);
+
+/// Those and --isa --rules --plugin --trace --emulate-gpus --device.
 void add_model_options(CLI::App& command, session::Options& options);
 
 struct SamplingArgs {
