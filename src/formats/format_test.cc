@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/test_random.h"
 #include "formats/basic_quants.h"
 #include "formats/checkpoint_quants.h"
 #include "formats/fp4_quants.h"
@@ -66,14 +67,6 @@ float rms_limit(Format format) {
     case Format::kTQ2_0: return 0.95f;
   }
   return 0.0f;
-}
-
-std::vector<float> gaussian(std::int64_t n, unsigned seed, float sigma = 1.0f) {
-  std::mt19937 bits(seed);
-  std::normal_distribution<float> normal(0.0f, sigma);
-  std::vector<float> x(static_cast<std::size_t>(n));
-  for (float& v : x) v = normal(bits);
-  return x;
 }
 
 /// Encodes and decodes one row in buffers of exactly the row's size.

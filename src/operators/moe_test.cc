@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/test_random.h"
 #include "operators/builder.h"
 #include "operators/test_source.h"
 
@@ -36,14 +37,6 @@ struct Rig {
   Batch batch;
   Step step{batch, cpu, arena, {}};
 };
-
-std::vector<float> gaussian(std::int64_t n, unsigned seed) {
-  std::mt19937 rng(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(static_cast<std::size_t>(n));
-  for (float& v : x) v = normal(rng);
-  return x;
-}
 
 struct Choice {
   std::vector<std::int64_t> ids;

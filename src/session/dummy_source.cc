@@ -39,12 +39,8 @@ struct Recipe {
 };
 
 Recipe recipe_of(const io::TensorInfo& info) {
-  const auto ends = [&](std::string_view tail) {
-    return info.name.size() >= tail.size() &&
-           info.name.compare(info.name.size() - tail.size(), tail.size(), tail) == 0;
-  };
   if (info.name.find("norm") != std::string::npos) return {1.0f, 0.1f};
-  if (ends("bias")) return {0.0f, 0.1f};
+  if (info.name.ends_with("bias")) return {0.0f, 0.1f};
   if (info.name == "model.embed_tokens.weight") return {0.0f, 0.5f};
   return {0.0f, 1.0f / std::sqrt(static_cast<float>(info.shape.n_cols()))};
 }
