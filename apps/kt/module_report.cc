@@ -48,6 +48,7 @@ double product_peak(backend::Cpu& cpu, tensor::Format format) {
   constexpr int kWindows = 4;
   const std::int64_t n_out = 128 * cpu.pool.size();
   backend::PackedMatrix matrix(cpu, format, n_out, kWidth);
+  matrix.own(tensor::Buffer(matrix.bytes()));
   const std::vector<std::byte> zeros(formats::row_bytes(format, kWidth) *
                                      static_cast<std::size_t>(n_out));
   matrix.pack_rows(0, n_out, zeros.data());

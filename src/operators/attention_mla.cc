@@ -93,7 +93,7 @@ class LatentAttention : public Attention {
   }
 
   void unload() override {
-    for (HeadMatrices* matrices : {&k_b_, &v_b_, &k_rows_}) matrices->heads.clear();
+    for (HeadMatrices* matrices : {&k_b_, &v_b_, &k_rows_}) *matrices = {};
   }
 
   std::uint64_t weight_bytes() const override {
@@ -289,10 +289,9 @@ class LatentAttention : public Attention {
   struct HeadShape {
     std::int64_t n, k;
   };
-  static void add_rows(Loader& loader, tensor::Format format, const std::byte* rows,
-                       HeadShape shape, HeadMatrices& to) {
-    to.heads.emplace_back(loader.cpu(), format, shape.n, shape.k);
-    to.heads.back().pack_rows(0, shape.n, rows);
+  void add_rows(Loader& loader, tensor::Format format, const std::byte* rows, HeadShape shape,
+                HeadMatrices& to) const {
+    to.add(loader.cpu(), n_heads_, format, shape.n, shape.k, rows);
   }
 
   // A transposed matrix leaves the stored blocks.
@@ -300,8 +299,8 @@ class LatentAttention : public Attention {
     return act == backend::ActPolicy::kF32 ? tensor::Format::kF32 : tensor::Format::kF16;
   }
 
-  static void add_transposed(Loader& loader, tensor::Format stored, const std::byte* rows,
-                             HeadShape shape, HeadMatrices& to) {
+  void add_transposed(Loader& loader, tensor::Format stored, const std::byte* rows, HeadShape shape,
+                      HeadMatrices& to) const {
     const tensor::Format format = transposed_format(loader.cpu().act);
     const std::size_t row_bytes = formats::row_bytes(format, shape.n);
     std::vector<float> decoded(static_cast<std::size_t>(shape.n * shape.k));

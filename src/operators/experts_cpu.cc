@@ -85,12 +85,14 @@ class CpuExperts : public Experts {
   }
 
   void load(Loader& loader) override {
+    std::vector<PackedMatrix> matrices = loader.matrices(weights(), recode_, storage_);
     experts_.resize(static_cast<std::size_t>(n_experts_));
     for (std::int64_t e = 0; e < n_experts_; ++e) {
       Expert& expert = experts_[static_cast<std::size_t>(e)];
-      expert.gate = loader.matrix(spec(e, 0), recode_);
-      expert.up = loader.matrix(spec(e, 1), recode_);
-      expert.down = loader.matrix(spec(e, 2), recode_);
+      const auto first_of_expert = static_cast<std::size_t>(3 * e);
+      expert.gate = std::move(matrices[first_of_expert]);
+      expert.up = std::move(matrices[first_of_expert + 1]);
+      expert.down = std::move(matrices[first_of_expert + 2]);
       const Expert& first = experts_.front();
       if (&expert.gate.kernel() != &first.gate.kernel() ||
           &expert.up.kernel() != &first.up.kernel() ||
@@ -103,7 +105,10 @@ class CpuExperts : public Experts {
     }
   }
 
-  void unload() override { std::vector<Expert>().swap(experts_); }
+  void unload() override {
+    std::vector<Expert>().swap(experts_);
+    storage_ = {};
+  }
 
   void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept override {
     for (std::int64_t r = 0; r < accumulate_into.n_rows; ++r) {
@@ -261,6 +266,7 @@ class CpuExperts : public Experts {
   std::int64_t d_ff_;
   std::array<std::string, 3> projections_;
   Recode recode_;
+  tensor::Buffer storage_;  // of all matrices
   std::vector<Expert> experts_;
 };
 

@@ -4,6 +4,15 @@
 
 namespace kt::operators {
 
+void HeadMatrices::add(const backend::Cpu& cpu, std::int64_t n_heads, tensor::Format format,
+                       std::int64_t n, std::int64_t k, const std::byte* rows) {
+  backend::PackedMatrix matrix(cpu, format, n, k);
+  if (heads.empty()) storage = tensor::Buffer(static_cast<std::size_t>(n_heads) * matrix.bytes());
+  matrix.place(storage.data() + heads.size() * matrix.bytes());
+  matrix.pack_rows(0, n, rows);
+  heads.push_back(std::move(matrix));
+}
+
 void HeadMatrices::run_head(std::size_t head, const kernels::dot::ActRows& act, std::int64_t m,
                             float* out, std::int64_t out_stride) const noexcept {
   using backend::PackedMatrix;

@@ -9,6 +9,11 @@ namespace kt::operators {
 
 struct HeadMatrices {
   std::vector<backend::PackedMatrix> heads;  // equal shapes and formats
+  tensor::Buffer storage;                    // of them all
+
+  /// Packs [n, k] rows in file layout as the next of n_heads matrices.
+  void add(const backend::Cpu& cpu, std::int64_t n_heads, tensor::Format format, std::int64_t n,
+           std::int64_t k, const std::byte* rows);
 
   std::uint64_t bytes() const {
     std::uint64_t n = 0;

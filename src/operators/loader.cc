@@ -14,34 +14,30 @@ namespace {
 // Rows of a tensor in the recoded format; buffers are kept between calls.
 class RowRecoder {
  public:
-  RowRecoder(const io::TensorInfo& info, const Recode& recode)
-      : stored_(formats::traits(info.format)),
-        target_(formats::traits(recode.target(info.format))),
-        recode_(recode),
-        n_cols_(info.shape.n_cols()) {}
+  explicit RowRecoder(const Recode& recode) : recode_(recode) {}
 
-  const std::byte* run(const std::byte* rows, std::int64_t n_rows) {
-    const std::size_t in = formats::row_bytes(stored_.format, n_cols_);
-    const std::size_t out = formats::row_bytes(target_.format, n_cols_);
-    decoded_.resize(static_cast<std::size_t>(n_cols_));
+  const std::byte* run(const io::TensorInfo& info, const std::byte* rows, std::int64_t n_rows) {
+    const formats::FormatTraits& stored = formats::traits(info.format);
+    const formats::FormatTraits& target = formats::traits(recode_.target(info.format));
+    const std::int64_t n_cols = info.shape.n_cols();
+    const std::size_t in = formats::row_bytes(stored.format, n_cols);
+    const std::size_t out = formats::row_bytes(target.format, n_cols);
+    decoded_.resize(static_cast<std::size_t>(n_cols));
     encoded_.resize(out * static_cast<std::size_t>(n_rows));
     for (std::size_t r = 0; r < static_cast<std::size_t>(n_rows); ++r) {
-      stored_.decode(rows + r * in, decoded_.data(), n_cols_);
+      stored.decode(rows + r * in, decoded_.data(), n_cols);
       std::byte* to = encoded_.data() + r * out;
       if (recode_.kind == Recode::Kind::kGroup) {
-        encode_group(decoded_.data(), n_cols_, recode_, to);
+        encode_group(decoded_.data(), n_cols, recode_, to);
       } else {
-        target_.encode(decoded_.data(), nullptr, to, n_cols_);
+        target.encode(decoded_.data(), nullptr, to, n_cols);
       }
     }
     return encoded_.data();
   }
 
  private:
-  const formats::FormatTraits& stored_;
-  const formats::FormatTraits& target_;
   Recode recode_;
-  std::int64_t n_cols_;
   std::vector<float> decoded_;
   std::vector<std::byte> encoded_;
 };
@@ -57,6 +53,10 @@ tensor::Format Recode::target(tensor::Format stored) const {
     case Kind::kGroup: return bits == 8 ? tensor::Format::kQ8_0 : tensor::Format::kQ4_0;
   }
   return stored;
+}
+
+bool Recode::changes(tensor::Format stored) const {
+  return kind == Kind::kGroup || target(stored) != stored;
 }
 
 std::string Recode::describe() const {
@@ -150,55 +150,90 @@ std::vector<float> Loader::floats(const WeightSpec& spec) {
 }
 
 backend::PackedMatrix Loader::matrix(const WeightSpec& spec, const Recode& recode) {
-  const io::TensorInfo& info = require(spec);
-  check_recode(source_, info, recode);
-  try {
-    backend::PackedMatrix matrix(cpu_, recode.target(info.format), info.shape.n_rows(),
-                                 info.shape.n_cols());
-    pack_into(info, recode, matrix);
-    return matrix;
-  } catch (const Error& e) {
-    if (e.code() != ErrorCode::kUnsupported) throw;
-    throw Error(e.code(), "tensor '" + info.stored_name + "': " + e.what(), source_.path());
-  }
+  tensor::Buffer storage;
+  backend::PackedMatrix matrix = std::move(matrices({spec}, recode, storage).front());
+  matrix.own(std::move(storage));
+  return matrix;
 }
 
-void Loader::pack_into(const io::TensorInfo& info, const Recode& recode,
-                       backend::PackedMatrix& matrix) {
-  const std::size_t row_bytes = formats::row_bytes(info.format, info.shape.n_cols());
-  // About 1 MiB of rows per task, in whole tiles.
-  const std::int64_t tiles = std::max<std::int64_t>(
-      1, (std::int64_t{1} << 20) / static_cast<std::int64_t>(row_bytes) / matrix.tile_rows());
-  const std::int64_t rows_per_task = tiles * matrix.tile_rows();
-  const std::int64_t n_tasks = (matrix.n() + rows_per_task - 1) / rows_per_task;
-  const auto view = source_.map(info);
-  const bool stored =
-      recode.target(info.format) == info.format && recode.kind != Recode::Kind::kGroup;
+std::vector<backend::PackedMatrix> Loader::matrices(const std::vector<WeightSpec>& specs,
+                                                    const Recode& recode, tensor::Buffer& storage) {
+  std::vector<backend::PackedMatrix> matrices;
+  std::vector<Packing> packings;
+  std::size_t bytes = 0;
+  for (const WeightSpec& spec : specs) {
+    const io::TensorInfo& info = require(spec);
+    check_recode(source_, info, recode);
+    packings.push_back({&info});
+    try {
+      matrices.emplace_back(cpu_, recode.target(info.format), info.shape.n_rows(),
+                            info.shape.n_cols());
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kUnsupported) throw;
+      throw Error(e.code(), "tensor '" + info.stored_name + "': " + e.what(), source_.path());
+    }
+    bytes += matrices.back().bytes();
+  }
+  storage = tensor::Buffer(bytes);
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    packings[i].matrix = &matrices[i];
+    matrices[i].place(storage.data() + at);
+    at += matrices[i].bytes();
+  }
+  pack(packings, recode);
+  for (const Packing& p : packings) finished(*p.info);
+  return matrices;
+}
+
+void Loader::pack(std::span<const Packing> matrices, const Recode& recode) {
+  struct Part {
+    std::size_t matrix;
+    std::int64_t row, n_rows;
+  };
+  constexpr std::size_t kPartBytes = std::size_t{1} << 20;  // of the file, in whole tiles
+  std::vector<Part> parts;
+  std::vector<std::optional<tensor::WeightView>> views;
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const io::TensorInfo& info = *matrices[i].info;
+    const std::int64_t tile = matrices[i].matrix->tile_rows();
+    const std::size_t tile_bytes =
+        formats::row_bytes(info.format, info.shape.n_cols()) * static_cast<std::size_t>(tile);
+    const std::int64_t step =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(kPartBytes / tile_bytes)) * tile;
+    for (std::int64_t row = 0; row < info.shape.n_rows(); row += step) {
+      parts.push_back({i, row, std::min(step, info.shape.n_rows() - row)});
+    }
+    views.push_back(source_.map(info));
+  }
   const auto n_workers = static_cast<std::size_t>(cpu_.pool.size());
   std::vector<std::vector<std::byte>> staging(n_workers);
-  std::vector<RowRecoder> recoders(n_workers, RowRecoder(info, recode));
+  std::vector<RowRecoder> recoders(n_workers, RowRecoder(recode));
   std::exception_ptr failure;
   std::mutex mutex;
-  cpu_.pool.run(n_tasks, [&](std::int64_t task, int worker) {
-    const std::int64_t row = task * rows_per_task;
-    const std::int64_t n_rows = std::min(rows_per_task, matrix.n() - row);
+  cpu_.pool.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t task, int worker) {
+    const Part& part = parts[static_cast<std::size_t>(task)];
+    const Packing& packing = matrices[part.matrix];
     try {
-      const std::byte* rows = view ? view->row(row) : nullptr;
+      const auto& view = views[part.matrix];
+      const std::byte* rows = view ? view->row(part.row) : nullptr;
       if (rows == nullptr) {
         auto& buffer = staging[static_cast<std::size_t>(worker)];
-        buffer.resize(static_cast<std::size_t>(rows_per_task) * row_bytes);
-        source_.read_rows(info, row, n_rows, buffer.data());
+        buffer.resize(static_cast<std::size_t>(part.n_rows) *
+                      formats::row_bytes(packing.info->format, packing.info->shape.n_cols()));
+        source_.read_rows(*packing.info, part.row, part.n_rows, buffer.data());
         rows = buffer.data();
       }
-      if (!stored) rows = recoders[static_cast<std::size_t>(worker)].run(rows, n_rows);
-      matrix.pack_rows(row, n_rows, rows);
+      if (recode.changes(packing.info->format)) {
+        rows = recoders[static_cast<std::size_t>(worker)].run(*packing.info, rows, part.n_rows);
+      }
+      packing.matrix->pack_rows(part.row, part.n_rows, rows);
     } catch (...) {
       const std::lock_guard lock(mutex);
       failure = std::current_exception();
     }
   });
   if (failure) std::rethrow_exception(failure);
-  finished(info);
 }
 
 void Loader::finished(const io::TensorInfo& info) {

@@ -6,7 +6,9 @@
 // Thread rule: one thread loads; packing is parallel inside.
 #pragma once
 #include <functional>
+#include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,6 +37,8 @@ struct Recode {
   std::int64_t group = 64;  // kGroup: a multiple of 32, or -1 for a whole row
   /// Format after recoding.
   tensor::Format target(tensor::Format stored) const;
+  /// Whether weights of that format come out otherwise.
+  bool changes(tensor::Format stored) const;
   /// For people: "4 bits, groups of 64"; empty for kStored.
   std::string describe() const;
 };
@@ -65,13 +69,21 @@ class Loader {
   std::vector<float> floats(const WeightSpec& spec);
   /// A matrix packed for this CPU, rows in parallel.
   backend::PackedMatrix matrix(const WeightSpec& spec, const Recode& recode = {});
+  /// Several matrices in one buffer, so that small ones lie in huge pages too, packed as one
+  /// parallel region; they are valid as long as `storage`.
+  std::vector<backend::PackedMatrix> matrices(const std::vector<WeightSpec>& specs,
+                                              const Recode& recode, tensor::Buffer& storage);
   /// Throws kMismatch naming tensors of the source that no module asked for.
   void check_all_used() const;
   /// Counts a tensor read by hand as done and lets its pages go.
   void finished(const io::TensorInfo& info);
 
  private:
-  void pack_into(const io::TensorInfo& info, const Recode& recode, backend::PackedMatrix& matrix);
+  struct Packing {
+    const io::TensorInfo* info = nullptr;
+    backend::PackedMatrix* matrix = nullptr;
+  };
+  void pack(std::span<const Packing> matrices, const Recode& recode);
   const io::WeightSource& source_;
   backend::Cpu& cpu_;
   Progress progress_;

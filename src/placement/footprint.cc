@@ -55,11 +55,10 @@ std::uint64_t resident_bytes(std::uint64_t bytes) {
 std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& packing) {
   std::uint64_t bytes = kept.vector_bytes;
   for (const operators::KeptMatrix& m : kept.matrices) {
-    const std::uint64_t one =
-        packed ? resident_bytes(
-                     backend::packed_matrix_bytes(packing.caps, packing.act, m.format, m.n, m.k))
-               : formats::row_bytes(m.format, m.k) * static_cast<std::uint64_t>(m.n);
-    bytes += one * static_cast<std::uint64_t>(m.count);
+    const auto count = static_cast<std::uint64_t>(m.count);  // in one buffer
+    bytes += packed ? resident_bytes(count * backend::packed_matrix_bytes(
+                                                 packing.caps, packing.act, m.format, m.n, m.k))
+                    : count * formats::row_bytes(m.format, m.k) * static_cast<std::uint64_t>(m.n);
   }
   return bytes;
 }

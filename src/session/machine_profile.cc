@@ -72,6 +72,7 @@ Products measure_products(backend::Cpu& cpu, formats::Format format, std::uint64
   for (std::size_t r = 0; r < 16; ++r)
     formats::traits(format).encode(row.data(), nullptr, rows.data() + r * row_bytes, k);
   backend::PackedMatrix matrix(cpu, format, n, k);
+  matrix.own(tensor::Buffer(matrix.bytes()));
   Products result;
   const auto start = Clock::now();
   cpu.pool.run(n / 16,

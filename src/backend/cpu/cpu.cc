@@ -43,7 +43,7 @@ const dot::Kernel& choose_kernel(CpuCaps caps, ActPolicy act, tensor::Format for
 
 std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format format, std::int64_t n,
                                 std::int64_t k) {
-  return dot::packed_bytes(choose_kernel(caps, act, format, k), n, k);
+  return (dot::packed_bytes(choose_kernel(caps, act, format, k), n, k) + 63) / 64 * 64;
 }
 
 PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k)
@@ -52,21 +52,26 @@ PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n
       n_(n),
       k_(k) {
   tile_bytes_ = dot::packed_bytes(*kernel_, kernel_->n_tile, k);
-  data_ = tensor::Buffer(dot::packed_bytes(*kernel_, n, k));
+  bytes_ = packed_matrix_bytes(cpu.caps, cpu.act, format, n, k);
+}
+
+void PackedMatrix::own(tensor::Buffer storage) {
+  owned_ = std::move(storage);
+  data_ = owned_.data();
 }
 
 void PackedMatrix::pack_rows(std::int64_t row, std::int64_t n_rows,
                              const std::byte* rows) noexcept {
   KT_CHECK(row % tile_rows() == 0 && row + n_rows <= n_);
   dot::pack(*kernel_, rows, n_rows, k_,
-            data_.data() + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_);
+            data_ + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_);
 }
 
 void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row,
                        std::int64_t n_rows, float* out, std::int64_t out_stride) const noexcept {
   dot::DotArgs args;
   args.k = k_;
-  args.weights = data_.data() + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_;
+  args.weights = data_ + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_;
   args.n = n_rows;
   if (act.q == nullptr || act.terms == 1) {
     args.act = act;

@@ -56,8 +56,13 @@ std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format form
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  /// Chooses the kernel and allocates; throws kUnsupported when k does not suit the format.
+  /// Chooses the kernels; throws kUnsupported when k does not suit the format. place() or own()
+  /// gives it memory.
   PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k);
+  /// Keeps its weights at `storage`: bytes() long, 64-byte aligned, somebody else's.
+  void place(std::byte* storage) { data_ = storage; }
+  /// Keeps its weights in a buffer of its own; what place() was given before may be its start.
+  void own(tensor::Buffer storage);
   /// Packs rows [row, row + n_rows) from file layout; row must be a multiple of tile_rows().
   void pack_rows(std::int64_t row, std::int64_t n_rows, const std::byte* rows) noexcept;
   bool empty() const { return kernel_ == nullptr; }
@@ -66,7 +71,8 @@ class PackedMatrix {
   std::int64_t tile_rows() const { return kernel_->n_tile; }
   tensor::Format format() const { return kernel_->weight; }
   const kernels::dot::Kernel& kernel() const { return *kernel_; }
-  std::size_t bytes() const { return data_.size(); }
+  /// A multiple of 64.
+  std::size_t bytes() const { return bytes_; }
   /// The form of activations that steps of n_rows rows are to be given in.
   kernels::dot::Act form(std::int64_t n_rows) const {
     return batch_ != nullptr && n_rows >= kBatchRows ? batch_->act : kernel_->act;
@@ -83,7 +89,9 @@ class PackedMatrix {
   std::int64_t n_ = 0;
   std::int64_t k_ = 0;
   std::size_t tile_bytes_ = 0;
-  tensor::Buffer data_;
+  std::size_t bytes_ = 0;
+  std::byte* data_ = nullptr;
+  tensor::Buffer owned_;
 };
 
 /// Rows [row, row + …) of `act`, which has k columns; of tiles, row must be a multiple of 16.
