@@ -65,7 +65,8 @@ CpuCaps detect_caps() {
   if (bit(l7.ecx, 11)) caps |= kAvx512Vnni;
   if (bit(l7s1.eax, 5)) caps |= kAvx512Bf16;
   const bool tiles = (xcr0 & 0x60000) == 0x60000;
-  const bool amx = bit(l7.edx, 22) && bit(l7.edx, 24) && bit(l7.edx, 25);
+  // Every CPU with tiles has AVX512-FP16 (bit 23), which the tile kernels expand weights with.
+  const bool amx = bit(l7.edx, 22) && bit(l7.edx, 23) && bit(l7.edx, 24) && bit(l7.edx, 25);
   if (tiles && amx && request_amx_permission()) caps |= kAmx;
   return caps;
 }

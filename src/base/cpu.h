@@ -12,7 +12,7 @@ enum CpuFeature : std::uint32_t {
   kAvx512 = 1u << 1,      // F, BW, DQ, VL
   kAvx512Vnni = 1u << 2,  // int8 dot products
   kAvx512Bf16 = 1u << 3,  // bf16 dot products
-  kAmx = 1u << 4,         // tiles: int8 and bf16, permission granted
+  kAmx = 1u << 4,         // tiles: int8 and bf16, permission granted; with AVX512-FP16
 };
 
 /// Set of CpuFeature bits; 0 runs the reference rows only.

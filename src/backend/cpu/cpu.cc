@@ -52,6 +52,10 @@ PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n
       n_(n),
       k_(k) {
   tile_bytes_ = dot::packed_bytes(*kernel_, kernel_->n_tile, k);
+  if (batch_ != nullptr) {
+    exponents_.resize(
+        static_cast<std::size_t>((n + kernel_->n_tile - 1) / kernel_->n_tile * kernel_->n_tile));
+  }
   bytes_ = packed_matrix_bytes(cpu.caps, cpu.act, format, n, k);
 }
 
@@ -65,6 +69,7 @@ void PackedMatrix::pack_rows(std::int64_t row, std::int64_t n_rows,
   KT_CHECK(row % tile_rows() == 0 && row + n_rows <= n_);
   dot::pack(*kernel_, rows, n_rows, k_,
             data_ + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_);
+  if (batch_ != nullptr) dot::row_exponents(*batch_, rows, n_rows, k_, exponents_.data() + row);
 }
 
 void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row,
@@ -73,6 +78,7 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
   args.k = k_;
   args.weights = data_ + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_;
   args.n = n_rows;
+  if (!exponents_.empty()) args.exponents = exponents_.data() + row;
   if (act.q == nullptr || act.terms == 1) {
     args.act = act;
     args.m = m;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/cpu.h"
 #include "base/thread_pool.h"
@@ -92,6 +93,7 @@ class PackedMatrix {
   std::size_t bytes_ = 0;
   std::byte* data_ = nullptr;
   tensor::Buffer owned_;
+  std::vector<std::int8_t> exponents_;  // of the rows, whole tiles; for batch_
 };
 
 /// Rows [row, row + …) of `act`, which has k columns; of tiles, row must be a multiple of 16.

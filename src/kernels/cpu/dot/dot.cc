@@ -1,5 +1,7 @@
 #include "kernels/cpu/dot/dot.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/dot/n16.h"
@@ -71,6 +73,21 @@ void pack(const Kernel& kernel, const std::byte* rows, std::int64_t n, std::int6
                       out);
     }
     out += tile_bytes;
+  }
+}
+
+void row_exponents(const Kernel& kernel, const std::byte* rows, std::int64_t n, std::int64_t k,
+                   std::int8_t* out) noexcept {
+  const N16Layout* layout = n16_layout(kernel.weight);
+  const std::size_t row_bytes = formats::row_bytes(kernel.weight, k);
+  for (std::int64_t r = 0; r < n; ++r, rows += row_bytes) {
+    out[r] = 0;
+    if (layout == nullptr || layout->row_bound == nullptr) continue;
+    const float bound = layout->row_bound(rows, k);
+    int exponent = 0;
+    std::frexp(bound, &exponent);  // bound in [0.5, 1) * 2^exponent
+    out[r] = std::isfinite(bound) ? static_cast<std::int8_t>(std::clamp(exponent, -126, 126))
+                                  : kNotFinite;
   }
 }
 

@@ -22,10 +22,15 @@ enum class Act : std::uint8_t { kF32, kQ8, kBf16 };
 enum class Pack : std::uint8_t { kRows, kN16 };
 
 inline constexpr std::int64_t kQ8Block = 32;
-/// A tile of bf16 activations: 16 rows of 32 k, contiguous.
+/// A tile of bf16 activations: 16 rows of 32 k, contiguous; each 4 k in the order 0, 2, 1, 3.
 inline constexpr std::int64_t kTileRows = 16;
 inline constexpr std::int64_t kTileCols = 32;
 inline constexpr std::int64_t kTileValues = kTileRows * kTileCols;
+
+/// Where value i of 32 lies in its tile row.
+constexpr std::int64_t tile_column(std::int64_t i) {
+  return i % 4 == 1 ? i + 1 : i % 4 == 2 ? i - 1 : i;
+}
 
 /// m activation rows of k values. Act::kF32 reads f32; Act::kQ8 reads q, scale and sum; Act::kBf16
 /// reads bf16.
@@ -50,8 +55,10 @@ struct DotArgs {
   std::int64_t m = 0;
   std::int64_t k = 0;
   const std::byte* weights =
-      nullptr;           // packed; first row of the tile range, a multiple of n_tile rows
-  std::int64_t n = 0;    // rows to compute from there; only the last tile may be partial
+      nullptr;         // packed; first row of the tile range, a multiple of n_tile rows
+  std::int64_t n = 0;  // rows to compute from there; only the last tile may be partial
+  const std::int8_t* exponents =
+      nullptr;           // of those rows, whole tiles: row_exponents(); Act::kBf16 only
   float* out = nullptr;  // [m, n], out_stride elements apart; overwritten
   std::int64_t out_stride = 0;
 };
@@ -88,6 +95,12 @@ std::size_t packed_bytes(const Kernel& kernel, std::int64_t n, std::int64_t k);
 void pack(const Kernel& kernel, const std::byte* rows, std::int64_t n, std::int64_t k,
           std::byte* out) noexcept;
 
+/// For each of n rows the least e with |weight| <= 2^e everywhere, by the row's scales; kNotFinite
+/// when a scale is not finite. Tile kernels of quantised formats need it.
+inline constexpr std::int8_t kNotFinite = -128;
+void row_exponents(const Kernel& kernel, const std::byte* rows, std::int64_t n, std::int64_t k,
+                   std::int8_t* out) noexcept;
+
 /// Decodes one packed row back to floats (for read-back and tests).
 void unpack_row(const Kernel& kernel, const std::byte* packed, std::int64_t row, std::int64_t k,
                 float* out) noexcept;
@@ -100,8 +113,8 @@ using QuantizeFn = void (*)(const float* x, std::int64_t k, std::int8_t* q, floa
                             float* sum) noexcept;
 QuantizeFn select_quantize(CpuCaps caps);
 
-/// Rounds k floats (a multiple of 32) of one row to bf16, nearest even, in tile order: 32 values,
-/// then the next 32 kTileValues further on. Bitwise the same on every ISA.
+/// Rounds k floats (a multiple of 32) of one row to bf16, nearest even, in tile order: 32 values
+/// (tile_column), then the next 32 kTileValues further on. Bitwise the same on every ISA.
 using ToTilesFn = void (*)(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
 ToTilesFn select_to_tiles(CpuCaps caps);
 

@@ -113,7 +113,7 @@ void run_tiles(const DotArgs& args, formats::Format format) {
       float sum = 0;
       for (std::int64_t k = 0; k < args.k; ++k) {
         sum += w[static_cast<std::size_t>(k)] *
-               bf16_to_f32(a[k / kTileCols * kTileValues + k % kTileCols]);
+               bf16_to_f32(a[k / kTileCols * kTileValues + tile_column(k % kTileCols)]);
       }
       args.out[i * args.out_stride + j] = sum;
     }
@@ -156,7 +156,7 @@ void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* sca
 
 void to_tiles_ref(const float* x, std::int64_t k, std::uint16_t* out) noexcept {
   for (std::int64_t c = 0; c < k; c += kTileCols, out += kTileValues) {
-    for (std::int64_t i = 0; i < kTileCols; ++i) out[i] = f32_to_bf16(x[c + i]);
+    for (std::int64_t i = 0; i < kTileCols; ++i) out[tile_column(i)] = f32_to_bf16(x[c + i]);
   }
 }
 

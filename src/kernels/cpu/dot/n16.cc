@@ -1,5 +1,6 @@
 #include "kernels/cpu/dot/n16.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "base/half.h"
@@ -59,8 +60,10 @@ int pair_at(const std::uint8_t (*q2)[64], int r, int k) {
 }
 int bit_at(const std::uint8_t* q1, int r, int k) { return (q1[4 * r + k % 4] >> (k / 4)) & 1; }
 
-// One format each: pack(block, r, tile) moves a file block into row r, unpack(tile, r, out) decodes
-// row r.
+float magnitude(std::uint16_t fp16) { return std::fabs(fp16_to_f32(fp16)); }
+
+// One format each: bound(block) is at least its largest |weight|; pack(block, r, tile) moves a file
+// block into row r, unpack(tile, r, out) decodes row r.
 
 struct PlainF32 {
   using Block = float;
@@ -97,6 +100,7 @@ void spread_high_bits(const std::uint8_t* qh, int r, std::uint8_t* q1) {
 struct Q4_0 {
   using Block = formats::BlockQ4_0;
   using Tile = TileQ4_0;
+  static float bound(const Block& b) { return magnitude(b.d) * 8.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     move_nibbles(b.qs, r, t.q);
@@ -109,6 +113,7 @@ struct Q4_0 {
 struct IQ4_NL {
   using Block = formats::BlockIQ4_NL;
   using Tile = TileQ4_0;
+  static float bound(const Block& b) { return magnitude(b.d) * 127.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     move_nibbles(b.qs, r, t.q);
@@ -123,6 +128,7 @@ struct IQ4_NL {
 struct MXFP4 {
   using Block = formats::BlockMXFP4;
   using Tile = TileMXFP4;
+  static float bound(const Block& b) { return formats::mxfp4_scale(b.e) * 12.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.e[r] = b.e;
     move_nibbles(b.qs, r, t.q);
@@ -137,6 +143,7 @@ struct MXFP4 {
 struct Q4_1 {
   using Block = formats::BlockQ4_1;
   using Tile = TileQ4_1;
+  static float bound(const Block& b) { return magnitude(b.d) * 15.0f + magnitude(b.m); }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     t.m[r] = b.m;
@@ -150,6 +157,7 @@ struct Q4_1 {
 struct Q5_0 {
   using Block = formats::BlockQ5_0;
   using Tile = TileQ5_0;
+  static float bound(const Block& b) { return magnitude(b.d) * 16.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     move_nibbles(b.qs, r, t.q);
@@ -165,6 +173,7 @@ struct Q5_0 {
 struct Q5_1 {
   using Block = formats::BlockQ5_1;
   using Tile = TileQ5_1;
+  static float bound(const Block& b) { return magnitude(b.d) * 31.0f + magnitude(b.m); }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     t.m[r] = b.m;
@@ -181,6 +190,7 @@ struct Q5_1 {
 struct Q8_0 {
   using Block = formats::BlockQ8_0;
   using Tile = TileQ8_0;
+  static float bound(const Block& b) { return magnitude(b.d) * 128.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int g = 0; g < 8; ++g) std::memcpy(t.q[g] + 4 * r, b.qs + 4 * g, 4);
@@ -194,6 +204,9 @@ struct Q8_0 {
 struct Q4_K {
   using Block = formats::BlockQ4_K;
   using Tile = TileQ4_K;
+  static float bound(const Block& b) {
+    return magnitude(b.d) * 63.0f * 15.0f + magnitude(b.dmin) * 63.0f;
+  }
   static void pack(const Block& b, int r, Tile& t) {
     std::uint8_t scale[8], min[8];
     formats::unpack_scales_k4(b.scales, scale, min);
@@ -218,6 +231,9 @@ struct Q4_K {
 struct Q5_K {
   using Block = formats::BlockQ5_K;
   using Tile = TileQ5_K;
+  static float bound(const Block& b) {
+    return magnitude(b.d) * 63.0f * 31.0f + magnitude(b.dmin) * 63.0f;
+  }
   static void pack(const Block& b, int r, Tile& t) {
     std::uint8_t scale[8], min[8];
     formats::unpack_scales_k4(b.scales, scale, min);
@@ -245,6 +261,7 @@ struct Q5_K {
 struct Q6_K {
   using Block = formats::BlockQ6_K;
   using Tile = TileQ6_K;
+  static float bound(const Block& b) { return magnitude(b.d) * 128.0f * 32.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int s = 0; s < 8; ++s) {
@@ -271,6 +288,9 @@ struct Q6_K {
 struct Q2_K {
   using Block = formats::BlockQ2_K;
   using Tile = TileQ2_K;
+  static float bound(const Block& b) {
+    return magnitude(b.d) * 15.0f * 3.0f + magnitude(b.dmin) * 15.0f;
+  }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     t.dmin[r] = b.dmin;
@@ -295,6 +315,7 @@ struct Q2_K {
 struct Q3_K {
   using Block = formats::BlockQ3_K;
   using Tile = TileQ3_K;
+  static float bound(const Block& b) { return magnitude(b.d) * 32.0f * 4.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     std::int8_t scale[16];
     formats::unpack_scales_q3_k(b.scales, scale);
@@ -319,6 +340,7 @@ struct Q3_K {
 struct IQ4_XS {
   using Block = formats::BlockIQ4_XS;
   using Tile = TileIQ4_XS;
+  static float bound(const Block& b) { return magnitude(b.d) * 32.0f * 127.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int s = 0; s < 8; ++s) {
@@ -357,9 +379,32 @@ void unpack_row(const std::byte* tile, std::int64_t k, int r, float* out) noexce
 }
 
 template <class Codec, std::int64_t kUnitLen>
+float row_bound(const std::byte* row, std::int64_t k) noexcept {
+  using Block = typename Codec::Block;
+  float largest = 0.0f;
+  for (std::int64_t u = 0; u < k; u += kUnitLen, row += sizeof(Block)) {
+    Block b;
+    std::memcpy(&b, row, sizeof(Block));
+    const float bound = Codec::bound(b);
+    if (!std::isfinite(bound)) return bound;
+    if (bound > largest) largest = bound;
+  }
+  return largest;
+}
+
+template <class Codec>
+concept HasScales = requires(const typename Codec::Block& block) { Codec::bound(block); };
+
+template <class Codec, std::int64_t kUnitLen>
 constexpr N16Layout layout_of(Format format) {
-  return {format, kUnitLen, sizeof(typename Codec::Tile), pack_row<Codec, kUnitLen>,
-          unpack_row<Codec, kUnitLen>};
+  N16Layout layout = {format,
+                      kUnitLen,
+                      sizeof(typename Codec::Tile),
+                      pack_row<Codec, kUnitLen>,
+                      unpack_row<Codec, kUnitLen>,
+                      nullptr};
+  if constexpr (HasScales<Codec>) layout.row_bound = row_bound<Codec, kUnitLen>;
+  return layout;
 }
 
 constexpr N16Layout kLayouts[] = {

@@ -119,6 +119,9 @@ struct N16Layout {
   void (*pack_row)(const std::byte* row, std::int64_t k, int r, std::byte* tile) noexcept;
   /// Decodes row r back to floats, bitwise as the format's codec does.
   void (*unpack_row)(const std::byte* tile, std::int64_t k, int r, float* out) noexcept;
+  /// At least the largest |weight| of a row in file layout, from its scales alone; NaN or infinite
+  /// when one of them is. Null for formats without scales.
+  float (*row_bound)(const std::byte* row, std::int64_t k) noexcept;
   std::size_t tile_bytes(std::int64_t k) const {
     return static_cast<std::size_t>(k / unit_len) * unit_bytes;
   }

@@ -2,11 +2,14 @@
 // everything here is internal to that object.
 //
 //   for each pair of weight tiles (32 rows), for each block of kBlockK k:
-//     expand the weights once to bf16 B tiles in L1/L2 (rounded to nearest)
+//     expand the weights once to bf16 B tiles in L1/L2
 //     for each pair of activation tiles (32 rows): 2 x 2 accumulators += A · B over the block
-// Accumulators are f32 and wait in `out` between blocks of k. A B tile is 16 lines of k pairs:
-// line p = [16 rows][k = 2 p, 2 p + 1]; an A tile is 16 rows of 32 k, as ActRows::bf16 holds them.
-// Each output sees the same operations in the same order whatever m is.
+// Accumulators are f32 and wait in `out` between blocks of k. A B tile is 16 lines of k pairs, two
+// for each 4 k: [16 rows][k, k + 2] and [16 rows][k + 1, k + 3], which is how bytes fall into
+// 16-bit lanes; an A tile is 16 rows of 32 k in that order, as ActRows::bf16 holds them. Weights
+// are expanded in fp16 (32 per instruction), scaled by a power of two per row (DotArgs::exponents)
+// that `out` gets back at the end. Each output sees the same operations in the same order whatever
+// m is.
 #pragma once
 #include "kernels/cpu/dot/dot.h"
 #include "kernels/cpu/dot/n16_codes_avx512.h"
@@ -33,24 +36,32 @@ KT_INLINE __m512 canonical(__m512 v) {
                             _mm512_set1_ps(__builtin_nanf("")));
 }
 
-/// 1 + code / 256 of byte i of each lane: the code goes straight into the mantissa.
-template <int kByte>
-KT_INLINE __m512 mantissa(__m512i codes) {
-  constexpr int kShift = 15 - 8 * kByte;
-  const __m512i v = kShift > 0
-                        ? _mm512_slli_epi32(codes, static_cast<unsigned>(kShift > 0 ? kShift : 0))
-                        : _mm512_srli_epi32(codes, static_cast<unsigned>(kShift > 0 ? 0 : -kShift));
-  // 0xea: (v & mask) | one
-  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(v, _mm512_set1_epi32(0x007f8000),
-                                                       _mm512_set1_epi32(0x3f800000), 0xea));
+/// What truncating 11-bit to 8-bit mantissas takes away on average, given back in advance.
+constexpr float kTruncation = 1.00246f;
+
+/// fp16 of magnitude below 2 as bf16: the exponent gets its new bias, the mantissa loses 3 bits.
+/// What fp16 holds as subnormal comes out wrong by less than 2^-14.
+KT_INLINE __m512i narrow(__m512h v) {
+  const __m512i bits = _mm512_srai_epi16(_mm512_castph_si512(v), 3);
+  // 0xea: (bits & mask) | bias
+  return _mm512_ternarylogic_epi32(bits, _mm512_set1_epi16(static_cast<short>(0x87ff)),
+                                   _mm512_set1_epi16(0x3800), 0xea);
 }
 
-/// 32 k of 16 rows to one B tile.
+/// Each lane's float as two equal fp16.
+KT_INLINE __m512h twice_fp16(__m512 v) {
+  const __m512i h = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  return _mm512_castsi512_ph(_mm512_or_si512(h, _mm512_slli_epi32(h, 16)));
+}
+
+/// 32 k of 16 rows to one B tile, times `factor` of each row, which brings them into [-1, 1].
 template <class W>
 KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
-                            std::uint16_t* out) {
+                            __m512 factor, std::uint16_t* out) {
   __m512 scale, offset;
   W::scales(tile, unit, b, scale, offset);
+  scale = _mm512_mul_ps(scale, factor);
+  if constexpr (W::kOffset || W::kSubMins) offset = _mm512_mul_ps(offset, factor);
 #pragma GCC unroll 2
   for (int pass = 0; pass < 2; ++pass) {
     __m512 s = scale, o = _mm512_setzero_ps();
@@ -63,16 +74,15 @@ KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit
     } else if constexpr (W::kOffset) {
       o = offset;
     }
-    s = canonical(times(s, 256.0f));
-    o = canonical(_mm512_sub_ps(o, s));
+    const __m512h hs = twice_fp16(s), ho = twice_fp16(o);
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
       const __m512i codes = W::codes(tile, b, pass, g);
+      const __m512h even = _mm512_cvtepu16_ph(_mm512_and_si512(codes, _mm512_set1_epi16(0x00ff)));
+      const __m512h odd = _mm512_cvtepu16_ph(_mm512_srli_epi16(codes, 8));
       std::uint16_t* line = out + 32 * (8 * pass + 2 * g);
-      _mm512_store_si512(line, bf16_pairs(_mm512_fmadd_ps(mantissa<0>(codes), s, o),
-                                          _mm512_fmadd_ps(mantissa<1>(codes), s, o)));
-      _mm512_store_si512(line + 32, bf16_pairs(_mm512_fmadd_ps(mantissa<2>(codes), s, o),
-                                               _mm512_fmadd_ps(mantissa<3>(codes), s, o)));
+      _mm512_store_si512(line, narrow(_mm512_fmadd_ph(even, hs, ho)));
+      _mm512_store_si512(line + 32, narrow(_mm512_fmadd_ph(odd, hs, ho)));
     }
   }
 }
@@ -80,19 +90,31 @@ KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit
 /// k [k0, k0 + n_k) of one packed tile to n_k / 32 B tiles; k0 a multiple of kBlockK.
 template <class W>
 KT_INLINE void expand(const typename W::Tile* tile, std::int64_t k0, std::int64_t n_k,
-                      std::uint16_t* out) {
+                      __m512 factor, std::uint16_t* out) {
   if constexpr (W::kBlocks == 0) {  // float formats: one k per unit
-    for (std::int64_t k = k0; k < k0 + n_k; k += 2, out += 32) {
-      _mm512_store_si512(out, W::pair(tile[k].w, tile[k + 1].w));
+    for (std::int64_t k = k0; k < k0 + n_k; k += 4, out += 64) {
+      _mm512_store_si512(out, W::pair(tile[k].w, tile[k + 2].w));
+      _mm512_store_si512(out + 32, W::pair(tile[k + 1].w, tile[k + 3].w));
     }
   } else {
     constexpr std::int64_t kUnitK = 32 * W::kBlocks;
     for (std::int64_t u = k0 / kUnitK; u < (k0 + n_k) / kUnitK; ++u) {
       const typename W::Unit unit = W::unit(tile[u]);
-      for (int b = 0; b < W::kBlocks; ++b, out += kTileValues)
-        expand_block<W>(tile[u], unit, b, out);
+      for (int b = 0; b < W::kBlocks; ++b, out += kTileValues) {
+        expand_block<W>(tile[u], unit, b, factor, out);
+      }
     }
   }
+}
+
+/// 2^exponent of 16 rows; NaN for those that hold one.
+KT_INLINE __m512 powers(const std::int8_t* exponents, int sign) {
+  const __m512i e = _mm512_cvtepi8_epi32(load16(exponents));
+  const __mmask16 bad = _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(kNotFinite));
+  const __m512i biased = _mm512_add_epi32(
+      sign < 0 ? _mm512_sub_epi32(_mm512_setzero_si512(), e) : e, _mm512_set1_epi32(127));
+  return _mm512_mask_mov_ps(_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)), bad,
+                            _mm512_set1_ps(__builtin_nanf("")));
 }
 
 /// Rows of the two activation tiles and columns of the two weight tiles; 0 when there is no second.
@@ -150,7 +172,7 @@ KT_INLINE void multiply(const TileBlock& t) {
     if constexpr (kRows == 2 && kCols == 2) _tile_loadd(3, c[1] + 16, stride);
   }
   for (std::int64_t k = 0; k < t.n_tiles; ++k) {
-    _tile_loadd(4, t.a[0] + k * kTileValues, 64);
+    _tile_stream_loadd(4, t.a[0] + k * kTileValues, 64);
     _tile_loadd(6, t.b[0] + k * kTileValues, 64);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kCols == 2) {
@@ -158,7 +180,7 @@ KT_INLINE void multiply(const TileBlock& t) {
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (kRows == 2) {
-      _tile_loadd(5, t.a[1] + k * kTileValues, 64);
+      _tile_stream_loadd(5, t.a[1] + k * kTileValues, 64);
       _tile_dpbf16ps(2, 5, 6);
     }
     if constexpr (kRows == 2 && kCols == 2) _tile_dpbf16ps(3, 5, 7);
@@ -188,20 +210,34 @@ KT_INLINE int part(std::int64_t n, std::int64_t begin) {
   return static_cast<int>(left <= 0 ? 0 : left < 16 ? left : 16);
 }
 
+/// Columns [col, col + 16) of out times their rows' powers of two.
+KT_INLINE void scale_columns(const DotArgs& args, std::int64_t col) {
+  const __m512 power = powers(args.exponents + col, 1);
+  const auto used = static_cast<__mmask16>((1u << part(args.n, col)) - 1u);
+  for (std::int64_t i = 0; i < args.m; ++i) {
+    float* out = args.out + i * args.out_stride + col;
+    _mm512_mask_storeu_ps(out, used, _mm512_mul_ps(_mm512_maskz_loadu_ps(used, out), power));
+  }
+}
+
 template <class W>
 KT_INLINE void run_bf16(const DotArgs& args) {
   const auto* weights = reinterpret_cast<const typename W::Tile*>(args.weights);
   alignas(64) std::uint16_t b[2][kBlockK / kTileCols * kTileValues];
   constexpr std::int64_t kUnitK = W::kBlocks == 0 ? 1 : 32 * W::kBlocks;
+  constexpr bool kScaled = W::kBlocks != 0;
   const std::int64_t n_units = args.k / kUnitK;
-  const std::int64_t panel = 16 * args.k;  // bf16 values of 16 activation rows
+  const std::int64_t panel = kTileRows * args.k;  // bf16 values of 16 activation rows
   if (args.m == 0) return;
   TileShape current = {};
   for (std::int64_t col = 0; col < args.n; col += 32) {
     for (std::int64_t k0 = 0; k0 < args.k; k0 += kBlockK) {
       const std::int64_t n_k = args.k - k0 < kBlockK ? args.k - k0 : kBlockK;
       for (int j = 0; j < 2 && col + 16 * j < args.n; ++j) {
-        expand<W>(weights + (col / 16 + j) * n_units, k0, n_k, b[j]);
+        __m512 factor = _mm512_setzero_ps();
+        if constexpr (kScaled)
+          factor = times(powers(args.exponents + col + 16 * j, -1), kTruncation);
+        expand<W>(weights + (col / 16 + j) * n_units, k0, n_k, factor, b[j]);
       }
       memory_barrier();
       for (std::int64_t row = 0; row < args.m; row += 32) {
@@ -218,6 +254,10 @@ KT_INLINE void run_bf16(const DotArgs& args) {
                          k0 == 0});
       }
       memory_barrier();
+    }
+    if constexpr (kScaled) {
+      scale_columns(args, col);
+      if (col + 16 < args.n) scale_columns(args, col + 16);
     }
   }
   _tile_release();
