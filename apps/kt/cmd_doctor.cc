@@ -195,9 +195,10 @@ bool check_forward(int n_threads) {
     return false;
   }
   const double divergence = mean_divergence(wanted.logits, got.logits, vocab);
-  // Rounding order differs between kernels; a wrong kernel is off by whole nats.
-  constexpr double kLargest = 1e-3;
-  const bool agrees = std::isfinite(divergence) && std::fabs(divergence) <= kLargest;
+  // Rounding differs between kernels, most where tiles take bf16, and random layers amplify it; a
+  // wrong kernel is off by whole nats.
+  const double largest = fast->cpu().tiles ? 3e-2 : 1e-3;
+  const bool agrees = std::isfinite(divergence) && std::fabs(divergence) <= largest;
   say("Forward",
       fmt::format(
           "two DeepSeek-V3-like layers, Q4_K_M: prefill {:.0f} tokens/s, decode {:.0f} tokens/s",

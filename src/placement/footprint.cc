@@ -56,8 +56,8 @@ std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& 
   std::uint64_t bytes = kept.vector_bytes;
   for (const operators::KeptMatrix& m : kept.matrices) {
     const auto count = static_cast<std::uint64_t>(m.count);  // in one buffer
-    bytes += packed ? resident_bytes(count * backend::packed_matrix_bytes(
-                                                 packing.caps, packing.act, m.format, m.n, m.k))
+    bytes += packed ? resident_bytes(count * backend::packed_matrix_bytes(packing.caps, packing.act,
+                                                                          m.format, m.n, m.k))
                     : count * formats::row_bytes(m.format, m.k) * static_cast<std::uint64_t>(m.n);
   }
   return bytes;
