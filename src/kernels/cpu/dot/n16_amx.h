@@ -2,8 +2,9 @@
 // everything here is internal to that object.
 //
 //   for each pair of weight tiles (32 rows), for each block of kBlockK k:
-//     expand the weights once to bf16 B tiles in L1/L2
-//     for each pair of activation tiles (32 rows): 2 x 2 accumulators += A · B over the block
+//     for each pair of activation tiles (32 rows): 2 x 2 accumulators += A · B over the block, and
+//     between these products expand the weights of the next block to bf16 B tiles, so that both
+//     units are busy
 // Accumulators are f32 and wait in `out` between blocks of k. A B tile is 16 lines of k pairs, two
 // for each 4 k: [16 rows][k, k + 2] and [16 rows][k + 1, k + 3], which is how bytes fall into
 // 16-bit lanes; an A tile is 16 rows of 32 k in that order, as ActRows::bf16 holds them. Weights
@@ -18,6 +19,7 @@ namespace kt::kernels::dot {
 namespace {
 
 constexpr std::int64_t kBlockK = 512;  // k expanded at a time: 2 weight tiles are 32 KiB
+constexpr std::int64_t kBlockValues = kBlockK / kTileCols * kTileValues;  // of one weight tile
 
 /// GCC's tile intrinsics name no memory they touch; this keeps stores and loads on their side.
 KT_INLINE void memory_barrier() { asm volatile("" ::: "memory"); }
@@ -36,7 +38,7 @@ KT_INLINE __m512 canonical(__m512 v) {
                             _mm512_set1_ps(__builtin_nanf("")));
 }
 
-/// What truncating 11-bit to 8-bit mantissas takes away on average, given back in advance.
+/// Gives back what truncating 11-bit to 8-bit mantissas takes away on average.
 constexpr float kTruncation = 1.00246f;
 
 /// fp16 of magnitude below 2 as bf16: the exponent gets its new bias, the mantissa loses 3 bits.
@@ -87,23 +89,19 @@ KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit
   }
 }
 
-/// k [k0, k0 + n_k) of one packed tile to n_k / 32 B tiles; k0 a multiple of kBlockK.
+/// k [32 block, 32 block + 32) of one packed tile to a B tile.
 template <class W>
-KT_INLINE void expand(const typename W::Tile* tile, std::int64_t k0, std::int64_t n_k,
-                      __m512 factor, std::uint16_t* out) {
+[[gnu::noinline]] void expand_tile(const typename W::Tile* tile, std::int64_t block, __m512 factor,
+                                   std::uint16_t* out) {
   if constexpr (W::kBlocks == 0) {  // float formats: one k per unit
-    for (std::int64_t k = k0; k < k0 + n_k; k += 4, out += 64) {
+    tile += kTileCols * block;
+    for (int k = 0; k < kTileCols; k += 4, out += 64) {
       _mm512_store_si512(out, W::pair(tile[k].w, tile[k + 2].w));
       _mm512_store_si512(out + 32, W::pair(tile[k + 1].w, tile[k + 3].w));
     }
   } else {
-    constexpr std::int64_t kUnitK = 32 * W::kBlocks;
-    for (std::int64_t u = k0 / kUnitK; u < (k0 + n_k) / kUnitK; ++u) {
-      const typename W::Unit unit = W::unit(tile[u]);
-      for (int b = 0; b < W::kBlocks; ++b, out += kTileValues) {
-        expand_block<W>(tile[u], unit, b, factor, out);
-      }
-    }
+    const typename W::Tile& unit = tile[block / W::kBlocks];
+    expand_block<W>(unit, W::unit(unit), static_cast<int>(block % W::kBlocks), factor, out);
   }
 }
 
@@ -146,62 +144,114 @@ KT_INLINE void configure(const TileShape& shape) {
   _tile_loadconfig(&config);
 }
 
+/// Expands one block of k of a pair of weight tiles, B tile by B tile, so that it fits between the
+/// products of the block before.
+template <class W>
+class Expander {
+ public:
+  explicit Expander(const DotArgs& args) : args_(&args) {}
+
+  /// From now on: k [k0, k0 + n_k) of columns [col, col + 32), to out[column tile].
+  KT_INLINE void start(std::int64_t col, std::int64_t k0, std::int64_t n_k, std::uint16_t* out) {
+    constexpr std::int64_t kUnitK = W::kBlocks == 0 ? 1 : 32 * W::kBlocks;
+    const std::int64_t n_units = args_->k / kUnitK;
+    n_cols_ = args_->n - col > 16 ? 2 : 1;
+    for (int j = 0; j < n_cols_; ++j) {
+      tile_[j] =
+          reinterpret_cast<const typename W::Tile*>(args_->weights) + (col / 16 + j) * n_units;
+      if constexpr (W::kBlocks != 0) {
+        factor_[j] = powers(args_->exponents + col + 16 * j, -1);
+      }
+    }
+    block_ = k0 / kTileCols;
+    n_ = n_k / kTileCols * n_cols_;
+    next_ = 0;
+    out_ = out;
+  }
+  std::int64_t size() const { return n_; }
+  KT_INLINE void step() {
+    if (next_ == n_) return;
+    const std::int64_t j = n_cols_ == 2 ? next_ & 1 : 0, k = n_cols_ == 2 ? next_ >> 1 : next_;
+    expand_tile<W>(tile_[j], block_ + k, factor_[j], out_ + j * kBlockValues + k * kTileValues);
+    ++next_;
+  }
+  KT_INLINE void finish() {
+    while (next_ < n_) step();
+  }
+
+ private:
+  const DotArgs* args_;
+  const typename W::Tile* tile_[2] = {};
+  __m512 factor_[2] = {};
+  int n_cols_ = 0;
+  std::int64_t block_ = 0, n_ = 0, next_ = 0;
+  std::uint16_t* out_ = nullptr;
+};
+
 struct TileBlock {
   const std::uint16_t* a[2];  // first A tile of each row tile
-  const std::uint16_t* b[2];  // first B tile of each column tile
+  const std::uint16_t* b;     // first B tile of each column tile, kBlockValues apart
   std::int64_t n_tiles;       // along k
   float* out;
   std::int64_t out_stride;
-  bool first;  // of the blocks along k: accumulators start at 0
+  bool zero;  // accumulators start at 0
+  bool load;  // or with what `out` holds, else they are still in their tiles
+  bool store;
 };
 
-/// kRows x kCols tiles of `out` += A · B over the block.
-template <int kRows, int kCols>
-KT_INLINE void multiply(const TileBlock& t) {
+/// kRows x kCols tiles of `out` += A · B over the block; between products `next` gets on by its
+/// share, of which `due` keeps count over n_steps in all.
+template <int kRows, int kCols, class W>
+KT_INLINE void multiply(const TileBlock& t, Expander<W>& next, std::int64_t n_steps,
+                        std::int64_t& due) {
   const auto stride = static_cast<std::size_t>(t.out_stride) * sizeof(float);
   float* c[2] = {t.out, t.out + 16 * t.out_stride};
-  if (t.first) {
+  if (t.zero) {
     _tile_zero(0);
     if constexpr (kCols == 2) _tile_zero(1);
     if constexpr (kRows == 2) _tile_zero(2);
     if constexpr (kRows == 2 && kCols == 2) _tile_zero(3);
-  } else {
+  } else if (t.load) {
     _tile_loadd(0, c[0], stride);
     if constexpr (kCols == 2) _tile_loadd(1, c[0] + 16, stride);
     if constexpr (kRows == 2) _tile_loadd(2, c[1], stride);
     if constexpr (kRows == 2 && kCols == 2) _tile_loadd(3, c[1] + 16, stride);
   }
   for (std::int64_t k = 0; k < t.n_tiles; ++k) {
-    _tile_stream_loadd(4, t.a[0] + k * kTileValues, 64);
-    _tile_loadd(6, t.b[0] + k * kTileValues, 64);
+    _tile_loadd(4, t.a[0] + k * kTileValues, 64);
+    _tile_loadd(6, t.b + k * kTileValues, 64);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kCols == 2) {
-      _tile_loadd(7, t.b[1] + k * kTileValues, 64);
+      _tile_loadd(7, t.b + kBlockValues + k * kTileValues, 64);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (kRows == 2) {
-      _tile_stream_loadd(5, t.a[1] + k * kTileValues, 64);
+      _tile_loadd(5, t.a[1] + k * kTileValues, 64);
       _tile_dpbf16ps(2, 5, 6);
     }
     if constexpr (kRows == 2 && kCols == 2) _tile_dpbf16ps(3, 5, 7);
+    for (due += next.size(); due >= n_steps; due -= n_steps) next.step();
   }
+  if (!t.store) return;
   _tile_stored(0, c[0], stride);
   if constexpr (kCols == 2) _tile_stored(1, c[0] + 16, stride);
   if constexpr (kRows == 2) _tile_stored(2, c[1], stride);
   if constexpr (kRows == 2 && kCols == 2) _tile_stored(3, c[1] + 16, stride);
 }
 
-KT_INLINE void multiply(const TileShape& shape, const TileBlock& block) {
+template <class W>
+KT_INLINE void multiply(const TileShape& shape, const TileBlock& block, Expander<W>& next,
+                        std::int64_t n_steps, std::int64_t& due) {
   if (shape.rows[1] != 0) {
     if (shape.cols[1] != 0) {
-      multiply<2, 2>(block);
+      multiply<2, 2>(block, next, n_steps, due);
     } else {
-      multiply<2, 1>(block);
+      multiply<2, 1>(block, next, n_steps, due);
     }
   } else if (shape.cols[1] != 0) {
-    multiply<1, 2>(block);
+    multiply<1, 2>(block, next, n_steps, due);
   } else {
-    multiply<1, 1>(block);
+    multiply<1, 1>(block, next, n_steps, due);
   }
 }
 
@@ -210,9 +260,9 @@ KT_INLINE int part(std::int64_t n, std::int64_t begin) {
   return static_cast<int>(left <= 0 ? 0 : left < 16 ? left : 16);
 }
 
-/// Columns [col, col + 16) of out times their rows' powers of two.
+/// Columns [col, col + 16) of out back from the range that the weights were brought into.
 KT_INLINE void scale_columns(const DotArgs& args, std::int64_t col) {
-  const __m512 power = powers(args.exponents + col, 1);
+  const __m512 power = times(powers(args.exponents + col, 1), kTruncation);
   const auto used = static_cast<__mmask16>((1u << part(args.n, col)) - 1u);
   for (std::int64_t i = 0; i < args.m; ++i) {
     float* out = args.out + i * args.out_stride + col;
@@ -222,23 +272,32 @@ KT_INLINE void scale_columns(const DotArgs& args, std::int64_t col) {
 
 template <class W>
 KT_INLINE void run_bf16(const DotArgs& args) {
-  const auto* weights = reinterpret_cast<const typename W::Tile*>(args.weights);
-  alignas(64) std::uint16_t b[2][kBlockK / kTileCols * kTileValues];
-  constexpr std::int64_t kUnitK = W::kBlocks == 0 ? 1 : 32 * W::kBlocks;
-  constexpr bool kScaled = W::kBlocks != 0;
-  const std::int64_t n_units = args.k / kUnitK;
+  alignas(64) std::uint16_t b[2][2 * kBlockValues];
+  if (args.m == 0 || args.n == 0) return;
   const std::int64_t panel = kTileRows * args.k;  // bf16 values of 16 activation rows
-  if (args.m == 0) return;
+  // Few rows stay in their accumulators over all k, and small blocks stay in L1.
+  const bool resident = args.m <= 32;
+  const std::int64_t block_k = resident ? kBlockK / 4 : kBlockK;
+  const std::int64_t row_steps = (args.m + 31) / 32;
+  const auto length = [&](std::int64_t k0) {
+    return args.k - k0 < block_k ? args.k - k0 : block_k;
+  };
+  Expander<W> next(args);
+  next.start(0, 0, length(0), b[0]);
+  next.finish();
   TileShape current = {};
+  int now = 0;
   for (std::int64_t col = 0; col < args.n; col += 32) {
-    for (std::int64_t k0 = 0; k0 < args.k; k0 += kBlockK) {
-      const std::int64_t n_k = args.k - k0 < kBlockK ? args.k - k0 : kBlockK;
-      for (int j = 0; j < 2 && col + 16 * j < args.n; ++j) {
-        __m512 factor = _mm512_setzero_ps();
-        if constexpr (kScaled)
-          factor = times(powers(args.exponents + col + 16 * j, -1), kTruncation);
-        expand<W>(weights + (col / 16 + j) * n_units, k0, n_k, factor, b[j]);
+    for (std::int64_t k0 = 0; k0 < args.k; k0 += block_k, now ^= 1) {
+      const bool last_k = k0 + block_k >= args.k;
+      const std::int64_t next_col = last_k ? col + 32 : col, next_k = last_k ? 0 : k0 + block_k;
+      if (next_col < args.n) {
+        next.start(next_col, next_k, length(next_k), b[now ^ 1]);
+      } else {
+        next = Expander<W>(args);
       }
+      const std::int64_t n_tiles = length(k0) / kTileCols;
+      std::int64_t due = 0;
       memory_barrier();
       for (std::int64_t row = 0; row < args.m; row += 32) {
         const TileShape shape = {{part(args.m, row), part(args.m, row + 16)},
@@ -246,16 +305,15 @@ KT_INLINE void run_bf16(const DotArgs& args) {
         if (!(shape == current)) configure(shape);
         current = shape;
         const std::uint16_t* a = args.act.bf16 + row / 16 * panel + k0 * 16;
-        multiply(shape, {{a, a + panel},
-                         {b[0], b[1]},
-                         n_k / kTileCols,
-                         args.out + row * args.out_stride + col,
-                         args.out_stride,
-                         k0 == 0});
+        const TileBlock block = {
+            {a, a + panel},  b[now],  n_tiles,   args.out + row * args.out_stride + col,
+            args.out_stride, k0 == 0, !resident, !resident || last_k};
+        multiply(shape, block, next, row_steps * n_tiles, due);
       }
+      next.finish();
       memory_barrier();
     }
-    if constexpr (kScaled) {
+    if constexpr (W::kBlocks != 0) {
       scale_columns(args, col);
       if (col + 16 < args.n) scale_columns(args, col + 16);
     }
