@@ -126,6 +126,12 @@ def test_the_binary_needs_glibc_only():
     (["bench"], ["MODEL", "--dummy"]),
     (["bench", "m.gguf", "-p", "5,x"], ["--prompt", "'x'"]),
     (["bench", "m.gguf", "-p", "0", "-n", "0"], ["nothing to measure"]),
+    (["bench", "--kernels", "xyzzy"], ["--kernels", "'xyzzy'"]),
+    (["bench", "--kernels", "-p", "5"], ["--kernels", "--prompt"]),
+    (["bench", "--kernels", "--m", "0"], ["--m", "'0'"]),
+    (["bench", "--kernels", "--shapes", "qwen3-30"], ["did you mean qwen3-30b?"]),
+    (["bench", "--kernels", "--formats", "q9"], ["--formats", "'q9'"]),
+    (["bench", "m.gguf", "--m", "1"], ["--m", "--kernels"]),
     (["completion", "tcsh"], ["'tcsh'", "bash, zsh, fish"]),
     (["quantize", "a.gguf", "b.gguf", "--type", "Q4_K_X"], ["Q4_K_X"]),
 ])
@@ -302,6 +308,41 @@ def test_bench(dummy, dummy_config):
                    "-r", "1").stdout
     assert re.search(r"\| +pp8 \|", table) and "1 layers" in table and "±" in table
     assert "Q9_9" in failure("bench", "--dummy", dummy_config, "--type", "Q9_9", status=USAGE)
+
+
+SMALL_LAYER = ["bench", "--kernels", "--shapes", "256x256:4:2", "--m", "1,3", "-r", "2", "-t", "2"]
+
+
+def test_bench_of_kernels(tmp_path):
+    file = tmp_path / "now.json"
+    done = run_kt(*SMALL_LAYER, "--formats", "q8_0,int8", "--json", file)
+    assert re.search(r"moe q8_0 256x256:4:2 .*4 experts, 2 active", done.stdout)
+    assert re.search(r"moe q8_0 256x256:4:2 m 3: [\d.]+ ms", done.stderr)
+    report = json.loads(file.read_text())
+    assert report["ceilings"]["read"][0]["n_threads"] == 1 and report["machine"]["n_threads"] == 2
+    rows = report["results"]
+    assert {r["m"] for r in rows} == {1, 3}
+    assert {"moe q8_0 256x256:4:2", "moe int8 256x256:4:2"} < {r["name"] for r in rows}
+    assert any(r["name"].startswith("dot_") for r in rows)
+    for r in rows:
+        assert r["seconds"] > 0 and r["samples"] >= 2 and 0 < r["error"] < 0.1, r
+
+
+def test_bench_against_a_baseline(tmp_path):
+    """Times are made up, so that the comparison is certain whatever the machine does."""
+    file = tmp_path / "then.json"
+    moe = [*SMALL_LAYER, "--formats", "q8_0"]
+    moe.insert(2, "^moe")
+    report = json.loads(run_kt(*moe, "--json").stdout)
+    for seconds, status in ((1e3, 0), (1e-12, 1)):
+        for r in report["results"]:
+            r["seconds"] = seconds
+        file.write_text(json.dumps(report))
+        done = run_kt(*moe, "--baseline", file, check=False)
+        assert done.returncode == status
+        assert f"2 of 2 results are in the baseline; {2 * status} lost" in done.stdout
+    assert "version" in failure(*moe, "--baseline", ROOT / "CMakePresets.json", status=BAD_FILE)
+    failure(*moe, "--baseline", tmp_path / "none.json", status=NOT_FOUND)
 
 
 def test_doctor():

@@ -1,5 +1,6 @@
 // kt bench: prefill (pp) and decode (tg) speed of a model file, or of a config.json with random
 // weights. Every sample is one request through the engine, the same loop that run and chat use.
+// With --kernels it measures kernels and layers instead (kernel_bench.h).
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
@@ -12,6 +13,8 @@
 #include "base/error.h"
 #include "commands.h"
 #include "formats/format.h"
+#include "io/atomic_file.h"
+#include "kernel_bench.h"
 #include "module_report.h"
 #include "options.h"
 #include "print.h"
@@ -30,7 +33,8 @@ struct BenchArgs {
   std::string generated = "128";
   int repetitions = 5;
   bool no_warmup = false;
-  bool json = false;
+  JsonTarget json;
+  KernelBenchArgs kernels;
   bool per_module = false;
 };
 
@@ -124,6 +128,14 @@ void run_tests(session::Session& session, const BenchArgs& args, const Ceilings*
   }
 }
 
+void write_json(const JsonTarget& target, const std::string& text) {
+  if (target.file.empty()) {
+    std::fputs(text.c_str(), stdout);
+  } else {
+    io::write_file(target.file, text);
+  }
+}
+
 void print_json(session::Session& session, const BenchArgs& args, const std::string& label,
                 const std::vector<Test>& tests) {
   const ModelSize size = size_of(session);
@@ -146,7 +158,7 @@ void print_json(session::Session& session, const BenchArgs& args, const std::str
                     {"stddev_ts", test.deviation()},
                     {"samples_ts", test.rates}});
   }
-  std::fputs((rows.dump(2) + "\n").c_str(), stdout);
+  write_json(args.json, rows.dump(2) + "\n");
 }
 
 void print_table(session::Session& session, const std::string& label,
@@ -171,7 +183,7 @@ int bench(BenchArgs args) {
   if (args.dummy_config.empty() == args.options.model.empty()) {
     fail(ErrorCode::kUsage, "kt bench", "give either MODEL or --dummy config.json");
   }
-  if (args.per_module && args.json)
+  if (args.per_module && args.json.wanted)
     fail(ErrorCode::kUsage, "--per-module", "prints tables; leave --json out");
   args.options.need_text = false;
   args.options.trace |= args.per_module;
@@ -196,7 +208,7 @@ int bench(BenchArgs args) {
   if (args.per_module) ceilings = measure_ceilings(*session);
   run_tests(*session, args, ceilings ? &*ceilings : nullptr, &tests);
   finish_trace(*session, args.options.trace_file);
-  if (args.json) {
+  if (args.json.wanted) {
     print_json(*session, args, label, tests);
   } else {
     print_table(*session, label, tests);
@@ -240,11 +252,28 @@ void add_bench(CLI::App& root, Action& action) {
   command->add_flag("--no-warmup", args->no_warmup, "Measure the first run too");
   command->add_flag("--per-module", args->per_module,
                     "Print time and share of the machine's ceiling per kind of module");
-  command->add_flag("--json", args->json, "Print JSON instead of a table");
+  command->add_option("--json", args->json.file, "JSON instead of a table, or into this file")
+      ->expected(0, 1)
+      ->type_name("[FILE]");
+  add_kernel_bench_options(*command, args->kernels);
   add_model_options(*command, args->options);
   command->footer(examples({"kt bench model.gguf -p 512 -n 128 -r 5",
-                            "kt bench --dummy DeepSeek-V3/config.json --type Q4_K_M --layers 4"}));
-  command->callback([args, &action] { action = [args] { return bench(*args); }; });
+                            "kt bench --dummy DeepSeek-V3/config.json --type Q4_K_M --layers 4",
+                            "kt bench --kernels 'moe|q4_k' --shapes qwen3-30b --json now.json"}));
+  command->callback([args, command, &action] {
+    args->json.wanted = command->count("--json") > 0;
+    if (command->count("--kernels") > 0) {
+      action = [args, command] {
+        return kernel_bench(*command, args->kernels, args->options, args->repetitions, args->json);
+      };
+      return;
+    }
+    refuse_kernel_bench_options(*command);
+    // `--json model.gguf`: the word is the model, when there is no other.
+    if (args->options.model.empty() && args->dummy_config.empty())
+      std::swap(args->options.model, args->json.file);
+    action = [args] { return bench(*args); };
+  });
 }
 
 }  // namespace kt::app

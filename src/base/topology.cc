@@ -52,6 +52,19 @@ int node_of(int cpu) {
   return 0;
 }
 
+// Size and sharers of the last cache level of a CPU, as sysfs writes them: {"32768K", "0-7"}.
+std::pair<std::uint64_t, std::string> last_cache(int cpu) {
+  const std::string dir = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/cache/index";
+  for (int index = 3; index >= 2; --index) {
+    std::ifstream size(dir + std::to_string(index) + "/size");
+    std::ifstream sharers(dir + std::to_string(index) + "/shared_cpu_list");
+    std::uint64_t kib = 0;
+    std::string list;
+    if (size >> kib && sharers >> list) return {kib << 10, list};
+  }
+  return {};
+}
+
 }  // namespace
 
 Topology detect_topology() {
@@ -61,10 +74,13 @@ Topology detect_topology() {
   sched_getaffinity(0, sizeof allowed, &allowed);
   std::set<std::pair<long long, long long>> seen_cores;
   std::set<int> nodes;
+  std::set<std::string> seen_caches;
   std::vector<std::pair<int, int>> cores;  // (node, cpu)
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(static_cast<std::size_t>(cpu), &allowed)) continue;
     ++t.n_logical;
+    const auto [cache_bytes, sharers] = last_cache(cpu);
+    if (cache_bytes != 0 && seen_caches.insert(sharers).second) t.cache_bytes += cache_bytes;
     const std::string dir = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
     const long long package = read_number(dir + "physical_package_id", 0);
     const long long core = read_number(dir + "core_id", cpu);

@@ -13,6 +13,7 @@ struct Topology {
   int n_logical = 0;  // logical CPUs allowed
   int n_nodes = 1;    // NUMA nodes with allowed CPUs
   double cpu_quota = 0.0;              // cgroup CPU limit in cores; 0: none
+  std::uint64_t cache_bytes = 0;       // last-level caches of the allowed CPUs, summed; 0: unknown
   std::uint64_t memory_total = 0;      // bytes
   std::uint64_t memory_available = 0;  // bytes: MemAvailable, not above the cgroup's free part
 };

@@ -121,6 +121,9 @@ class CpuExperts : public Experts {
     for (const Expert& e : experts_) n += e.gate.bytes() + e.up.bytes() + e.down.bytes();
     return n;
   }
+  std::vector<std::span<const std::byte>> packed_memory() const override {
+    return {{storage_.data(), storage_.size()}};
+  }
   std::string weight_format() const override {
     if (experts_.empty()) return {};
     const std::string gate(formats::traits(experts_.front().gate.format()).name);

@@ -139,6 +139,8 @@ class Experts : public Module {
     return do_submit(step, x, routing);
   }
   virtual void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept = 0;
+  /// Where the packed weights lie, for benches that read the same pages; empty: not in host memory.
+  virtual std::vector<std::span<const std::byte>> packed_memory() const { return {}; }
 
  private:
   virtual Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept = 0;

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstring>
 
-#include "base/thread_pool.h"
 #include "tensor/tensor.h"
 
 namespace kt::session {
@@ -22,35 +21,53 @@ std::uint64_t sum_words(const std::uint64_t* words, std::int64_t n) noexcept {
   return total;
 }
 
-double best_pass(ThreadPool& pool, const tensor::Buffer& buffer, std::atomic<std::uint64_t>& sink) {
-  constexpr int kPasses = 4;
-  constexpr std::int64_t kSlice = std::int64_t{1} << 20;
-  const auto n_slices = static_cast<std::int64_t>(buffer.size()) / kSlice;
-  double best = 0.0;
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const auto begin = std::chrono::steady_clock::now();
-    pool.run(n_slices, [&](std::int64_t slice, int) {
-      const auto* words = reinterpret_cast<const std::uint64_t*>(buffer.data() + slice * kSlice);
-      sink.fetch_add(sum_words(words, kSlice / 8), std::memory_order_relaxed);
-    });
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    best = std::max(best, static_cast<double>(n_slices * kSlice) / std::max(seconds, 1e-9));
-  }
-  return best;
-}
-
 }  // namespace
+
+double read_rate(ThreadPool& pool, std::span<const Region> regions) {
+  constexpr std::size_t kSlice = std::size_t{1} << 20;
+  constexpr std::size_t kLeast = 4096;
+  std::vector<Region> slices;
+  std::size_t n_bytes = 0;
+  for (const Region& region : regions) {
+    for (std::size_t at = 0; at + kLeast <= region.size(); at += kSlice) {
+      slices.push_back(region.subspan(at, std::min(kSlice, region.size() - at)));
+      n_bytes += slices.back().size();
+    }
+  }
+  std::atomic<std::uint64_t> sink{0};
+  const auto begin = std::chrono::steady_clock::now();
+  pool.run(static_cast<std::int64_t>(slices.size()), [&](std::int64_t i, int) {
+    const Region& slice = slices[static_cast<std::size_t>(i)];
+    const auto* words = reinterpret_cast<const std::uint64_t*>(slice.data());
+    sink.fetch_add(sum_words(words, static_cast<std::int64_t>(slice.size() / 8)),
+                   std::memory_order_relaxed);
+  });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  return static_cast<double>(n_bytes) / std::max(seconds.count(), 1e-9);
+}
 
 std::vector<BandwidthPoint> measure_read_bandwidth(const std::vector<int>& cores, int max_threads,
                                                    std::uint64_t bytes) {
+  constexpr std::size_t kPasses = 5;
   const tensor::Buffer buffer(static_cast<std::size_t>(bytes));
-  std::memset(buffer.data(), 1, buffer.size());
-  std::atomic<std::uint64_t> sink{0};
+  {
+    ThreadPool pool(max_threads, cores);  // touched by all, so that every node holds a part
+    constexpr std::size_t kPart = std::size_t{2} << 20;
+    pool.run(static_cast<std::int64_t>((buffer.size() + kPart - 1) / kPart),
+             [&](std::int64_t part, int) {
+               const std::size_t at = static_cast<std::size_t>(part) * kPart;
+               std::memset(buffer.data() + at, 1, std::min(kPart, buffer.size() - at));
+             });
+  }
+  const Region region(buffer.data(), buffer.size());
   std::vector<BandwidthPoint> points;
   for (int n = 1;; n = std::min(2 * n, max_threads)) {
     ThreadPool pool(n, cores);
-    points.push_back({n, best_pass(pool, buffer, sink)});
+    std::vector<double> rates;
+    for (std::size_t pass = 0; pass < kPasses; ++pass)
+      rates.push_back(read_rate(pool, {&region, 1}));
+    std::sort(rates.begin(), rates.end());
+    points.push_back({n, rates.back(), rates[kPasses / 2]});
     if (n >= max_threads) break;
   }
   return points;

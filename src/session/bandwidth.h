@@ -1,17 +1,28 @@
-// Measures how fast this process can read main memory.
-// Thread rule: starts and joins its own threads.
+// Measures how fast this process can read main memory, or the very pages that somebody else uses.
+// Thread rule: measure_read_bandwidth starts and joins its own threads; read_rate runs on a pool.
 #pragma once
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
+
+#include "base/thread_pool.h"
 
 namespace kt::session {
 
+using Region = std::span<const std::byte>;
+
+/// Bytes per second of one pass over all regions; every byte is read once, each region by several
+/// threads. Regions below 4 KiB are left out.
+double read_rate(ThreadPool& pool, std::span<const Region> regions);
+
 struct BandwidthPoint {
   int n_threads = 0;
-  double bytes_per_second = 0.0;
+  double bytes_per_second = 0.0;  // best pass
+  double median = 0.0;            // of the passes
 };
 
-/// Best of a few passes over `bytes` of memory for 1, 2, 4 … max_threads threads, bound to `cores`.
+/// A few passes over `bytes` of memory for 1, 2, 4 … max_threads threads, bound to `cores`.
 /// Throws kNoMemory.
 std::vector<BandwidthPoint> measure_read_bandwidth(const std::vector<int>& cores, int max_threads,
                                                    std::uint64_t bytes);

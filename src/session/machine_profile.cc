@@ -41,10 +41,8 @@ double least_seconds(int runs, F&& f) {
 std::uint64_t cold_bytes(const Topology& topology) {
   constexpr std::uint64_t kLeast = std::uint64_t{64} << 20;
   constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
-  std::uint64_t cache = std::uint64_t{32} << 20;
-  std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");
-  std::uint64_t kib = 0;
-  if (file >> kib) cache = kib << 10;
+  constexpr std::uint64_t kUsual = std::uint64_t{32} << 20;
+  const std::uint64_t cache = topology.cache_bytes != 0 ? topology.cache_bytes : kUsual;
   return std::min({std::max(kLeast, 2 * cache), kMost, topology.memory_available / 4});
 }
 

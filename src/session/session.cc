@@ -12,10 +12,6 @@
 #include "session/text_parts.h"
 
 namespace kt::session {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
 std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
   const Topology topology = detect_topology();
   const int n_threads = options.n_threads > 0 ? options.n_threads : default_threads(topology);
@@ -28,6 +24,10 @@ std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
   if (!options.isa.empty()) caps = limit_caps(caps, options.isa);
   return std::make_unique<backend::Cpu>(n_threads, topology.cores, caps, act_policy(options.act));
 }
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
 
 // Progress with the average rate, at most ten times a second and once at the end.
 operators::Loader::Progress make_progress(const Options& options, std::uint64_t total) {

@@ -29,6 +29,9 @@ struct Options : RunOptions {
   OnWarning on_warning;
 };
 
+/// The CPU as n_threads, isa and act say. Throws kUsage, kUnsupported.
+std::unique_ptr<backend::Cpu> make_cpu(const Options& options);
+
 struct LoadReport {
   double seconds = 0.0;
   std::uint64_t file_bytes = 0;

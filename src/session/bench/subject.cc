@@ -1,0 +1,96 @@
+#include "session/bench/subject.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace kt::session::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kMostSamples = 5000;
+
+struct Samples {
+  std::vector<double> seconds;
+  double weight_bytes = 0.0;  // means
+  double operations = 0.0;
+};
+
+Samples take(Subject& subject, const Sampling& sampling) {
+  const std::chrono::duration<double> warm(sampling.seconds / 4);
+  const auto begin = Clock::now();
+  do {
+    subject.run();
+  } while (Clock::now() - begin < warm);
+  Samples samples;
+  const auto start = Clock::now();
+  const std::chrono::duration<double> wanted(sampling.seconds);
+  const auto least = static_cast<std::size_t>(sampling.least);
+  while (samples.seconds.size() < least ||
+         (Clock::now() - start < wanted && samples.seconds.size() < kMostSamples)) {
+    const Sample s = subject.run();
+    samples.seconds.push_back(s.seconds);
+    samples.weight_bytes += s.weight_bytes;
+    samples.operations += s.operations;
+  }
+  const auto n = static_cast<double>(samples.seconds.size());
+  samples.weight_bytes /= n;
+  samples.operations /= n;
+  return samples;
+}
+
+}  // namespace
+
+std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subject,
+                            const Sampling& sampling) {
+  const std::vector<Region> memory = subject.memory();
+  read_rate(cpu.pool, memory);
+  double before = read_rate(cpu.pool, memory);
+  std::vector<Result> results;
+  const auto once = [&](std::int64_t m) {
+    const Samples samples = take(subject, sampling);
+    const double after = read_rate(cpu.pool, memory);
+    Result r;
+    r.name = what.name();
+    r.kernel = subject.kernel();
+    r.format = what.format.name;
+    r.shape = what.shape.name;
+    r.d_model = what.shape.d_model;
+    r.d_ff = what.shape.d_ff;
+    r.n_experts = subject.n_experts();
+    r.n_active = r.n_experts == 0 ? 0 : what.shape.n_active;
+    r.n_copies = subject.n_copies();
+    r.m = m;
+    r.seconds = summarize(samples.seconds);
+    r.bytes_per_second = samples.weight_bytes / r.seconds.median;
+    r.ops_per_second = samples.operations / r.seconds.median;
+    r.read = (before + after) / 2;
+    r.arithmetic = subject.arithmetic();
+    r.note = subject.note();
+    before = after;
+    return r;
+  };
+  for (const std::int64_t m : sampling.sizes) {
+    subject.prepare(m);
+    const double error = subject.error();
+    Result r = once(m);
+    if (sampling.doubt && sampling.doubt(r)) {
+      const Result again = once(m);
+      if (again.seconds.median < r.seconds.median) r = again;
+      r.repeated = true;
+    }
+    r.error = error;
+    results.push_back(std::move(r));
+    const Result& done = results.back();
+    if (sampling.progress) {
+      sampling.progress(fmt::format("{} m {}: {:.3f} ms", done.name, m, done.seconds.median * 1e3));
+    }
+  }
+  std::vector<double> times;
+  for (const Result& r : results) times.push_back(r.seconds.median);
+  const std::vector<bool> marks = slower_than_next(times);
+  for (std::size_t i = 0; i < results.size(); ++i) results[i].slower_than_next = marks[i];
+  return results;
+}
+
+}  // namespace kt::session::bench
