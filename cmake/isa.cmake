@@ -3,4 +3,4 @@
 set(KT_ISAS avx2 avx512 amx)
 set(KT_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi2)
 set(KT_ISA_FLAGS_avx512 ${KT_ISA_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
-set(KT_ISA_FLAGS_amx ${KT_ISA_FLAGS_avx512} -mavx512fp16 -mamx-tile -mamx-bf16)
+set(KT_ISA_FLAGS_amx ${KT_ISA_FLAGS_avx512} -mavx512fp16 -mamx-tile -mamx-int8 -mamx-bf16)

@@ -35,7 +35,7 @@ std::string ceilings_text(const bench::Report& report) {
   }
   text += "\n";
   for (const bench::Peak& p : report.ceilings.peaks) {
-    text += fmt::format("{}: {:.3f} TOPS (best {:.3f})\n", p.name, p.rate.median / 1e12,
+    text += fmt::format("{}: {:.3f} TOPS (best {:.3f})\n", p.kernel->name, p.rate.median / 1e12,
                         p.rate.high / 1e12);
   }
   return text;

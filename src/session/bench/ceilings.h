@@ -13,16 +13,18 @@ namespace kt::session::bench {
 
 /// A row of the peak kernels, run by all threads.
 struct Peak {
-  std::string name;  // "peak_int8_avx512"
-  Arithmetic arithmetic{};
-  Summary rate;  // operations per second
+  const kernels::peak::Kernel* kernel = nullptr;
+  std::int64_t rounds = 0;  // per task: about 0.1 ms
+  Summary rate;             // operations per second
 };
+/// Operations per second of one more pass of some 20 ms.
+double peak_rate(backend::Cpu& cpu, const Peak& peak);
 
 struct Ceilings {
   std::vector<BandwidthPoint> read;  // by number of threads
   std::vector<Peak> peaks;
-  /// Median operations per second of the fastest row; BF16 also counts the float rows; 0: none.
-  double peak(Arithmetic arithmetic) const;
+  /// The fastest row by median; the float rows serve BF16 too; null: none.
+  const Peak* peak(Arithmetic arithmetic) const;
 };
 
 /// `bytes` of memory are read. `progress` gets a line per measurement.

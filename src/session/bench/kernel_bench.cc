@@ -59,6 +59,10 @@ Report run_kernel_bench(const Request& request) {
   report.ceilings = measure_ceilings(*cpu, topology.cores, read_bytes, request.progress);
   Sampling sampling;
   sampling.least = request.least_samples;
+  sampling.peak_now = [&](Arithmetic arithmetic) {
+    const Peak* peak = report.ceilings.peak(arithmetic);
+    return peak != nullptr ? peak_rate(*cpu, *peak) : 0.0;
+  };
   if (baseline) sampling.doubt = [&](const Result& r) { return baseline->lost(report.machine, r); };
   for (std::size_t i = 0; i < cases.size(); ++i) {
     if (request.progress) {
@@ -67,10 +71,8 @@ Report run_kernel_bench(const Request& request) {
       };
       sampling.progress(cases[i].name() + ": making weights");
     }
-    for (Result& r : run_case(*cpu, cases[i], request, sampling, cache)) {
-      r.peak = report.ceilings.peak(r.arithmetic);
+    for (Result& r : run_case(*cpu, cases[i], request, sampling, cache))
       report.results.push_back(std::move(r));
-    }
   }
   for (std::size_t i = 0; baseline && i < report.results.size(); ++i) {
     const double before = baseline->seconds(report.machine, report.results[i]);

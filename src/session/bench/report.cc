@@ -48,7 +48,10 @@ Json to_json(const Result& r) {
                {"error", r.error},
                {"slower_than_next", r.slower_than_next},
                {"repeated", r.repeated}});
-  if (r.peak > 0.0) json["share_of_peak"] = r.ops_per_second / r.peak;
+  if (r.peak > 0.0) {
+    json["peak_ops_per_second"] = r.peak;
+    json["share_of_peak"] = r.ops_per_second / r.peak;
+  }
   if (!r.note.empty()) json["note"] = r.note;
   return json;
 }
@@ -62,8 +65,8 @@ Json to_json(const Machine& machine, const Ceilings& ceilings, const std::vector
         {{"n_threads", p.n_threads}, {"bytes_per_second", p.median}, {"best", p.bytes_per_second}});
   }
   for (const Peak& p : ceilings.peaks) {
-    peaks.push_back({{"name", p.name},
-                     {"arithmetic", name_of(p.arithmetic)},
+    peaks.push_back({{"name", p.kernel->name},
+                     {"arithmetic", name_of(p.kernel->arithmetic)},
                      {"ops_per_second", p.rate.median},
                      {"best", p.rate.high}});
   }

@@ -16,6 +16,11 @@ struct Samples {
   double operations = 0.0;
 };
 
+struct CeilingsNow {
+  double read = 0.0;
+  double peak = 0.0;
+};
+
 Samples take(Subject& subject, const Sampling& sampling) {
   const std::chrono::duration<double> warm(sampling.seconds / 4);
   const auto begin = Clock::now();
@@ -44,12 +49,16 @@ Samples take(Subject& subject, const Sampling& sampling) {
 std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subject,
                             const Sampling& sampling) {
   const std::vector<Region> memory = subject.memory();
-  read_rate(cpu.pool, memory);
-  double before = read_rate(cpu.pool, memory);
+  const auto ceilings_now = [&] {
+    const double peak = sampling.peak_now ? sampling.peak_now(subject.arithmetic()) : 0.0;
+    return CeilingsNow{read_rate(cpu.pool, memory), peak};
+  };
+  ceilings_now();
+  CeilingsNow before = ceilings_now();
   std::vector<Result> results;
   const auto once = [&](std::int64_t m) {
     const Samples samples = take(subject, sampling);
-    const double after = read_rate(cpu.pool, memory);
+    const CeilingsNow after = ceilings_now();
     Result r;
     r.name = what.name();
     r.kernel = subject.kernel();
@@ -64,7 +73,8 @@ std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subjec
     r.seconds = summarize(samples.seconds);
     r.bytes_per_second = samples.weight_bytes / r.seconds.median;
     r.ops_per_second = samples.operations / r.seconds.median;
-    r.read = (before + after) / 2;
+    r.read = (before.read + after.read) / 2;
+    r.peak = (before.peak + after.peak) / 2;
     r.arithmetic = subject.arithmetic();
     r.note = subject.note();
     before = after;

@@ -1,5 +1,6 @@
 // One thing that a bench measures at several sizes, and how: warm-up, calls until there are enough
-// samples and enough time, reads of the same pages before and after.
+// samples and enough time; just before and after, reads of the same pages and a pass of the peak
+// kernel, for other programs may take a part of the machine at any time.
 //
 //   weight rate = bytes of weights that a call reads / median time,  share = that / read rate
 //   arithmetic rate = 2 · multiply-adds / median time,               share = that / peak
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/peak/peak.h"
 #include "session/bandwidth.h"
 #include "session/bench/cases.h"
 #include "session/bench/statistics.h"
@@ -25,7 +27,7 @@ struct Sample {
 };
 
 /// Arithmetic that bounds a kernel.
-enum class Arithmetic { kF32, kBf16, kInt8 };
+using kernels::peak::Arithmetic;
 
 class Subject {
  public:
@@ -71,7 +73,7 @@ struct Result {
   double ops_per_second = 0.0;
   double read = 0.0;  // bytes per second of reading the same pages, just before and after
   Arithmetic arithmetic{};
-  double peak = 0.0;  // operations per second of the machine; 0: not measured
+  double peak = 0.0;  // operations per second of the fastest peak kernel, just before and after
   double error = 0.0;
   bool slower_than_next = false;
   bool repeated = false;
@@ -84,6 +86,8 @@ struct Sampling {
   double seconds = 0.3;             // per size, when samples are cheap
   /// Says that a result wants a second measurement; the faster of both counts.
   std::function<bool(const Result&)> doubt;
+  /// Operations per second that the machine does now; null: not asked.
+  std::function<double(Arithmetic)> peak_now;
   std::function<void(const std::string&)> progress;
 };
 
