@@ -46,7 +46,8 @@ std::string results_text(const bench::Report& report) {
   std::string text;
   for (std::size_t i = 0; i < report.results.size();) {
     const bench::Result& first = report.results[i];
-    text += fmt::format("\n{}  [{} x {}", first.name, first.d_ff, first.d_model);
+    text += fmt::format("\n{}  [{} x {}, {:.2f} bits a weight", first.name, first.d_ff,
+                        first.d_model, first.bits_per_weight);
     if (first.n_experts != 0) {
       text += fmt::format(", {} experts, {} active, {} layers; {}", first.n_experts, first.n_active,
                           first.n_copies, first.kernel);

@@ -35,6 +35,7 @@ Json to_json(const Result& r) {
     json["n_active"] = r.n_active;
   }
   json.update({{"copies", r.n_copies},
+               {"bits_per_weight", r.bits_per_weight},
                {"m", r.m},
                {"seconds", r.seconds.median},
                {"seconds_p10", r.seconds.low},

@@ -44,6 +44,16 @@ Samples take(Subject& subject, const Sampling& sampling) {
   return samples;
 }
 
+// Bits per weight of all layers or matrices.
+double bits_per_weight(const Case& what, const Subject& subject,
+                       const std::vector<Region>& memory) {
+  double bytes = 0.0;
+  for (const Region& region : memory) bytes += static_cast<double>(region.size());
+  const std::int64_t matrices =
+      subject.n_copies() * (subject.n_experts() == 0 ? 1 : 3 * subject.n_experts());
+  return 8.0 * bytes / static_cast<double>(matrices * what.shape.d_model * what.shape.d_ff);
+}
+
 }  // namespace
 
 std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subject,
@@ -69,6 +79,7 @@ std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subjec
     r.n_experts = subject.n_experts();
     r.n_active = r.n_experts == 0 ? 0 : what.shape.n_active;
     r.n_copies = subject.n_copies();
+    r.bits_per_weight = bits_per_weight(what, subject, memory);
     r.m = m;
     r.seconds = summarize(samples.seconds);
     r.bytes_per_second = samples.weight_bytes / r.seconds.median;

@@ -43,8 +43,8 @@ class Subject {
   virtual Arithmetic arithmetic() const = 0;
   /// Kernel row that does most of the work.
   virtual std::string kernel() const = 0;
-  virtual std::int64_t n_experts() const { return 0; }
-  virtual std::int64_t n_copies() const = 0;  // layers or matrices in rotation
+  virtual std::int64_t n_experts() const { return 0; }  // 0: no MoE layer
+  virtual std::int64_t n_copies() const = 0;            // layers or matrices in rotation
   /// What is not as asked for; empty: nothing.
   virtual std::string note() const { return {}; }
 };
@@ -67,6 +67,7 @@ struct Result {
   std::string shape;
   std::int64_t d_model = 0, d_ff = 0, n_experts = 0, n_active = 0;
   std::int64_t n_copies = 0;
+  double bits_per_weight = 0.0;  // as packed
   std::int64_t m = 0;
   Summary seconds;
   double bytes_per_second = 0.0;  // of weights
