@@ -1,0 +1,60 @@
+"""The pure parts of the peer comparison in bench/peers: decoders against the gguf package, routing, the help text."""
+import pathlib
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+import pytest
+
+PEERS = pathlib.Path(__file__).resolve().parents[1] / "bench" / "peers"
+sys.path.insert(0, str(PEERS))
+import peer_common  # noqa: E402
+
+
+@pytest.mark.parametrize("name, kind, scales", [
+    ("q4_k", gguf.GGMLQuantizationType.Q4_K, [0, 2]), ("q8_0", gguf.GGMLQuantizationType.Q8_0, [0]),
+    ("q4_0", gguf.GGMLQuantizationType.Q4_0, [0]), ("bf16", gguf.GGMLQuantizationType.BF16, [])])
+def test_decoders(name, kind, scales):
+    rng = np.random.default_rng(1)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    columns = 512
+    rows = rng.integers(0, 256, (5, columns // block, size), dtype=np.uint8)
+    for at in scales:
+        rows[:, :, at:at + 2] = rng.random((5, columns // block, 1), np.float32).astype(np.float16).view(np.uint8)
+    if name == "bf16":
+        rows = peer_common.bf16(rng.standard_normal((5, columns), np.float32)).view(np.uint8)
+    rows = rows.reshape(5, -1)
+    want = gguf.quants.dequantize(rows, kind)
+    np.testing.assert_allclose(peer_common.dequantise(name, rows, columns), want.reshape(5, columns), rtol=1e-6)
+
+
+def test_routing():
+    layer = peer_common.Layer("64 96 12 4 2 1 q4_k".split())
+    routing = peer_common.Routing(layer)
+    for _ in range(3):
+        met = set()
+        for _ in range(6):
+            index, ids = routing.next(1)
+            met |= {(index, int(i)) for i in ids[0]}
+        assert len(met) == 24
+    ids = routing.next(50)[1]
+    assert all(len(set(row)) == 4 for row in ids.tolist())
+
+
+def test_exact_result_of_one_expert():
+    layer = peer_common.Layer("4 3 2 1 1 1 bf16".split())
+    weights = peer_common.Weights(layer, peer_common.bf16, lambda rows, n: peer_common.from_bf16(rows))
+    x = np.array([1.0, -2.0, 0.5, 3.0])
+
+    def matrix(name: str) -> np.ndarray:
+        return peer_common.from_bf16(weights.pool[layer.dims(name)[1]])[weights.choice(0, 1, name)].astype(float)
+
+    gate = matrix("gate") @ x
+    want = 0.5 * matrix("down") @ (gate / (1 + np.exp(-gate)) * (matrix("up") @ x))
+    np.testing.assert_allclose(weights.exact(x, np.array([1]), np.array([0.5])), want, rtol=1e-12)
+
+
+def test_help_needs_nothing_installed():
+    done = subprocess.run([sys.executable, PEERS / "moe_layer.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--prefix" in done.stdout
