@@ -41,6 +41,15 @@ std::string ceilings_text(const bench::Report& report) {
   return text;
 }
 
+std::string remarks(const bench::Result& r, const bench::Result& first, bool lost) {
+  std::string text;
+  const auto add = [&](const std::string& remark) { text += (text.empty() ? "" : "; ") + remark; };
+  if (r.kernel != first.kernel) add(r.kernel);
+  if (r.slower_than_next) add("slower than the next");
+  if (lost) add("SLOWER than the baseline");
+  return text;
+}
+
 // One table per case.
 std::string results_text(const bench::Report& report) {
   std::string text;
@@ -59,13 +68,13 @@ std::string results_text(const bench::Report& report) {
       const bench::Result& r = report.results[i];
       const bool lost = std::any_of(report.losses.begin(), report.losses.end(),
                                     [&](const bench::Loss& l) { return l.result == i; });
-      table.row({std::to_string(r.m), milliseconds(r.seconds.median),
-                 milliseconds(r.seconds.low) + "-" + milliseconds(r.seconds.high),
-                 fmt::format("{:.1f}", r.bytes_per_second / 1e9), share(r.bytes_per_second, r.read),
-                 fmt::format("{:.3f}", r.ops_per_second / 1e12), share(r.ops_per_second, r.peak),
-                 fmt::format("{:.2e}", r.error),
-                 std::string(r.slower_than_next ? "slower than the next" : "") +
-                     (lost ? " SLOWER than the baseline" : "")});
+      table.row(
+          {std::to_string(r.m), milliseconds(r.seconds.median),
+           milliseconds(r.seconds.low) + "-" + milliseconds(r.seconds.high),
+           fmt::format("{:.1f}", r.bytes_per_second / 1e9), share(r.bytes_per_second, r.read),
+           fmt::format("{:.3f}", r.ops_per_second / 1e12),
+           fmt::format("{} {}", share(r.ops_per_second, r.peak), bench::name_of(r.arithmetic)),
+           fmt::format("{:.2e}", r.error), remarks(r, first, lost)});
     }
     text += table.markdown();
   }

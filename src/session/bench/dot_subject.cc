@@ -14,7 +14,9 @@ namespace dot = kernels::dot;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t kRowsPerTask = 64;
-constexpr std::int64_t kPanel = 64;               // activation rows per call, as the experts do
+// Activation rows per call, as the experts take them.
+constexpr std::int64_t kPanel = 64;
+constexpr std::int64_t kTilePanel = 256;
 constexpr std::size_t kBytesPerCall = 16u << 20;  // of weights, when m is small
 
 class DotSubject : public Subject {
@@ -50,6 +52,11 @@ class DotSubject : public Subject {
     act_.f32 = x_.data();
     act_.f32_stride = k_;
     if (kernel_.act == dot::Act::kQ8) quantize();
+    if (kernel_.act == dot::Act::kBf16) {
+      const backend::ActMatrix tiles(cpu_, arena_, kernel_.act, m, k_);
+      for (std::int64_t i = 0; i < m; ++i) tiles.write(cpu_, i, 0, k_, x_.data() + i * k_);
+      act_ = tiles.view();
+    }
     per_call_ =
         std::clamp<std::int64_t>(static_cast<std::int64_t>(kBytesPerCall / bytes_) / m, 1, copies_);
     out_.resize(static_cast<std::size_t>(per_call_ * m * n_));
@@ -95,10 +102,7 @@ class DotSubject : public Subject {
   }
 
   std::vector<Region> memory() const override { return {{weights_.data(), weights_.size()}}; }
-  Arithmetic arithmetic() const override {
-    if (kernel_.act == dot::Act::kQ8) return Arithmetic::kInt8;
-    return kernel_.weight == formats::Format::kBF16 ? Arithmetic::kBf16 : Arithmetic::kF32;
-  }
+  Arithmetic arithmetic() const override { return arithmetic_of(kernel_.act, kernel_.weight); }
   std::string kernel() const override { return kernel_.name; }
   std::int64_t n_copies() const override { return copies_; }
   std::string note() const override { return note_; }
@@ -108,6 +112,7 @@ class DotSubject : public Subject {
     return weights_.data() + static_cast<std::size_t>(copy) * bytes_;
   }
 
+  // One int8 row per row, whatever the policy of the CPU.
   void quantize() {
     const std::int64_t blocks = k_ / dot::kQ8Block;
     auto* q = arena_.allocate<std::int8_t>(m_ * k_);
@@ -129,9 +134,10 @@ class DotSubject : public Subject {
                                  dot::packed_bytes(kernel_, kernel_.n_tile, k_);
     args.n = std::min(kRowsPerTask, n_ - row);
     args.out_stride = n_;
-    for (std::int64_t i = 0; i < m_; i += kPanel) {
-      args.act = backend::offset_rows(act_, i);
-      args.m = std::min(kPanel, m_ - i);
+    const std::int64_t panel = kernel_.act == dot::Act::kBf16 ? kTilePanel : kPanel;
+    for (std::int64_t i = 0; i < m_; i += panel) {
+      args.act = backend::offset_rows(act_, i, k_);
+      args.m = std::min(panel, m_ - i);
       args.out = out + i * n_ + row;
       kernel_.run(args);
     }

@@ -83,7 +83,8 @@ class MoeSubject : public Subject {
       : cpu_(cpu),
         size_(size),
         source_(cpu.pool, size.shape, what.format, size.n_layers),
-        routing_(size.n_layers, size.shape.n_experts, size.shape.n_active) {
+        routing_(size.n_layers, size.shape.n_experts, size.shape.n_active),
+        gate_(cpu, what.format.recode.target(what.format.stored), 16, size.shape.d_model) {
     placement_.default_entry.op = "KExpertsCPU";
     if (!what.format.backend.empty())
       placement_.default_entry.kwargs["backend"] = what.format.backend;
@@ -136,12 +137,12 @@ class MoeSubject : public Subject {
     return memory;
   }
 
-  Arithmetic arithmetic() const override {
-    const std::string kernel = layers_.front()->kernel_name();
-    if (kernel.find("_q8_") != std::string::npos) return Arithmetic::kInt8;
-    return kernel.find("bf16") != std::string::npos ? Arithmetic::kBf16 : Arithmetic::kF32;
+  Arithmetic arithmetic() const override { return arithmetic_of(gate_.form(m_), gate_.format()); }
+  std::string kernel() const override {
+    const kernels::dot::Act form = gate_.form(m_);
+    if (form == gate_.kernel().act) return layers_.front()->kernel_name();
+    return kernels::dot::select(gate_.format(), form, gate_.k(), cpu_.caps)->name;
   }
-  std::string kernel() const override { return layers_.front()->kernel_name(); }
   std::int64_t n_experts() const override { return size_.shape.n_experts; }
   std::int64_t n_copies() const override { return size_.n_layers; }
   std::string note() const override { return size_.note; }
@@ -196,6 +197,7 @@ class MoeSubject : public Subject {
   Size size_;
   LayerSource source_;
   RoutingSequence routing_;
+  backend::PackedMatrix gate_;  // packed as the layers' gates are, to ask for kernels
   operators::Placement placement_;
   std::vector<std::unique_ptr<operators::Experts>> layers_;
   tensor::Arena arena_;

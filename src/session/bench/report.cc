@@ -12,15 +12,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
 
-const char* name_of(Arithmetic a) {
-  switch (a) {
-    case Arithmetic::kF32: return "f32";
-    case Arithmetic::kBf16: return "bf16";
-    case Arithmetic::kInt8: return "int8";
-  }
-  return "";
-}
-
 // The kernel of a MoE layer is not part of the key: another kernel is a change to be seen.
 std::string key(const std::string& name, std::int64_t n_experts, std::int64_t m, int n_threads,
                 const std::string& act) {

@@ -56,6 +56,24 @@ double bits_per_weight(const Case& what, const Subject& subject,
 
 }  // namespace
 
+Arithmetic arithmetic_of(kernels::dot::Act act, formats::Format weight) {
+  switch (act) {
+    case kernels::dot::Act::kQ8: return Arithmetic::kInt8;
+    case kernels::dot::Act::kBf16: return Arithmetic::kBf16;
+    case kernels::dot::Act::kF32: break;
+  }
+  return weight == formats::Format::kBF16 ? Arithmetic::kBf16 : Arithmetic::kF32;
+}
+
+const char* name_of(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::kF32: return "f32";
+    case Arithmetic::kBf16: return "bf16";
+    case Arithmetic::kInt8: return "int8";
+  }
+  return "";
+}
+
 std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subject,
                             const Sampling& sampling) {
   const std::vector<Region> memory = subject.memory();
