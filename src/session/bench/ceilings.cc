@@ -8,9 +8,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr double kTaskSeconds = 100e-6;
+
 Peak measure_peak(backend::Cpu& cpu, const kernels::peak::Kernel& kernel) {
-  constexpr double kTaskSeconds = 100e-6;
   constexpr int kPasses = 7;
+  constexpr double kPassSeconds = 20e-3;
   Peak peak{&kernel, 1000, {}};
   for (;; peak.rounds *= 2) {
     const auto start = Clock::now();
@@ -18,16 +20,17 @@ Peak measure_peak(backend::Cpu& cpu, const kernels::peak::Kernel& kernel) {
     if (std::chrono::duration<double>(Clock::now() - start).count() >= kTaskSeconds) break;
   }
   std::vector<double> rates;
-  for (int pass = 0; pass < kPasses; ++pass) rates.push_back(peak_rate(cpu, peak));
+  for (int pass = 0; pass < kPasses; ++pass) rates.push_back(peak_rate(cpu, peak, kPassSeconds));
   peak.rate = summarize(rates);
   return peak;
 }
 
 }  // namespace
 
-double peak_rate(backend::Cpu& cpu, const Peak& peak) {
+double peak_rate(backend::Cpu& cpu, const Peak& peak, double seconds_wanted) {
   // Many short tasks, so that a thread that starts late or is disturbed holds up nobody.
-  const std::int64_t n_tasks = 200 * cpu.pool.size();
+  const double per_thread = std::clamp(seconds_wanted / kTaskSeconds, 10.0, 200.0);
+  const std::int64_t n_tasks = static_cast<std::int64_t>(per_thread) * cpu.pool.size();
   const auto start = Clock::now();
   cpu.pool.run(n_tasks, [&](std::int64_t, int) { peak.kernel->run(peak.rounds); });
   const std::chrono::duration<double> seconds = Clock::now() - start;

@@ -17,8 +17,8 @@ struct Peak {
   std::int64_t rounds = 0;  // per task: about 0.1 ms
   Summary rate;             // operations per second
 };
-/// Operations per second of one more pass of some 20 ms.
-double peak_rate(backend::Cpu& cpu, const Peak& peak);
+/// Operations per second of one more pass of about so many seconds (1 to 20 ms).
+double peak_rate(backend::Cpu& cpu, const Peak& peak, double seconds);
 
 struct Ceilings {
   std::vector<BandwidthPoint> read;  // by number of threads

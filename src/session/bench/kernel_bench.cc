@@ -59,9 +59,9 @@ Report run_kernel_bench(const Request& request) {
   report.ceilings = measure_ceilings(*cpu, topology.cores, read_bytes, request.progress);
   Sampling sampling;
   sampling.least = request.least_samples;
-  sampling.peak_now = [&](Arithmetic arithmetic) {
+  sampling.peak_now = [&](Arithmetic arithmetic, double seconds) {
     const Peak* peak = report.ceilings.peak(arithmetic);
-    return peak != nullptr ? peak_rate(*cpu, *peak) : 0.0;
+    return peak != nullptr ? peak_rate(*cpu, *peak, seconds) : 0.0;
   };
   if (baseline) sampling.doubt = [&](const Result& r) { return baseline->lost(report.machine, r); };
   for (std::size_t i = 0; i < cases.size(); ++i) {

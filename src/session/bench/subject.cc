@@ -21,6 +21,54 @@ struct CeilingsNow {
   double peak = 0.0;
 };
 
+// Asks for the ceilings with the weights of one subject, which it walks through in pieces.
+class CeilingProbe {
+ public:
+  CeilingProbe(backend::Cpu& cpu, const Subject& subject, const Sampling& sampling)
+      : cpu_(cpu), subject_(subject), sampling_(sampling), memory_(subject.memory()) {}
+  const std::vector<Region>& memory() const { return memory_; }
+
+  CeilingsNow ask(double call_seconds) {
+    constexpr double kAboutBytesPerSecond = 50e9;
+    constexpr std::size_t kLeastBytes = std::size_t{16} << 20;
+    constexpr std::size_t kMostBytes = std::size_t{1} << 30;
+    constexpr int kPieces = 7;
+    const auto piece = std::clamp(static_cast<std::size_t>(call_seconds * kAboutBytesPerSecond),
+                                  kLeastBytes, kMostBytes / kPieces);
+    std::vector<double> reads, peaks;
+    for (int i = 0; i < kPieces; ++i) {
+      reads.push_back(read_rate(cpu_.pool, next_piece(piece)));
+      if (sampling_.peak_now)
+        peaks.push_back(sampling_.peak_now(subject_.arithmetic(), call_seconds));
+    }
+    return {summarize(reads).median, summarize(peaks).median};
+  }
+
+ private:
+  std::vector<Region> next_piece(std::size_t bytes) {
+    std::vector<Region> piece;
+    std::size_t held = 0;
+    for (std::size_t steps = 0; held < bytes && steps <= memory_.size(); ++steps) {
+      const Region region = memory_[region_].subspan(offset_);
+      const std::size_t part = std::min(region.size(), bytes - held);
+      piece.push_back(region.first(part));
+      held += part;
+      offset_ += part;
+      if (offset_ < memory_[region_].size()) continue;
+      offset_ = 0;
+      region_ = (region_ + 1) % memory_.size();
+    }
+    return piece;
+  }
+
+  backend::Cpu& cpu_;
+  const Subject& subject_;
+  const Sampling& sampling_;
+  std::vector<Region> memory_;
+  std::size_t region_ = 0;
+  std::size_t offset_ = 0;
+};
+
 Samples take(Subject& subject, const Sampling& sampling) {
   const std::chrono::duration<double> warm(sampling.seconds / 4);
   const auto begin = Clock::now();
@@ -76,17 +124,14 @@ const char* name_of(Arithmetic arithmetic) {
 
 std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subject,
                             const Sampling& sampling) {
-  const std::vector<Region> memory = subject.memory();
-  const auto ceilings_now = [&] {
-    const double peak = sampling.peak_now ? sampling.peak_now(subject.arithmetic()) : 0.0;
-    return CeilingsNow{read_rate(cpu.pool, memory), peak};
-  };
-  ceilings_now();
-  CeilingsNow before = ceilings_now();
+  CeilingProbe probe(cpu, subject, sampling);
   std::vector<Result> results;
   const auto once = [&](std::int64_t m) {
+    subject.run();
+    const double call = subject.run().seconds;
+    const CeilingsNow before = probe.ask(call);
     const Samples samples = take(subject, sampling);
-    const CeilingsNow after = ceilings_now();
+    const CeilingsNow after = probe.ask(call);
     Result r;
     r.name = what.name();
     r.kernel = subject.kernel();
@@ -97,7 +142,7 @@ std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subjec
     r.n_experts = subject.n_experts();
     r.n_active = r.n_experts == 0 ? 0 : what.shape.n_active;
     r.n_copies = subject.n_copies();
-    r.bits_per_weight = bits_per_weight(what, subject, memory);
+    r.bits_per_weight = bits_per_weight(what, subject, probe.memory());
     r.m = m;
     r.seconds = summarize(samples.seconds);
     r.bytes_per_second = samples.weight_bytes / r.seconds.median;
@@ -106,7 +151,6 @@ std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subjec
     r.peak = (before.peak + after.peak) / 2;
     r.arithmetic = subject.arithmetic();
     r.note = subject.note();
-    before = after;
     return r;
   };
   for (const std::int64_t m : sampling.sizes) {

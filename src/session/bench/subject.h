@@ -1,6 +1,7 @@
 // One thing that a bench measures at several sizes, and how: warm-up, calls until there are enough
-// samples and enough time; just before and after, reads of the same pages and a pass of the peak
-// kernel, for other programs may take a part of the machine at any time.
+// samples and enough time; just before and after, reads of the same pages and passes of the peak
+// kernel, for other programs may take a part of the machine at any time. These are medians of
+// pieces that last about as long as a call, so that both are disturbed alike.
 //
 //   weight rate = bytes of weights that a call reads / median time,  share = that / read rate
 //   arithmetic rate = 2 · multiply-adds / median time,               share = that / peak
@@ -91,8 +92,8 @@ struct Sampling {
   double seconds = 0.3;             // per size, when samples are cheap
   /// Says that a result wants a second measurement; the faster of both counts.
   std::function<bool(const Result&)> doubt;
-  /// Operations per second that the machine does now; null: not asked.
-  std::function<double(Arithmetic)> peak_now;
+  /// Operations per second that the machine does now, over about so many seconds; null: not asked.
+  std::function<double(Arithmetic, double seconds)> peak_now;
   std::function<void(const std::string&)> progress;
 };
 
