@@ -38,6 +38,10 @@ class DotSubject : public Subject {
     copies_ = static_cast<std::int64_t>(std::max<std::uint64_t>(1, (wanted + bytes_ - 1) / bytes_));
     weights_ = tensor::Buffer(bytes_ * static_cast<std::size_t>(copies_));
     dot::pack(kernel_, rows.data(), n_, k_, weights_.data());
+    if (kernel_.act == dot::Act::kBf16) {
+      exponents_.resize(static_cast<std::size_t>(whole_tiles(n_)));
+      dot::row_exponents(kernel_, rows.data(), n_, k_, exponents_.data());
+    }
     cpu.pool.run(copies_ - 1,
                  [&](std::int64_t i, int) { std::memcpy(matrix(i + 1), weights_.data(), bytes_); });
     if (4 * limits.cache_bytes > limits.memory)
@@ -108,6 +112,10 @@ class DotSubject : public Subject {
   std::string note() const override { return note_; }
 
  private:
+  std::int64_t whole_tiles(std::int64_t rows) const {
+    return (rows + kernel_.n_tile - 1) / kernel_.n_tile * kernel_.n_tile;
+  }
+
   std::byte* matrix(std::int64_t copy) const {
     return weights_.data() + static_cast<std::size_t>(copy) * bytes_;
   }
@@ -133,6 +141,7 @@ class DotSubject : public Subject {
     args.weights = weights + static_cast<std::size_t>(row / kernel_.n_tile) *
                                  dot::packed_bytes(kernel_, kernel_.n_tile, k_);
     args.n = std::min(kRowsPerTask, n_ - row);
+    if (!exponents_.empty()) args.exponents = exponents_.data() + row;
     args.out_stride = n_;
     const std::int64_t panel = kernel_.act == dot::Act::kBf16 ? kTilePanel : kPanel;
     for (std::int64_t i = 0; i < m_; i += panel) {
@@ -155,6 +164,7 @@ class DotSubject : public Subject {
   std::int64_t per_call_ = 1;
   std::int64_t next_ = 0;
   std::vector<float> x_, out_;
+  std::vector<std::int8_t> exponents_;
   dot::ActRows act_;
   std::string note_;
 };
