@@ -34,13 +34,18 @@ std::int64_t tiles(const Kernel& kernel, std::int64_t n) {
   return (n + kernel.n_tile - 1) / kernel.n_tile;
 }
 
+/// Weights that are floats themselves, scaled or not.
+bool keeps_float(Format weight) {
+  return formats::traits(weight).block_len < kQ8Block || weight == Format::kF8_E4M3_B128;
+}
+
 }  // namespace
 
 std::span<const Kernel> kernels() { return kKernels; }
 
 const Kernel* select(Format weight, Act act, std::int64_t k, CpuCaps caps) {
   // Int8 activations would cost accuracy and win nothing where the weights are floats themselves.
-  if (act == Act::kQ8 && formats::traits(weight).block_len < kQ8Block) return nullptr;
+  if (act == Act::kQ8 && keeps_float(weight)) return nullptr;
   for (const Kernel& row : kKernels) {
     const bool fits = row.weight == weight && row.act == act && k % row.k_step == 0;
     if (fits && (caps & row.caps) == row.caps) return &row;

@@ -82,8 +82,8 @@ std::span<const Kernel> kernels();
 
 /// The fastest row for weights [n, k] of `weight` and this activation type on `caps`; the ref row
 /// when no other fits; nullptr when k is not a multiple of the format's block (no row exists), and
-/// for F32, F16 and BF16 weights with Act::kQ8: those keep float activations, so ask again with
-/// Act::kF32. Rows with Act::kBf16 exist for tile units only (nullptr elsewhere) and pay for
+/// for F32, F16, BF16 and E4M3 weights with Act::kQ8: those keep float activations, so ask again
+/// with Act::kF32. Rows with Act::kBf16 exist for tile units only (nullptr elsewhere) and pay for
 /// batches.
 const Kernel* select(formats::Format weight, Act act, std::int64_t k, CpuCaps caps);
 

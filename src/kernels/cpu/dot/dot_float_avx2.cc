@@ -1,4 +1,4 @@
-// AVX2 rows with float activations: F32, F16, BF16.
+// AVX2 rows with float activations: F32, F16, BF16, block-FP8.
 #include "kernels/cpu/dot/n16_avx2.h"
 
 namespace kt::kernels::dot {
@@ -31,5 +31,8 @@ void dot_f32_f32_bf16_n16_avx2(const DotArgs& args) noexcept;
 void dot_f32_f32_f32_n16_avx2(const DotArgs& args) noexcept { run_f32<F32>(args); }
 void dot_f32_f32_f16_n16_avx2(const DotArgs& args) noexcept { run_f32<F16>(args); }
 void dot_f32_f32_bf16_n16_avx2(const DotArgs& args) noexcept { run_f32<BF16>(args); }
+
+void dot_f32_f32_f8_e4m3_b128_n16_avx2(const DotArgs& args) noexcept;
+void dot_f32_f32_f8_e4m3_b128_n16_avx2(const DotArgs& args) noexcept { run_f8(args); }
 
 }  // namespace kt::kernels::dot

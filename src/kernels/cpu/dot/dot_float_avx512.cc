@@ -1,4 +1,4 @@
-// AVX-512 rows with float activations: F32, F16, BF16.
+// AVX-512 rows with float activations: F32, F16, BF16, block-FP8.
 #include "kernels/cpu/dot/n16_avx512.h"
 
 namespace kt::kernels::dot {
@@ -29,5 +29,8 @@ KT_ROW(F32, dot_f32_f32_f32_n16_avx512)
 KT_ROW(F16, dot_f32_f32_f16_n16_avx512)
 KT_ROW(BF16, dot_f32_f32_bf16_n16_avx512)
 #undef KT_ROW
+
+void dot_f32_f32_f8_e4m3_b128_n16_avx512(const DotArgs& args) noexcept;
+void dot_f32_f32_f8_e4m3_b128_n16_avx512(const DotArgs& args) noexcept { run_f8(args); }
 
 }  // namespace kt::kernels::dot

@@ -41,6 +41,25 @@ std::vector<int> fp16_fields(Format format) {
   }
 }
 
+/// The same of float fields.
+std::vector<int> f32_fields(Format format) {
+  switch (format) {
+    case Format::kF8_E4M3_B128: return {0};
+    case Format::kI4_32:
+    case Format::kI4_64:
+    case Format::kI4_128: return {0, 4};
+    default: return {};
+  }
+}
+
+/// Codes that mean NaN become the number beside them.
+void remove_nan_codes(Format format, std::byte* block, std::size_t bytes) {
+  if (format != Format::kF8_E4M3_B128) return;
+  for (std::size_t i = 4; i < bytes; ++i) {
+    if ((block[i] & std::byte{0x7f}) == std::byte{0x7f}) block[i] ^= std::byte{1};
+  }
+}
+
 struct Weights {
   std::int64_t n = 0, k = 0;
   std::size_t row_bytes = 0;
@@ -60,8 +79,8 @@ Weights make_weights(Format format, std::int64_t n, std::int64_t k, int fill, st
   const formats::FormatTraits& t = formats::traits(format);
   Weights w{n, k, formats::row_bytes(format, k), {}, {}};
   w.bytes.resize(static_cast<std::size_t>(n) * w.row_bytes);
-  const std::vector<int> fields = fp16_fields(format);
-  if (fields.empty() && format != Format::kMXFP4) {
+  const std::vector<int> fields = fp16_fields(format), wide_fields = f32_fields(format);
+  if (fields.empty() && wide_fields.empty() && format != Format::kMXFP4) {
     std::normal_distribution<float> normal;
     std::vector<float> x(static_cast<std::size_t>(k));
     for (std::int64_t r = 0; r < n; ++r) {
@@ -78,6 +97,12 @@ Weights make_weights(Format format, std::int64_t n, std::int64_t k, int fill, st
         const std::uint16_t h = f32_to_fp16(scale);
         std::memcpy(&w.bytes[at + static_cast<std::size_t>(field)], &h, 2);
       }
+      for (const int field : wide_fields) {  // the second is a zero point
+        const float value = field == 0 ? std::uniform_real_distribution<float>(-0.01f, 0.01f)(rng)
+                                       : static_cast<float>(rng() % 61) / 4.0f;
+        std::memcpy(&w.bytes[at + static_cast<std::size_t>(field)], &value, 4);
+      }
+      remove_nan_codes(format, &w.bytes[at], t.block_bytes);
       if (format == Format::kMXFP4) w.bytes[at] = static_cast<std::byte>(120 + rng() % 12);
     }
   }
@@ -324,6 +349,38 @@ TEST_P(KernelRow, BitwiseIndependentOfOtherRows) {
   }
 }
 
+TEST(DotF8, EveryCodeIsExactAndNanStaysInItsRow) {
+  std::mt19937 rng(14);
+  const std::int64_t k = 128, n = 256;
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.weight != Format::kF8_E4M3_B128 || kernel.act != Act::kF32 || !runs_here(kernel))
+      continue;
+    // Row r holds code r at k = r % 128, zero elsewhere.
+    Weights w{n, k, formats::row_bytes(kernel.weight, k), {}, {}};
+    w.bytes.resize(static_cast<std::size_t>(n) * w.row_bytes);
+    for (std::int64_t r = 0; r < n; ++r) {
+      std::byte* block = w.bytes.data() + static_cast<std::size_t>(r) * w.row_bytes;
+      const float scale = r % 3 == 0 ? -0.5f : 0.5f;
+      std::memcpy(block, &scale, 4);
+      block[4 + r % 128] = static_cast<std::byte>(r);
+    }
+    w.decode(kernel.weight);
+    Activations a = make_activations(9, k, true, rng);
+    const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.rows, 9);
+    for (std::int64_t i = 0; i < 9; ++i) {
+      for (std::int64_t r = 0; r < n; ++r) {
+        const float value = w.values[static_cast<std::size_t>(r * k + r % 128)];
+        const float got = out[static_cast<std::size_t>(i * n + r)];
+        if (std::isnan(value)) {
+          EXPECT_TRUE(std::isnan(got)) << kernel.name << " code " << r;
+        } else {
+          EXPECT_EQ(got, a.value(Act::kF32, i, r % 128) * value) << kernel.name << " code " << r;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(KernelRow, PartOfTheRowsGivesTheSameBits) {
   const Kernel& kernel = *GetParam();
   std::mt19937 rng(10);
@@ -408,7 +465,8 @@ TEST(DotSelect, EveryFormatHasAReferenceRow) {
     ASSERT_NE(f32, nullptr);
     EXPECT_EQ(f32->caps, 0u);
     EXPECT_EQ(f32->pack, Pack::kRows);
-    const bool plain = formats::traits(row.weight).block_len < kQ8Block;
+    const bool plain =
+        formats::traits(row.weight).block_len < kQ8Block || row.weight == Format::kF8_E4M3_B128;
     EXPECT_EQ(select(row.weight, Act::kQ8, 256, 0) == nullptr, plain) << row.name;
   }
 }
@@ -426,6 +484,9 @@ TEST(DotSelect, ObeysCapsAndLength) {
   EXPECT_EQ(select(Format::kQ4_K, Act::kQ8, 288, kAvx2), nullptr);
   EXPECT_EQ(select(Format::kQ8_0, Act::kF32, 40, kAvx2), nullptr);
   EXPECT_EQ(select(Format::kBF16, Act::kQ8, 64, kAvx2), nullptr);
+  EXPECT_EQ(select(Format::kF8_E4M3_B128, Act::kQ8, 256, kAvx2), nullptr);
+  EXPECT_STREQ(select(Format::kF8_E4M3_B128, Act::kF32, 256, kAvx2)->name,
+               "dot_f32_f32_f8_e4m3_b128_n16_avx2");
 }
 
 TEST(DotSelect, NamesAreUnique) {

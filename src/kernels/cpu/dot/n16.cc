@@ -5,6 +5,7 @@
 
 #include "base/half.h"
 #include "formats/basic_quants.h"
+#include "formats/checkpoint_quants.h"
 #include "formats/fp4_quants.h"
 #include "formats/iq4_quants.h"
 #include "formats/k_quants.h"
@@ -361,6 +362,32 @@ struct IQ4_XS {
   }
 };
 
+struct F8_E4M3_B128 {
+  using Block = formats::BlockF8_E4M3_B128;
+  using Tile = TileF8;
+  static constexpr int kByte[4] = {0, 2, 1, 3};  // of k % 4
+  // A negative scale moves into the signs of the codes, bitwise the same products, which frees its
+  // sign bit for "this row has a NaN code": kernels then need not look for one in every code.
+  static void pack(const Block& b, int r, Tile& t) {
+    const std::uint32_t flip = std::signbit(b.scale) ? 0x80808080u : 0;
+    std::uint32_t nans = 0;
+    for (int g = 0; g < 32; ++g) {
+      const std::uint32_t v = load4(b.q + 4 * g);
+      nans |= ((v & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
+      const std::uint32_t swapped =
+          (v & 0xff0000ffu) | ((v >> 8) & 0x0000ff00u) | ((v << 8) & 0x00ff0000u);
+      store4(t.q[g] + 4 * r, swapped ^ flip);
+    }
+    t.scale[r] = std::copysign(b.scale, nans != 0 ? -1.0f : 1.0f);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float scale = std::fabs(t.scale[r]);
+    for (int k = 0; k < 128; ++k) {
+      out[k] = fp8_e4m3_to_f32(t.q[k / 4][4 * r + kByte[k % 4]]) * scale;
+    }
+  }
+};
+
 template <class Codec, std::int64_t kUnitLen>
 void pack_row(const std::byte* row, std::int64_t k, int r, std::byte* tile) noexcept {
   using Block = typename Codec::Block;
@@ -408,14 +435,23 @@ constexpr N16Layout layout_of(Format format) {
 }
 
 constexpr N16Layout kLayouts[] = {
-    layout_of<PlainF32, 1>(Format::kF32),   layout_of<PlainF16, 1>(Format::kF16),
-    layout_of<PlainBF16, 1>(Format::kBF16), layout_of<Q4_0, 32>(Format::kQ4_0),
-    layout_of<Q4_1, 32>(Format::kQ4_1),     layout_of<Q5_0, 32>(Format::kQ5_0),
-    layout_of<Q5_1, 32>(Format::kQ5_1),     layout_of<Q8_0, 32>(Format::kQ8_0),
-    layout_of<IQ4_NL, 32>(Format::kIQ4_NL), layout_of<MXFP4, 32>(Format::kMXFP4),
-    layout_of<Q2_K, 256>(Format::kQ2_K),    layout_of<Q3_K, 256>(Format::kQ3_K),
-    layout_of<Q4_K, 256>(Format::kQ4_K),    layout_of<Q5_K, 256>(Format::kQ5_K),
-    layout_of<Q6_K, 256>(Format::kQ6_K),    layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
+    layout_of<PlainF32, 1>(Format::kF32),
+    layout_of<PlainF16, 1>(Format::kF16),
+    layout_of<PlainBF16, 1>(Format::kBF16),
+    layout_of<Q4_0, 32>(Format::kQ4_0),
+    layout_of<Q4_1, 32>(Format::kQ4_1),
+    layout_of<Q5_0, 32>(Format::kQ5_0),
+    layout_of<Q5_1, 32>(Format::kQ5_1),
+    layout_of<Q8_0, 32>(Format::kQ8_0),
+    layout_of<IQ4_NL, 32>(Format::kIQ4_NL),
+    layout_of<MXFP4, 32>(Format::kMXFP4),
+    layout_of<Q2_K, 256>(Format::kQ2_K),
+    layout_of<Q3_K, 256>(Format::kQ3_K),
+    layout_of<Q4_K, 256>(Format::kQ4_K),
+    layout_of<Q5_K, 256>(Format::kQ5_K),
+    layout_of<Q6_K, 256>(Format::kQ6_K),
+    layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
+    layout_of<F8_E4M3_B128, 128>(Format::kF8_E4M3_B128),
 };
 
 }  // namespace

@@ -8,6 +8,8 @@
 //   4 bits  q[4][64]   line g: low nibble group g, high nibble group g + 4
 //   2 bits  q2[2][64]  line p, bits 2 j, 2 j + 1: group 4 p + j (as the high bits of 6-bit codes
 //   too) 1 bit   q1[64]     bit g: group g
+//   E4M3    q[32][64]  line g, bytes 4 r .. 4 r + 3: row r, k = 4 g + 0, 2, 1, 3, so that the even
+//   and the odd bytes are 16-bit pairs of consecutive k
 // Scales of the 16 rows are contiguous. Sizes equal the file's, except 6-bit sub-scales widened to
 // bytes (Q4_K +2.8 %, Q5_K +2.3 %, Q3_K +3.6 %, IQ4_XS +1.5 %). Thread rule: pure.
 #pragma once
@@ -104,6 +106,11 @@ struct TileIQ4_XS {
     std::uint8_t q[4][64];
   } block[8];
 };
+struct TileF8 {
+  float scale[16];  // not negative; the sign bit says that a code of the row is NaN
+  std::uint8_t q[32][64];
+};
+static_assert(sizeof(TileF8) == 16 * 132);
 static_assert(sizeof(TileQ4_0) == 16 * 18 && sizeof(TileQ4_1) == 16 * 20 &&
               sizeof(TileQ8_0) == 16 * 34);
 static_assert(sizeof(TileQ5_0) == 16 * 22 && sizeof(TileQ5_1) == 16 * 24 &&

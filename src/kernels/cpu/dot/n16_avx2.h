@@ -335,5 +335,96 @@ KT_INLINE void run_f32(const DotArgs& args) {
   }
 }
 
+/// fp16 bits of the E4M3 values of 16 bytes times 2^-8, exact: words 2 r, 2 r + 1 are row r, k =
+/// 2 odd + 0, 1 of the line. NaN codes read as numbers.
+KT_INLINE __m256 f8_pairs(const std::uint8_t* q, int odd) {
+  __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
+  if (odd == 0) v = _mm_slli_epi16(v, 8);
+  v = _mm_and_si128(_mm_srai_epi16(v, 1), _mm_set1_epi16(static_cast<short>(0xbf80)));
+  return _mm256_cvtph_ps(v);
+}
+
+/// 2^8 times the scales of 8 rows; NaN where the sign bit says that the row has a NaN code.
+KT_INLINE __m256 f8_scale(const float* p) {
+  const __m256 s = _mm256_loadu_ps(p);
+  const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+  return _mm256_mul_ps(_mm256_blendv_ps(s, nan, s), _mm256_set1_ps(256.0f));
+}
+
+/// E4M3 weights, kHalves halves (8 rows) of the tile from `first` on: lanes 2 r, 2 r + 1 of
+/// sum[i][2 h + part] are row 8 h + 4 part + r, k even and odd; they meet once per 128 k.
+template <int kM, int kHalves>
+KT_INLINE void f8_rows(const TileF8* tile, const DotArgs& args, std::int64_t row, int first,
+                       __m256 (*acc)[2]) {
+  const float* a[kM];
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) a[i] = args.act.f32 + (row + i) * args.act.f32_stride;
+  for (std::int64_t k = 0; k < args.k; k += 128, ++tile) {
+    __m256 sum[kM][2 * kHalves];
+#pragma GCC unroll 4
+    for (int i = 0; i < kM; ++i) {
+#pragma GCC unroll 4
+      for (int p = 0; p < 2 * kHalves; ++p) sum[i][p] = _mm256_setzero_ps();
+    }
+    for (int g = 0; g < 32; ++g) {
+      const std::uint8_t* q = tile->q[g] + 32 * first;
+#pragma GCC unroll 2
+      for (int odd = 0; odd < 2; ++odd) {
+        __m256 w[2 * kHalves];
+#pragma GCC unroll 4
+        for (int p = 0; p < 2 * kHalves; ++p) w[p] = f8_pairs(q + 16 * p, odd);
+#pragma GCC unroll 4
+        for (int i = 0; i < kM; ++i) {
+          double pair;
+          __builtin_memcpy(&pair, a[i] + k + 4 * g + 2 * odd, 8);
+          const __m256 x = _mm256_castpd_ps(_mm256_set1_pd(pair));
+#pragma GCC unroll 4
+          for (int p = 0; p < 2 * kHalves; ++p) sum[i][p] = _mm256_fmadd_ps(w[p], x, sum[i][p]);
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int h = 0; h < kHalves; ++h) {
+      const __m256 scale = f8_scale(tile->scale + 8 * (first + h));
+#pragma GCC unroll 4
+      for (int i = 0; i < kM; ++i) {
+        // hadd works inside 128-bit halves: rows 0, 1, 4, 5, 2, 3, 6, 7.
+        const __m256 both = _mm256_hadd_ps(sum[i][2 * h], sum[i][2 * h + 1]);
+        const __m256 rows = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(both), 0xd8));
+        acc[i][first + h] = _mm256_fmadd_ps(rows, scale, acc[i][first + h]);
+      }
+    }
+  }
+}
+
+template <int kM>
+[[gnu::noinline]] void f8_panel(const TileF8* tile, const DotArgs& args, std::int64_t row,
+                                std::int64_t col) {
+  __m256 acc[kM][2];
+  for (int i = 0; i < kM; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+  if constexpr (kM == 1) {  // more chains hide the latency
+    f8_rows<kM, 2>(tile, args, row, 0, acc);
+  } else {  // fewer registers
+    f8_rows<kM, 1>(tile, args, row, 0, acc);
+    f8_rows<kM, 1>(tile, args, row, 1, acc);
+  }
+  for (int i = 0; i < kM; ++i) {
+    store_rows(args.out + (row + i) * args.out_stride + col, acc[i][0], acc[i][1], args.n - col);
+  }
+}
+
+KT_INLINE void run_f8(const DotArgs& args) {
+  const auto* tile = reinterpret_cast<const TileF8*>(args.weights);
+  for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += args.k / 128) {
+    std::int64_t row = 0;
+    for (; row + 4 <= args.m; row += 4) f8_panel<4>(tile, args, row, col);
+    if (row + 2 <= args.m) {
+      f8_panel<2>(tile, args, row, col);
+      row += 2;
+    }
+    if (row < args.m) f8_panel<1>(tile, args, row, col);
+  }
+}
+
 }  // namespace
 }  // namespace kt::kernels::dot

@@ -236,5 +236,70 @@ KT_INLINE void run_f32(const DotArgs& args) {
   }
 }
 
+/// E4M3 weights: lanes 2 r, 2 r + 1 of sum[i][h] are row 8 h + r, k even and odd; they meet once
+/// per 128 k.
+template <int kM>
+[[gnu::noinline]] void f8_panel(const TileF8* tile, const DotArgs& args, std::int64_t row,
+                                std::int64_t col) {
+  using W = F8_E4M3_B128;
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  const float* a[kM];
+  __m512 acc[kM];
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) {
+    a[i] = args.act.f32 + (row + i) * args.act.f32_stride;
+    acc[i] = _mm512_setzero_ps();
+  }
+  for (std::int64_t k = 0; k < args.k; k += 128, ++tile) {
+    __m512 sum[kM][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < kM; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+    for (int g = 0; g < 32; ++g) {
+#pragma GCC unroll 2
+      for (int second = 0; second < 2; ++second) {
+        const __m512 w[2] = {_mm512_cvtph_ps(W::pairs(*tile, g, 0, second)),
+                             _mm512_cvtph_ps(W::pairs(*tile, g, 1, second))};
+#pragma GCC unroll 8
+        for (int i = 0; i < kM; ++i) {
+          double pair;
+          __builtin_memcpy(&pair, a[i] + k + 4 * g + 2 * second, 8);
+          const __m512 x = _mm512_castpd_ps(_mm512_set1_pd(pair));
+          sum[i][0] = _mm512_fmadd_ps(w[0], x, sum[i][0]);
+          sum[i][1] = _mm512_fmadd_ps(w[1], x, sum[i][1]);
+        }
+      }
+    }
+    const __m512 scale = times(W::scale(*tile), 256.0f);
+#pragma GCC unroll 8
+    for (int i = 0; i < kM; ++i) {
+      const __m512 both = _mm512_add_ps(_mm512_permutex2var_ps(sum[i][0], even, sum[i][1]),
+                                        _mm512_permutex2var_ps(sum[i][0], odd, sum[i][1]));
+      acc[i] = _mm512_fmadd_ps(both, scale, acc[i]);
+    }
+  }
+  for (int i = 0; i < kM; ++i) {
+    _mm512_mask_storeu_ps(args.out + (row + i) * args.out_stride + col, used_lanes(args.n, col),
+                          acc[i]);
+  }
+}
+
+KT_INLINE void run_f8(const DotArgs& args) {
+  const auto* tile = reinterpret_cast<const TileF8*>(args.weights);
+  for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += args.k / 128) {
+    std::int64_t row = 0;
+    for (; row + 8 <= args.m; row += 8) f8_panel<8>(tile, args, row, col);
+    if (row + 4 <= args.m) {
+      f8_panel<4>(tile, args, row, col);
+      row += 4;
+    }
+    if (row + 2 <= args.m) {
+      f8_panel<2>(tile, args, row, col);
+      row += 2;
+    }
+    if (row < args.m) f8_panel<1>(tile, args, row, col);
+  }
+}
+
 }  // namespace
 }  // namespace kt::kernels::dot

@@ -88,6 +88,23 @@ struct ScaleMin {
   __m512 minus_min;
 };
 
+/// Block-FP8 for float activations. pairs(): 16 words of line g, half h (rows 8 h .. 8 h + 7), each
+/// the fp16 bits of an E4M3 value times 2^-8, exact; words 2 r, 2 r + 1 are row r, k = 4 g + 2 odd
+/// + 0, 1. NaN codes read as numbers: scale() is NaN for a row that has one.
+struct F8_E4M3_B128 {
+  using Tile = TileF8;
+  KT_INLINE static __m256i pairs(const Tile& t, int g, int h, int odd) {
+    __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.q[g] + 32 * h));
+    if (odd == 0) v = _mm256_slli_epi16(v, 8);
+    return _mm256_and_si256(_mm256_srai_epi16(v, 1), _mm256_set1_epi16(static_cast<short>(0xbf80)));
+  }
+  KT_INLINE static __m512 scale(const Tile& t) {
+    const __m512 s = _mm512_loadu_ps(t.scale);
+    return _mm512_mask_mov_ps(s, _mm512_movepi32_mask(_mm512_castps_si512(s)),
+                              _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
+  }
+};
+
 struct Q4_0 : WeightBase {
   using Tile = TileQ4_0;
   using Unit = Empty;
