@@ -1,4 +1,5 @@
-// AVX2 rows with int8 activations: blocks of 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4).
+// AVX2 rows with int8 activations: blocks of 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL,
+// MXFP4) and the groups of int4 checkpoints (I4).
 #include "kernels/cpu/dot/n16_avx2.h"
 
 namespace kt::kernels::dot {
@@ -111,6 +112,29 @@ struct MXFP4 : WeightBase {
   }
 };
 
+template <int kLen>
+struct I4 : WeightBase {
+  using Tile = TileI4<kLen>;
+  struct Unit {
+    Pair scale, offset;
+  };
+  static constexpr int kBlocks = kLen / 32;
+  static constexpr bool kOffset = true;
+  static constexpr Widen kWiden = Widen::kBlock;
+  KT_INLINE static Unit unit(const Tile& t) {
+    const Pair scale = {_mm256_loadu_ps(t.scale), _mm256_loadu_ps(t.scale + 8)};
+    const Pair zero = {_mm256_loadu_ps(t.zero), _mm256_loadu_ps(t.zero + 8)};
+    return {scale, times(multiply(scale, zero), -1.0f)};
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, Pair& scale, Pair& offset) {
+    scale = u.scale;
+    offset = u.offset;
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
+    return nibbles(t.block[b].q, pass, g, h);
+  }
+};
+
 }  // namespace
 
 #define KT_ROW(weight, name)               \
@@ -123,6 +147,9 @@ KT_ROW(Q5_1, dot_f32_q8_q5_1_n16_avx2)
 KT_ROW(Q8_0, dot_f32_q8_q8_0_n16_avx2)
 KT_ROW(IQ4_NL, dot_f32_q8_iq4_nl_n16_avx2)
 KT_ROW(MXFP4, dot_f32_q8_mxfp4_n16_avx2)
+KT_ROW(I4<32>, dot_f32_q8_i4_32_n16_avx2)
+KT_ROW(I4<64>, dot_f32_q8_i4_64_n16_avx2)
+KT_ROW(I4<128>, dot_f32_q8_i4_128_n16_avx2)
 #undef KT_ROW
 
 }  // namespace kt::kernels::dot

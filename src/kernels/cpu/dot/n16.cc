@@ -362,6 +362,33 @@ struct IQ4_XS {
   }
 };
 
+template <int kGroup>
+struct I4 {
+  using Block = formats::BlockI4<kGroup>;
+  using Tile = TileI4<kGroup>;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.scale[r] = b.scale;
+    t.zero[r] = b.zero;
+    if constexpr (kGroup == kLen) {
+      move_nibbles(b.q, r, t.block[0].q);
+    } else {
+      constexpr int kHalf = kGroup / kLen / 2;  // blocks in the low nibbles, then those in the high
+      for (int s = 0; s < 2 * kHalf; ++s) {
+        std::uint8_t c[kLen];
+        for (int l = 0; l < kLen; ++l) c[l] = b.q[kLen * (s % kHalf) + l] >> (s < kHalf ? 0 : 4);
+        put_nibbles(c, r, t.block[s].q);
+      }
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    for (const auto& b : t.block) {
+      for (int k = 0; k < kLen; ++k) {
+        *out++ = (static_cast<float>(nibble_at(b.q, r, k)) - t.zero[r]) * t.scale[r];
+      }
+    }
+  }
+};
+
 struct F8_E4M3_B128 {
   using Block = formats::BlockF8_E4M3_B128;
   using Tile = TileF8;
@@ -435,23 +462,16 @@ constexpr N16Layout layout_of(Format format) {
 }
 
 constexpr N16Layout kLayouts[] = {
-    layout_of<PlainF32, 1>(Format::kF32),
-    layout_of<PlainF16, 1>(Format::kF16),
-    layout_of<PlainBF16, 1>(Format::kBF16),
-    layout_of<Q4_0, 32>(Format::kQ4_0),
-    layout_of<Q4_1, 32>(Format::kQ4_1),
-    layout_of<Q5_0, 32>(Format::kQ5_0),
-    layout_of<Q5_1, 32>(Format::kQ5_1),
-    layout_of<Q8_0, 32>(Format::kQ8_0),
-    layout_of<IQ4_NL, 32>(Format::kIQ4_NL),
-    layout_of<MXFP4, 32>(Format::kMXFP4),
-    layout_of<Q2_K, 256>(Format::kQ2_K),
-    layout_of<Q3_K, 256>(Format::kQ3_K),
-    layout_of<Q4_K, 256>(Format::kQ4_K),
-    layout_of<Q5_K, 256>(Format::kQ5_K),
-    layout_of<Q6_K, 256>(Format::kQ6_K),
-    layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
-    layout_of<F8_E4M3_B128, 128>(Format::kF8_E4M3_B128),
+    layout_of<PlainF32, 1>(Format::kF32),     layout_of<PlainF16, 1>(Format::kF16),
+    layout_of<PlainBF16, 1>(Format::kBF16),   layout_of<Q4_0, 32>(Format::kQ4_0),
+    layout_of<Q4_1, 32>(Format::kQ4_1),       layout_of<Q5_0, 32>(Format::kQ5_0),
+    layout_of<Q5_1, 32>(Format::kQ5_1),       layout_of<Q8_0, 32>(Format::kQ8_0),
+    layout_of<IQ4_NL, 32>(Format::kIQ4_NL),   layout_of<MXFP4, 32>(Format::kMXFP4),
+    layout_of<Q2_K, 256>(Format::kQ2_K),      layout_of<Q3_K, 256>(Format::kQ3_K),
+    layout_of<Q4_K, 256>(Format::kQ4_K),      layout_of<Q5_K, 256>(Format::kQ5_K),
+    layout_of<Q6_K, 256>(Format::kQ6_K),      layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
+    layout_of<I4<32>, 32>(Format::kI4_32),    layout_of<I4<64>, 64>(Format::kI4_64),
+    layout_of<I4<128>, 128>(Format::kI4_128), layout_of<F8_E4M3_B128, 128>(Format::kF8_E4M3_B128),
 };
 
 }  // namespace

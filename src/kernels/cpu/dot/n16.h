@@ -106,6 +106,16 @@ struct TileIQ4_XS {
     std::uint8_t q[4][64];
   } block[8];
 };
+template <int kLen>
+struct TileI4 {
+  float scale[16];
+  float zero[16];
+  struct Block {
+    std::uint8_t q[4][64];
+  } block[kLen / 32];
+};
+static_assert(sizeof(TileI4<32>) == 16 * 24 && sizeof(TileI4<64>) == 16 * 40 &&
+              sizeof(TileI4<128>) == 16 * 72);
 struct TileF8 {
   float scale[16];  // not negative; the sign bit says that a code of the row is NaN
   std::uint8_t q[32][64];

@@ -206,6 +206,25 @@ struct MXFP4 : WeightBase {
   }
 };
 
+template <int kLen>
+struct I4 : WeightBase {
+  using Tile = TileI4<kLen>;
+  using Unit = ScaleMin;
+  static constexpr int kBlocks = kLen / 32;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile& t) {
+    const __m512 scale = _mm512_loadu_ps(t.scale);
+    return {scale, times(_mm512_mul_ps(scale, _mm512_loadu_ps(t.zero)), -1.0f)};
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512& offset) {
+    scale = u.d;
+    offset = u.minus_min;
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return nibbles(t.block[b].q, pass, g);
+  }
+};
+
 struct Q4_K : WeightBase {
   using Tile = TileQ4_K;
   using Unit = ScaleMin;
