@@ -29,6 +29,11 @@ std::vector<int> fp16_fields(Format format) {
     case Format::kQ5_0:
     case Format::kQ8_0:
     case Format::kIQ4_NL:
+    case Format::kIQ2_XXS:
+    case Format::kIQ2_XS:
+    case Format::kIQ2_S:
+    case Format::kIQ3_XXS:
+    case Format::kIQ3_S:
     case Format::kIQ4_XS: return {0};
     case Format::kQ4_1:
     case Format::kQ5_1:

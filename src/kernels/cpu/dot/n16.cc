@@ -1,13 +1,17 @@
 #include "kernels/cpu/dot/n16.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "base/half.h"
 #include "formats/basic_quants.h"
 #include "formats/checkpoint_quants.h"
+#include "formats/codec_util.h"
 #include "formats/fp4_quants.h"
 #include "formats/iq4_quants.h"
+#include "formats/iq_grids.h"
+#include "formats/iq_quants.h"
 #include "formats/k_quants.h"
 
 namespace kt::kernels::dot {
@@ -362,6 +366,159 @@ struct IQ4_XS {
   }
 };
 
+unsigned all_signs(unsigned seven) {
+  return seven | static_cast<unsigned>(std::popcount(seven) & 1) << 7;
+}
+float with_sign(float v, unsigned signs, int i) { return v * ((signs >> i) & 1 ? -1.0f : 1.0f); }
+
+void emit_iq2(float db, std::uint16_t entry, unsigned signs, float* out) {
+  for (int i = 0; i < 8; ++i) {
+    const float v = db * static_cast<float>(formats::kIq2Levels[(entry >> (2 * i)) & 3]);
+    out[i] = with_sign(v, signs, i);
+  }
+}
+void emit_iq3(float db, const std::uint8_t* levels, std::uint16_t entry, unsigned signs,
+              float* out) {
+  for (int i = 0; i < 4; ++i) {
+    out[i] = with_sign(db * static_cast<float>(levels[(entry >> (4 * i)) & 7]), signs, i);
+  }
+}
+float iq2_scale(float d, int s) { return d * (0.5f + static_cast<float>(s)) * 0.25f; }
+
+// 4 x 7 sign bits and a scale of 4 bits, as IQ2_XXS and IQ3_XXS have them, to bytes and back.
+void put_signs(std::uint32_t packed, int r, std::uint8_t* s) {
+  for (int g = 0; g < 4; ++g) {
+    s[4 * r + g] =
+        static_cast<std::uint8_t>(((packed >> (7 * g)) & 127) | ((packed >> (28 + g)) & 1) << 7);
+  }
+}
+int scale_of_signs(const std::uint8_t* s, int r) {
+  int scale = 0;
+  for (int g = 0; g < 4; ++g) scale |= (s[4 * r + g] >> 7) << g;
+  return scale;
+}
+
+struct IQ2_XXS {
+  using Block = formats::BlockIQ2_XXS;
+  using Tile = TileIQ2_XXS;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) {
+      std::memcpy(t.block[s].c[r], b.qs + 8 * s, 4);
+      put_signs(formats::load_u32(b.qs + 8 * s + 4), r, t.block[s].s);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      const float db = iq2_scale(d, scale_of_signs(b.s, r));
+      for (int g = 0; g < 4; ++g, out += 8) {
+        emit_iq2(db, formats::kIq2XxsGrid[b.c[r][g]], all_signs(b.s[4 * r + g] & 127), out);
+      }
+    }
+  }
+};
+struct IQ2_XS {
+  using Block = formats::BlockIQ2_XS;
+  using Tile = TileIQ2_XS;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) {
+      std::memcpy(t.block[s].c[iq_row(r)], b.qs + 8 * s, 8);
+      t.block[s].scale[r] = b.scales[s];
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      for (int g = 0; g < 4; ++g, out += 8) {
+        const float db = iq2_scale(d, (b.scale[r] >> (4 * (g / 2))) & 15);
+        const unsigned c = b.c[iq_row(r)][g];
+        emit_iq2(db, formats::kIq2XsGrid[c & 511], all_signs(c >> 9), out);
+      }
+    }
+  }
+};
+struct IQ2_S {
+  using Block = formats::BlockIQ2_S;
+  using Tile = TileIQ2_S;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) {
+      int high = 0;
+      for (int g = 0; g < 4; ++g) {
+        const int sign = b.signs[4 * s + g];
+        const int code = b.qs[4 * s + g] | ((b.qh[s] >> (2 * g)) & 3) << 8;
+        t.block[s].c[iq_row(r)][g] = static_cast<std::uint16_t>(code | (sign & 63) << 10);
+        high |= (sign >> 6) << (2 * g);
+      }
+      t.block[s].s[r] = static_cast<std::uint8_t>(high);
+      t.block[s].scale[r] = b.scales[s];
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      for (int g = 0; g < 4; ++g, out += 8) {
+        const float db = iq2_scale(d, (b.scale[r] >> (4 * (g / 2))) & 15);
+        const unsigned c = b.c[iq_row(r)][g];
+        const unsigned signs = c >> 10 | ((static_cast<unsigned>(b.s[r]) >> (2 * g)) & 3u) << 6;
+        emit_iq2(db, formats::kIq2SGrid[c & 1023], signs, out);
+      }
+    }
+  }
+};
+struct IQ3_XXS {
+  using Block = formats::BlockIQ3_XXS;
+  using Tile = TileIQ3_XXS;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) {
+      std::memcpy(t.block[s].c[r], b.qs + 8 * s, 8);
+      put_signs(formats::load_u32(b.signs + 4 * s), r, t.block[s].s);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      const float db = d * (0.5f + static_cast<float>(scale_of_signs(b.s, r))) * 0.5f;
+      for (int g = 0; g < 8; ++g, out += 4) {
+        const unsigned signs = all_signs(b.s[4 * r + g / 2] & 127) >> (4 * (g % 2));
+        emit_iq3(db, formats::kIq3XxsLevels, formats::kIq3XxsGrid[b.c[r][g]], signs, out);
+      }
+    }
+  }
+};
+struct IQ3_S {
+  using Block = formats::BlockIQ3_S;
+  using Tile = TileIQ3_S;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 4; ++s) t.scale[s][r] = b.scales[s];
+    for (int s = 0; s < 8; ++s) {
+      std::uint8_t* c = t.block[s].c[r];
+      for (int g = 0; g < 8; ++g) {
+        const int code = b.qs[8 * s + g] | ((b.qh[s] >> g) & 1) << 8;
+        c[g] |= static_cast<std::uint8_t>(code << g);
+        c[g + 1] |= static_cast<std::uint8_t>(code >> (8 - g));
+      }
+      std::memcpy(t.block[s].s + 4 * r, b.signs + 4 * s, 4);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (int s = 0; s < 8; ++s) {
+      const Tile::Block& b = t.block[s];
+      const float db = d * static_cast<float>(1 + 2 * ((t.scale[s / 2][r] >> (4 * (s % 2))) & 15));
+      for (int g = 0; g < 8; ++g, out += 4) {
+        const int code = ((b.c[r][g] | b.c[r][g + 1] << 8) >> g) & 511;
+        emit_iq3(db, formats::kIq3SLevels, formats::kIq3SGrid[code],
+                 b.s[4 * r + g / 2] >> (4 * (g % 2)), out);
+      }
+    }
+  }
+};
+
 template <int kGroup>
 struct I4 {
   using Block = formats::BlockI4<kGroup>;
@@ -462,16 +619,31 @@ constexpr N16Layout layout_of(Format format) {
 }
 
 constexpr N16Layout kLayouts[] = {
-    layout_of<PlainF32, 1>(Format::kF32),     layout_of<PlainF16, 1>(Format::kF16),
-    layout_of<PlainBF16, 1>(Format::kBF16),   layout_of<Q4_0, 32>(Format::kQ4_0),
-    layout_of<Q4_1, 32>(Format::kQ4_1),       layout_of<Q5_0, 32>(Format::kQ5_0),
-    layout_of<Q5_1, 32>(Format::kQ5_1),       layout_of<Q8_0, 32>(Format::kQ8_0),
-    layout_of<IQ4_NL, 32>(Format::kIQ4_NL),   layout_of<MXFP4, 32>(Format::kMXFP4),
-    layout_of<Q2_K, 256>(Format::kQ2_K),      layout_of<Q3_K, 256>(Format::kQ3_K),
-    layout_of<Q4_K, 256>(Format::kQ4_K),      layout_of<Q5_K, 256>(Format::kQ5_K),
-    layout_of<Q6_K, 256>(Format::kQ6_K),      layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
-    layout_of<I4<32>, 32>(Format::kI4_32),    layout_of<I4<64>, 64>(Format::kI4_64),
-    layout_of<I4<128>, 128>(Format::kI4_128), layout_of<F8_E4M3_B128, 128>(Format::kF8_E4M3_B128),
+    layout_of<PlainF32, 1>(Format::kF32),
+    layout_of<PlainF16, 1>(Format::kF16),
+    layout_of<PlainBF16, 1>(Format::kBF16),
+    layout_of<Q4_0, 32>(Format::kQ4_0),
+    layout_of<Q4_1, 32>(Format::kQ4_1),
+    layout_of<Q5_0, 32>(Format::kQ5_0),
+    layout_of<Q5_1, 32>(Format::kQ5_1),
+    layout_of<Q8_0, 32>(Format::kQ8_0),
+    layout_of<IQ4_NL, 32>(Format::kIQ4_NL),
+    layout_of<MXFP4, 32>(Format::kMXFP4),
+    layout_of<Q2_K, 256>(Format::kQ2_K),
+    layout_of<Q3_K, 256>(Format::kQ3_K),
+    layout_of<Q4_K, 256>(Format::kQ4_K),
+    layout_of<Q5_K, 256>(Format::kQ5_K),
+    layout_of<Q6_K, 256>(Format::kQ6_K),
+    layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
+    layout_of<IQ2_XXS, 256>(Format::kIQ2_XXS),
+    layout_of<IQ2_XS, 256>(Format::kIQ2_XS),
+    layout_of<IQ2_S, 256>(Format::kIQ2_S),
+    layout_of<IQ3_XXS, 256>(Format::kIQ3_XXS),
+    layout_of<IQ3_S, 256>(Format::kIQ3_S),
+    layout_of<I4<32>, 32>(Format::kI4_32),
+    layout_of<I4<64>, 64>(Format::kI4_64),
+    layout_of<I4<128>, 128>(Format::kI4_128),
+    layout_of<F8_E4M3_B128, 128>(Format::kF8_E4M3_B128),
 };
 
 }  // namespace

@@ -106,6 +106,53 @@ struct TileIQ4_XS {
     std::uint8_t q[4][64];
   } block[8];
 };
+// Codebook formats: codes in row order, because each is a scalar load; s[64], byte 4 r + g: signs
+// of row r, k = 8 g .. 8 g + 7 (7 bits where their parity gives the eighth).
+struct TileIQ2_XXS {
+  std::uint16_t d[16];
+  struct Block {
+    std::uint8_t c[16][4];
+    std::uint8_t s[64];  // bit 7 of byte 4 r + g: bit g of the row's scale
+  } block[8];
+};
+struct TileIQ2_XS {
+  std::uint16_t d[16];
+  struct Block {
+    std::uint16_t c[16][4];  // code | sign bits << 9; rows 4 j + 2, 4 j + 3 after all 4 j, 4 j + 1
+    std::uint8_t scale[16];  // low nibble of k 0 .. 15
+  } block[8];
+};
+struct TileIQ2_S {
+  std::uint16_t d[16];
+  struct Block {
+    std::uint16_t c[16][4];  // code | low 6 sign bits << 10, order of IQ2_XS
+    std::uint8_t s[16];      // bits 2 g, 2 g + 1: sign bits 6 and 7 of group g
+    std::uint8_t scale[16];
+  } block[8];
+};
+struct TileIQ3_XXS {
+  std::uint16_t d[16];
+  struct Block {
+    std::uint8_t c[16][8];
+    std::uint8_t s[64];  // bit 7 as in IQ2_XXS
+  } block[8];
+};
+struct TileIQ3_S {
+  std::uint16_t d[16];
+  std::uint8_t scale[4][16];  // low nibble of the even block
+  struct Block {
+    std::uint8_t c[16][9];  // 8 codes of 9 bits
+    std::uint8_t s[64];
+  } block[8];
+};
+static_assert(sizeof(TileIQ2_XXS) == 16 * 66 && sizeof(TileIQ2_XS) == 16 * 74 &&
+              sizeof(TileIQ2_S) == 16 * 82);
+static_assert(sizeof(TileIQ3_XXS) == 16 * 98 && sizeof(TileIQ3_S) == 16 * 110);
+
+/// Where row r of TileIQ2_XS and TileIQ2_S stands, so that packing two 64-byte lines of words to
+/// bytes inside 16-byte lanes puts the rows in order.
+constexpr int iq_row(int r) { return r % 4 / 2 * 8 + r / 4 * 2 + r % 2; }
+
 template <int kLen>
 struct TileI4 {
   float scale[16];

@@ -152,6 +152,11 @@ KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& 
   __m256i acc[kM][2];
 #pragma GCC unroll 2
   for (int pass = 0; pass < 2; ++pass) {
+    __m256i factor[2] = {ones, ones};
+    if constexpr (W::kSubScales) {
+      factor[0] = W::sub_scale(tile, b, pass, 0);
+      factor[1] = W::sub_scale(tile, b, pass, 1);
+    }
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
       __m256i w[2], magnitude[2];
@@ -168,7 +173,7 @@ KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& 
           const __m256i signed_a = W::kSigned ? _mm256_sign_epi8(a, w[h]) : a;
           const __m256i p = _mm256_maddubs_epi16(magnitude[h], signed_a);
           if (W::kWiden == Widen::kGroup) {
-            const __m256i wide = _mm256_madd_epi16(p, ones);
+            const __m256i wide = _mm256_madd_epi16(p, factor[h]);
             sum[i][h] = pass + g == 0 ? wide : _mm256_add_epi32(sum[i][h], wide);
           } else {
             const bool first = g == 0 && (pass == 0 || W::kWiden == Widen::kHalf);
@@ -180,11 +185,9 @@ KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& 
     if (W::kWiden == Widen::kGroup || (W::kWiden == Widen::kBlock && pass == 0)) continue;
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
-      __m256i factor = ones;
-      if constexpr (W::kSubScales) factor = W::sub_scale(tile, b, pass, h);
 #pragma GCC unroll 4
       for (int i = 0; i < kM; ++i) {
-        const __m256i wide = _mm256_madd_epi16(acc[i][h], factor);
+        const __m256i wide = _mm256_madd_epi16(acc[i][h], factor[h]);
         const bool first = pass == 0 || W::kWiden == Widen::kBlock;
         sum[i][h] = first ? wide : _mm256_add_epi32(sum[i][h], wide);
       }
