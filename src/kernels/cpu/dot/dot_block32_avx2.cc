@@ -1,5 +1,5 @@
-// AVX2 rows with int8 activations: blocks of 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL,
-// MXFP4) and the groups of int4 checkpoints (I4).
+// AVX2 rows with int8 activations: blocks of 32 (Q4_0 … Q8_1, IQ4_NL, MXFP4), of 64 and 128 (NVFP4,
+// Q1_0, the groups I4 of int4 checkpoints).
 #include "kernels/cpu/dot/n16_avx2.h"
 
 namespace kt::kernels::dot {
@@ -112,6 +112,45 @@ struct MXFP4 : WeightBase {
   }
 };
 
+struct Q1_0 : WeightBase {
+  using Tile = TileQ1_0;
+  using Unit = Pair;
+  static constexpr int kBlocks = 4;
+  static constexpr bool kOffset = true;
+  static constexpr Widen kWiden = Widen::kBlock;
+  KT_INLINE static Unit unit(const Tile& t) { return load_fp16(t.d); }
+  KT_INLINE static void scales(const Tile&, const Unit& d, int, Pair& scale, Pair& offset) {
+    scale = times(d, 2.0f);
+    offset = times(d, -1.0f);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
+    return mask_bits(t.block[b].q1, 4 * pass + g, 0, h);
+  }
+};
+struct NVFP4 : WeightBase {
+  using Tile = TileNVFP4;
+  using Unit = Empty;
+  static constexpr int kBlocks = 2;
+  static constexpr bool kSigned = true;
+  static constexpr bool kHalfScales = true;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile&, const Unit&, int, Pair&, Pair&) {}
+  // Half of an unsigned E4M3: its bits are those of an fp16 of 2^-8 times the value.
+  KT_INLINE static Pair half_scale(const Tile& t, int b, int pass) {
+    const __m256i v =
+        _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t.d[2 * b + pass])));
+    const __m256i h = _mm256_slli_epi16(_mm256_and_si256(v, _mm256_set1_epi16(127)), 7);
+    return times({_mm256_cvtph_ps(_mm256_castsi256_si128(h)),
+                  _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))},
+                 128.0f);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
+    const __m256i values = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    return _mm256_shuffle_epi8(values, nibbles(t.block[b].q, pass, g, h));
+  }
+};
+
 template <int kLen>
 struct I4 : WeightBase {
   using Tile = TileI4<kLen>;
@@ -150,6 +189,9 @@ KT_ROW(MXFP4, dot_f32_q8_mxfp4_n16_avx2)
 KT_ROW(I4<32>, dot_f32_q8_i4_32_n16_avx2)
 KT_ROW(I4<64>, dot_f32_q8_i4_64_n16_avx2)
 KT_ROW(I4<128>, dot_f32_q8_i4_128_n16_avx2)
+KT_ROW(Q8_0, dot_f32_q8_q8_1_n16_avx2)
+KT_ROW(Q1_0, dot_f32_q8_q1_0_n16_avx2)
+KT_ROW(NVFP4, dot_f32_q8_nvfp4_n16_avx2)
 #undef KT_ROW
 
 }  // namespace kt::kernels::dot

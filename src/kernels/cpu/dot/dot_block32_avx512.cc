@@ -1,5 +1,5 @@
-// AVX-512 rows with int8 activations: blocks of 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL,
-// MXFP4) and the groups of int4 checkpoints (I4).
+// AVX-512 rows with int8 activations: blocks of 32 (Q4_0 … Q8_1, IQ4_NL, MXFP4), of 64 and 128
+// (NVFP4, Q1_0, the groups I4 of int4 checkpoints).
 #include "kernels/cpu/dot/n16_avx512.h"
 
 namespace kt::kernels::dot {
@@ -17,6 +17,9 @@ KT_ROW(MXFP4, dot_f32_q8_mxfp4_n16_avx512)
 KT_ROW(I4<32>, dot_f32_q8_i4_32_n16_avx512)
 KT_ROW(I4<64>, dot_f32_q8_i4_64_n16_avx512)
 KT_ROW(I4<128>, dot_f32_q8_i4_128_n16_avx512)
+KT_ROW(Q8_0, dot_f32_q8_q8_1_n16_avx512)
+KT_ROW(Q1_0, dot_f32_q8_q1_0_n16_avx512)
+KT_ROW(NVFP4, dot_f32_q8_nvfp4_n16_avx512)
 #undef KT_ROW
 
 }  // namespace kt::kernels::dot

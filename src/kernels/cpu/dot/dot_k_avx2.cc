@@ -1,4 +1,4 @@
-// AVX2 rows with int8 activations: super-blocks of 256 (Q2_K … Q6_K, IQ4_XS).
+// AVX2 rows with int8 activations: super-blocks of 256 (Q2_K … Q6_K, Q8_K, TQ2_0, IQ4_XS).
 #include "kernels/cpu/dot/n16_avx2.h"
 
 namespace kt::kernels::dot {
@@ -109,6 +109,35 @@ struct Q2_K : WeightBase {
     return pair_bits(t.block[b].q2, pass, g, 0, h);
   }
 };
+struct Q8_K : WeightBase {
+  using Tile = TileQ8_K;
+  using Unit = Pair;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kSigned = true;
+  static constexpr Widen kWiden = Widen::kGroup;
+  KT_INLINE static Unit unit(const Tile& t) {
+    return {_mm256_loadu_ps(t.d), _mm256_loadu_ps(t.d + 8)};
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& d, int, Pair& scale, Pair&) { scale = d; }
+  KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
+    return load32(t.block[b].q[4 * pass + g] + 32 * h);
+  }
+};
+struct TQ2_0 : WeightBase {
+  using Tile = TileTQ2_0;
+  using Unit = Pair;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kOffset = true;
+  static constexpr Widen kWiden = Widen::kBlock;
+  KT_INLINE static Unit unit(const Tile& t) { return load_fp16(t.d); }
+  KT_INLINE static void scales(const Tile&, const Unit& d, int, Pair& scale, Pair& offset) {
+    scale = d;
+    offset = times(d, -1.0f);
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
+    return pair_bits(t.block[b].q2, pass, g, 0, h);
+  }
+};
 struct IQ4_XS : WeightBase {
   using Tile = TileIQ4_XS;
   using Unit = Scale;
@@ -135,6 +164,8 @@ KT_ROW(Q4_K, dot_f32_q8_q4_k_n16_avx2)
 KT_ROW(Q5_K, dot_f32_q8_q5_k_n16_avx2)
 KT_ROW(Q6_K, dot_f32_q8_q6_k_n16_avx2)
 KT_ROW(IQ4_XS, dot_f32_q8_iq4_xs_n16_avx2)
+KT_ROW(Q8_K, dot_f32_q8_q8_k_n16_avx2)
+KT_ROW(TQ2_0, dot_f32_q8_tq2_0_n16_avx2)
 #undef KT_ROW
 
 }  // namespace kt::kernels::dot

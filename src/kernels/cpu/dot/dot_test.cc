@@ -29,6 +29,9 @@ std::vector<int> fp16_fields(Format format) {
     case Format::kQ5_0:
     case Format::kQ8_0:
     case Format::kIQ4_NL:
+    case Format::kQ8_1:
+    case Format::kQ1_0:
+    case Format::kIQ1_S:
     case Format::kIQ2_XXS:
     case Format::kIQ2_XS:
     case Format::kIQ2_S:
@@ -41,6 +44,7 @@ std::vector<int> fp16_fields(Format format) {
     case Format::kQ5_K: return {0, 2};
     case Format::kQ2_K: return {80, 82};
     case Format::kQ3_K: return {108};
+    case Format::kTQ2_0: return {64};
     case Format::kQ6_K: return {208};
     default: return {};
   }
@@ -49,6 +53,7 @@ std::vector<int> fp16_fields(Format format) {
 /// The same of float fields.
 std::vector<int> f32_fields(Format format) {
   switch (format) {
+    case Format::kQ8_K:
     case Format::kF8_E4M3_B128: return {0};
     case Format::kI4_32:
     case Format::kI4_64:
@@ -85,7 +90,8 @@ Weights make_weights(Format format, std::int64_t n, std::int64_t k, int fill, st
   Weights w{n, k, formats::row_bytes(format, k), {}, {}};
   w.bytes.resize(static_cast<std::size_t>(n) * w.row_bytes);
   const std::vector<int> fields = fp16_fields(format), wide_fields = f32_fields(format);
-  if (fields.empty() && wide_fields.empty() && format != Format::kMXFP4) {
+  const bool byte_scales = format == Format::kMXFP4 || format == Format::kNVFP4;
+  if (fields.empty() && wide_fields.empty() && !byte_scales) {
     std::normal_distribution<float> normal;
     std::vector<float> x(static_cast<std::size_t>(k));
     for (std::int64_t r = 0; r < n; ++r) {
@@ -108,6 +114,8 @@ Weights make_weights(Format format, std::int64_t n, std::int64_t k, int fill, st
         std::memcpy(&w.bytes[at + static_cast<std::size_t>(field)], &value, 4);
       }
       remove_nan_codes(format, &w.bytes[at], t.block_bytes);
+      for (std::size_t j = 0; format == Format::kNVFP4 && j < 4; ++j)
+        w.bytes[at + j] = static_cast<std::byte>(rng() & 255);
       if (format == Format::kMXFP4) w.bytes[at] = static_cast<std::byte>(120 + rng() % 12);
     }
   }

@@ -13,6 +13,7 @@
 #include "formats/iq_grids.h"
 #include "formats/iq_quants.h"
 #include "formats/k_quants.h"
+#include "formats/ternary_quants.h"
 
 namespace kt::kernels::dot {
 namespace {
@@ -519,6 +520,136 @@ struct IQ3_S {
   }
 };
 
+void emit_iq1(float dl, std::uint16_t entry, bool negative, float* out) {
+  const float delta = negative ? -formats::kIq1Delta : formats::kIq1Delta;
+  for (int i = 0; i < 8; ++i) {
+    out[i] = dl * (static_cast<float>(static_cast<int>((entry >> (2 * i)) & 3) - 1) + delta);
+  }
+}
+
+struct IQ1_S {
+  using Block = formats::BlockIQ1_S;
+  using Tile = TileIQ1_S;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) {
+      std::memcpy(t.block[s].c[r], b.qs + 4 * s, 4);
+      t.block[s].h[r] = formats::load_u16(b.qh + 2 * s);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      const unsigned h = b.h[r];
+      const float dl = d * static_cast<float>(2 * ((h >> 12) & 7) + 1);
+      for (int g = 0; g < 4; ++g, out += 8) {
+        const unsigned code = b.c[r][g] | ((h >> (3 * g)) & 7) << 8;
+        emit_iq1(dl, formats::kIq1Grid[code], (h & 0x8000) != 0, out);
+      }
+    }
+  }
+};
+struct IQ1_M {
+  using Block = formats::BlockIQ1_M;
+  using Tile = TileIQ1_M;
+  static void pack(const Block& b, int r, Tile& t) {
+    for (int s = 0; s < 8; ++s) {
+      const int scales = formats::load_u16(b.scales + s / 2 * 2);
+      const int d_bits = (scales >> (12 + 2 * (s % 2))) & 3;
+      std::memcpy(t.block[s].c[r], b.qs + 4 * s, 4);
+      t.block[s].h[r] = formats::load_u16(b.qh + 2 * s);
+      t.block[s].scale[r] =
+          static_cast<std::uint8_t>(((scales >> (6 * (s % 2))) & 63) | d_bits << 6);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    unsigned d_bits = 0;
+    for (int s = 0; s < 8; ++s)
+      d_bits |= static_cast<unsigned>(t.block[s].scale[r] >> 6) << (2 * s);
+    const float d = fp16_to_f32(static_cast<std::uint16_t>(d_bits));
+    for (const Tile::Block& b : t.block) {
+      for (int g = 0; g < 4; ++g, out += 8) {
+        const unsigned h = static_cast<unsigned>(b.h[r]) >> (4 * g);
+        const float dl = d * static_cast<float>(2 * ((b.scale[r] >> (3 * (g / 2))) & 7) + 1);
+        emit_iq1(dl, formats::kIq1Grid[b.c[r][g] | (h & 7) << 8], (h & 8) != 0, out);
+      }
+    }
+  }
+};
+struct Q8_1 {
+  using Block = formats::BlockQ8_1;
+  using Tile = TileQ8_0;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int g = 0; g < 8; ++g) std::memcpy(t.q[g] + 4 * r, b.qs + 4 * g, 4);
+  }
+  static void unpack(const Tile& t, int r, float* out) { Q8_0::unpack(t, r, out); }
+};
+struct Q8_K {
+  using Block = formats::BlockQ8_K;
+  using Tile = TileQ8_K;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int g = 0; g < 64; ++g) {
+      std::memcpy(t.block[g / 8].q[g % 8] + 4 * r, b.qs + 4 * g, 4);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    for (int k = 0; k < 256; ++k) {
+      out[k] = t.d[r] * static_cast<float>(t.block[k / kLen].q[k % kLen / 4][4 * r + k % 4]);
+    }
+  }
+};
+struct TQ2_0 {
+  using Block = formats::BlockTQ2_0;
+  using Tile = TileTQ2_0;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 8; ++s) put_pairs(b.qs + 32 * (s / 4), 2 * (s % 4), r, t.block[s].q2);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      for (int k = 0; k < kLen; ++k) *out++ = d * static_cast<float>(pair_at(b.q2, r, k) - 1);
+    }
+  }
+};
+struct Q1_0 {
+  using Block = formats::BlockQ1_0;
+  using Tile = TileQ1_0;
+  static void pack(const Block& b, int r, Tile& t) {
+    t.d[r] = b.d;
+    for (int s = 0; s < 4; ++s) spread_high_bits(b.qs + 4 * s, r, t.block[s].q1);
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    const float d = fp16_to_f32(t.d[r]);
+    for (const Tile::Block& b : t.block) {
+      for (int k = 0; k < kLen; ++k) *out++ = bit_at(b.q1, r, k) != 0 ? d : -d;
+    }
+  }
+};
+struct NVFP4 {
+  using Block = formats::BlockNVFP4;
+  using Tile = TileNVFP4;
+  static void pack(const Block& b, int r, Tile& t) {
+    for (int j = 0; j < 4; ++j) t.d[j][r] = b.d[j] == 0x7f ? std::uint8_t{0} : b.d[j];
+    for (int s = 0; s < 2; ++s) {
+      std::uint8_t c[kLen];
+      for (int l = 0; l < kLen; ++l) {
+        c[l] = b.qs[16 * s + 8 * (l / 16) + l % 8] >> (l % 16 < 8 ? 0 : 4);
+      }
+      put_nibbles(c, r, t.block[s].q);
+    }
+  }
+  static void unpack(const Tile& t, int r, float* out) {
+    for (int k = 0; k < 64; ++k) {
+      const int code = nibble_at(t.block[k / kLen].q, r, k % kLen);
+      out[k] =
+          formats::nvfp4_scale(t.d[k / 16][r]) * static_cast<float>(formats::kFp4Doubled[code]);
+    }
+  }
+};
+
 template <int kGroup>
 struct I4 {
   using Block = formats::BlockI4<kGroup>;
@@ -619,31 +750,22 @@ constexpr N16Layout layout_of(Format format) {
 }
 
 constexpr N16Layout kLayouts[] = {
-    layout_of<PlainF32, 1>(Format::kF32),
-    layout_of<PlainF16, 1>(Format::kF16),
-    layout_of<PlainBF16, 1>(Format::kBF16),
-    layout_of<Q4_0, 32>(Format::kQ4_0),
-    layout_of<Q4_1, 32>(Format::kQ4_1),
-    layout_of<Q5_0, 32>(Format::kQ5_0),
-    layout_of<Q5_1, 32>(Format::kQ5_1),
-    layout_of<Q8_0, 32>(Format::kQ8_0),
-    layout_of<IQ4_NL, 32>(Format::kIQ4_NL),
-    layout_of<MXFP4, 32>(Format::kMXFP4),
-    layout_of<Q2_K, 256>(Format::kQ2_K),
-    layout_of<Q3_K, 256>(Format::kQ3_K),
-    layout_of<Q4_K, 256>(Format::kQ4_K),
-    layout_of<Q5_K, 256>(Format::kQ5_K),
-    layout_of<Q6_K, 256>(Format::kQ6_K),
-    layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
-    layout_of<IQ2_XXS, 256>(Format::kIQ2_XXS),
-    layout_of<IQ2_XS, 256>(Format::kIQ2_XS),
-    layout_of<IQ2_S, 256>(Format::kIQ2_S),
-    layout_of<IQ3_XXS, 256>(Format::kIQ3_XXS),
-    layout_of<IQ3_S, 256>(Format::kIQ3_S),
-    layout_of<I4<32>, 32>(Format::kI4_32),
-    layout_of<I4<64>, 64>(Format::kI4_64),
-    layout_of<I4<128>, 128>(Format::kI4_128),
-    layout_of<F8_E4M3_B128, 128>(Format::kF8_E4M3_B128),
+    layout_of<PlainF32, 1>(Format::kF32),      layout_of<PlainF16, 1>(Format::kF16),
+    layout_of<PlainBF16, 1>(Format::kBF16),    layout_of<Q4_0, 32>(Format::kQ4_0),
+    layout_of<Q4_1, 32>(Format::kQ4_1),        layout_of<Q5_0, 32>(Format::kQ5_0),
+    layout_of<Q5_1, 32>(Format::kQ5_1),        layout_of<Q8_0, 32>(Format::kQ8_0),
+    layout_of<IQ4_NL, 32>(Format::kIQ4_NL),    layout_of<MXFP4, 32>(Format::kMXFP4),
+    layout_of<Q2_K, 256>(Format::kQ2_K),       layout_of<Q3_K, 256>(Format::kQ3_K),
+    layout_of<Q4_K, 256>(Format::kQ4_K),       layout_of<Q5_K, 256>(Format::kQ5_K),
+    layout_of<Q6_K, 256>(Format::kQ6_K),       layout_of<IQ4_XS, 256>(Format::kIQ4_XS),
+    layout_of<IQ2_XXS, 256>(Format::kIQ2_XXS), layout_of<IQ2_XS, 256>(Format::kIQ2_XS),
+    layout_of<IQ2_S, 256>(Format::kIQ2_S),     layout_of<IQ3_XXS, 256>(Format::kIQ3_XXS),
+    layout_of<IQ3_S, 256>(Format::kIQ3_S),     layout_of<IQ1_S, 256>(Format::kIQ1_S),
+    layout_of<IQ1_M, 256>(Format::kIQ1_M),     layout_of<Q8_1, 32>(Format::kQ8_1),
+    layout_of<Q8_K, 256>(Format::kQ8_K),       layout_of<TQ2_0, 256>(Format::kTQ2_0),
+    layout_of<Q1_0, 128>(Format::kQ1_0),       layout_of<NVFP4, 64>(Format::kNVFP4),
+    layout_of<I4<32>, 32>(Format::kI4_32),     layout_of<I4<64>, 64>(Format::kI4_64),
+    layout_of<I4<128>, 128>(Format::kI4_128),  layout_of<F8_E4M3_B128, 128>(Format::kF8_E4M3_B128),
 };
 
 }  // namespace

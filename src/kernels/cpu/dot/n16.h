@@ -10,6 +10,7 @@
 //   too) 1 bit   q1[64]     bit g: group g
 //   E4M3    q[32][64]  line g, bytes 4 r .. 4 r + 3: row r, k = 4 g + 0, 2, 1, 3, so that the even
 //   and the odd bytes are 16-bit pairs of consecutive k
+// Sums that Q8_1 and Q8_K hold for use as activations are dropped.
 // Scales of the 16 rows are contiguous. Sizes equal the file's, except 6-bit sub-scales widened to
 // bytes (Q4_K +2.8 %, Q5_K +2.3 %, Q3_K +3.6 %, IQ4_XS +1.5 %). Thread rule: pure.
 #pragma once
@@ -152,6 +153,49 @@ static_assert(sizeof(TileIQ3_XXS) == 16 * 98 && sizeof(TileIQ3_S) == 16 * 110);
 /// Where row r of TileIQ2_XS and TileIQ2_S stands, so that packing two 64-byte lines of words to
 /// bytes inside 16-byte lanes puts the rows in order.
 constexpr int iq_row(int r) { return r % 4 / 2 * 8 + r / 4 * 2 + r % 2; }
+
+struct TileIQ1_S {
+  std::uint16_t d[16];
+  struct Block {
+    std::uint8_t c[16][4];  // low 8 bits
+    std::uint16_t h[16];    // the file's: 4 x 3 high code bits, s << 12, negative delta << 15
+  } block[8];
+};
+struct TileIQ1_M {
+  struct Block {
+    std::uint8_t c[16][4];   // low 8 bits
+    std::uint16_t h[16];     // nibble g: 3 high code bits, negative delta << 3
+    std::uint8_t scale[16];  // s of k 0 .. 15, s of k 16 .. 31 << 3; top: bits 2 b, 2 b + 1 of d
+  } block[8];
+};
+static_assert(sizeof(TileIQ1_S) == 16 * 50 && sizeof(TileIQ1_M) == 16 * 56);
+
+struct TileQ8_K {
+  float d[16];
+  struct Block {
+    std::int8_t q[8][64];
+  } block[8];
+};
+struct TileTQ2_0 {
+  std::uint16_t d[16];
+  struct Block {
+    std::uint8_t q2[2][64];
+  } block[8];
+};
+struct TileQ1_0 {
+  std::uint16_t d[16];
+  struct Block {
+    std::uint8_t q1[64];
+  } block[4];
+};
+struct TileNVFP4 {
+  std::uint8_t d[4][16];  // of k 16 j .. 16 j + 15; byte 127, which reads as 0, is stored as 0
+  struct Block {
+    std::uint8_t q[4][64];
+  } block[2];
+};
+static_assert(sizeof(TileTQ2_0) == 16 * 66 && sizeof(TileQ1_0) == 16 * 18 &&
+              sizeof(TileNVFP4) == 16 * 36);
 
 template <int kLen>
 struct TileI4 {

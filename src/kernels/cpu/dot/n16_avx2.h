@@ -26,8 +26,9 @@ struct WeightBase {
   static constexpr int kBlocks = 1;       // blocks of 32 per tile unit
   static constexpr bool kSigned = false;  // codes() gives the signed weight, not an unsigned code
   static constexpr bool kOffset = false;  // scales() sets offset
-  static constexpr bool kSubScales = false;  // sub_scale() gives integer scales of each 16 k
-  static constexpr bool kSubMins = false;    // sub_mins() gives integer minima of each 16 k
+  static constexpr bool kSubScales = false;   // sub_scale() gives integer scales of each 16 k
+  static constexpr bool kSubMins = false;     // sub_mins() gives integer minima of each 16 k
+  static constexpr bool kHalfScales = false;  // half_scale() gives float scales of each 16 k
   static constexpr Widen kWiden = Widen::kHalf;
 };
 
@@ -147,7 +148,7 @@ struct Q8Rows {
 /// Integer products of one block of 32 k: sum[i][h], lane = weight row.
 template <class W, int kM>
 KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act,
-                         std::int64_t k0, __m256i (&sum)[kM][2]) {
+                         std::int64_t k0, __m256i (&sum)[kM][2], __m256i (&second)[kM][2]) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i acc[kM][2];
 #pragma GCC unroll 2
@@ -189,6 +190,10 @@ KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& 
       for (int i = 0; i < kM; ++i) {
         const __m256i wide = _mm256_madd_epi16(acc[i][h], factor[h]);
         const bool first = pass == 0 || W::kWiden == Widen::kBlock;
+        if (W::kHalfScales && pass == 1) {
+          second[i][h] = wide;
+          continue;
+        }
         sum[i][h] = first ? wide : _mm256_add_epi32(sum[i][h], wide);
       }
     }
@@ -204,8 +209,23 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
   for (std::int64_t u = 0; u < n_units; ++u, ++tile) {
     const typename W::Unit unit = W::unit(*tile);
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
-      __m256i sum[kM][2];
-      dot_block<W, kM>(*tile, b, act, 32 * block, sum);
+      __m256i sum[kM][2], second[kM][2];
+      dot_block<W, kM>(*tile, b, act, 32 * block, sum, second);
+      if constexpr (W::kHalfScales) {
+        const Pair scales[2] = {W::half_scale(*tile, b, 0), W::half_scale(*tile, b, 1)};
+#pragma GCC unroll 4
+        for (int i = 0; i < kM; ++i) {
+          const __m256 a_scale = _mm256_broadcast_ss(act.scale[i] + block);
+#pragma GCC unroll 2
+          for (int h = 0; h < 2; ++h) {
+            acc[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[i][h]),
+                                        _mm256_mul_ps(scales[0].v[h], a_scale), acc[i][h]);
+            acc[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(second[i][h]),
+                                        _mm256_mul_ps(scales[1].v[h], a_scale), acc[i][h]);
+          }
+        }
+        continue;
+      }
       Pair scale, offset;
       W::scales(*tile, unit, b, scale, offset);
 #pragma GCC unroll 4

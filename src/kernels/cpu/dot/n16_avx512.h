@@ -28,14 +28,18 @@ struct Q8Rows {
   const float* sum[kM];
 };
 
+/// Whether each 16 k have scales of their own.
+template <class W>
+constexpr bool kHalves = W::kSubScales || W::kHalfScales;
+
 /// Sums of each 16 activations of a super-block, times `factor`: element 4 j is that of k 16 j ..
 /// 16 j + 15.
 struct HalfSums {
   alignas(64) std::int32_t v[64];
-  KT_INLINE void compute(const std::int8_t* a, int factor) {
+  KT_INLINE void compute(const std::int8_t* a, int factor, int n_blocks) {
     const __m512i f = _mm512_set1_epi8(static_cast<char>(factor));
 #pragma GCC unroll 4
-    for (int part = 0; part < 4; ++part) {
+    for (int part = 0; part < n_blocks / 2; ++part) {
       __m512i s = _mm512_dpbusd_epi32(_mm512_setzero_si512(), f, load64(a + 64 * part));
       s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, static_cast<_MM_PERM_ENUM>(0x4e)));
       s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, static_cast<_MM_PERM_ENUM>(0xb1)));
@@ -47,13 +51,14 @@ struct HalfSums {
 /// Integer products of one block of 32 k; lane = weight row.
 template <class W, int kM>
 KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act,
-                         std::int64_t k0, const HalfSums* bias, __m512i (&sum)[kM]) {
+                         std::int64_t k0, const HalfSums* bias, __m512i (&sum)[kM],
+                         __m512i (&second)[kM]) {
 #pragma GCC unroll 2
   for (int pass = 0; pass < 2; ++pass) {
     __m512i half[kM];
 #pragma GCC unroll 8
     for (int i = 0; i < kM; ++i) {
-      half[i] = !W::kSubScales && pass == 1 ? sum[i] : _mm512_setzero_si512();
+      half[i] = !kHalves<W> && pass == 1 ? sum[i] : _mm512_setzero_si512();
     }
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
@@ -63,19 +68,22 @@ KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& 
         half[i] = _mm512_dpbusd_epi32(half[i], w, broadcast4(act.q[i] + k0 + 16 * pass + 4 * g));
       }
     }
+    if constexpr (kHalves<W> && W::kBias != 0) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kM; ++i) {
+        half[i] = _mm512_sub_epi32(half[i], _mm512_set1_epi32(bias[i].v[4 * (2 * b + pass)]));
+      }
+    }
     if constexpr (W::kSubScales) {
       const __m512i scale = W::sub_scale(tile, b, pass);
 #pragma GCC unroll 8
       for (int i = 0; i < kM; ++i) {
-        if constexpr (W::kBias != 0) {
-          half[i] = _mm512_sub_epi32(half[i], _mm512_set1_epi32(bias[i].v[4 * (2 * b + pass)]));
-        }
         half[i] = _mm512_mullo_epi32(half[i], scale);
         sum[i] = pass == 0 ? half[i] : _mm512_add_epi32(sum[i], half[i]);
       }
     } else {
 #pragma GCC unroll 8
-      for (int i = 0; i < kM; ++i) sum[i] = half[i];
+      for (int i = 0; i < kM; ++i) (W::kHalfScales && pass == 1 ? second : sum)[i] = half[i];
     }
   }
 }
@@ -86,17 +94,29 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
   __m512 acc[kM];
 #pragma GCC unroll 8
   for (int i = 0; i < kM; ++i) acc[i] = _mm512_setzero_ps();
-  HalfSums half_sums[W::kSubScales ? kM : 1];
+  HalfSums half_sums[kHalves<W> ? kM : 1];
   std::int64_t block = 0;
   for (std::int64_t u = 0; u < n_units; ++u, ++tile) {
     const typename W::Unit unit = W::unit(*tile);
-    if constexpr (W::kSubScales) {
+    if constexpr (kHalves<W>) {
       for (int i = 0; i < kM; ++i)
-        half_sums[i].compute(act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias);
+        half_sums[i].compute(act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias, W::kBlocks);
     }
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
-      __m512i sum[kM];
-      dot_block<W, kM>(*tile, b, act, 32 * block, half_sums, sum);
+      __m512i sum[kM], second[kM];
+      dot_block<W, kM>(*tile, b, act, 32 * block, half_sums, sum, second);
+      if constexpr (W::kHalfScales) {
+        const __m512 scales[2] = {W::half_scale(*tile, b, 0), W::half_scale(*tile, b, 1)};
+#pragma GCC unroll 8
+        for (int i = 0; i < kM; ++i) {
+          const __m512 a_scale = _mm512_set1_ps(act.scale[i][block]);
+          acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_mul_ps(scales[0], a_scale),
+                                   acc[i]);
+          acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second[i]), _mm512_mul_ps(scales[1], a_scale),
+                                   acc[i]);
+        }
+        continue;
+      }
       __m512 scale, offset;
       W::scales(*tile, unit, b, scale, offset);
 #pragma GCC unroll 8

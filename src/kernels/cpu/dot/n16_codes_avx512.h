@@ -7,6 +7,7 @@
 //   i unit(tile), scales(...)   the floats below; lane = row weight = scale * code + offset
 //   (kOffset) weight = scale * sub_scale(pass) * (code - kBias)               (kSubScales)
 //            + offset * sub_min(pass)                               (kSubMins)
+//   weight = half_scale(pass) * (code - kBias)                      (kHalfScales)
 #pragma once
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12's own intrinsics headers read an undefined vector on purpose and warn about it.
@@ -26,9 +27,10 @@ namespace {
 struct WeightBase {
   static constexpr int kBlocks = 1;       // blocks of 32 per tile unit
   static constexpr bool kOffset = false;  // scales() sets offset, a multiple of the activation sum
-  static constexpr bool kSubScales = false;  // sub_scale() gives integer scales of each 16 k
-  static constexpr bool kSubMins = false;    // sub_min() gives integer minima of each 16 k
-  static constexpr int kBias = 0;            // with kSubScales: weight = code - kBias
+  static constexpr bool kSubScales = false;   // sub_scale() gives integer scales of each 16 k
+  static constexpr bool kSubMins = false;     // sub_min() gives integer minima of each 16 k
+  static constexpr bool kHalfScales = false;  // half_scale() gives float scales of each 16 k
+  static constexpr int kBias = 0;  // with kSubScales or kHalfScales: weight = code - kBias
 };
 
 KT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
@@ -76,6 +78,12 @@ KT_INLINE __m512i iq4_values(__m512i code) {
       _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, static_cast<char>(129), static_cast<char>(141),
                     static_cast<char>(153), static_cast<char>(166), static_cast<char>(181),
                     static_cast<char>(197), static_cast<char>(217), static_cast<char>(241));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), code);
+}
+
+/// Twice the E2M1 value, plus 12 to be unsigned.
+KT_INLINE __m512i fp4_values(__m512i code) {
+  const __m128i values = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
   return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), code);
 }
 
@@ -198,11 +206,44 @@ struct MXFP4 : WeightBase {
         _mm512_castsi512_ps(_mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(e, one), tiny, normal));
     offset = times(scale, -12.0f);
   }
-  // Twice the E2M1 value, plus 12 to be unsigned.
   KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
-    const __m512i values = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    return _mm512_shuffle_epi8(values, nibbles(t.q, pass, g));
+    return fp4_values(nibbles(t.q, pass, g));
+  }
+};
+
+struct Q1_0 : WeightBase {
+  using Tile = TileQ1_0;
+  using Unit = ScaleMin;
+  static constexpr int kBlocks = 4;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile& t) {
+    const __m512 d = load_fp16(t.d);
+    return {times(d, 2.0f), times(d, -1.0f)};
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512& offset) {
+    scale = u.d;
+    offset = u.minus_min;
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return add_mask_bits(_mm512_setzero_si512(), t.block[b].q1, 4 * pass + g, 0);
+  }
+};
+struct NVFP4 : WeightBase {
+  using Tile = TileNVFP4;
+  using Unit = Empty;
+  static constexpr int kBlocks = 2;
+  static constexpr bool kHalfScales = true;
+  static constexpr int kBias = 12;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile&, const Unit&, int, __m512&, __m512&) {}
+  // Half of an unsigned E4M3: its bits are those of an fp16 of 2^-8 times the value.
+  KT_INLINE static __m512 half_scale(const Tile& t, int b, int pass) {
+    const __m256i v = _mm256_cvtepu8_epi16(load16(t.d[2 * b + pass]));
+    const __m256i h = _mm256_slli_epi16(_mm256_and_si256(v, _mm256_set1_epi16(127)), 7);
+    return times(_mm512_cvtph_ps(h), 128.0f);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return fp4_values(nibbles(t.block[b].q, pass, g));
   }
 };
 
@@ -311,6 +352,40 @@ struct Q2_K : WeightBase {
   }
   KT_INLINE static __m512i sub_min(const Tile& t, int b, int half) {
     return _mm512_srli_epi32(_mm512_cvtepu8_epi32(load16(t.block[b].scale_min[half])), 4);
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return add_pair_bits(_mm512_setzero_si512(), t.block[b].q2, pass, g, 0);
+  }
+};
+struct Q8_K : WeightBase {
+  using Tile = TileQ8_K;
+  using Unit = ScaleMin;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile& t) {
+    const __m512 d = _mm512_loadu_ps(t.d);
+    return {d, times(d, -128.0f)};
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512& offset) {
+    scale = u.d;
+    offset = u.minus_min;
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    return _mm512_xor_si512(load64(t.block[b].q[4 * pass + g]), _mm512_set1_epi8(-128));
+  }
+};
+struct TQ2_0 : WeightBase {
+  using Tile = TileTQ2_0;
+  using Unit = ScaleMin;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kOffset = true;
+  KT_INLINE static Unit unit(const Tile& t) {
+    const __m512 d = load_fp16(t.d);
+    return {d, times(d, -1.0f)};
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512& offset) {
+    scale = u.d;
+    offset = u.minus_min;
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return add_pair_bits(_mm512_setzero_si512(), t.block[b].q2, pass, g, 0);

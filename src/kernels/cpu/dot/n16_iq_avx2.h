@@ -90,6 +90,63 @@ struct IqBase : WeightBase {
   KT_INLINE static void scales(const Tile&, const Unit& u, int, Pair& scale, Pair&) { scale = u.d; }
 };
 
+/// Signed values of IQ1 entries: an eighth added, or taken away where bit `bit` of the row's word
+/// is set.
+KT_INLINE __m256i add_delta(__m256i entries, const std::uint16_t* h, int bit) {
+  const __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(h)));
+  // All ones where the bit is set.
+  const __m256i negative = _mm256_srai_epi32(_mm256_sllv_epi32(v, _mm256_set1_epi32(31 - bit)), 31);
+  const __m256i delta = _mm256_or_si256(negative, _mm256_set1_epi8(1));
+  return _mm256_add_epi8(_mm256_sub_epi8(entries, _mm256_set1_epi8(kIqBias)), delta);
+}
+
+struct IQ1_S : IqBase<TileIQ1_S> {
+  static constexpr Widen kWiden = Widen::kHalf;
+  KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
+  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int, int h) {
+    const __m256i v = _mm256_cvtepu16_epi32(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(t.block[b].h + 8 * h)));
+    return odd_scale(_mm256_and_si256(_mm256_srli_epi32(v, 12), _mm256_set1_epi32(7)));
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
+    const Tile::Block& block = t.block[b];
+    const int group = (4 * pass + g) / 2;
+    const __m256i e = line_of_eights(g % 2, h, [&](int r) {
+      return kIq1Entries.v[block.c[r][group] | ((block.h[r] >> (3 * group)) & 7) << 8];
+    });
+    return add_delta(e, block.h + 8 * h, 15);
+  }
+};
+struct IQ1_M : IqBase<TileIQ1_M> {
+  static constexpr Widen kWiden = Widen::kHalf;
+  KT_INLINE static Unit unit(const Tile& t) {
+    __m256i bits = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int b = 0; b < 8; ++b) {
+      const __m256i v =
+          _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t.block[b].scale)));
+      bits = _mm256_or_si256(bits, _mm256_slli_epi16(_mm256_srli_epi16(v, 6), 2 * b));
+    }
+    return {times({_mm256_cvtph_ps(_mm256_castsi256_si128(bits)),
+                   _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))},
+                  0.125f)};
+  }
+  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int pass, int h) {
+    const __m256i v = _mm256_cvtepu8_epi32(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(t.block[b].scale + 8 * h)));
+    const __m256i s = pass == 0 ? v : _mm256_srli_epi32(v, 3);
+    return odd_scale(_mm256_and_si256(s, _mm256_set1_epi32(7)));
+  }
+  KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
+    const Tile::Block& block = t.block[b];
+    const int group = (4 * pass + g) / 2;
+    const __m256i e = line_of_eights(g % 2, h, [&](int r) {
+      return kIq1Entries.v[block.c[r][group] | ((block.h[r] >> (4 * group)) & 7) << 8];
+    });
+    return add_delta(e, block.h + 8 * h, 4 * group + 3);
+  }
+};
+
 struct IQ2_XXS : IqBase<TileIQ2_XXS> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
   KT_INLINE static __m256i sub_scale(const Tile& t, int b, int, int h) {

@@ -87,6 +87,56 @@ struct IqBase : WeightBase {
   }
 };
 
+/// Adds an eighth, or takes one away where bit `bit` of the row's word is set.
+KT_INLINE __m512i add_delta(__m512i entries, const std::uint16_t* h, int bit) {
+  const __m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(h)));
+  const __mmask16 negative = _mm512_test_epi32_mask(v, _mm512_set1_epi32(1 << bit));
+  return _mm512_add_epi8(entries, _mm512_mask_blend_epi32(negative, _mm512_set1_epi32(0x01010101),
+                                                          _mm512_set1_epi32(-1)));
+}
+
+struct IQ1_S : IqBase<TileIQ1_S> {
+  KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
+  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int) {
+    const __m512i v =
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.block[b].h)));
+    return _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(v, 11), _mm512_set1_epi32(14)),
+                           _mm512_set1_epi32(1));
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    const Tile::Block& block = t.block[b];
+    const int group = (4 * pass + g) / 2;
+    const __m512i e = line_of_eights(g % 2, [&](int r) {
+      return kIq1Entries.v[block.c[r][group] | ((block.h[r] >> (3 * group)) & 7) << 8];
+    });
+    return add_delta(e, block.h, 15);
+  }
+};
+struct IQ1_M : IqBase<TileIQ1_M> {
+  KT_INLINE static Unit unit(const Tile& t) {
+    __m256i bits = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int b = 0; b < 8; ++b) {
+      const __m256i v = _mm256_srli_epi16(_mm256_cvtepu8_epi16(load16(t.block[b].scale)), 6);
+      bits = _mm256_or_si256(bits, _mm256_slli_epi16(v, 2 * b));
+    }
+    return {times(_mm512_cvtph_ps(bits), 0.125f)};
+  }
+  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+    const __m512i v = _mm512_cvtepu8_epi32(load16(t.block[b].scale));
+    const __m512i s = pass == 0 ? _mm512_slli_epi32(v, 1) : _mm512_srli_epi32(v, 2);
+    return _mm512_or_si512(_mm512_and_si512(s, _mm512_set1_epi32(14)), _mm512_set1_epi32(1));
+  }
+  KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
+    const Tile::Block& block = t.block[b];
+    const int group = (4 * pass + g) / 2;
+    const __m512i e = line_of_eights(g % 2, [&](int r) {
+      return kIq1Entries.v[block.c[r][group] | ((block.h[r] >> (4 * group)) & 7) << 8];
+    });
+    return add_delta(e, block.h, 4 * group + 3);
+  }
+};
+
 struct IQ2_XXS : IqBase<TileIQ2_XXS> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
   KT_INLINE static __m512i sub_scale(const Tile& t, int b, int) {
