@@ -12,18 +12,50 @@ struct ScaleMin {
   Pair minus_min;
 };
 
+/// Both numbers of SixBits as bytes, less `minus`.
+struct SixBytes {
+  alignas(32) std::uint8_t first[8][16];
+  alignas(32) std::uint8_t second[8][16];
+  KT_INLINE void unpack(const SixBits& from, int minus) {
+    const __m256i nibble = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
+    const auto put = [&](std::uint8_t(*to)[16], __m256i l, __m256i h) {
+      const __m256i v = _mm256_or_si256(_mm256_and_si256(l, nibble), _mm256_and_si256(h, top));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(to),
+                         _mm256_sub_epi8(v, _mm256_set1_epi8(static_cast<char>(minus))));
+    };
+#pragma GCC unroll 2
+    for (int j = 0; j < 4; j += 2) {
+      const __m256i high = load32(from.high[j]);
+      const __m256i low[2] = {load32(from.low[j]), load32(from.low[4 + j])};
+      put(first + j, low[0], _mm256_slli_epi16(high, 4));
+      put(first + 4 + j, low[1], high);
+      put(second + j, _mm256_srli_epi16(low[0], 4), _mm256_slli_epi16(high, 2));
+      put(second + 4 + j, _mm256_srli_epi16(low[1], 4), _mm256_srli_epi16(high, 2));
+    }
+  }
+};
+struct ScaleMinBytes {
+  Pair d;
+  Pair minus_min;
+  SixBytes bytes;
+};
+
 struct Q4_K : WeightBase {
   using Tile = TileQ4_K;
-  using Unit = ScaleMin;
+  using Unit = ScaleMinBytes;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
   static constexpr Widen kWiden = Widen::kBlock;
   KT_INLINE static Unit unit(const Tile& t) {
-    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+    Unit u;
+    u.d = load_fp16(t.d);
+    u.minus_min = times(load_fp16(t.dmin), -1.0f);
+    u.bytes.unpack(t.scales, 0);
+    return u;
   }
-  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, Pair& scale, Pair& offset) {
-    scale = multiply(u.d, load_u8(t.block[b].scale));
-    offset = multiply(u.minus_min, load_u8(t.block[b].min));
+  KT_INLINE static void scales(const Tile&, const Unit& u, int b, Pair& scale, Pair& offset) {
+    scale = multiply(u.d, load_u8(u.bytes.first[b]));
+    offset = multiply(u.minus_min, load_u8(u.bytes.second[b]));
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
     return nibbles(t.block[b].q, pass, g, h);
@@ -31,15 +63,19 @@ struct Q4_K : WeightBase {
 };
 struct Q5_K : WeightBase {
   using Tile = TileQ5_K;
-  using Unit = ScaleMin;
+  using Unit = ScaleMinBytes;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
   KT_INLINE static Unit unit(const Tile& t) {
-    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+    Unit u;
+    u.d = load_fp16(t.d);
+    u.minus_min = times(load_fp16(t.dmin), -1.0f);
+    u.bytes.unpack(t.scales, 0);
+    return u;
   }
-  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, Pair& scale, Pair& offset) {
-    scale = multiply(u.d, load_u8(t.block[b].scale));
-    offset = multiply(u.minus_min, load_u8(t.block[b].min));
+  KT_INLINE static void scales(const Tile&, const Unit& u, int b, Pair& scale, Pair& offset) {
+    scale = multiply(u.d, load_u8(u.bytes.first[b]));
+    offset = multiply(u.minus_min, load_u8(u.bytes.second[b]));
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
     return _mm256_or_si256(nibbles(t.block[b].q, pass, g, h),
@@ -54,7 +90,7 @@ struct Q6_K : WeightBase {
   static constexpr bool kSubScales = true;
   KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
   KT_INLINE static void scales(const Tile&, const Unit& u, int, Pair& scale, Pair&) { scale = u.d; }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int pass, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int pass, int h) {
     return both_halves(widen_i8(t.block[b].scale[pass] + 8 * h));
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
@@ -65,14 +101,23 @@ struct Q6_K : WeightBase {
 };
 struct Q3_K : WeightBase {
   using Tile = TileQ3_K;
-  using Unit = Scale;
+  struct Unit {
+    Pair d;
+    SixBytes bytes;
+  };
   static constexpr int kBlocks = 8;
   static constexpr bool kSigned = true;
   static constexpr bool kSubScales = true;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
+  KT_INLINE static Unit unit(const Tile& t) {
+    Unit u;
+    u.d = load_fp16(t.d);
+    u.bytes.unpack(t.scales, 32);
+    return u;
+  }
   KT_INLINE static void scales(const Tile&, const Unit& u, int, Pair& scale, Pair&) { scale = u.d; }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int pass, int h) {
-    return both_halves(widen_i8(t.block[b].scale[pass] + 8 * h));
+  KT_INLINE static __m256i sub_scale(const Tile&, const Unit& u, int b, int pass, int h) {
+    const std::uint8_t* bytes = (pass == 0 ? u.bytes.first : u.bytes.second)[b] + 8 * h;
+    return both_halves(widen_i8(bytes));
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
     const __m256i q = _mm256_or_si256(pair_bits(t.block[b].q2, pass, g, 0, h),
@@ -97,7 +142,7 @@ struct Q2_K : WeightBase {
     return _mm256_cvtepu8_epi32(
         _mm_loadl_epi64(reinterpret_cast<const __m128i*>(t.block[b].scale_min[half] + 8 * h)));
   }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int pass, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int pass, int h) {
     return both_halves(_mm256_and_si256(scale_min(t, b, pass, h), _mm256_set1_epi32(15)));
   }
   KT_INLINE static __m256i sub_mins(const Tile& t, int b, int h) {
@@ -140,13 +185,40 @@ struct TQ2_0 : WeightBase {
 };
 struct IQ4_XS : WeightBase {
   using Tile = TileIQ4_XS;
-  using Unit = Scale;
+  struct Unit {
+    Pair d;
+    alignas(32) std::int8_t scale[8][16];
+  };
   static constexpr int kBlocks = 8;
   static constexpr bool kSigned = true;
   static constexpr Widen kWiden = Widen::kGroup;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
-  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, Pair& scale, Pair&) {
-    scale = multiply(u.d, load_i8(t.block[b].scale));
+  KT_INLINE static Unit unit(const Tile& t) {
+    Unit u;
+    u.d = load_fp16(t.d);
+    const __m256i nibble = _mm256_set1_epi8(15);
+#pragma GCC unroll 2
+    for (int j = 0; j < 4; j += 2) {
+      const __m256i low = load32(t.low[j]);
+      put_scales(u.scale + j, _mm256_and_si256(low, nibble), t.high[0], 2 * j);
+      put_scales(u.scale + 4 + j, _mm256_and_si256(_mm256_srli_epi16(low, 4), nibble), t.high[1],
+                 2 * j);
+    }
+    return u;
+  }
+  // Two blocks, one in each 16-byte lane; the high bits of the first begin at bit `at`.
+  KT_INLINE static void put_scales(std::int8_t (*to)[16], __m256i low, const std::uint8_t* high,
+                                   int at) {
+    const __m256i bytes =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(high)));
+    const __m256i right =
+        _mm256_add_epi32(_mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2), _mm256_set1_epi32(at));
+    const __m256i h = _mm256_slli_epi16(_mm256_srlv_epi32(bytes, right), 4);
+    const __m256i top = _mm256_and_si256(h, _mm256_set1_epi8(0x30));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to),
+                       _mm256_sub_epi8(_mm256_or_si256(low, top), _mm256_set1_epi8(32)));
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int b, Pair& scale, Pair&) {
+    scale = multiply(u.d, load_i8(u.scale[b]));
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
     return iq4_values(nibbles(t.block[b].q, pass, g, h));

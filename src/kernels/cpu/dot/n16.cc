@@ -207,6 +207,17 @@ struct Q8_0 {
   }
 };
 
+void put_six(int first, int second, int s, int r, SixBits& to) {
+  to.low[s][r] = static_cast<std::uint8_t>((first & 15) | (second & 15) << 4);
+  to.high[s % 4][r] |= static_cast<std::uint8_t>((first >> 4 | second >> 4 << 2) << (4 * (s / 4)));
+}
+int first_six(const SixBits& from, int s, int r) {
+  return (from.low[s][r] & 15) | ((from.high[s % 4][r] >> (4 * (s / 4))) & 3) << 4;
+}
+int second_six(const SixBits& from, int s, int r) {
+  return from.low[s][r] >> 4 | ((from.high[s % 4][r] >> (4 * (s / 4) + 2)) & 3) << 4;
+}
+
 struct Q4_K {
   using Block = formats::BlockQ4_K;
   using Tile = TileQ4_K;
@@ -219,8 +230,7 @@ struct Q4_K {
     t.d[r] = b.d;
     t.dmin[r] = b.dmin;
     for (int s = 0; s < 8; ++s) {
-      t.block[s].scale[r] = scale[s];
-      t.block[s].min[r] = min[s];
+      put_six(scale[s], min[s], s, r, t.scales);
       std::uint8_t c[kLen];
       for (int l = 0; l < kLen; ++l) c[l] = (b.qs[32 * (s / 2) + l] >> (4 * (s % 2))) & 15;
       put_nibbles(c, r, t.block[s].q);
@@ -228,8 +238,10 @@ struct Q4_K {
   }
   static void unpack(const Tile& t, int r, float* out) {
     const float d = fp16_to_f32(t.d[r]), dmin = fp16_to_f32(t.dmin[r]);
-    for (const Tile::Block& b : t.block) {
-      const float dl = d * static_cast<float>(b.scale[r]), ml = dmin * static_cast<float>(b.min[r]);
+    for (int s = 0; s < 8; ++s) {
+      const Tile::Block& b = t.block[s];
+      const float dl = d * static_cast<float>(first_six(t.scales, s, r));
+      const float ml = dmin * static_cast<float>(second_six(t.scales, s, r));
       for (int k = 0; k < kLen; ++k) *out++ = dl * static_cast<float>(nibble_at(b.q, r, k)) - ml;
     }
   }
@@ -246,8 +258,7 @@ struct Q5_K {
     t.d[r] = b.d;
     t.dmin[r] = b.dmin;
     for (int s = 0; s < 8; ++s) {
-      t.block[s].scale[r] = scale[s];
-      t.block[s].min[r] = min[s];
+      put_six(scale[s], min[s], s, r, t.scales);
       std::uint8_t c[kLen];
       for (int l = 0; l < kLen; ++l) c[l] = (b.qs[32 * (s / 2) + l] >> (4 * (s % 2))) & 15;
       put_nibbles(c, r, t.block[s].q);
@@ -256,8 +267,10 @@ struct Q5_K {
   }
   static void unpack(const Tile& t, int r, float* out) {
     const float d = fp16_to_f32(t.d[r]), dmin = fp16_to_f32(t.dmin[r]);
-    for (const Tile::Block& b : t.block) {
-      const float dl = d * static_cast<float>(b.scale[r]), ml = dmin * static_cast<float>(b.min[r]);
+    for (int s = 0; s < 8; ++s) {
+      const Tile::Block& b = t.block[s];
+      const float dl = d * static_cast<float>(first_six(t.scales, s, r));
+      const float ml = dmin * static_cast<float>(second_six(t.scales, s, r));
       for (int k = 0; k < kLen; ++k) {
         *out++ = dl * static_cast<float>(nibble_at(b.q, r, k) | bit_at(b.q1, r, k) << 4) - ml;
       }
@@ -329,16 +342,17 @@ struct Q3_K {
     for (int s = 0; s < 8; ++s) {
       put_pairs(b.qs + 32 * (s / 4), 2 * (s % 4), r, t.block[s].q2);
       put_bits(b.hmask, s, r, t.block[s].q1);
-      t.block[s].scale[0][r] = scale[2 * s];
-      t.block[s].scale[1][r] = scale[2 * s + 1];
+      put_six(scale[2 * s] + 32, scale[2 * s + 1] + 32, s, r, t.scales);
     }
   }
   static void unpack(const Tile& t, int r, float* out) {
     const float d = fp16_to_f32(t.d[r]);
-    for (const Tile::Block& b : t.block) {
+    for (int s = 0; s < 8; ++s) {
+      const Tile::Block& b = t.block[s];
+      const int scale[2] = {first_six(t.scales, s, r) - 32, second_six(t.scales, s, r) - 32};
       for (int k = 0; k < kLen; ++k) {
         const int q = (pair_at(b.q2, r, k) | bit_at(b.q1, r, k) << 2) - 4;
-        *out++ = d * static_cast<float>(b.scale[k / 16][r]) * static_cast<float>(q);
+        *out++ = d * static_cast<float>(scale[k / 16]) * static_cast<float>(q);
       }
     }
   }
@@ -352,14 +366,18 @@ struct IQ4_XS {
     for (int s = 0; s < 8; ++s) {
       const int low = (b.scales_l[s / 2] >> (4 * (s % 2))) & 15;
       const int high = (b.scales_h >> (2 * s)) & 3;
-      t.block[s].scale[r] = static_cast<std::int8_t>((low | high << 4) - 32);
+      t.low[s % 4][r] |= static_cast<std::uint8_t>(low << (4 * (s / 4)));
+      t.high[s / 4][r] |= static_cast<std::uint8_t>(high << (2 * (s % 4)));
       move_nibbles(b.qs + 16 * s, r, t.block[s].q);
     }
   }
   static void unpack(const Tile& t, int r, float* out) {
     const float d = fp16_to_f32(t.d[r]);
-    for (const Tile::Block& b : t.block) {
-      const float dl = d * static_cast<float>(b.scale[r]);
+    for (int s = 0; s < 8; ++s) {
+      const Tile::Block& b = t.block[s];
+      const int low = (t.low[s % 4][r] >> (4 * (s / 4))) & 15;
+      const int high = (t.high[s / 4][r] >> (2 * (s % 4))) & 3;
+      const float dl = d * static_cast<float>((low | high << 4) - 32);
       for (int k = 0; k < kLen; ++k) {
         *out++ = dl * static_cast<float>(formats::kIq4Codebook[nibble_at(b.q, r, k)]);
       }

@@ -11,8 +11,8 @@
 //   E4M3    q[32][64]  line g, bytes 4 r .. 4 r + 3: row r, k = 4 g + 0, 2, 1, 3, so that the even
 //   and the odd bytes are 16-bit pairs of consecutive k
 // Sums that Q8_1 and Q8_K hold for use as activations are dropped.
-// Scales of the 16 rows are contiguous. Sizes equal the file's, except 6-bit sub-scales widened to
-// bytes (Q4_K +2.8 %, Q5_K +2.3 %, Q3_K +3.6 %, IQ4_XS +1.5 %). Thread rule: pure.
+// Scales of the 16 rows are contiguous. Sizes equal the file's: sub-scales of
+// 6 bits are split in a plane of 4 and one of 2 bits. Thread rule: pure.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -57,21 +57,24 @@ struct TileMXFP4 {
   std::uint8_t e[16];
   std::uint8_t q[4][64];
 };
+/// Two numbers of 6 bits for each of 8 blocks and 16 rows.
+struct SixBits {
+  std::uint8_t low[8][16];   // low 4 bits of the first and, in the high nibble, of the second
+  std::uint8_t high[4][16];  // bits 0, 1 and 2, 3: high bits of block j; high nibble: block j + 4
+};
 struct TileQ4_K {
   std::uint16_t d[16];
   std::uint16_t dmin[16];
+  SixBits scales;  // scale and min of each 32 k
   struct Block {
-    std::uint8_t scale[16];
-    std::uint8_t min[16];
     std::uint8_t q[4][64];
   } block[8];
 };
 struct TileQ5_K {
   std::uint16_t d[16];
   std::uint16_t dmin[16];
+  SixBits scales;  // scale and min of each 32 k
   struct Block {
-    std::uint8_t scale[16];
-    std::uint8_t min[16];
     std::uint8_t q1[64];
     std::uint8_t q[4][64];
   } block[8];
@@ -94,16 +97,17 @@ struct TileQ2_K {
 };
 struct TileQ3_K {
   std::uint16_t d[16];
+  SixBits scales;  // plus 32; of k 0..15 and 16..31 of each 32
   struct Block {
-    std::int8_t scale[2][16];
     std::uint8_t q1[64];
     std::uint8_t q2[2][64];
   } block[8];
 };
 struct TileIQ4_XS {
   std::uint16_t d[16];
+  std::uint8_t low[4][16];   // scale plus 32 of block j (low nibble) and of block j + 4
+  std::uint8_t high[2][16];  // bits 2 j, 2 j + 1 of byte i: high bits of block 4 i + j
   struct Block {
-    std::int8_t scale[16];
     std::uint8_t q[4][64];
   } block[8];
 };
@@ -217,7 +221,9 @@ static_assert(sizeof(TileQ4_0) == 16 * 18 && sizeof(TileQ4_1) == 16 * 20 &&
 static_assert(sizeof(TileQ5_0) == 16 * 22 && sizeof(TileQ5_1) == 16 * 24 &&
               sizeof(TileMXFP4) == 16 * 17);
 static_assert(sizeof(TileQ6_K) == 16 * 210 && sizeof(TileQ2_K) == 16 * 84 &&
-              sizeof(TileQ4_K) == 2368);
+              sizeof(TileQ4_K) == 16 * 144);
+static_assert(sizeof(TileQ5_K) == 16 * 176 && sizeof(TileQ3_K) == 16 * 110 &&
+              sizeof(TileIQ4_XS) == 16 * 136);
 
 struct N16Layout {
   formats::Format format;

@@ -68,7 +68,7 @@ KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit
   for (int pass = 0; pass < 2; ++pass) {
     __m512 s = scale, o = _mm512_setzero_ps();
     if constexpr (W::kSubScales) {
-      s = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(W::sub_scale(tile, b, pass)));
+      s = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(W::sub_scale(tile, unit, b, pass)));
       o = times(s, static_cast<float>(-W::kBias));
       if constexpr (W::kSubMins) {
         o = _mm512_mul_ps(offset, _mm512_cvtepi32_ps(W::sub_min(tile, b, pass)));

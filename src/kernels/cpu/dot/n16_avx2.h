@@ -147,16 +147,17 @@ struct Q8Rows {
 
 /// Integer products of one block of 32 k: sum[i][h], lane = weight row.
 template <class W, int kM>
-KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act,
-                         std::int64_t k0, __m256i (&sum)[kM][2], __m256i (&second)[kM][2]) {
+KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
+                         const Q8Rows<kM>& act, std::int64_t k0, __m256i (&sum)[kM][2],
+                         __m256i (&second)[kM][2]) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i acc[kM][2];
 #pragma GCC unroll 2
   for (int pass = 0; pass < 2; ++pass) {
     __m256i factor[2] = {ones, ones};
     if constexpr (W::kSubScales) {
-      factor[0] = W::sub_scale(tile, b, pass, 0);
-      factor[1] = W::sub_scale(tile, b, pass, 1);
+      factor[0] = W::sub_scale(tile, unit, b, pass, 0);
+      factor[1] = W::sub_scale(tile, unit, b, pass, 1);
     }
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
@@ -210,7 +211,7 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
     const typename W::Unit unit = W::unit(*tile);
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
       __m256i sum[kM][2], second[kM][2];
-      dot_block<W, kM>(*tile, b, act, 32 * block, sum, second);
+      dot_block<W, kM>(*tile, unit, b, act, 32 * block, sum, second);
       if constexpr (W::kHalfScales) {
         const Pair scales[2] = {W::half_scale(*tile, b, 0), W::half_scale(*tile, b, 1)};
 #pragma GCC unroll 4

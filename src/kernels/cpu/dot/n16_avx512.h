@@ -50,9 +50,9 @@ struct HalfSums {
 
 /// Integer products of one block of 32 k; lane = weight row.
 template <class W, int kM>
-KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& act,
-                         std::int64_t k0, const HalfSums* bias, __m512i (&sum)[kM],
-                         __m512i (&second)[kM]) {
+KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
+                         const Q8Rows<kM>& act, std::int64_t k0, const HalfSums* bias,
+                         __m512i (&sum)[kM], __m512i (&second)[kM]) {
 #pragma GCC unroll 2
   for (int pass = 0; pass < 2; ++pass) {
     __m512i half[kM];
@@ -75,7 +75,7 @@ KT_INLINE void dot_block(const typename W::Tile& tile, int b, const Q8Rows<kM>& 
       }
     }
     if constexpr (W::kSubScales) {
-      const __m512i scale = W::sub_scale(tile, b, pass);
+      const __m512i scale = W::sub_scale(tile, unit, b, pass);
 #pragma GCC unroll 8
       for (int i = 0; i < kM; ++i) {
         half[i] = _mm512_mullo_epi32(half[i], scale);
@@ -104,7 +104,7 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
     }
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
       __m512i sum[kM], second[kM];
-      dot_block<W, kM>(*tile, b, act, 32 * block, half_sums, sum, second);
+      dot_block<W, kM>(*tile, unit, b, act, 32 * block, half_sums, sum, second);
       if constexpr (W::kHalfScales) {
         const __m512 scales[2] = {W::half_scale(*tile, b, 0), W::half_scale(*tile, b, 1)};
 #pragma GCC unroll 8

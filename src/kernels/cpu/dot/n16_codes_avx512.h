@@ -266,17 +266,47 @@ struct I4 : WeightBase {
   }
 };
 
+/// Both numbers of SixBits as bytes, less `minus`.
+struct SixBytes {
+  alignas(64) std::uint8_t first[8][16];
+  alignas(64) std::uint8_t second[8][16];
+  KT_INLINE void unpack(const SixBits& from, int minus) {
+    const __m512i nibble = _mm512_set1_epi8(15), top = _mm512_set1_epi8(0x30);
+    const __m512i high = load64(from.high);
+    const __m512i low[2] = {load64(from.low), load64(from.low + 4)};
+    // 0xf8: a | (b & c)
+    const auto put = [&](std::uint8_t(*to)[16], __m512i l, __m512i h) {
+      const __m512i v = _mm512_and_si512(l, nibble);
+      _mm512_store_si512(to, _mm512_sub_epi8(_mm512_ternarylogic_epi32(v, h, top, 0xf8),
+                                             _mm512_set1_epi8(static_cast<char>(minus))));
+    };
+    put(first, low[0], _mm512_slli_epi16(high, 4));
+    put(first + 4, low[1], high);
+    put(second, _mm512_srli_epi16(low[0], 4), _mm512_slli_epi16(high, 2));
+    put(second + 4, _mm512_srli_epi16(low[1], 4), _mm512_srli_epi16(high, 2));
+  }
+};
+struct ScaleMinBytes {
+  __m512 d;
+  __m512 minus_min;
+  SixBytes bytes;
+};
+
 struct Q4_K : WeightBase {
   using Tile = TileQ4_K;
-  using Unit = ScaleMin;
+  using Unit = ScaleMinBytes;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
   KT_INLINE static Unit unit(const Tile& t) {
-    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+    Unit u;
+    u.d = load_fp16(t.d);
+    u.minus_min = times(load_fp16(t.dmin), -1.0f);
+    u.bytes.unpack(t.scales, 0);
+    return u;
   }
-  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, __m512& scale, __m512& offset) {
-    scale = _mm512_mul_ps(u.d, load_u8(t.block[b].scale));
-    offset = _mm512_mul_ps(u.minus_min, load_u8(t.block[b].min));
+  KT_INLINE static void scales(const Tile&, const Unit& u, int b, __m512& scale, __m512& offset) {
+    scale = _mm512_mul_ps(u.d, load_u8(u.bytes.first[b]));
+    offset = _mm512_mul_ps(u.minus_min, load_u8(u.bytes.second[b]));
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return nibbles(t.block[b].q, pass, g);
@@ -284,15 +314,19 @@ struct Q4_K : WeightBase {
 };
 struct Q5_K : WeightBase {
   using Tile = TileQ5_K;
-  using Unit = ScaleMin;
+  using Unit = ScaleMinBytes;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
   KT_INLINE static Unit unit(const Tile& t) {
-    return {load_fp16(t.d), times(load_fp16(t.dmin), -1.0f)};
+    Unit u;
+    u.d = load_fp16(t.d);
+    u.minus_min = times(load_fp16(t.dmin), -1.0f);
+    u.bytes.unpack(t.scales, 0);
+    return u;
   }
-  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, __m512& scale, __m512& offset) {
-    scale = _mm512_mul_ps(u.d, load_u8(t.block[b].scale));
-    offset = _mm512_mul_ps(u.minus_min, load_u8(t.block[b].min));
+  KT_INLINE static void scales(const Tile&, const Unit& u, int b, __m512& scale, __m512& offset) {
+    scale = _mm512_mul_ps(u.d, load_u8(u.bytes.first[b]));
+    offset = _mm512_mul_ps(u.minus_min, load_u8(u.bytes.second[b]));
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return add_mask_bits(nibbles(t.block[b].q, pass, g), t.block[b].q1, 4 * pass + g, 4);
@@ -308,7 +342,7 @@ struct Q6_K : WeightBase {
   KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512&) {
     scale = u.d;
   }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int pass) {
     return _mm512_cvtepi8_epi32(load16(t.block[b].scale[pass]));
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
@@ -317,16 +351,24 @@ struct Q6_K : WeightBase {
 };
 struct Q3_K : WeightBase {
   using Tile = TileQ3_K;
-  using Unit = Scale;
+  struct Unit {
+    __m512 d;
+    SixBytes bytes;
+  };
   static constexpr int kBlocks = 8;
   static constexpr bool kSubScales = true;
   static constexpr int kBias = 4;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
+  KT_INLINE static Unit unit(const Tile& t) {
+    Unit u;
+    u.d = load_fp16(t.d);
+    u.bytes.unpack(t.scales, 32);
+    return u;
+  }
   KT_INLINE static void scales(const Tile&, const Unit& u, int, __m512& scale, __m512&) {
     scale = u.d;
   }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
-    return _mm512_cvtepi8_epi32(load16(t.block[b].scale[pass]));
+  KT_INLINE static __m512i sub_scale(const Tile&, const Unit& u, int b, int pass) {
+    return _mm512_cvtepi8_epi32(load16(pass == 0 ? u.bytes.first[b] : u.bytes.second[b]));
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return add_mask_bits(add_pair_bits(_mm512_setzero_si512(), t.block[b].q2, pass, g, 0),
@@ -346,7 +388,7 @@ struct Q2_K : WeightBase {
     scale = u.d;
     offset = u.minus_min;
   }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int pass) {
     const __m512i v = _mm512_cvtepu8_epi32(load16(t.block[b].scale_min[pass]));
     return _mm512_and_si512(v, _mm512_set1_epi32(15));
   }
@@ -393,12 +435,29 @@ struct TQ2_0 : WeightBase {
 };
 struct IQ4_XS : WeightBase {
   using Tile = TileIQ4_XS;
-  using Unit = Scale;
+  struct Unit {
+    __m512 d;
+    alignas(64) std::int8_t scale[8][16];
+  };
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
-  KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
-  KT_INLINE static void scales(const Tile& t, const Unit& u, int b, __m512& scale, __m512& offset) {
-    scale = _mm512_mul_ps(u.d, load_i8(t.block[b].scale));
+  KT_INLINE static Unit unit(const Tile& t) {
+    Unit u;
+    u.d = load_fp16(t.d);
+    const __m512i low = load64(t.low), nibble = _mm512_set1_epi8(15);
+    put_scales(u.scale, _mm512_and_si512(low, nibble), t.high[0]);
+    put_scales(u.scale + 4, _mm512_and_si512(_mm512_srli_epi16(low, 4), nibble), t.high[1]);
+    return u;
+  }
+  // Four blocks, one in each 16-byte lane.
+  KT_INLINE static void put_scales(std::int8_t (*to)[16], __m512i low, const std::uint8_t* high) {
+    const __m512i right = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
+    const __m512i h = _mm512_srlv_epi32(_mm512_broadcast_i32x4(load16(high)), right);
+    const __m512i top = _mm512_and_si512(_mm512_slli_epi16(h, 4), _mm512_set1_epi8(0x30));
+    _mm512_store_si512(to, _mm512_sub_epi8(_mm512_or_si512(low, top), _mm512_set1_epi8(32)));
+  }
+  KT_INLINE static void scales(const Tile&, const Unit& u, int b, __m512& scale, __m512& offset) {
+    scale = _mm512_mul_ps(u.d, load_i8(u.scale[b]));
     offset = times(scale, -128.0f);
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {

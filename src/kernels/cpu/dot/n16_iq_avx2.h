@@ -103,7 +103,7 @@ KT_INLINE __m256i add_delta(__m256i entries, const std::uint16_t* h, int bit) {
 struct IQ1_S : IqBase<TileIQ1_S> {
   static constexpr Widen kWiden = Widen::kHalf;
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int, int h) {
     const __m256i v = _mm256_cvtepu16_epi32(
         _mm_loadu_si128(reinterpret_cast<const __m128i*>(t.block[b].h + 8 * h)));
     return odd_scale(_mm256_and_si256(_mm256_srli_epi32(v, 12), _mm256_set1_epi32(7)));
@@ -131,7 +131,7 @@ struct IQ1_M : IqBase<TileIQ1_M> {
                    _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))},
                   0.125f)};
   }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int pass, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int pass, int h) {
     const __m256i v = _mm256_cvtepu8_epi32(
         _mm_loadl_epi64(reinterpret_cast<const __m128i*>(t.block[b].scale + 8 * h)));
     const __m256i s = pass == 0 ? v : _mm256_srli_epi32(v, 3);
@@ -149,7 +149,7 @@ struct IQ1_M : IqBase<TileIQ1_M> {
 
 struct IQ2_XXS : IqBase<TileIQ2_XXS> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int, int h) {
     return scale_of_signs(t.block[b].s + 32 * h);
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
@@ -162,7 +162,7 @@ struct IQ2_XXS : IqBase<TileIQ2_XXS> {
 };
 struct IQ2_XS : IqBase<TileIQ2_XS> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int pass, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int pass, int h) {
     return scale_of_nibble(t.block[b].scale + 8 * h, pass);
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
@@ -175,7 +175,7 @@ struct IQ2_XS : IqBase<TileIQ2_XS> {
 };
 struct IQ2_S : IqBase<TileIQ2_S> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int pass, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int pass, int h) {
     return scale_of_nibble(t.block[b].scale + 8 * h, pass);
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
@@ -196,7 +196,7 @@ struct IQ2_S : IqBase<TileIQ2_S> {
 };
 struct IQ3_XXS : IqBase<TileIQ3_XXS> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.25f)}; }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int, int h) {
     return scale_of_signs(t.block[b].s + 32 * h);
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
@@ -209,7 +209,7 @@ struct IQ3_XXS : IqBase<TileIQ3_XXS> {
 struct IQ3_S : IqBase<TileIQ3_S> {
   static constexpr Widen kWiden = Widen::kHalf;
   KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
-  KT_INLINE static __m256i sub_scale(const Tile& t, int b, int, int h) {
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int b, int, int h) {
     return scale_of_nibble(t.scale[b / 2] + 8 * h, b % 2);
   }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {

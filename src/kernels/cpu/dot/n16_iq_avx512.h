@@ -97,7 +97,7 @@ KT_INLINE __m512i add_delta(__m512i entries, const std::uint16_t* h, int bit) {
 
 struct IQ1_S : IqBase<TileIQ1_S> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int) {
     const __m512i v =
         _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.block[b].h)));
     return _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(v, 11), _mm512_set1_epi32(14)),
@@ -122,7 +122,7 @@ struct IQ1_M : IqBase<TileIQ1_M> {
     }
     return {times(_mm512_cvtph_ps(bits), 0.125f)};
   }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int pass) {
     const __m512i v = _mm512_cvtepu8_epi32(load16(t.block[b].scale));
     const __m512i s = pass == 0 ? _mm512_slli_epi32(v, 1) : _mm512_srli_epi32(v, 2);
     return _mm512_or_si512(_mm512_and_si512(s, _mm512_set1_epi32(14)), _mm512_set1_epi32(1));
@@ -139,7 +139,7 @@ struct IQ1_M : IqBase<TileIQ1_M> {
 
 struct IQ2_XXS : IqBase<TileIQ2_XXS> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int) {
     return scale_of_signs(t.block[b].s);
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
@@ -152,7 +152,7 @@ struct IQ2_XXS : IqBase<TileIQ2_XXS> {
 };
 struct IQ2_XS : IqBase<TileIQ2_XS> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int pass) {
     return odd_scale(t.block[b].scale, pass);
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
@@ -167,7 +167,7 @@ struct IQ2_XS : IqBase<TileIQ2_XS> {
 };
 struct IQ2_S : IqBase<TileIQ2_S> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.125f)}; }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int pass) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int pass) {
     return odd_scale(t.block[b].scale, pass);
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
@@ -189,7 +189,7 @@ struct IQ2_S : IqBase<TileIQ2_S> {
 };
 struct IQ3_XXS : IqBase<TileIQ3_XXS> {
   KT_INLINE static Unit unit(const Tile& t) { return {times(load_fp16(t.d), 0.25f)}; }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int) {
     return scale_of_signs(t.block[b].s);
   }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
@@ -201,7 +201,7 @@ struct IQ3_XXS : IqBase<TileIQ3_XXS> {
 };
 struct IQ3_S : IqBase<TileIQ3_S> {
   KT_INLINE static Unit unit(const Tile& t) { return {load_fp16(t.d)}; }
-  KT_INLINE static __m512i sub_scale(const Tile& t, int b, int) {
+  KT_INLINE static __m512i sub_scale(const Tile& t, const Unit&, int b, int) {
     const __m512i v = _mm512_cvtepu8_epi32(load16(t.scale[b / 2]));
     const __m512i s = _mm512_srlv_epi32(v, _mm512_set1_epi32(4 * (b % 2)));
     const __m512i nibble = _mm512_and_si512(s, _mm512_set1_epi32(15));
