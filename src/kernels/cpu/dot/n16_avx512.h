@@ -161,22 +161,216 @@ template <class W, int kM>
 /// All m rows on one weight tile before the next, so that the tile is read from cache after the
 /// first.
 template <class W>
+KT_INLINE void tile_q8(const DotArgs& args, const typename W::Tile* tile, std::int64_t n_units,
+                       std::int64_t col) {
+  std::int64_t row = 0;
+  for (; row + 8 <= args.m; row += 8) q8_panel<W, 8>(tile, n_units, args, row, col);
+  if (row + 4 <= args.m) {
+    q8_panel<W, 4>(tile, n_units, args, row, col);
+    row += 4;
+  }
+  if (row + 2 <= args.m) {
+    q8_panel<W, 2>(tile, n_units, args, row, col);
+    row += 2;
+  }
+  if (row < args.m) q8_panel<W, 1>(tile, n_units, args, row, col);
+}
+
+// Batches of formats with scales of 16 k, whose codes are slow to expand (others lose more by the
+// way through memory than they win): codes of two weight tiles are expanded once, for kChunkBlocks
+// x 32 k, and stay in L1 for all activation rows. Each activation that is loaded then meets two
+// lines. Accumulators wait in `out` between chunks. The operations of each output are those of
+// q8_rows, in the same order.
+
+constexpr int kChunkBlocks = 16;
+constexpr std::int64_t kBatchMin = 6;  // from here on m is a sum of kBatchRows and kBatchRows - 1
+constexpr int kBatchRows = 4;          // as many as registers hold
+constexpr std::int64_t kBatchMax = 128;
+
+/// What one block of 32 k of a tile expands to.
+template <class W>
+struct Lines {
+  alignas(64) std::uint8_t codes[8][64];
+  __m512 scale;   // of k 0 .. 15 with kHalfScales
+  __m512 offset;  // scale of k 16 .. 31 with kHalfScales
+  __m512i sub_scale[2];
+  __m512i sub_min[W::kSubMins ? 2 : 1];
+};
+
+template <class W>
+KT_INLINE void expand_lines(const typename W::Tile* tile, int n_blocks, Lines<W>* out) {
+  for (int u = 0; u < n_blocks / W::kBlocks; ++u, ++tile) {
+    const typename W::Unit unit = W::unit(*tile);
+    for (int b = 0; b < W::kBlocks; ++b, ++out) {
+      __m512i line[8];
+#pragma GCC unroll 8
+      for (int g = 0; g < 8; ++g) line[g] = W::codes(*tile, b, g / 4, g % 4);
+#pragma GCC unroll 8
+      for (int g = 0; g < 8; ++g) _mm512_store_si512(out->codes[g], line[g]);
+      if constexpr (W::kHalfScales) {
+        out->scale = W::half_scale(*tile, b, 0);
+        out->offset = W::half_scale(*tile, b, 1);
+      } else {
+        W::scales(*tile, unit, b, out->scale, out->offset);
+      }
+#pragma GCC unroll 2
+      for (int pass = 0; pass < 2; ++pass) {
+        if constexpr (W::kSubScales) out->sub_scale[pass] = W::sub_scale(*tile, unit, b, pass);
+        if constexpr (W::kSubMins) out->sub_min[pass] = W::sub_min(*tile, b, pass);
+      }
+    }
+  }
+}
+
+/// One chunk: the rows of a batch and what is added to their outputs.
+template <class W>
+struct Chunk {
+  const Lines<W>* lines[2];  // [n_blocks] of each tile
+  int n_blocks;
+  std::int64_t block;          // first block of the chunk
+  const std::int32_t* halves;  // [row of the batch][2 kChunkBlocks]: see HalfSums
+  std::int64_t col;
+};
+
+template <class W, int kM>
+[[gnu::noinline]] void batch_panel(const Chunk<W>& chunk, const DotArgs& args, std::int64_t row) {
+  const std::int8_t* q[kM];
+  const float* a_scale[kM];
+  float* out[kM];
+  const __mmask16 used[2] = {used_lanes(args.n, chunk.col), used_lanes(args.n, chunk.col + 16)};
+  __m512 acc[kM][2];
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) {
+    q[i] = args.act.q + (row + i) * args.act.q_stride + 32 * chunk.block;
+    a_scale[i] = args.act.scale + (row + i) * args.act.block_stride + chunk.block;
+    out[i] = args.out + (row + i) * args.out_stride + chunk.col;
+#pragma GCC unroll 2
+    for (int t = 0; t < 2; ++t) {
+      acc[i][t] =
+          chunk.block == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(used[t], out[i] + 16 * t);
+    }
+  }
+  for (int b = 0; b < chunk.n_blocks; ++b) {
+    const Lines<W>* lines[2] = {chunk.lines[0] + b, chunk.lines[1] + b};
+    __m512i sum[kM][2];
+#pragma GCC unroll 2
+    for (int pass = 0; pass < 2; ++pass) {
+      __m512i half[kM][2];
+#pragma GCC unroll 8
+      for (int i = 0; i < kM; ++i) {
+        __m512i start = _mm512_setzero_si512();
+        if constexpr (W::kBias != 0) {
+          start = _mm512_set1_epi32(-chunk.halves[i * 2 * kChunkBlocks + 2 * b + pass]);
+        }
+        half[i][0] = half[i][1] = start;
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) {
+        const __m512i w[2] = {load64(lines[0]->codes[4 * pass + g]),
+                              load64(lines[1]->codes[4 * pass + g])};
+#pragma GCC unroll 8
+        for (int i = 0; i < kM; ++i) {
+          const __m512i x = broadcast4(q[i] + 32 * b + 16 * pass + 4 * g);
+          half[i][0] = _mm512_dpbusd_epi32(half[i][0], w[0], x);
+          half[i][1] = _mm512_dpbusd_epi32(half[i][1], w[1], x);
+        }
+      }
+#pragma GCC unroll 2
+      for (int t = 0; t < 2; ++t) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kM; ++i) {
+          if constexpr (W::kHalfScales) {
+            const __m512 scale = pass == 0 ? lines[t]->scale : lines[t]->offset;
+            acc[i][t] =
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(half[i][t]),
+                                _mm512_mul_ps(scale, _mm512_set1_ps(a_scale[i][b])), acc[i][t]);
+          } else {
+            half[i][t] = _mm512_mullo_epi32(half[i][t], lines[t]->sub_scale[pass]);
+            sum[i][t] = pass == 0 ? half[i][t] : _mm512_add_epi32(sum[i][t], half[i][t]);
+          }
+        }
+      }
+    }
+    if constexpr (W::kHalfScales) continue;
+#pragma GCC unroll 2
+    for (int t = 0; t < 2; ++t) {
+      const __m512 scale = lines[t]->scale, offset = lines[t]->offset;
+#pragma GCC unroll 8
+      for (int i = 0; i < kM; ++i) {
+        const __m512 a = _mm512_set1_ps(a_scale[i][b]);
+        acc[i][t] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][t]), _mm512_mul_ps(scale, a), acc[i][t]);
+        if constexpr (W::kSubMins) {
+          const std::int32_t* s = chunk.halves + i * 2 * kChunkBlocks + 2 * b;
+          const __m512i min =
+              _mm512_add_epi32(_mm512_mullo_epi32(lines[t]->sub_min[0], _mm512_set1_epi32(s[0])),
+                               _mm512_mullo_epi32(lines[t]->sub_min[1], _mm512_set1_epi32(s[1])));
+          acc[i][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(offset, a), acc[i][t]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) {
+    _mm512_mask_storeu_ps(out[i], used[0], acc[i][0]);
+    _mm512_mask_storeu_ps(out[i] + 16, used[1], acc[i][1]);
+  }
+}
+
+/// n_rows rows from `row` on (kBatchMin to kBatchMax), all pairs of tiles.
+template <class W>
+KT_INLINE void batch_q8(const DotArgs& args, std::int64_t row, std::int64_t n_rows) {
+  const auto* tiles = reinterpret_cast<const typename W::Tile*>(args.weights);
+  const std::int64_t n_blocks = args.k / 32, n_units = n_blocks / W::kBlocks;
+  Lines<W> lines[2][kChunkBlocks];
+  std::int32_t halves[kBatchMax * 2 * kChunkBlocks];
+  for (std::int64_t block = 0; block < n_blocks; block += kChunkBlocks) {
+    const int count =
+        static_cast<int>(n_blocks - block < kChunkBlocks ? n_blocks - block : kChunkBlocks);
+    for (std::int64_t i = 0; i < n_rows; ++i) {
+      for (int b = 0; b < count; b += W::kBlocks) {
+        HalfSums sums;
+        sums.compute(args.act.q + (row + i) * args.act.q_stride + 32 * (block + b),
+                     W::kSubMins ? 1 : W::kBias, W::kBlocks);
+        for (int j = 0; j < 2 * W::kBlocks; ++j)
+          halves[i * 2 * kChunkBlocks + 2 * b + j] = sums.v[4 * j];
+      }
+    }
+    for (std::int64_t col = 0; col + 16 < args.n; col += 32) {
+      const typename W::Tile* tile = tiles + col / 16 * n_units + block / W::kBlocks;
+      expand_lines<W>(tile, count, lines[0]);
+      expand_lines<W>(tile + n_units, count, lines[1]);
+      Chunk<W> chunk = {{lines[0], lines[1]}, count, block, halves, col};
+      std::int64_t i = 0;
+      // Panels of one less until the rest divides.
+      for (; (n_rows - i) % kBatchRows != 0; i += kBatchRows - 1) {
+        batch_panel<W, kBatchRows - 1>(chunk, args, row + i);
+        chunk.halves += (kBatchRows - 1) * 2 * kChunkBlocks;
+      }
+      for (; i < n_rows; i += kBatchRows) {
+        batch_panel<W, kBatchRows>(chunk, args, row + i);
+        chunk.halves += kBatchRows * 2 * kChunkBlocks;
+      }
+    }
+  }
+}
+
+template <class W>
 KT_INLINE void run_q8(const DotArgs& args) {
   const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
   const std::int64_t n_units = args.k / (32 * W::kBlocks);
-  for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += n_units) {
-    std::int64_t row = 0;
-    for (; row + 8 <= args.m; row += 8) q8_panel<W, 8>(tile, n_units, args, row, col);
-    if (row + 4 <= args.m) {
-      q8_panel<W, 4>(tile, n_units, args, row, col);
-      row += 4;
+  std::int64_t col = 0;
+  if constexpr (kHalves<W>) {
+    if (args.m >= kBatchMin && args.n > kN16Rows) {
+      const std::int64_t n_batches = (args.m + kBatchMax - 1) / kBatchMax;
+      for (std::int64_t i = 0; i < n_batches; ++i) {
+        const std::int64_t begin = args.m * i / n_batches;
+        batch_q8<W>(args, begin, args.m * (i + 1) / n_batches - begin);
+      }
+      col = (args.n + 15) / 32 * 32;  // a tile without a neighbour is left
     }
-    if (row + 2 <= args.m) {
-      q8_panel<W, 2>(tile, n_units, args, row, col);
-      row += 2;
-    }
-    if (row < args.m) q8_panel<W, 1>(tile, n_units, args, row, col);
   }
+  for (; col < args.n; col += kN16Rows) tile_q8<W>(args, tile + col / 16 * n_units, n_units, col);
 }
 
 /// Weights of n consecutive k times kM activation rows into acc, in k order.
