@@ -36,6 +36,10 @@ struct Pair {  // rows 0..7 and 8..15
   __m256 v[2];
 };
 
+/// Keeps additions in program order: GCC would gather products first and add them in a tree, which
+/// needs more registers than there are.
+KT_INLINE void keep(__m256i& v) { asm("" : "+x"(v)); }
+
 KT_INLINE __m256i load32(const void* p) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(p));
 }
@@ -177,9 +181,11 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
           if (W::kWiden == Widen::kGroup) {
             const __m256i wide = _mm256_madd_epi16(p, factor[h]);
             sum[i][h] = pass + g == 0 ? wide : _mm256_add_epi32(sum[i][h], wide);
+            keep(sum[i][h]);
           } else {
             const bool first = g == 0 && (pass == 0 || W::kWiden == Widen::kHalf);
             acc[i][h] = first ? p : _mm256_add_epi16(acc[i][h], p);
+            keep(acc[i][h]);
           }
         }
       }
@@ -203,9 +209,7 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
 
 template <class W, int kM>
 KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act,
-                       float* out, std::int64_t out_stride, std::int64_t n) {
-  __m256 acc[kM][2];
-  for (int i = 0; i < kM; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+                       __m256 (&acc)[kM][2]) {
   std::int64_t block = 0;
   for (std::int64_t u = 0; u < n_units; ++u, ++tile) {
     const typename W::Unit unit = W::unit(*tile);
@@ -254,20 +258,136 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
       }
     }
   }
-  for (int i = 0; i < kM; ++i) store_rows(out + i * out_stride, acc[i][0], acc[i][1], n);
+}
+
+template <class W, int kM>
+KT_INLINE Q8Rows<kM> q8_act(const DotArgs& args, std::int64_t row, std::int64_t block) {
+  Q8Rows<kM> act;
+  for (int i = 0; i < kM; ++i) {
+    const std::int64_t at = (row + i) * args.act.block_stride + block;
+    act.q[i] = args.act.q + (row + i) * args.act.q_stride + 32 * block;
+    act.scale[i] = args.act.scale + at;
+    act.sum[i] = W::kOffset ? args.act.sum + at : nullptr;
+  }
+  return act;
 }
 
 template <class W, int kM>
 [[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units,
                                 const DotArgs& args, std::int64_t row, std::int64_t col) {
-  Q8Rows<kM> act;
+  __m256 acc[kM][2];
+  for (int i = 0; i < kM; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+  q8_rows<W, kM>(tile, n_units, q8_act<W, kM>(args, row, 0), acc);
+  float* out = args.out + row * args.out_stride + col;
   for (int i = 0; i < kM; ++i) {
-    act.q[i] = args.act.q + (row + i) * args.act.q_stride;
-    act.scale[i] = args.act.scale + (row + i) * args.act.block_stride;
-    act.sum[i] = W::kOffset ? args.act.sum + (row + i) * args.act.block_stride : nullptr;
+    store_rows(out + i * args.out_stride, acc[i][0], acc[i][1], args.n - col);
   }
-  q8_rows<W, kM>(tile, n_units, act, args.out + row * args.out_stride + col, args.out_stride,
-                 args.n - col);
+}
+
+// Batches: the codes of a tile are expanded once, for kChunkBlocks x 32 k, and stay in L1 for all
+// activation rows. The operations of each output are those of q8_rows, in the same order.
+
+constexpr int kChunkBlocks = 16;
+constexpr std::int64_t kBatchMin = 16;
+constexpr std::int64_t kBatchMax = 128;
+
+/// Description of a format whose codes and scales of one block of 32 k lie expanded in memory.
+template <class W>
+struct Expanded : W {
+  struct Tile {
+    alignas(32) std::uint8_t codes[8][64];
+    Pair scale;
+    Pair offset;
+    __m256i sub_scale[2][2];
+    __m256i sub_mins[2];
+    Pair half_scale[2];
+  };
+  struct Unit {};
+  static constexpr int kBlocks = 1;
+  KT_INLINE static Unit unit(const Tile&) { return {}; }
+  KT_INLINE static void scales(const Tile& t, const Unit&, int, Pair& scale, Pair& offset) {
+    scale = t.scale;
+    offset = t.offset;
+  }
+  KT_INLINE static __m256i sub_scale(const Tile& t, const Unit&, int, int pass, int h) {
+    return t.sub_scale[pass][h];
+  }
+  KT_INLINE static __m256i sub_mins(const Tile& t, int, int h) { return t.sub_mins[h]; }
+  KT_INLINE static Pair half_scale(const Tile& t, int, int pass) { return t.half_scale[pass]; }
+  KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
+    return load32(t.codes[4 * pass + g] + 32 * h);
+  }
+};
+
+template <class W>
+[[gnu::noinline]] void expand_blocks(const typename W::Tile* tile, std::int64_t n_units,
+                                     typename Expanded<W>::Tile* out) {
+  for (std::int64_t u = 0; u < n_units; ++u, ++tile) {
+    const typename W::Unit unit = W::unit(*tile);
+    for (int b = 0; b < W::kBlocks; ++b, ++out) {
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        __m256i line[8];
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; ++g) line[g] = W::codes(*tile, b, g / 4, g % 4, h);
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; ++g) {
+          _mm256_store_si256(reinterpret_cast<__m256i*>(out->codes[g] + 32 * h), line[g]);
+        }
+        if constexpr (W::kSubScales) {
+          out->sub_scale[0][h] = W::sub_scale(*tile, unit, b, 0, h);
+          out->sub_scale[1][h] = W::sub_scale(*tile, unit, b, 1, h);
+        }
+        if constexpr (W::kSubMins) out->sub_mins[h] = W::sub_mins(*tile, b, h);
+      }
+      if constexpr (W::kHalfScales) {
+        out->half_scale[0] = W::half_scale(*tile, b, 0);
+        out->half_scale[1] = W::half_scale(*tile, b, 1);
+      } else {
+        W::scales(*tile, unit, b, out->scale, out->offset);
+      }
+    }
+  }
+}
+
+/// kM rows over a chunk of blocks from `block` on; acc: [kM][16].
+template <class W, int kM>
+[[gnu::noinline]] void batch_panel(const typename Expanded<W>::Tile* blocks, std::int64_t n_blocks,
+                                   const DotArgs& args, std::int64_t row, std::int64_t block,
+                                   float* acc) {
+  __m256 v[kM][2];
+  for (int i = 0; i < kM; ++i) {
+    v[i][0] = _mm256_loadu_ps(acc + 16 * i);
+    v[i][1] = _mm256_loadu_ps(acc + 16 * i + 8);
+  }
+  q8_rows<Expanded<W>, kM>(blocks, n_blocks, q8_act<W, kM>(args, row, block), v);
+  for (int i = 0; i < kM; ++i) {
+    _mm256_storeu_ps(acc + 16 * i, v[i][0]);
+    _mm256_storeu_ps(acc + 16 * i + 8, v[i][1]);
+  }
+}
+
+/// n_rows rows from `row` on, at most kBatchMax, and one tile.
+template <class W>
+KT_INLINE void batch_q8(const DotArgs& args, const typename W::Tile* tile, std::int64_t row,
+                        std::int64_t n_rows, std::int64_t col) {
+  typename Expanded<W>::Tile blocks[kChunkBlocks];
+  alignas(32) float acc[kBatchMax * 16];
+  for (std::int64_t i = 0; i < n_rows * 16; ++i) acc[i] = 0.0f;
+  const std::int64_t n_blocks = args.k / 32;
+  for (std::int64_t block = 0; block < n_blocks; block += kChunkBlocks) {
+    const std::int64_t count = n_blocks - block < kChunkBlocks ? n_blocks - block : kChunkBlocks;
+    expand_blocks<W>(tile + block / W::kBlocks, count / W::kBlocks, blocks);
+    std::int64_t i = 0;
+    // Panels of 3 until the rest divides by 4.
+    for (; (n_rows - i) % 4 != 0; i += 3)
+      batch_panel<W, 3>(blocks, count, args, row + i, block, acc + 16 * i);
+    for (; i < n_rows; i += 4) batch_panel<W, 4>(blocks, count, args, row + i, block, acc + 16 * i);
+  }
+  for (std::int64_t i = 0; i < n_rows; ++i) {
+    store_rows(args.out + (row + i) * args.out_stride + col, _mm256_loadu_ps(acc + 16 * i),
+               _mm256_loadu_ps(acc + 16 * i + 8), args.n - col);
+  }
 }
 
 /// All m rows on one weight tile before the next, so that the tile is read from cache after the
@@ -277,6 +397,14 @@ KT_INLINE void run_q8(const DotArgs& args) {
   const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
   const std::int64_t n_units = args.k / (32 * W::kBlocks);
   for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += n_units) {
+    if (args.m >= kBatchMin) {
+      const std::int64_t n_batches = (args.m + kBatchMax - 1) / kBatchMax;
+      for (std::int64_t i = 0; i < n_batches; ++i) {
+        const std::int64_t begin = args.m * i / n_batches;
+        batch_q8<W>(args, tile, begin, args.m * (i + 1) / n_batches - begin, col);
+      }
+      continue;
+    }
     std::int64_t row = 0;
     for (; row + 4 <= args.m; row += 4) q8_panel<W, 4>(tile, n_units, args, row, col);
     if (row + 2 <= args.m) {

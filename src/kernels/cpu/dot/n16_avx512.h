@@ -183,8 +183,8 @@ KT_INLINE void tile_q8(const DotArgs& args, const typename W::Tile* tile, std::i
 // q8_rows, in the same order.
 
 constexpr int kChunkBlocks = 16;
-constexpr std::int64_t kBatchMin = 6;  // from here on m is a sum of kBatchRows and kBatchRows - 1
-constexpr int kBatchRows = 4;          // as many as registers hold
+constexpr std::int64_t kBatchMin = 24;
+constexpr int kBatchRows = 4;  // as many as registers hold
 constexpr std::int64_t kBatchMax = 128;
 
 /// What one block of 32 k of a tile expands to.
