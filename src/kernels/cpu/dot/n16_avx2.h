@@ -18,8 +18,8 @@
 namespace kt::kernels::dot {
 namespace {
 
-/// How many maddubs results fit in int16 before widening: one, those of 16 k, or those of 32 k.
-enum class Widen { kGroup, kHalf, kBlock };
+/// How many maddubs results fit in int16 before widening: one, those of 8, 16 or 32 k.
+enum class Widen { kGroup, kPair, kHalf, kBlock };
 
 /// Defaults of a format description.
 struct WeightBase {
@@ -178,9 +178,13 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
         for (int h = 0; h < 2; ++h) {
           const __m256i signed_a = W::kSigned ? _mm256_sign_epi8(a, w[h]) : a;
           const __m256i p = _mm256_maddubs_epi16(magnitude[h], signed_a);
-          if (W::kWiden == Widen::kGroup) {
-            const __m256i wide = _mm256_madd_epi16(p, factor[h]);
-            sum[i][h] = pass + g == 0 ? wide : _mm256_add_epi32(sum[i][h], wide);
+          if (W::kWiden == Widen::kPair && g % 2 == 0) {
+            acc[i][h] = p;
+          } else if (W::kWiden == Widen::kGroup || W::kWiden == Widen::kPair) {
+            const __m256i pair = W::kWiden == Widen::kPair ? _mm256_add_epi16(acc[i][h], p) : p;
+            const __m256i wide = _mm256_madd_epi16(pair, factor[h]);
+            const bool first = pass == 0 && g < 2 && (W::kWiden == Widen::kPair || g == 0);
+            sum[i][h] = first ? wide : _mm256_add_epi32(sum[i][h], wide);
             keep(sum[i][h]);
           } else {
             const bool first = g == 0 && (pass == 0 || W::kWiden == Widen::kHalf);
@@ -190,7 +194,8 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
         }
       }
     }
-    if (W::kWiden == Widen::kGroup || (W::kWiden == Widen::kBlock && pass == 0)) continue;
+    if (W::kWiden == Widen::kGroup || W::kWiden == Widen::kPair) continue;
+    if (W::kWiden == Widen::kBlock && pass == 0) continue;
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
 #pragma GCC unroll 4

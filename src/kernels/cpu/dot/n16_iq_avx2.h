@@ -86,7 +86,7 @@ struct IqBase : WeightBase {
   static constexpr int kBlocks = 8;
   static constexpr bool kSigned = true;
   static constexpr bool kSubScales = true;
-  static constexpr Widen kWiden = Widen::kGroup;
+  static constexpr Widen kWiden = Widen::kPair;
   KT_INLINE static void scales(const Tile&, const Unit& u, int, Pair& scale, Pair&) { scale = u.d; }
 };
 
