@@ -30,6 +30,7 @@ struct WeightBase {
   static constexpr bool kSubMins = false;     // sub_mins() gives integer minima of each 16 k
   static constexpr bool kHalfScales = false;  // half_scale() gives float scales of each 16 k
   static constexpr Widen kWiden = Widen::kHalf;
+  static constexpr bool kWide = false;  // codes lie as int16 pairs (Expanded)
 };
 
 struct Pair {  // rows 0..7 and 8..15
@@ -147,6 +148,7 @@ struct Q8Rows {
   const std::int8_t* q[kM];
   const float* scale[kM];
   const float* sum[kM];
+  const std::int16_t* wide[kM];  // the values of q, with Expanded descriptions of kWide formats
 };
 
 /// Integer products of one block of 32 k: sum[i][h], lane = weight row.
@@ -212,6 +214,29 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
   }
 }
 
+/// The same for codes and activations as int16, where nothing can overflow.
+template <class W, int kM>
+KT_INLINE void dot_wide(const typename W::Tile& tile, const Q8Rows<kM>& act, std::int64_t k0,
+                        __m256i (&sum)[kM][2]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+#pragma GCC unroll 16
+  for (int p = 0; p < 16; ++p) {
+    const __m256i w[2] = {load32(tile.pairs[p]), load32(tile.pairs[p] + 16)};
+#pragma GCC unroll 4
+    for (int i = 0; i < kM; ++i) {
+      std::int32_t v;
+      __builtin_memcpy(&v, act.wide[i] + k0 + 2 * p, 4);
+      const __m256i a = _mm256_set1_epi32(v);
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        sum[i][h] = _mm256_add_epi32(sum[i][h], _mm256_madd_epi16(w[h], a));
+        keep(sum[i][h]);
+      }
+    }
+  }
+}
+
 template <class W, int kM>
 KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act,
                        __m256 (&acc)[kM][2]) {
@@ -220,7 +245,11 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
     const typename W::Unit unit = W::unit(*tile);
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
       __m256i sum[kM][2], second[kM][2];
-      dot_block<W, kM>(*tile, unit, b, act, 32 * block, sum, second);
+      if constexpr (W::kWide) {
+        dot_wide<W, kM>(*tile, act, 32 * block, sum);
+      } else {
+        dot_block<W, kM>(*tile, unit, b, act, 32 * block, sum, second);
+      }
       if constexpr (W::kHalfScales) {
         const Pair scales[2] = {W::half_scale(*tile, b, 0), W::half_scale(*tile, b, 1)};
 #pragma GCC unroll 4
@@ -299,8 +328,13 @@ constexpr std::int64_t kBatchMax = 128;
 /// Description of a format whose codes and scales of one block of 32 k lie expanded in memory.
 template <class W>
 struct Expanded : W {
+  // Signed codes that need widening after each product are quicker as int16.
+  static constexpr bool kWide = W::kSigned && W::kWiden == Widen::kGroup && !W::kSubScales;
   struct Tile {
-    alignas(32) std::uint8_t codes[8][64];
+    union {
+      alignas(32) std::uint8_t codes[8][64];
+      alignas(32) std::int16_t pairs[kWide ? 16 : 1][32];  // line p: 16 rows x k 2 p, 2 p + 1
+    };
     Pair scale;
     Pair offset;
     __m256i sub_scale[2][2];
@@ -337,7 +371,17 @@ template <class W>
         for (int g = 0; g < 8; ++g) line[g] = W::codes(*tile, b, g / 4, g % 4, h);
 #pragma GCC unroll 8
         for (int g = 0; g < 8; ++g) {
-          _mm256_store_si256(reinterpret_cast<__m256i*>(out->codes[g] + 32 * h), line[g]);
+          if constexpr (Expanded<W>::kWide) {
+            const __m256i low = _mm256_broadcastsi128_si256(
+                _mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
+            const __m256i high = _mm256_broadcastsi128_si256(
+                _mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
+            auto* to = reinterpret_cast<__m256i*>(out->pairs[2 * g] + 16 * h);
+            _mm256_store_si256(to, _mm256_srai_epi16(_mm256_shuffle_epi8(line[g], low), 8));
+            _mm256_store_si256(to + 2, _mm256_srai_epi16(_mm256_shuffle_epi8(line[g], high), 8));
+          } else {
+            _mm256_store_si256(reinterpret_cast<__m256i*>(out->codes[g] + 32 * h), line[g]);
+          }
         }
         if constexpr (W::kSubScales) {
           out->sub_scale[0][h] = W::sub_scale(*tile, unit, b, 0, h);
@@ -365,7 +409,18 @@ template <class W, int kM>
     v[i][0] = _mm256_loadu_ps(acc + 16 * i);
     v[i][1] = _mm256_loadu_ps(acc + 16 * i + 8);
   }
-  q8_rows<Expanded<W>, kM>(blocks, n_blocks, q8_act<W, kM>(args, row, block), v);
+  Q8Rows<kM> act = q8_act<W, kM>(args, row, block);
+  alignas(32) std::int16_t wide[kM][Expanded<W>::kWide ? kChunkBlocks * 32 : 1];
+  if constexpr (Expanded<W>::kWide) {
+    for (int i = 0; i < kM; ++i) {
+      act.wide[i] = wide[i];
+      for (std::int64_t k = 0; k < 32 * n_blocks; k += 16) {
+        const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(act.q[i] + k));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(wide[i] + k), _mm256_cvtepi8_epi16(q));
+      }
+    }
+  }
+  q8_rows<Expanded<W>, kM>(blocks, n_blocks, act, v);
   for (int i = 0; i < kM; ++i) {
     _mm256_storeu_ps(acc + 16 * i, v[i][0]);
     _mm256_storeu_ps(acc + 16 * i + 8, v[i][1]);
