@@ -6,13 +6,13 @@
 // ("group"):
 //   8 bits  q[8][64]   line g, byte 4 r + i: row r, k = 4 g + i
 //   4 bits  q[4][64]   line g: low nibble group g, high nibble group g + 4
-//   2 bits  q2[2][64]  line p, bits 2 j, 2 j + 1: group 4 p + j (as the high bits of 6-bit codes
-//   too) 1 bit   q1[64]     bit g: group g
+//   2 bits  q2[2][64]  line p, bits 2 j, 2 j + 1: group 4 p + j (also the high bits of 6-bit codes)
+//   1 bit   q1[64]     bit g: group g
 //   E4M3    q[32][64]  line g, bytes 4 r .. 4 r + 3: row r, k = 4 g + 0, 2, 1, 3, so that the even
-//   and the odd bytes are 16-bit pairs of consecutive k
-// Sums that Q8_1 and Q8_K hold for use as activations are dropped.
-// Scales of the 16 rows are contiguous. Sizes equal the file's: sub-scales of
-// 6 bits are split in a plane of 4 and one of 2 bits. Thread rule: pure.
+//                      and the odd bytes are 16-bit pairs of consecutive k
+//   IQ1-3   c[16][..]  codebook codes of each row: each is a scalar load
+// Scales of the 16 rows are contiguous. Sizes equal the file's (6-bit sub-scales are split in a
+// plane of 4 and one of 2 bits), less the sums that Q8_1 and Q8_K hold. Thread rule: pure.
 #pragma once
 #include <cstddef>
 #include <cstdint>

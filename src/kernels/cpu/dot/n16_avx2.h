@@ -6,7 +6,8 @@
 // order,
 //   acc = fma(float(sum), scale * a_scale, acc);  acc = fma(offset, a_sum, acc)
 // run_f32<W>: float activations, float weights; two chains per output (k / 32 even or odd) hide
-// latency. Each output sees the same operations in the same order whatever m is.
+// latency. Each output sees the same operations in the same order whatever m is: from kBatchMin
+// rows on the codes are expanded once into L1 (Expanded), below they are expanded in registers.
 #pragma once
 #include <immintrin.h>
 

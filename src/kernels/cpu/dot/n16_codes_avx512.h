@@ -4,10 +4,12 @@
 //
 // A description W of a format with int8 activations gives, for block b of 32 k of a tile unit:
 //   codes(tile, b, pass, g)   64 unsigned codes: byte 4 r + i is row r, k = 32 b + 16 pass + 4 g +
-//   i unit(tile), scales(...)   the floats below; lane = row weight = scale * code + offset
-//   (kOffset) weight = scale * sub_scale(pass) * (code - kBias)               (kSubScales)
-//            + offset * sub_min(pass)                               (kSubMins)
-//   weight = half_scale(pass) * (code - kBias)                      (kHalfScales)
+//   i unit(tile), scales(...)   the floats below; lane = row
+//
+//   weight = scale * code + offset                                     (kOffset)
+//   weight = scale * sub_scale(tile, unit, b, pass) * (code - kBias)   (kSubScales)
+//            + offset * sub_min(tile, b, pass)                         (kSubMins)
+//   weight = half_scale(tile, b, pass) * (code - kBias)                (kHalfScales)
 #pragma once
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12's own intrinsics headers read an undefined vector on purpose and warn about it.
