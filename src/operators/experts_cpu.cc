@@ -111,8 +111,13 @@ class CpuExperts : public Experts {
   }
 
   void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept override {
-    for (std::int64_t r = 0; r < accumulate_into.n_rows; ++r) {
+    const auto add_row = [&](std::int64_t r, int) {
       step.cpu.elementwise->add(ticket.result.row(r), d_model_, accumulate_into.row(r));
+    };
+    if (accumulate_into.n_rows < 16) {  // a parallel region costs more than this work
+      for (std::int64_t r = 0; r < accumulate_into.n_rows; ++r) add_row(r, 0);
+    } else {
+      step.cpu.pool.run(accumulate_into.n_rows, add_row);
     }
   }
 

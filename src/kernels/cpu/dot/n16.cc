@@ -1,5 +1,6 @@
 #include "kernels/cpu/dot/n16.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -420,6 +421,7 @@ int scale_of_signs(const std::uint8_t* s, int r) {
 struct IQ2_XXS {
   using Block = formats::BlockIQ2_XXS;
   using Tile = TileIQ2_XXS;
+  static float bound(const Block& b) { return magnitude(b.d) * 3.875f * 43.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int s = 0; s < 8; ++s) {
@@ -440,6 +442,7 @@ struct IQ2_XXS {
 struct IQ2_XS {
   using Block = formats::BlockIQ2_XS;
   using Tile = TileIQ2_XS;
+  static float bound(const Block& b) { return magnitude(b.d) * 3.875f * 43.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int s = 0; s < 8; ++s) {
@@ -461,6 +464,7 @@ struct IQ2_XS {
 struct IQ2_S {
   using Block = formats::BlockIQ2_S;
   using Tile = TileIQ2_S;
+  static float bound(const Block& b) { return magnitude(b.d) * 3.875f * 43.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int s = 0; s < 8; ++s) {
@@ -490,6 +494,7 @@ struct IQ2_S {
 struct IQ3_XXS {
   using Block = formats::BlockIQ3_XXS;
   using Tile = TileIQ3_XXS;
+  static float bound(const Block& b) { return magnitude(b.d) * 7.75f * 62.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int s = 0; s < 8; ++s) {
@@ -511,6 +516,7 @@ struct IQ3_XXS {
 struct IQ3_S {
   using Block = formats::BlockIQ3_S;
   using Tile = TileIQ3_S;
+  static float bound(const Block& b) { return magnitude(b.d) * 31.0f * 15.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int s = 0; s < 4; ++s) t.scale[s][r] = b.scales[s];
@@ -597,6 +603,7 @@ struct IQ1_M {
 struct Q8_1 {
   using Block = formats::BlockQ8_1;
   using Tile = TileQ8_0;
+  static float bound(const Block& b) { return magnitude(b.d) * 128.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int g = 0; g < 8; ++g) std::memcpy(t.q[g] + 4 * r, b.qs + 4 * g, 4);
@@ -606,6 +613,7 @@ struct Q8_1 {
 struct Q8_K {
   using Block = formats::BlockQ8_K;
   using Tile = TileQ8_K;
+  static float bound(const Block& b) { return std::fabs(b.d) * 128.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int g = 0; g < 64; ++g) {
@@ -621,6 +629,7 @@ struct Q8_K {
 struct TQ2_0 {
   using Block = formats::BlockTQ2_0;
   using Tile = TileTQ2_0;
+  static float bound(const Block& b) { return magnitude(b.d) * 2.0f; }
   static void pack(const Block& b, int r, Tile& t) {
     t.d[r] = b.d;
     for (int s = 0; s < 8; ++s) put_pairs(b.qs + 32 * (s / 4), 2 * (s % 4), r, t.block[s].q2);
@@ -649,6 +658,11 @@ struct Q1_0 {
 struct NVFP4 {
   using Block = formats::BlockNVFP4;
   using Tile = TileNVFP4;
+  static float bound(const Block& b) {
+    float largest = 0.0f;
+    for (const std::uint8_t d : b.d) largest = std::max(largest, formats::nvfp4_scale(d));
+    return largest * 12.0f;
+  }
   static void pack(const Block& b, int r, Tile& t) {
     for (int j = 0; j < 4; ++j) t.d[j][r] = b.d[j] == 0x7f ? std::uint8_t{0} : b.d[j];
     for (int s = 0; s < 2; ++s) {
@@ -672,6 +686,9 @@ template <int kGroup>
 struct I4 {
   using Block = formats::BlockI4<kGroup>;
   using Tile = TileI4<kGroup>;
+  static float bound(const Block& b) {
+    return std::fabs(b.scale) * (15.0f + std::fabs(static_cast<float>(b.zero)));
+  }
   static void pack(const Block& b, int r, Tile& t) {
     t.scale[r] = b.scale;
     t.zero[r] = b.zero;
@@ -698,6 +715,12 @@ struct I4 {
 struct F8_E4M3_B128 {
   using Block = formats::BlockF8_E4M3_B128;
   using Tile = TileF8;
+  static float bound(const Block& b) {
+    for (const std::uint8_t code : b.q) {
+      if ((code & 0x7f) == 0x7f) return NAN;
+    }
+    return std::fabs(b.scale) * 448.0f;
+  }
   static constexpr int kByte[4] = {0, 2, 1, 3};  // of k % 4
   // A negative scale moves into the signs of the codes, bitwise the same products, which frees its
   // sign bit for "this row has a NaN code": kernels then need not look for one in every code.

@@ -56,52 +56,61 @@ KT_INLINE __m512h twice_fp16(__m512 v) {
   return _mm512_castsi512_ph(_mm512_or_si512(h, _mm512_slli_epi32(h, 16)));
 }
 
+/// Scale and offset of one pass (16 k) of a block; weight = scale * code + offset.
+struct Affine {
+  __m512h scale, offset;
+};
+template <class W>
+KT_INLINE Affine affine(const typename W::Tile& tile, const typename W::Unit& unit, int b, int pass,
+                        __m512 factor) {
+  __m512 scale = _mm512_setzero_ps(), offset = _mm512_setzero_ps();
+  if constexpr (W::kHalfScales) {
+    scale = W::half_scale(tile, b, pass);
+    offset = times(scale, static_cast<float>(-W::kBias));
+  } else {
+    W::scales(tile, unit, b, scale, offset);
+    if constexpr (W::kSubScales) {
+      scale = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(W::sub_scale(tile, unit, b, pass)));
+    }
+    if constexpr (W::kSubMins) {
+      offset = _mm512_mul_ps(offset, _mm512_cvtepi32_ps(W::sub_min(tile, b, pass)));
+    } else if constexpr (W::kSubScales) {
+      offset = times(scale, static_cast<float>(-W::kBias));
+    } else if constexpr (!W::kOffset) {
+      offset = _mm512_setzero_ps();
+    }
+  }
+  return {twice_fp16(_mm512_mul_ps(scale, factor)), twice_fp16(_mm512_mul_ps(offset, factor))};
+}
+
 /// 32 k of 16 rows to one B tile, times `factor` of each row, which brings them into [-1, 1].
 template <class W>
 KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
                             __m512 factor, std::uint16_t* out) {
-  __m512 scale, offset;
-  W::scales(tile, unit, b, scale, offset);
-  scale = _mm512_mul_ps(scale, factor);
-  if constexpr (W::kOffset || W::kSubMins) offset = _mm512_mul_ps(offset, factor);
 #pragma GCC unroll 2
   for (int pass = 0; pass < 2; ++pass) {
-    __m512 s = scale, o = _mm512_setzero_ps();
-    if constexpr (W::kSubScales) {
-      s = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(W::sub_scale(tile, unit, b, pass)));
-      o = times(s, static_cast<float>(-W::kBias));
-      if constexpr (W::kSubMins) {
-        o = _mm512_mul_ps(offset, _mm512_cvtepi32_ps(W::sub_min(tile, b, pass)));
-      }
-    } else if constexpr (W::kOffset) {
-      o = offset;
-    }
-    const __m512h hs = twice_fp16(s), ho = twice_fp16(o);
+    const Affine f = affine<W>(tile, unit, b, pass, factor);
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
       const __m512i codes = W::codes(tile, b, pass, g);
       const __m512h even = _mm512_cvtepu16_ph(_mm512_and_si512(codes, _mm512_set1_epi16(0x00ff)));
       const __m512h odd = _mm512_cvtepu16_ph(_mm512_srli_epi16(codes, 8));
       std::uint16_t* line = out + 32 * (8 * pass + 2 * g);
-      _mm512_store_si512(line, narrow(_mm512_fmadd_ph(even, hs, ho)));
-      _mm512_store_si512(line + 32, narrow(_mm512_fmadd_ph(odd, hs, ho)));
+      _mm512_store_si512(line, narrow(_mm512_fmadd_ph(even, f.scale, f.offset)));
+      _mm512_store_si512(line + 32, narrow(_mm512_fmadd_ph(odd, f.scale, f.offset)));
     }
   }
 }
 
 /// k [32 block, 32 block + 32) of one packed tile to a B tile.
 template <class W>
-[[gnu::noinline]] void expand_tile(const typename W::Tile* tile, std::int64_t block, __m512 factor,
-                                   std::uint16_t* out) {
-  if constexpr (W::kBlocks == 0) {  // float formats: one k per unit
-    tile += kTileCols * block;
-    for (int k = 0; k < kTileCols; k += 4, out += 64) {
-      _mm512_store_si512(out, W::pair(tile[k].w, tile[k + 2].w));
-      _mm512_store_si512(out + 32, W::pair(tile[k + 1].w, tile[k + 3].w));
-    }
+[[gnu::noinline]] void expand_tile(const typename W::Tile* tile, const typename W::Unit& unit,
+                                   std::int64_t block, __m512 factor, std::uint16_t* out) {
+  if constexpr (W::kFloats) {
+    W::lines(tile, block, factor, out);
   } else {
-    const typename W::Tile& unit = tile[block / W::kBlocks];
-    expand_block<W>(unit, W::unit(unit), static_cast<int>(block % W::kBlocks), factor, out);
+    expand_block<W>(tile[block / W::kBlocks], unit, static_cast<int>(block % W::kBlocks), factor,
+                    out);
   }
 }
 
@@ -114,6 +123,14 @@ KT_INLINE __m512 powers(const std::int8_t* exponents, int sign) {
   return _mm512_mask_mov_ps(_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)), bad,
                             _mm512_set1_ps(__builtin_nanf("")));
 }
+
+/// A description of n16_codes_avx512.h for the tile kernels.
+template <class Codes>
+struct Quantized : Codes {
+  static constexpr bool kFloats = false;  // lines() makes a B tile
+  static constexpr bool kScaled = true;   // by DotArgs::exponents
+  static constexpr std::int64_t kUnitK = 32 * Codes::kBlocks;
+};
 
 /// Rows of the two activation tiles and columns of the two weight tiles; 0 when there is no second.
 struct TileShape {
@@ -153,13 +170,12 @@ class Expander {
 
   /// From now on: k [k0, k0 + n_k) of columns [col, col + 32), to out[column tile].
   KT_INLINE void start(std::int64_t col, std::int64_t k0, std::int64_t n_k, std::uint16_t* out) {
-    constexpr std::int64_t kUnitK = W::kBlocks == 0 ? 1 : 32 * W::kBlocks;
-    const std::int64_t n_units = args_->k / kUnitK;
+    const std::int64_t n_units = args_->k / W::kUnitK;
     n_cols_ = args_->n - col > 16 ? 2 : 1;
     for (int j = 0; j < n_cols_; ++j) {
       tile_[j] =
           reinterpret_cast<const typename W::Tile*>(args_->weights) + (col / 16 + j) * n_units;
-      if constexpr (W::kBlocks != 0) {
+      if constexpr (W::kScaled) {
         factor_[j] = powers(args_->exponents + col + 16 * j, -1);
       }
     }
@@ -172,7 +188,12 @@ class Expander {
   KT_INLINE void step() {
     if (next_ == n_) return;
     const std::int64_t j = n_cols_ == 2 ? next_ & 1 : 0, k = n_cols_ == 2 ? next_ >> 1 : next_;
-    expand_tile<W>(tile_[j], block_ + k, factor_[j], out_ + j * kBlockValues + k * kTileValues);
+    const std::int64_t block = block_ + k;
+    if constexpr (!W::kFloats) {
+      if (k == 0 || block % W::kBlocks == 0) unit_[j] = W::unit(tile_[j][block / W::kBlocks]);
+    }
+    expand_tile<W>(tile_[j], unit_[j], block, factor_[j],
+                   out_ + j * kBlockValues + k * kTileValues);
     ++next_;
   }
   KT_INLINE void finish() {
@@ -182,6 +203,7 @@ class Expander {
  private:
   const DotArgs* args_;
   const typename W::Tile* tile_[2] = {};
+  typename W::Unit unit_[2] = {};
   __m512 factor_[2] = {};
   int n_cols_ = 0;
   std::int64_t block_ = 0, n_ = 0, next_ = 0;
@@ -313,7 +335,7 @@ KT_INLINE void run_bf16(const DotArgs& args) {
       next.finish();
       memory_barrier();
     }
-    if constexpr (W::kBlocks != 0) {
+    if constexpr (W::kScaled) {
       scale_columns(args, col);
       if (col + 16 < args.n) scale_columns(args, col + 16);
     }
