@@ -142,16 +142,17 @@ class CpuExperts : public Experts {
  private:
   Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept override {
     const Expert& first = experts_.front();
-    const Forms forms = {first.gate.form(x.n_rows()), first.up.form(x.n_rows()),
-                         first.down.form(x.n_rows())};
+    const std::int64_t n_each = x.n_rows() * routing.n_active / n_experts_;
+    const Forms forms = {first.gate.form(x.n_rows(), n_each), first.up.form(x.n_rows(), n_each),
+                         first.down.form(x.n_rows(), n_each)};
     const bool tiles = forms.gate == dot::Act::kBf16 || forms.up == dot::Act::kBf16 ||
                        forms.down == dot::Act::kBf16;
     Blocking blocking = tiles ? tile_blocking(d_model_, step.cpu.pool.size()) : Blocking{};
     if (forms.down != dot::Act::kBf16) blocking.model_chunk = Blocking{}.model_chunk;
     const Groups groups = group_rows(step, x.n_rows(), routing, blocking.align);
     const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
-    const Input gate_in = gather(step, x, first.gate, groups);
-    const Input up_in = forms.up == forms.gate ? gate_in : gather(step, x, first.up, groups);
+    const Input gate_in = gather(step, x, forms.gate, groups);
+    const Input up_in = forms.up == forms.gate ? gate_in : gather(step, x, forms.up, groups);
     const ActMatrix hidden(step.cpu, step.arena, forms.down, groups.n_slots, d_ff_);
     run_gate_up(step, gate_in, up_in, groups, blocking, hidden);
     run_down(step, hidden, groups, blocking, result);
@@ -205,15 +206,14 @@ class CpuExperts : public Experts {
       return shared ? rows : backend::offset_rows(rows, row, k);
     }
   };
-  Input gather(Step& step, Activation& x, const PackedMatrix& matrix,
-               const Groups& groups) const noexcept {
-    const dot::ActRows in = x.rows_for(matrix, step.cpu, step.arena);
-    if (x.n_rows() == 1) return {in, matrix.k(), true};
-    const ActMatrix rows(step.cpu, step.arena, matrix.form(x.n_rows()), groups.n_slots, matrix.k());
+  Input gather(Step& step, Activation& x, dot::Act form, const Groups& groups) const noexcept {
+    const dot::ActRows in = x.rows_in(form, step.cpu, step.arena);
+    if (x.n_rows() == 1) return {in, d_model_, true};
+    const ActMatrix rows(step.cpu, step.arena, form, groups.n_slots, d_model_);
     step.cpu.pool.run(groups.n_slots, [&](std::int64_t i, int) {
       if (groups.row[i] >= 0) rows.copy(i, in, groups.row[i]);
     });
-    return {rows.view(), matrix.k()};
+    return {rows.view(), d_model_};
   }
 
   void run_gate_up(Step& step, const Input& gate_in, const Input& up_in, const Groups& groups,

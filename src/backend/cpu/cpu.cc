@@ -59,6 +59,13 @@ PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n
   bytes_ = packed_matrix_bytes(cpu.caps, cpu.act, format, n, k);
 }
 
+dot::Act PackedMatrix::form(std::int64_t n_rows, std::int64_t n_each) const {
+  if (batch_ == nullptr) return kernel_->act;
+  const bool floats = kernel_->act == dot::Act::kF32;
+  const bool many = n_each >= (floats ? kBatchRowsEachF32 : kBatchRowsEachQ8);
+  return n_rows >= kBatchRows && many ? batch_->act : kernel_->act;
+}
+
 void PackedMatrix::own(tensor::Buffer storage) {
   owned_ = std::move(storage);
   data_ = owned_.data();
@@ -216,8 +223,7 @@ void ActMatrix::copy(std::int64_t row, const dot::ActRows& other,
   }
 }
 
-dot::ActRows Activation::rows_for(const PackedMatrix& matrix, Cpu& cpu, tensor::Arena& arena) {
-  const dot::Act form = matrix.form(x_.n_rows);
+dot::ActRows Activation::rows_in(dot::Act form, Cpu& cpu, tensor::Arena& arena) {
   if (form == dot::Act::kF32) {
     dot::ActRows r;
     r.f32 = x_.data;

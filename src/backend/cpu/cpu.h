@@ -27,8 +27,12 @@ namespace kt::backend {
 /// (unless kF32): their rounding is a quarter of int8's.
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
-/// From how many rows on a step is a batch.
+/// When tiles are worth it: steps of that many rows, and that many rows for each matrix on average
+/// (experts get only some of a step's), by the activation type of the kernel for few rows.
+/// Measured: kt bench --kernels.
 inline constexpr std::int64_t kBatchRows = 32;
+inline constexpr std::int64_t kBatchRowsEachF32 = 2;
+inline constexpr std::int64_t kBatchRowsEachQ8 = 5;
 
 /// Everything operators need of the CPU; passed along, never global.
 struct Cpu {
@@ -74,10 +78,10 @@ class PackedMatrix {
   const kernels::dot::Kernel& kernel() const { return *kernel_; }
   /// A multiple of 64.
   std::size_t bytes() const { return bytes_; }
-  /// The form of activations that steps of n_rows rows are to be given in.
-  kernels::dot::Act form(std::int64_t n_rows) const {
-    return batch_ != nullptr && n_rows >= kBatchRows ? batch_->act : kernel_->act;
-  }
+  /// The form of activations that steps of n_rows rows are to be given in; this matrix gets n_each
+  /// of them on average.
+  kernels::dot::Act form(std::int64_t n_rows, std::int64_t n_each) const;
+  kernels::dot::Act form(std::int64_t n_rows) const { return form(n_rows, n_rows); }
   /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). The
   /// form of `act` chooses the kernel. With two-term activations n_rows is at most kMaxSplitRows.
   static constexpr std::int64_t kMaxSplitRows = 128;
@@ -141,7 +145,10 @@ class Activation {
   std::int64_t n_rows() const { return x_.n_rows; }
   /// Rows in the form `matrix` reads for as many; rounds into `arena` on first need. Not
   /// concurrent.
-  kernels::dot::ActRows rows_for(const PackedMatrix& matrix, Cpu& cpu, tensor::Arena& arena);
+  kernels::dot::ActRows rows_for(const PackedMatrix& matrix, Cpu& cpu, tensor::Arena& arena) {
+    return rows_in(matrix.form(x_.n_rows), cpu, arena);
+  }
+  kernels::dot::ActRows rows_in(kernels::dot::Act form, Cpu& cpu, tensor::Arena& arena);
 
  private:
   tensor::ConstMatrixF x_;

@@ -137,9 +137,9 @@ class MoeSubject : public Subject {
     return memory;
   }
 
-  Arithmetic arithmetic() const override { return arithmetic_of(gate_.form(m_), gate_.format()); }
+  Arithmetic arithmetic() const override { return arithmetic_of(form(), gate_.format()); }
   std::string kernel() const override {
-    const kernels::dot::Act form = gate_.form(m_);
+    const kernels::dot::Act form = this->form();
     if (form == gate_.kernel().act) return layers_.front()->kernel_name();
     return kernels::dot::select(gate_.format(), form, gate_.k(), cpu_.caps)->name;
   }
@@ -148,6 +148,10 @@ class MoeSubject : public Subject {
   std::string note() const override { return size_.note; }
 
  private:
+  kernels::dot::Act form() const {
+    return gate_.form(m_, m_ * size_.shape.n_active / size_.shape.n_experts);
+  }
+
   double forward(RoutedRows& rows) noexcept {
     arena_.reset();
     const std::int64_t d = size_.shape.d_model;
