@@ -1,5 +1,5 @@
 // AVX-512 rows with float activations: F32, F16, BF16, block-FP8.
-#include "kernels/cpu/dot/n16_avx512.h"
+#include "kernels/cpu/dot/n16_float_avx512.h"
 
 namespace kt::kernels::dot {
 namespace {
@@ -16,7 +16,11 @@ struct BF16 {
   using Tile = TileF16;
   KT_INLINE static __m512 load(const std::uint16_t* p) {
     const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+    // Word i to word 2 i + 1, zeros between.
+    const __m512i index = _mm512_slli_epi32(
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), 16);
+    return _mm512_castsi512_ps(
+        _mm512_maskz_permutexvar_epi16(0xaaaaaaaau, index, _mm512_castsi256_si512(v)));
   }
 };
 
