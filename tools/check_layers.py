@@ -78,7 +78,7 @@ def is_test(path: pathlib.PurePath) -> bool:
 
 def sources(root: pathlib.Path) -> list[pathlib.Path]:
     found = []
-    for top in ("src", "include", "apps", "bench", "tests", "python"):
+    for top in ("src", "include", "apps", "tests", "python"):
         for path in (root / top).rglob("*"):
             if path.suffix in SUFFIXES and not {"target", "node_modules"} & set(path.parts):
                 found.append(path)
