@@ -55,6 +55,21 @@ def test_exact_result_of_one_expert():
     np.testing.assert_allclose(weights.exact(x, np.array([1]), np.array([0.5])), want, rtol=1e-12)
 
 
-def test_help_needs_nothing_installed():
-    done = subprocess.run([sys.executable, PEERS / "moe_layer.py", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--prefix" in done.stdout
+def drive(program: str, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, PEERS / program, *flags], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("program, flag", [("moe_layer.py", "--prefix"), ("llama_cpp.py", "--llama-bench")])
+def test_help_needs_nothing_installed(program, flag):
+    done = drive(program, "--help")
+    assert done.returncode == 0 and flag in done.stdout
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--n", "1,x"], ["--n", "'x'"]), (["--n", "0"], ["--n", "'0'"]), (["--n", "9000"], ["9000", "8192"]),
+    (["--rounds", "0"], ["--rounds", "'0'"]), (["--threads", "-1"], ["--threads"]), (["--peers", "vllm"], ["vllm"]),
+    (["--kt", "no/such/kt"], ["no/such/kt", "./dev build"])])
+def test_wrong_flags_are_refused_before_anything_is_fetched(flags, words, tmp_path):
+    done = drive("moe_layer.py", *flags, "--cache", str(tmp_path / "cache"))
+    assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "cache").exists()

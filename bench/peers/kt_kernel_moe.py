@@ -16,6 +16,7 @@ import numpy as np
 from peer_common import (MATRICES, Layer, Routing, Weights, bf16, dequantise, from_bf16, ggml_type, load_ggml, quantise,
                          relative_error, sample, serve)
 
+FORMATS = ("q4_k", "q8_0", "bf16", "int8")
 MAX_TOKENS = 8192
 
 
@@ -51,6 +52,8 @@ def row_int8(rows: np.ndarray, columns: int) -> np.ndarray:
 
 class KtKernel:
     def __init__(self, folder: str, ggml_folder: str, layer: Layer):
+        if layer.format not in FORMATS:
+            raise SystemExit(f"kt-kernel is asked for {', '.join(FORMATS)} only, not {layer.format}")
         self.kt, self.layer = load_extension(folder), layer
         self.ggml = load_ggml(pathlib.Path(ggml_folder))
         stored = {"int8": "bf16"}.get(layer.format, layer.format)

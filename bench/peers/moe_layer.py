@@ -17,9 +17,9 @@ The peers come from PyPI (peer_install.py) into --prefix, once. Without a networ
 files of `pip download --no-deps kt-kernel llama-cpp-python numpy`.
 """
 import argparse
+import atexit
 import json
 import math
-import os
 import pathlib
 import signal
 import statistics
@@ -27,10 +27,11 @@ import subprocess
 import sys
 import tempfile
 
+from peer_driver import cpu_name, make_parser, run, say, whole_number
+from peer_install import CPU_FLAGS, install, python_with_numpy
+
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from llama_cpp import ROOT, cpu_name  # noqa: E402
-from peer_install import GGML_FLAGS, install, python_with_numpy  # noqa: E402
+MAX_TOKENS = 8192  # kt-kernel's buffers are made for as many (kt_kernel_moe.py)
 
 
 class Peer:
@@ -41,6 +42,7 @@ class Peer:
         self.messages = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.messages, text=True)
+        atexit.register(self.close)  # whatever happens: a stopped process would stay
         self.about = self.answer()
         self.pause()
 
@@ -70,18 +72,11 @@ class Peer:
         self.process.wait()
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def run_kt(args, layer_format: str) -> list[dict]:
     """One result of `kt bench --kernels --json` per size."""
-    command = [args.kt, "bench", "--kernels", "^moe", "--shapes", args.shape, "--formats", layer_format, "--m", args.n,
-               "--threads", args.threads, "--act", args.act, "--json"]
-    command += ["--isa", args.isa] if args.isa else []
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(done.stderr.strip().splitlines()[-1])
+    isa = ["--isa", args.isa] if args.isa else []
+    done = run(args.kt, "bench", "--kernels", "^moe", "--shapes", args.shape, "--formats", layer_format,
+               "--m", ",".join(map(str, args.n)), "--threads", args.threads, "--act", args.act, "--json", *isa)
     return json.loads(done.stdout)["results"]
 
 
@@ -96,13 +91,13 @@ def start_kt_kernel(args, layer: list, threads: int) -> Peer:
                               *layer], threads)
 
 
-def best_kt_kernel(args, layer: list, sizes: list[int]) -> Peer:
+def best_kt_kernel(args, layer: list) -> Peer:
     """With the number of threads that is faster over all sizes."""
     best, least = None, math.inf
     for threads in sorted({max(1, args.threads - 1), args.threads}):
         peer = start_kt_kernel(args, layer, threads)
-        score = sum(math.log(peer.measure(n)["seconds"]) for n in sizes)
-        say(f"  kt-kernel with {threads} threads: geometric mean {math.exp(score / len(sizes)) * 1e3:.2f} ms")
+        score = sum(math.log(peer.measure(n)["seconds"]) for n in args.n)
+        say(f"  kt-kernel with {threads} threads: geometric mean {math.exp(score / len(args.n)) * 1e3:.2f} ms")
         if score < least:
             best, peer, least = peer, best, score
         if peer:
@@ -110,11 +105,11 @@ def best_kt_kernel(args, layer: list, sizes: list[int]) -> Peer:
     return best
 
 
-def start_peers(args, layer: list, sizes: list[int]) -> list[Peer]:
+def start_peers(args, layer: list) -> list[Peer]:
     peers = []
     starters = {"llama.cpp": lambda: start_llama_cpp(args, layer),
-                "kt-kernel": lambda: best_kt_kernel(args, layer, sizes)}
-    for name in args.peers.split(","):
+                "kt-kernel": lambda: best_kt_kernel(args, layer)}
+    for name in args.peers:
         if name == "llama.cpp" and layer[6] == "int8":
             continue
         try:
@@ -124,15 +119,15 @@ def start_peers(args, layer: list, sizes: list[int]) -> list[Peer]:
     return peers
 
 
-def compare(args, layer_format: str, sizes: list[int]) -> list[dict]:
+def compare(args, layer_format: str) -> list[dict]:
     say(f"{args.shape} {layer_format}: kt")
     first = run_kt(args, layer_format)
     r = first[0]
     layer = [r["d_model"], r["d_ff"], r["n_experts"], r["n_active"], r["copies"], args.threads, layer_format]
     if r.get("note"):
         say(f"  {r['note']}")
-    peers = start_peers(args, layer, sizes)
-    times = {("kt", n): [] for n in sizes} | {(p.name, n): [] for p in peers for n in sizes}
+    peers = start_peers(args, layer)
+    times = {(name, n): [] for name in ["kt", *(p.name for p in peers)] for n in args.n}
     errors = {}
     ours = None
 
@@ -144,8 +139,11 @@ def compare(args, layer_format: str, sizes: list[int]) -> list[dict]:
             errors["kt", row["m"]] = row["error"]
 
     def take_peer(peer: Peer) -> None:
-        for n in sizes:
-            result = peer.measure(n)
+        for n in args.n:
+            try:
+                result = peer.measure(n)
+            except (RuntimeError, OSError) as e:
+                sys.exit(f"{peer.name} failed with {n} tokens: {e}")
             times[peer.name, n].append(result["seconds"])
             errors[peer.name, n] = result["error"]
 
@@ -166,7 +164,7 @@ def compare(args, layer_format: str, sizes: list[int]) -> list[dict]:
              "share_of_read": shares[n][0], "share_of_peak": shares[n][1],
              "programs": {name: {**about[name], "seconds": statistics.median(times[name, n]),
                                  "rounds": times[name, n], "error": errors[name, n]} for name in about}}
-            for n in sizes]
+            for n in args.n]
 
 
 def print_table(rows: list[dict]) -> None:
@@ -180,35 +178,37 @@ def print_table(rows: list[dict]) -> None:
                   f"{p['seconds'] * 1e3:.3f} | {ratio} | {p['error']:.1e} |")
 
 
+def sizes(text: str) -> list[int]:
+    """For argparse: "1,16" → [1, 16], ascending."""
+    numbers = sorted({whole_number(1)(word) for word in text.split(",")})
+    if numbers[-1] > MAX_TOKENS:
+        raise argparse.ArgumentTypeError(f"{numbers[-1]} is above {MAX_TOKENS}, for which kt-kernel's buffers are made")
+    return numbers
+
+
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "ktransformers" / "peers"
-    parser.add_argument("--kt", type=pathlib.Path, default=ROOT / "build/bin/kt")
+    parser = make_parser(__doc__, CPU_FLAGS)
     parser.add_argument("--shape", default="qwen3-30b", help="as kt bench --kernels --shapes names them")
     parser.add_argument("--formats", default="q4_k,q8_0,bf16,int8")
-    parser.add_argument("--n", default="1,16,512,2048", help="tokens per call")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--n", type=sizes, default="1,16,512,2048", help="tokens per call")
+    parser.add_argument("--rounds", type=whole_number(1), default=3)
     parser.add_argument("--act", default="q8", choices=["q8", "q16", "f32"], help="of kt; the peers use 8 bits")
-    parser.add_argument("--isa", help="passed to kt, such as avx2")
     parser.add_argument("--peers", default="llama.cpp,kt-kernel")
     parser.add_argument("--prefix", type=pathlib.Path, help="folder of the peers (default: in --cache)")
-    parser.add_argument("--cache", type=pathlib.Path, default=cache)
     parser.add_argument("--wheels", type=pathlib.Path, help="folder of downloaded packages, instead of PyPI")
-    parser.add_argument("--cpu", choices=sorted(GGML_FLAGS), default="native", help="what ggml is built for")
     parser.add_argument("--python", default="{}.{}".format(*sys.version_info[:2]), help="of kt-kernel's wheel")
     parser.add_argument("--prepare", action="store_true", help="fill --prefix and stop")
-    parser.add_argument("--json", type=pathlib.Path, help="also write everything to this file")
     args = parser.parse_args()
-    unknown = set(args.peers.split(",")) - {"llama.cpp", "kt-kernel"}
-    if unknown or not args.rounds > 0:
-        parser.error(f"no such peer: {', '.join(unknown)}" if unknown else "--rounds must be above 0")
+    args.peers = args.peers.split(",")
+    unknown = set(args.peers) - {"llama.cpp", "kt-kernel"}
+    if unknown:
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are llama.cpp and kt-kernel")
+    if not args.prepare and not args.kt.exists():
+        parser.error(f"{args.kt} does not exist; ./dev build makes it")
     carried = args.prefix is not None and (args.prefix / "ggml").exists() and not args.prepare
     args.prefix = args.prefix or args.cache / f"prefix-{args.cpu}"
     if not carried:
         install(args.prefix, args.cache, args.wheels, args.cpu, args.python)
-    if not args.prepare and not args.kt.exists():
-        parser.error(f"{args.kt} does not exist; ./dev build makes it")
     return args
 
 
@@ -218,10 +218,9 @@ def main() -> None:
         print(args.prefix)
         return
     args.python_program = python_with_numpy(args.prefix, args.wheels)
-    sizes = sorted({int(n) for n in args.n.split(",")})
     rows = []
     for layer_format in args.formats.split(","):
-        rows += compare(args, layer_format, sizes)
+        rows += compare(args, layer_format)
     print(f"{cpu_name()}, medians of {args.rounds} rounds, kt with --act {args.act}\n")
     print_table(rows)
     if args.json:

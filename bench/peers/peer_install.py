@@ -1,4 +1,4 @@
-"""Puts the peers of moe_layer.py into one folder, PREFIX:
+"""Builds llama-bench for llama_cpp.py, and puts the peers of moe_layer.py into one folder, PREFIX:
 
     PREFIX/ggml/         libggml-base.so, libggml-cpu.so, libgomp.so.1: llama.cpp's CPU backend, built from the source
                          package llama-cpp-python
@@ -17,11 +17,13 @@ import sys
 import venv
 import zipfile
 
-from llama_cpp import CPU_FLAGS, PEER, run
+from peer_driver import run, say
 
+PEER = "0.3.36"  # of llama-cpp-python
 KT_KERNEL = "0.7.2"
+AVX2 = ["-DGGML_NATIVE=OFF", "-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON"]
 AVX512 = ["-DGGML_AVX512=ON", "-DGGML_AVX512_VBMI=ON", "-DGGML_AVX512_VNNI=ON", "-DGGML_AVX512_BF16=ON"]
-GGML_FLAGS = {**CPU_FLAGS, "avx512": CPU_FLAGS["avx2"] + AVX512}
+CPU_FLAGS = {"native": ["-DGGML_NATIVE=ON"], "avx2": AVX2, "avx512": AVX2 + AVX512}
 
 # Parts of kt-kernel's wheel for a machine that ggml is built for.
 VARIANTS = {"avx2": ["avx2"], "avx512": ["amx", "avx512_bf16"],
@@ -33,7 +35,7 @@ def fetch(cache: pathlib.Path, wheels: pathlib.Path | None, pattern: str, *what:
     cache.mkdir(parents=True, exist_ok=True)
     if not list(cache.glob(pattern)):
         if wheels is None:
-            print(f"fetching {what[-1]}", file=sys.stderr)
+            say(f"fetching {what[-1]}")
             run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", cache, *what)
         for file in wheels.glob(pattern) if wheels else []:
             shutil.copy(file, cache)
@@ -41,19 +43,34 @@ def fetch(cache: pathlib.Path, wheels: pathlib.Path | None, pattern: str, *what:
     return found[0] if found else sys.exit(f"{wheels or cache} has no {pattern}")
 
 
-def build_ggml(prefix: pathlib.Path, cache: pathlib.Path, wheels: pathlib.Path | None, cpu: str) -> None:
+def build_llama_cpp(build: pathlib.Path, cache: pathlib.Path, wheels: pathlib.Path | None, cpu: str, target: str,
+                    *flags: str) -> None:
+    """Builds a target of llama.cpp's CMake project, from its source in the cache, in the folder `build`."""
     source = cache / f"llama_cpp_python-{PEER}"
     if not source.exists():
         archive = fetch(cache, wheels, f"llama_cpp_python-{PEER}.tar.gz", "--no-binary", "llama-cpp-python",
                         f"llama-cpp-python=={PEER}")
         run("tar", "-xzf", archive, "-C", cache)
-    build = cache / f"ggml-{PEER}-{cpu}"
-    print(f"building ggml for {cpu} (some minutes, once)", file=sys.stderr)
+    say(f"building {target} for {cpu} (some minutes, once)")
     run("cmake", "-S", source / "vendor" / "llama.cpp", "-B", build, "-DCMAKE_BUILD_TYPE=Release",
-        "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
-        "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF",
-        *GGML_FLAGS[cpu])
-    run("cmake", "--build", build, "--target", "ggml-cpu", "--parallel", str(os.cpu_count() or 2))
+        "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_CURL=OFF",
+        "-DLLAMA_OPENSSL=OFF", *flags, *CPU_FLAGS[cpu])
+    run("cmake", "--build", build, "--target", target, "--parallel", str(os.cpu_count() or 2))
+
+
+def build_llama_bench(cache: pathlib.Path, cpu: str) -> pathlib.Path:
+    """llama-bench; an earlier build is used again."""
+    build = cache / f"llama-cpp-{PEER}-{cpu}"
+    program = build / "bin" / "llama-bench"
+    if not program.exists():
+        build_llama_cpp(build, cache, None, cpu, "llama-bench", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_MTMD=OFF")
+    return program
+
+
+def build_ggml(prefix: pathlib.Path, cache: pathlib.Path, wheels: pathlib.Path | None, cpu: str) -> None:
+    build = cache / f"ggml-{PEER}-{cpu}"
+    build_llama_cpp(build, cache, wheels, cpu, "ggml-cpu", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_BUILD_TOOLS=OFF",
+                    "-DLLAMA_BUILD_EXAMPLES=OFF")
     folder = prefix / "ggml"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("libggml-base.so", "libggml-cpu.so"):
@@ -91,7 +108,7 @@ def python_with_numpy(prefix: pathlib.Path, wheels: pathlib.Path | None) -> str:
 
 
 def install(prefix: pathlib.Path, cache: pathlib.Path, wheels: pathlib.Path | None, cpu: str, python: str) -> None:
-    """What is missing in PREFIX. `cpu`: a key of GGML_FLAGS; `python`: "3.12"."""
+    """What is missing in PREFIX. `cpu`: a key of CPU_FLAGS; `python`: "3.12"."""
     mark = prefix / "ggml" / "built-for"
     if not mark.exists() or mark.read_text().strip() != cpu:
         build_ggml(prefix, cache, wheels, cpu)
