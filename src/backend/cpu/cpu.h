@@ -24,7 +24,7 @@ namespace kt::backend {
 /// once per layer. kQ16 keeps 15 bits as the sum of two such roundings (of the value, then of what
 /// is left): twice the multiplications, the same weight reads. kF32 keeps them in float (proofs).
 /// Where tile kernels exist, batches of kBatchRows rows or more use them, with activations in bf16
-/// (unless kF32): their rounding is a quarter of int8's.
+/// (unless kF32): less than half the error of kQ8, far more than that of kQ16.
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
 /// When tiles are worth it: steps of that many rows, and that many rows for each matrix on average

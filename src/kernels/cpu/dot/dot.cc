@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/dot/n16.h"
 #include "kernels/cpu/dot/quantize.h"
+#include "kernels/cpu/isa_caps.h"
 
 namespace kt::kernels::dot {
 
@@ -17,11 +18,6 @@ using formats::Format;
 #undef KERNEL
 
 namespace {
-
-constexpr CpuCaps kCaps_ref = 0;
-constexpr CpuCaps kCaps_avx2 = kAvx2;
-constexpr CpuCaps kCaps_avx512 = kAvx2 | kAvx512 | kAvx512Vnni;
-constexpr CpuCaps kCaps_amx = kCaps_avx512 | kAmx;
 
 constexpr Kernel kKernels[] = {
 #define KERNEL(isa, name, out, act, weight, pack, m_max, n_tile, k_step) \

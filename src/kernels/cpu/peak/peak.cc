@@ -1,5 +1,7 @@
 #include "kernels/cpu/peak/peak.h"
 
+#include "kernels/cpu/isa_caps.h"
+
 namespace kt::kernels::peak {
 
 #define KERNEL(isa, name, arithmetic, ops_per_round) void name(std::int64_t rounds) noexcept;
@@ -7,10 +9,6 @@ namespace kt::kernels::peak {
 #undef KERNEL
 
 namespace {
-
-constexpr CpuCaps kCaps_avx2 = kAvx2;
-constexpr CpuCaps kCaps_avx512 = kAvx2 | kAvx512 | kAvx512Vnni;
-constexpr CpuCaps kCaps_amx = kCaps_avx512 | kAmx;
 
 constexpr Kernel kKernels[] = {
 #define KERNEL(isa, name, arithmetic, ops_per_round) \
