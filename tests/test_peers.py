@@ -55,6 +55,11 @@ def test_exact_result_of_one_expert():
     np.testing.assert_allclose(weights.exact(x, np.array([1]), np.array([0.5])), want, rtol=1e-12)
 
 
+def test_a_folder_without_ggml_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="libggml-cpu.so"):
+        peer_common.load_ggml(tmp_path)
+
+
 def drive(program: str, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, PEERS / program, *flags], capture_output=True, text=True, check=False)
 

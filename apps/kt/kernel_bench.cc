@@ -84,6 +84,8 @@ std::string results_text(const bench::Report& report) {
 std::string comparison_text(const bench::Report& report) {
   std::string text = fmt::format("\n{} of {} results are in the baseline; {} lost more than 10 %\n",
                                  report.n_compared, report.results.size(), report.losses.size());
+  if (report.n_compared == 0)
+    text += "  a result is compared with the same name, m, --threads and --act\n";
   for (const bench::Loss& loss : report.losses) {
     const bench::Result& r = report.results[loss.result];
     text += fmt::format("  {} m {}: {} ms, was {} ms (+{:.0f} %)\n", r.name, r.m,

@@ -159,7 +159,7 @@ def compare(args, layer_format: str) -> list[dict]:
     about = {"kt": {"threads": args.threads, "bits": r["bits_per_weight"], "kernel": r["kernel"]}}
     about |= {p.name: {"threads": p.threads, "bits": p.about["bits_per_weight"], "kernel": p.about["kernel"]}
               for p in peers}
-    shares = {row["m"]: (row["share_of_read"], row.get("share_of_peak", 0.0)) for row in ours}
+    shares = {row["m"]: (row.get("share_of_read", 0.0), row.get("share_of_peak", 0.0)) for row in ours}
     return [{"shape": args.shape, "format": layer_format, "n": n, "experts": r["n_experts"], "layers": r["copies"],
              "share_of_read": shares[n][0], "share_of_peak": shares[n][1],
              "programs": {name: {**about[name], "seconds": statistics.median(times[name, n]),

@@ -32,6 +32,8 @@ class Layer:
 
 def load_ggml(folder: pathlib.Path) -> ctypes.CDLL:
     """ggml with its CPU backend, from shared libraries in one folder."""
+    if not (folder / "libggml-cpu.so").exists():
+        raise SystemExit(f"{folder} has no libggml-cpu.so; moe_layer.py --prepare makes it")
     for name in ("libgomp.so.1", "libggml-base.so", "libggml-cpu.so"):
         if (folder / name).exists():
             library = ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)

@@ -31,7 +31,7 @@ struct Regex::Compiled {
   }
 };
 
-Regex::Regex(const std::string& pattern, std::size_t* error_offset)
+Regex::Regex(const std::string& pattern, std::size_t* error_offset, bool any_case)
     : compiled_(std::make_unique<Compiled>()) {
   int error = 0;
   PCRE2_SIZE offset = 0;
@@ -41,7 +41,8 @@ Regex::Regex(const std::string& pattern, std::size_t* error_offset)
   }
   compiled_->code =
       pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                    PCRE2_NEVER_BACKSLASH_C | PCRE2_AUTO_CALLOUT, &error, &offset, nullptr);
+                    PCRE2_NEVER_BACKSLASH_C | PCRE2_AUTO_CALLOUT | (any_case ? PCRE2_CASELESS : 0u),
+                    &error, &offset, nullptr);
   if (compiled_->code == nullptr) {
     PCRE2_UCHAR reason[256];
     pcre2_get_error_message(error, reason, sizeof reason);

@@ -13,7 +13,8 @@ class Regex {
  public:
   /// Throws kBadFile with PCRE2's reason and the offset in the pattern; `error_offset` then holds
   /// it.
-  Regex(const std::string& pattern, std::size_t* error_offset = nullptr);
+  explicit Regex(const std::string& pattern, std::size_t* error_offset = nullptr,
+                 bool any_case = false);
   ~Regex();
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;

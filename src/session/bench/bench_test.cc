@@ -78,9 +78,18 @@ TEST(Cases, FilterFormatsAndShapes) {
   // Both have matrices [2048, 7168].
   EXPECT_EQ(names({"^dot.*avx512", {"q8_0"}, {"deepseek-v3", "kimi-k2"}}, kWide).size(), 1u);
   EXPECT_THROW(names({"nothing like it", {}, {}}, kWide), Error);
-  EXPECT_THROW(names({"(", {}, {}}, kWide), Error);
+  for (const std::string& bad :
+       {std::string("("), std::string(100000, '('), std::string("(.+.+)+#")})
+    EXPECT_THROW(names({bad, {}, {}}, kWide), Error);
   EXPECT_THROW(names({"", {"q9"}, {}}, kWide), Error);
   EXPECT_THROW(names({"", {}, {"gpt"}}, kWide), Error);
+}
+
+TEST(Cases, LayersThatDoNotSuitTheirShape) {
+  EXPECT_EQ(names({"^moe", {}, {"96x64:4:2"}}, kWide),
+            (std::vector<std::string>{"moe q8_0 96x64:4:2", "moe bf16 96x64:4:2"}));
+  EXPECT_THROW(names({"^moe", {"q4_k"}, {"96x64:4:2"}}, kWide), Error);
+  EXPECT_THROW(names({"^moe", {"int8"}, {"80x64:4:2"}}, kWide), Error);
 }
 
 TEST(Cases, EveryRowThatRunsIsThere) {
@@ -186,6 +195,17 @@ TEST(DotSubject, ErrorOfARowIsSmall) {
   }
 }
 
+TEST(DotSubject, AMatrixThatDoesNotFitIsRefused) {
+  backend::Cpu cpu(1, {}, detect_caps(), backend::ActPolicy::kQ8);
+  const Case what = select_cases({"^dot", {"bf16"}, {"1048576x1048576:1:1"}}, cpu.caps).front();
+  try {
+    make_dot_subject(cpu, what, {1 << 20, std::uint64_t{1} << 34, 1});
+    FAIL() << "4 TiB fit in 16 GiB";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kNoMemory);
+  }
+}
+
 Result result(std::int64_t m, double seconds) {
   Result r;
   r.name = "moe q4_k qwen3-30b";
@@ -214,9 +234,13 @@ TEST(Baseline, FlagsMoreThanTenPercent) {
 
 TEST(Baseline, OtherFilesAreRefused) {
   EXPECT_THROW(Baseline::read("no/such/file.json"), Error);
-  for (const char* bad : {"", "[]", "{}", R"({"version": 9})", R"({"version": 1, "machine": {}})",
-                          R"({"version": 1, "machine": {"n_threads": 1, "act": "q8"},
-                              "results": [{"name": "x", "m": 1, "seconds": 0}]})"}) {
+  for (const char* bad :
+       {"", "[]", "{}", R"({"version": 9})", R"({"version": 1, "machine": {}})",
+        R"({"version": 1, "machine": {"n_threads": 1, "act": "q8"},
+                              "results": [{"name": "x", "m": 1, "seconds": 0}]})",
+        R"({"version": 1, "machine": {"n_threads": 1, "act": "q8"},
+                              "results": [{"name": "x", "m": 1e300, "seconds": 1}]})",
+        R"({"version": 1, "machine": {"n_threads": 1, "act": "q8"}, "results": [5]})"}) {
     EXPECT_THROW(Baseline::parse(bad, "x"), Error) << bad;
   }
 }

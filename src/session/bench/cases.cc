@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
-#include <regex>
 #include <set>
 
 #include "base/suggest.h"
+#include "placement/regex.h"
 
 namespace kt::session::bench {
 namespace {
@@ -45,11 +45,65 @@ std::optional<LayerShape> custom_shape(const std::string& text) {
   return LayerShape{text, numbers[0], numbers[1], numbers[2], numbers[3]};
 }
 
-std::regex make_regex(const std::string& filter) {
-  try {
-    return std::regex(filter, std::regex::ECMAScript | std::regex::icase);
-  } catch (const std::regex_error& e) {
-    fail(ErrorCode::kUsage, "--kernels", "'{}' is not a regular expression: {}", filter, e.what());
+// The names that a regular expression is found in, letters of any case.
+class Filter {
+ public:
+  explicit Filter(const std::string& text) try : regex_(text, nullptr, true) {
+  } catch (const Error& e) {
+    fail(ErrorCode::kUsage, "--kernels", "{}", e.what());
+  }
+  bool operator()(const std::string& name) {
+    try {
+      return regex_.search(name, budget_);
+    } catch (const Error& e) {
+      fail(ErrorCode::kUsage, "--kernels", "{}", e.what());
+    }
+  }
+
+ private:
+  placement::Regex regex_;
+  std::int64_t budget_ = 10'000'000;
+};
+
+// Layers of the formats asked for must fit their shapes; of the default ones those count that do.
+void add_layers(const std::vector<LayerFormat>& wanted, const std::vector<LayerShape>& shapes,
+                Filter& filter, std::vector<Case>* cases) {
+  std::vector<LayerFormat> formats = wanted;
+  if (formats.empty()) formats = {parse_format("q4_k"), parse_format("q8_0"), parse_format("bf16")};
+  for (const LayerShape& shape : shapes) {
+    for (const LayerFormat& format : formats) {
+      Case c{nullptr, format, shape};
+      if (!filter(c.name())) continue;
+      const std::int64_t block = formats::traits(format.recode.target(format.stored)).block_len;
+      if (shape.d_model % block == 0 && shape.d_ff % block == 0) {
+        cases->push_back(std::move(c));
+      } else if (!wanted.empty()) {
+        fail(ErrorCode::kUsage, "--shapes",
+             "the widths of '{}' do not divide into the blocks of {} weights that {} uses",
+             shape.name, block, format.name);
+      }
+    }
+  }
+}
+
+// Each row on each matrix once, however many shapes have it.
+void add_rows(const std::vector<LayerFormat>& wanted, const std::vector<LayerShape>& shapes,
+              CpuCaps caps, bool with_ref, Filter& filter, std::vector<Case>* cases) {
+  std::set<std::pair<const kernels::dot::Kernel*, std::pair<std::int64_t, std::int64_t>>> seen;
+  for (const kernels::dot::Kernel& row : kernels::dot::kernels()) {
+    const bool runs = (caps & row.caps) == row.caps && (row.caps != 0 || with_ref);
+    const bool chosen =
+        wanted.empty() || std::any_of(wanted.begin(), wanted.end(), [&](const LayerFormat& f) {
+          return f.backend.empty() && f.stored == row.weight;
+        });
+    if (!runs || !chosen || formats::traits(row.weight).encode == nullptr) continue;
+    const std::string name = lower(std::string(formats::traits(row.weight).name));
+    for (const LayerShape& shape : shapes) {
+      Case c{&row, {name, row.weight, {}, {}}, shape};
+      const bool fits = shape.d_model % row.k_step == 0;
+      if (fits && seen.insert({&row, {shape.d_ff, shape.d_model}}).second && filter(c.name()))
+        cases->push_back(std::move(c));
+    }
   }
 }
 
@@ -75,8 +129,10 @@ LayerShape parse_shape(const std::string& text) {
   std::string known;
   for (const std::string& name : names) known += name + ", ";
   fail(ErrorCode::kUsage, "--shapes",
-       "'{}' is unknown{}; known are {}or D_MODELxD_FF:EXPERTS:ACTIVE", text,
-       near ? fmt::format("; did you mean {}?", *near) : std::string(), known);
+       "'{}' is unknown{}; known are {}or D_MODELxD_FF:EXPERTS:ACTIVE (from 1 to {}, ACTIVE not "
+       "above "
+       "EXPERTS)",
+       text, near ? fmt::format("; did you mean {}?", *near) : std::string(), known, kMaxSize);
 }
 
 LayerFormat parse_format(const std::string& text) {
@@ -130,38 +186,16 @@ std::string Case::name() const {
 }
 
 std::vector<Case> select_cases(const Selection& selection, CpuCaps caps) {
-  const std::regex filter = make_regex(selection.filter);
+  Filter filter(selection.filter);
   std::vector<LayerShape> shapes;
   for (const std::string& name : selection.shapes) shapes.push_back(parse_shape(name));
   if (shapes.empty()) shapes.push_back(parse_shape("qwen3-30b"));
   std::vector<LayerFormat> wanted;
   for (const std::string& name : selection.formats) wanted.push_back(parse_format(name));
   std::vector<Case> cases;
-  const auto add = [&](Case c) {
-    if (std::regex_search(c.name(), filter)) cases.push_back(std::move(c));
-  };
-  std::vector<LayerFormat> of_layers = wanted;
-  if (of_layers.empty())
-    of_layers = {parse_format("q4_k"), parse_format("q8_0"), parse_format("bf16")};
-  for (const LayerShape& shape : shapes) {
-    for (const LayerFormat& format : of_layers) add({nullptr, format, shape});
-  }
+  add_layers(wanted, shapes, filter, &cases);
   const bool with_ref = caps == 0 || selection.filter.find("ref") != std::string::npos;
-  std::set<std::pair<const kernels::dot::Kernel*, std::pair<std::int64_t, std::int64_t>>> seen;
-  for (const kernels::dot::Kernel& row : kernels::dot::kernels()) {
-    const bool runs = (caps & row.caps) == row.caps && (row.caps != 0 || with_ref);
-    const bool chosen =
-        wanted.empty() || std::any_of(wanted.begin(), wanted.end(), [&](const LayerFormat& f) {
-          return f.backend.empty() && f.stored == row.weight;
-        });
-    if (!runs || !chosen || formats::traits(row.weight).encode == nullptr) continue;
-    const std::string name = lower(std::string(formats::traits(row.weight).name));
-    for (const LayerShape& shape : shapes) {
-      const bool fits = shape.d_model % row.k_step == 0;
-      if (fits && seen.insert({&row, {shape.d_ff, shape.d_model}}).second)
-        add({&row, {name, row.weight, {}, {}}, shape});
-    }
-  }
+  add_rows(wanted, shapes, caps, with_ref, filter, &cases);
   if (cases.empty()) {
     fail(ErrorCode::kUsage, "--kernels", "'{}' matches none of the kernels and layers",
          selection.filter);

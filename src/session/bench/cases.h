@@ -61,8 +61,9 @@ struct Selection {
 };
 
 /// MoE layers first, then kernel rows in table order, each on the matrix [d_ff, d_model] of the
-/// shapes. Reference rows only count when `caps` has nothing better or the filter names "ref".
-/// Throws kUsage for unknown names and a filter that is no regular expression or matches nothing.
+/// shapes that suit it. Reference rows only count when `caps` has nothing better or the filter
+/// names "ref". Throws kUsage for unknown names, a layer whose widths do not suit a format asked
+/// for, and a filter that is no regular expression or matches nothing.
 std::vector<Case> select_cases(const Selection& selection, CpuCaps caps);
 
 }  // namespace kt::session::bench

@@ -23,6 +23,8 @@ class DotSubject : public Subject {
  public:
   DotSubject(backend::Cpu& cpu, const Case& what, const Limits& limits)
       : cpu_(cpu), kernel_(*what.kernel), n_(what.shape.d_ff), k_(what.shape.d_model) {
+    bytes_ = dot::packed_bytes(kernel_, n_, k_);
+    check_memory(what, limits);
     const LayerShape one{what.shape.name, k_, k_, 1, 1};
     const LayerSource source(cpu.pool, one, what.format, 1);
     const io::TensorInfo& info = source.tensors().front();
@@ -33,7 +35,6 @@ class DotSubject : public Subject {
           info, r % k_, 1,
           rows.data() + static_cast<std::size_t>(r) * rows.size() / static_cast<std::size_t>(n_));
     }
-    bytes_ = dot::packed_bytes(kernel_, n_, k_);
     const std::uint64_t wanted = std::min(4 * limits.cache_bytes, limits.memory);
     copies_ = static_cast<std::int64_t>(std::max<std::uint64_t>(1, (wanted + bytes_ - 1) / bytes_));
     weights_ = tensor::Buffer(bytes_ * static_cast<std::size_t>(copies_));
@@ -112,6 +113,17 @@ class DotSubject : public Subject {
   std::string note() const override { return note_; }
 
  private:
+  // Weights as in a file and packed, inputs in two forms, outputs.
+  void check_memory(const Case& what, const Limits& limits) const {
+    const double needed =
+        2.0 * static_cast<double>(bytes_) +
+        static_cast<double>(limits.largest) * static_cast<double>(8 * k_ + 4 * n_);
+    if (needed <= static_cast<double>(limits.memory)) return;
+    fail(ErrorCode::kNoMemory, what.name(),
+         "takes {:.1f} GiB and there is room for {:.1f}; name another shape, or a smaller --m",
+         needed / (1 << 30), static_cast<double>(limits.memory) / (1 << 30));
+  }
+
   std::int64_t whole_tiles(std::int64_t rows) const {
     return (rows + kernel_.n_tile - 1) / kernel_.n_tile * kernel_.n_tile;
   }

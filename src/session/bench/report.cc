@@ -13,8 +13,8 @@ using Json = nlohmann::ordered_json;
 constexpr int kVersion = 1;
 
 // The kernel of a MoE layer is not part of the key: another kernel is a change to be seen.
-std::string key(const std::string& name, std::int64_t n_experts, std::int64_t m, int n_threads,
-                const std::string& act) {
+std::string key(const std::string& name, std::int64_t n_experts, std::int64_t m,
+                std::int64_t n_threads, const std::string& act) {
   return fmt::format("{}|{}|{}|{}|{}", name, n_experts, m, n_threads, act);
 }
 
@@ -34,18 +34,26 @@ Json to_json(const Result& r) {
                {"samples", r.seconds.n},
                {"weight_bytes_per_second", r.bytes_per_second},
                {"read_bytes_per_second", r.read},
-               {"share_of_read", r.bytes_per_second / r.read},
                {"ops_per_second", r.ops_per_second},
                {"arithmetic", name_of(r.arithmetic)},
                {"error", r.error},
                {"slower_than_next", r.slower_than_next},
                {"repeated", r.repeated}});
+  if (r.read > 0.0) json["share_of_read"] = r.bytes_per_second / r.read;
   if (r.peak > 0.0) {
     json["peak_ops_per_second"] = r.peak;
     json["share_of_peak"] = r.ops_per_second / r.peak;
   }
   if (!r.note.empty()) json["note"] = r.note;
   return json;
+}
+
+// A float beyond the range of integers must not be converted.
+std::int64_t whole(const nlohmann::json& value, const std::string& path) {
+  if (!value.is_number_integer())
+    fail(ErrorCode::kBadFile, path, "has a {} that is not whole where a whole number is wanted",
+         value.type_name());
+  return value.get<std::int64_t>();
 }
 
 }  // namespace
@@ -88,17 +96,20 @@ Baseline Baseline::parse(const std::string& text, const std::string& path) {
   Baseline baseline;
   try {
     const auto json = nlohmann::json::parse(text);
-    if (json.at("version").get<int>() != kVersion) {
+    const std::int64_t version = whole(json.at("version"), path);
+    if (version != kVersion) {
       fail(ErrorCode::kBadFile, path, "is of version {}; this program compares with version {}",
-           json.at("version").get<int>(), kVersion);
+           version, kVersion);
     }
     const auto& machine = json.at("machine");
+    const std::int64_t n_threads = whole(machine.at("n_threads"), path);
+    const std::string act = machine.at("act");
     for (const auto& r : json.at("results")) {
       const double seconds = r.at("seconds").get<double>();
       if (!(seconds > 0.0)) fail(ErrorCode::kBadFile, path, "has a time that is not above 0");
-      baseline.seconds_[key(r.at("name"), r.value("n_experts", std::int64_t{0}),
-                            r.at("m").get<std::int64_t>(), machine.at("n_threads").get<int>(),
-                            machine.at("act"))] = seconds;
+      const std::int64_t n_experts = r.contains("n_experts") ? whole(r["n_experts"], path) : 0;
+      baseline.seconds_[key(r.at("name"), n_experts, whole(r.at("m"), path), n_threads, act)] =
+          seconds;
     }
   } catch (const nlohmann::json::exception& e) {
     fail(ErrorCode::kBadFile, path, "is not what --json writes: {}", e.what());
