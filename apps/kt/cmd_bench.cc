@@ -223,7 +223,8 @@ int bench(BenchArgs args) {
 
 void add_bench(CLI::App& root, Action& action) {
   auto args = std::make_shared<BenchArgs>();
-  CLI::App* command = root.add_subcommand("bench", "Measure prefill and decode speed, or kernels one by one");
+  CLI::App* command =
+      root.add_subcommand("bench", "Measure prefill and decode speed, or kernels one by one");
   command->group("Measure");
   command->add_option("MODEL", args->options.model, "A model file, folder or name; or use --dummy")
       ->type_name("");
