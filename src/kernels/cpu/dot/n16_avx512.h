@@ -87,6 +87,17 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
   }
 }
 
+/// Asks for the weights read soon in place of block b: many rows take so long over a block that
+/// loads alone reach too short a way into memory.
+template <class Tile, int kBlocks>
+KT_INLINE void prefetch_ahead(const Tile* tile, int b) {
+  constexpr std::int64_t kBytes = static_cast<std::int64_t>(sizeof(Tile)) / kBlocks;
+  if constexpr (kBytes > 512) return;  // codes of 8 bits: memory is the limit anyway
+  const char* p = reinterpret_cast<const char*>(tile) + b * kBytes + 1024;
+#pragma GCC unroll 16
+  for (std::int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
+}
+
 template <class W, int kM>
 KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act,
                        float* out, std::int64_t out_stride, __mmask16 used) {
@@ -102,6 +113,7 @@ KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const
         half_sums[i].compute(act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias, W::kBlocks);
     }
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
+      if constexpr (kM > 2) prefetch_ahead<typename W::Tile, W::kBlocks>(tile, b);
       __m512i sum[kM], second[kM];
       dot_block<W, kM>(*tile, unit, b, act, 32 * block, half_sums, sum, second);
       if constexpr (W::kHalfScales) {
@@ -158,21 +170,24 @@ template <class W, int kM>
 }
 
 /// All m rows on one weight tile before the next, so that the tile is read from cache after the
-/// first.
+/// first panel. Panels are of equal size, or one less.
 template <class W>
 KT_INLINE void tile_q8(const DotArgs& args, const typename W::Tile* tile, std::int64_t n_units,
                        std::int64_t col) {
-  std::int64_t row = 0;
-  for (; row + 8 <= args.m; row += 8) q8_panel<W, 8>(tile, n_units, args, row, col);
-  if (row + 4 <= args.m) {
-    q8_panel<W, 4>(tile, n_units, args, row, col);
-    row += 4;
+  const std::int64_t n_panels = (args.m + 7) / 8;
+  for (std::int64_t p = 0; p < n_panels; ++p) {
+    const std::int64_t row = args.m * p / n_panels;
+    switch (args.m * (p + 1) / n_panels - row) {
+      case 1: q8_panel<W, 1>(tile, n_units, args, row, col); break;
+      case 2: q8_panel<W, 2>(tile, n_units, args, row, col); break;
+      case 3: q8_panel<W, 3>(tile, n_units, args, row, col); break;
+      case 4: q8_panel<W, 4>(tile, n_units, args, row, col); break;
+      case 5: q8_panel<W, 5>(tile, n_units, args, row, col); break;
+      case 6: q8_panel<W, 6>(tile, n_units, args, row, col); break;
+      case 7: q8_panel<W, 7>(tile, n_units, args, row, col); break;
+      default: q8_panel<W, 8>(tile, n_units, args, row, col); break;
+    }
   }
-  if (row + 2 <= args.m) {
-    q8_panel<W, 2>(tile, n_units, args, row, col);
-    row += 2;
-  }
-  if (row < args.m) q8_panel<W, 1>(tile, n_units, args, row, col);
 }
 
 // Batches of formats with scales of 16 k, whose codes are slow to expand (others lose more by the
