@@ -111,10 +111,9 @@ void add_run_options(CLI::App& command, session::RunOptions& options) {
   number(command, "-t,--threads", options.n_threads, whole_number(0, 1024), "N",
          "Threads; 0: the physical cores this process may use")
       ->group(group);
-  add_choice(
-      command, "--act", options.act, {"q8", "q16", "f32"},
-      "Activations in quantised products: 8 bits (fastest), 15 bits, or floats; but for floats, "
-      "prompts take bf16 where the CPU has AMX")
+  add_choice(command, "--act", options.act, {"q8", "q16", "f32"},
+             "Activations in quantised products: 8 bits (fastest), 15 bits (prompts: bf16 with "
+             "AMX), or floats")
       ->capture_default_str()
       ->group(group);
   add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "q8_0"},
