@@ -6,6 +6,7 @@
 //
 // Thread rule: one thread.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
