@@ -79,14 +79,12 @@ def assert_same_bits(got, want):
     assert different.size == 0, f"{different.size} bytes differ, first at {different[:8]}"
 
 
-def test_the_package_decodes_all_but_these():
-    missing = set()
-    for kind in set(Type) - {Type[name] for name in NOT_WEIGHTS}:
-        try:
-            quants.dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-        except NotImplementedError:
-            missing.add(kind.name)
-    assert missing == NOT_DECODED
+@pytest.mark.parametrize("name", sorted(NOT_DECODED))
+def test_the_package_cannot_decode(name):
+    """Keeps the list short: a type that the package learns to decode must leave it. The others are decoded below."""
+    block = np.zeros((1, GGML_QUANT_SIZES[Type[name]][1]), np.uint8)
+    with pytest.raises(NotImplementedError):
+        quants.dequantize(block, Type[name])
 
 
 def test_every_type_of_the_package_is_known():
@@ -97,6 +95,7 @@ def test_every_type_of_the_package_is_known():
         if kind.name in NOT_WEIGHTS:
             continue
         assert kind.name in ours, f"{kind.name} is missing"
+        assert kind.name in DECODED or kind.name in NOT_DECODED, f"{kind.name} is not compared"
         # The package still lists Q8_1 with two float scales; files have two fp16 since 2023.
         if kind.name != "Q8_1":
             assert ours[kind.name] == [int(kind), block_len, block_bytes]

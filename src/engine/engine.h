@@ -4,7 +4,8 @@
 // rows), runs the model, and samples. A request's sequence stays cached when it ends, so that a
 // later prompt with the same beginning (the next turn of a chat) skips it; sequences share the
 // pages they have in common, and cached ones give way when pages are short. Rows of a request are
-// computed the same way whatever else is in the batch. Prompt chunks end at fixed multiples of
+// computed the same way whatever else is in the batch, but for batches on both sides of
+// backend::kBatchRows where the CPU has tile kernels. Prompt chunks end at fixed multiples of
 // chunk_size counted from the sequence's start. Thread rule: one thread drives an Engine; cancel()
 // may come from any thread or a signal handler.
 #pragma once

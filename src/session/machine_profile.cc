@@ -179,7 +179,7 @@ std::string attention_key(const ProfileNeeds& n, std::int64_t rows) {
                      rows);
 }
 
-constexpr int kVersion = 2;  // of the measurements; others are measured anew
+constexpr int kVersion = 3;  // of the measurements; others are measured anew
 
 Json read_cache(const std::string& path) {
   std::ifstream file(path);

@@ -59,11 +59,11 @@ PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n
   bytes_ = packed_matrix_bytes(cpu.caps, cpu.act, format, n, k);
 }
 
-dot::Act PackedMatrix::form(std::int64_t n_rows, std::int64_t n_each) const {
-  if (batch_ == nullptr) return kernel_->act;
+const dot::Kernel& PackedMatrix::kernel_for(std::int64_t n_rows, std::int64_t n_each) const {
+  if (batch_ == nullptr) return *kernel_;
   const bool floats = kernel_->act == dot::Act::kF32;
   const bool many = n_each >= (floats ? kBatchRowsEachF32 : kBatchRowsEachQ8);
-  return n_rows >= kBatchRows && many ? batch_->act : kernel_->act;
+  return n_rows >= kBatchRows && many ? *batch_ : *kernel_;
 }
 
 void PackedMatrix::own(tensor::Buffer storage) {
@@ -149,10 +149,9 @@ ActMatrix::ActMatrix(const Cpu& cpu, tensor::Arena& arena, dot::Act form, std::i
   }
 }
 
-std::uint16_t* ActMatrix::tile_row(const std::uint16_t* tiles, std::int64_t row) const noexcept {
-  const std::int64_t at =
-      row / dot::kTileRows * dot::kTileRows * k_ + row % dot::kTileRows * dot::kTileCols;
-  return const_cast<std::uint16_t*>(tiles) + at;
+// Where a row's first 32 values lie in the tiles of rows of k values.
+static std::int64_t tile_row(std::int64_t row, std::int64_t k) {
+  return row / dot::kTileRows * dot::kTileRows * k + row % dot::kTileRows * dot::kTileCols;
 }
 
 void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
@@ -163,7 +162,7 @@ void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::i
       return;
     case dot::Act::kQ8: write_q8(cpu, row, col, n, x); return;
     case dot::Act::kBf16:
-      cpu.to_tiles(x, n, tile_row(bf16_, row) + col / dot::kTileCols * dot::kTileValues);
+      cpu.to_tiles(x, n, bf16_ + tile_row(row, k_) + col / dot::kTileCols * dot::kTileValues);
       return;
   }
 }
@@ -211,8 +210,8 @@ void ActMatrix::copy(std::int64_t row, const dot::ActRows& other,
       return;
     }
     case dot::Act::kBf16: {
-      const std::uint16_t* source = tile_row(other.bf16, from);
-      std::uint16_t* to = tile_row(bf16_, row);
+      const std::uint16_t* source = other.bf16 + tile_row(from, k_);
+      std::uint16_t* to = bf16_ + tile_row(row, k_);
       for (std::int64_t c = 0; c < k_; c += dot::kTileCols) {
         std::memcpy(to, source, dot::kTileCols * sizeof(std::uint16_t));
         source += dot::kTileValues;

@@ -23,8 +23,8 @@ namespace kt::backend {
 /// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32
 /// once per layer. kQ16 keeps 15 bits as the sum of two such roundings (of the value, then of what
 /// is left): twice the multiplications, the same weight reads. kF32 keeps them in float (proofs).
-/// Where tile kernels exist, batches of kBatchRows rows or more use them, with activations in bf16
-/// (unless kF32): less than half the error of kQ8, far more than that of kQ16.
+/// Where tile kernels exist, large steps (kBatchRows) use them, with activations in bf16 (unless
+/// kF32): less than half the error of kQ8, far more than that of kQ16.
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
 /// When tiles are worth it: steps of that many rows, and that many rows for each matrix on average
@@ -80,7 +80,10 @@ class PackedMatrix {
   std::size_t bytes() const { return bytes_; }
   /// The form of activations that steps of n_rows rows are to be given in; this matrix gets n_each
   /// of them on average.
-  kernels::dot::Act form(std::int64_t n_rows, std::int64_t n_each) const;
+  kernels::dot::Act form(std::int64_t n_rows, std::int64_t n_each) const {
+    return kernel_for(n_rows, n_each).act;
+  }
+  const kernels::dot::Kernel& kernel_for(std::int64_t n_rows, std::int64_t n_each) const;
   kernels::dot::Act form(std::int64_t n_rows) const { return form(n_rows, n_rows); }
   /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). The
   /// form of `act` chooses the kernel. With two-term activations n_rows is at most kMaxSplitRows.
@@ -125,7 +128,6 @@ class ActMatrix {
  private:
   void write_q8(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
                 const float* x) const noexcept;
-  std::uint16_t* tile_row(const std::uint16_t* tiles, std::int64_t row) const noexcept;
 
   kernels::dot::Act form_ = kernels::dot::Act::kF32;
   std::int64_t k_ = 0;

@@ -137,19 +137,15 @@ class MoeSubject : public Subject {
     return memory;
   }
 
-  Arithmetic arithmetic() const override { return arithmetic_of(form(), gate_.format()); }
-  std::string kernel() const override {
-    const kernels::dot::Act form = this->form();
-    if (form == gate_.kernel().act) return layers_.front()->kernel_name();
-    return kernels::dot::select(gate_.format(), form, gate_.k(), cpu_.caps)->name;
-  }
+  Arithmetic arithmetic() const override { return arithmetic_of(chosen().act, gate_.format()); }
+  std::string kernel() const override { return chosen().name; }
   std::int64_t n_experts() const override { return size_.shape.n_experts; }
   std::int64_t n_copies() const override { return size_.n_layers; }
   std::string note() const override { return size_.note; }
 
  private:
-  kernels::dot::Act form() const {
-    return gate_.form(m_, m_ * size_.shape.n_active / size_.shape.n_experts);
+  const kernels::dot::Kernel& chosen() const {
+    return gate_.kernel_for(m_, m_ * size_.shape.n_active / size_.shape.n_experts);
   }
 
   double forward(RoutedRows& rows) noexcept {

@@ -40,12 +40,13 @@ struct ScaleMinBytes {
   SixBytes bytes;
 };
 
-struct Q4_K : WeightBase {
-  using Tile = TileQ4_K;
+/// What Q4_K and Q5_K share: 6-bit scales and minima of each 32 k.
+template <class TileType>
+struct ScaleMinK : WeightBase {
+  using Tile = TileType;
   using Unit = ScaleMinBytes;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
-  static constexpr Widen kWiden = Widen::kBlock;
   KT_INLINE static Unit unit(const Tile& t) {
     Unit u;
     u.d = load_fp16(t.d);
@@ -57,26 +58,15 @@ struct Q4_K : WeightBase {
     scale = multiply(u.d, load_u8(u.bytes.first[b]));
     offset = multiply(u.minus_min, load_u8(u.bytes.second[b]));
   }
+};
+
+struct Q4_K : ScaleMinK<TileQ4_K> {
+  static constexpr Widen kWiden = Widen::kBlock;
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
     return nibbles(t.block[b].q, pass, g, h);
   }
 };
-struct Q5_K : WeightBase {
-  using Tile = TileQ5_K;
-  using Unit = ScaleMinBytes;
-  static constexpr int kBlocks = 8;
-  static constexpr bool kOffset = true;
-  KT_INLINE static Unit unit(const Tile& t) {
-    Unit u;
-    u.d = load_fp16(t.d);
-    u.minus_min = times(load_fp16(t.dmin), -1.0f);
-    u.bytes.unpack(t.scales, 0);
-    return u;
-  }
-  KT_INLINE static void scales(const Tile&, const Unit& u, int b, Pair& scale, Pair& offset) {
-    scale = multiply(u.d, load_u8(u.bytes.first[b]));
-    offset = multiply(u.minus_min, load_u8(u.bytes.second[b]));
-  }
+struct Q5_K : ScaleMinK<TileQ5_K> {
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
     return _mm256_or_si256(nibbles(t.block[b].q, pass, g, h),
                            mask_bits(t.block[b].q1, 4 * pass + g, 4, h));

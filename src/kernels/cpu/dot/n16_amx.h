@@ -14,6 +14,7 @@
 #pragma once
 #include "kernels/cpu/dot/dot.h"
 #include "kernels/cpu/dot/n16_codes_avx512.h"
+#include "kernels/cpu/tile_config_amx.h"
 
 namespace kt::kernels::dot {
 namespace {
@@ -141,13 +142,7 @@ struct TileShape {
 
 // Tiles 0-3: accumulators [row tile][column tile]; 4, 5: activations; 6, 7: weights.
 KT_INLINE void configure(const TileShape& shape) {
-  struct alignas(64) Config {
-    std::uint8_t palette = 1;
-    std::uint8_t start_row = 0;
-    std::uint8_t reserved[14] = {};
-    std::uint16_t row_bytes[16] = {};
-    std::uint8_t n_rows[16] = {};
-  } config;
+  TileConfig config;
   const auto set = [&](int tile, int rows, int bytes) {
     config.n_rows[tile] = static_cast<std::uint8_t>(bytes == 0 ? 0 : rows);
     config.row_bytes[tile] = static_cast<std::uint16_t>(rows == 0 ? 0 : bytes);
@@ -157,8 +152,7 @@ KT_INLINE void configure(const TileShape& shape) {
     set(4 + i, shape.rows[i], 64);
     set(6 + i, 16, 4 * shape.cols[i]);
   }
-  memory_barrier();  // GCC before 12.4 drops stores that only _tile_loadconfig reads
-  _tile_loadconfig(&config);
+  load_tile_config(config);
 }
 
 /// Expands one block of k of a pair of weight tiles, B tile by B tile, so that it fits between the

@@ -294,8 +294,10 @@ struct ScaleMinBytes {
   SixBytes bytes;
 };
 
-struct Q4_K : WeightBase {
-  using Tile = TileQ4_K;
+/// What Q4_K and Q5_K share: 6-bit scales and minima of each 32 k.
+template <class TileType>
+struct ScaleMinK : WeightBase {
+  using Tile = TileType;
   using Unit = ScaleMinBytes;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
@@ -310,26 +312,14 @@ struct Q4_K : WeightBase {
     scale = _mm512_mul_ps(u.d, load_u8(u.bytes.first[b]));
     offset = _mm512_mul_ps(u.minus_min, load_u8(u.bytes.second[b]));
   }
+};
+
+struct Q4_K : ScaleMinK<TileQ4_K> {
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return nibbles(t.block[b].q, pass, g);
   }
 };
-struct Q5_K : WeightBase {
-  using Tile = TileQ5_K;
-  using Unit = ScaleMinBytes;
-  static constexpr int kBlocks = 8;
-  static constexpr bool kOffset = true;
-  KT_INLINE static Unit unit(const Tile& t) {
-    Unit u;
-    u.d = load_fp16(t.d);
-    u.minus_min = times(load_fp16(t.dmin), -1.0f);
-    u.bytes.unpack(t.scales, 0);
-    return u;
-  }
-  KT_INLINE static void scales(const Tile&, const Unit& u, int b, __m512& scale, __m512& offset) {
-    scale = _mm512_mul_ps(u.d, load_u8(u.bytes.first[b]));
-    offset = _mm512_mul_ps(u.minus_min, load_u8(u.bytes.second[b]));
-  }
+struct Q5_K : ScaleMinK<TileQ5_K> {
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return add_mask_bits(nibbles(t.block[b].q, pass, g), t.block[b].q1, 4 * pass + g, 4);
   }

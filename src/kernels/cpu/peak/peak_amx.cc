@@ -1,24 +1,14 @@
 // AMX: four tiles of sums from two A and two B tiles, which stay in their registers.
-#include <immintrin.h>
-
 #include "kernels/cpu/peak/peak.h"
+#include "kernels/cpu/tile_config_amx.h"
 
 namespace kt::kernels::peak {
 namespace {
 
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
-
 void load_tiles() {
-  const TileConfig config;
-  asm volatile("" ::"r"(&config) : "memory");  // GCC before 12.4 drops these stores (bug 114098)
-  _tile_loadconfig(&config);
+  TileConfig config;
+  for (int tile = 0; tile < 8; ++tile) config.row_bytes[tile] = 64, config.n_rows[tile] = 16;
+  load_tile_config(config);
   alignas(64) std::uint8_t ones[16 * 64];
   for (std::uint8_t& v : ones) v = 1;
   asm volatile("" ::"r"(ones) : "memory");
