@@ -31,6 +31,7 @@ struct BenchArgs {
   std::int64_t layers = 0;
   std::string prompts = "512";
   std::string generated = "128";
+  std::int64_t depth = 0;
   int repetitions = 5;
   bool no_warmup = false;
   JsonTarget json;
@@ -41,9 +42,13 @@ struct BenchArgs {
 struct Test {
   bool prefill = true;
   std::int64_t n = 0;
+  std::int64_t depth = 0;     // tokens in the cache before
   std::vector<double> rates;  // tokens per second
   std::string modules;        // the table of --per-module
-  std::string name() const { return fmt::format("{}{}", prefill ? "pp" : "tg", n); }
+  std::string name() const {
+    return fmt::format("{}{}{}", prefill ? "pp" : "tg", n,
+                       depth > 0 ? fmt::format(" @ {}", depth) : "");
+  }
   double mean() const {
     double sum = 0.0;
     for (const double r : rates) sum += r;
@@ -59,7 +64,7 @@ struct Test {
 };
 
 /// "512,1024" → tests; "0" or "" → none.
-void parse_sizes(const std::string& flag, const std::string& text, bool prefill,
+void parse_sizes(const std::string& flag, const std::string& text, const Test& kind,
                  std::vector<Test>* tests) {
   std::stringstream words(text);
   std::string word;
@@ -69,26 +74,45 @@ void parse_sizes(const std::string& flag, const std::string& text, bool prefill,
     if (!problem.empty())
       fail(ErrorCode::kUsage, flag, "{}; a list such as 512,1024 is wanted", problem);
     const std::int64_t n = std::stoll(word);
-    if (n > 0) tests->push_back({prefill, n, {}});
+    if (n == 0) continue;
+    tests->push_back(kind);
+    tests->back().n = n;
   }
 }
 
-double measure(session::Session& session, const Test& test) {
+engine::Result generate(session::Session& session, std::vector<std::int32_t> prompt,
+                        std::int64_t n_tokens, bool reuse) {
   engine::Request request;
-  const std::int64_t vocab = session.engine().vocab_size();
-  std::uint64_t state = 0x9e3779b97f4a7c15u;
-  for (std::int64_t i = 0; i < (test.prefill ? test.n : 1); ++i) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    request.prompt.push_back(
-        static_cast<std::int32_t>((state >> 33) % static_cast<std::uint64_t>(vocab)));
-  }
+  request.prompt = std::move(prompt);
   request.sampling.temperature = 0.0f;
-  request.reuse_prefix = false;
+  request.reuse_prefix = reuse;
   request.ignore_stop_tokens = true;
-  request.max_tokens = test.prefill ? 1 : test.n + 1;
-  const engine::Result result = session.engine().generate(std::move(request));
-  const auto steps = static_cast<double>(
-      test.prefill ? test.n : static_cast<std::int64_t>(result.tokens.size()) - 1);
+  request.max_tokens = n_tokens;
+  return session.engine().generate(std::move(request));
+}
+
+/// Adds n random tokens; each `seed` gives others.
+void add_tokens(session::Session& session, std::int64_t n, std::uint64_t seed,
+                std::vector<std::int32_t>* tokens) {
+  const auto vocab = static_cast<std::uint64_t>(session.engine().vocab_size());
+  std::uint64_t state = 0x9e3779b97f4a7c15u + seed;
+  for (std::int64_t i = 0; i < n; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    tokens->push_back(static_cast<std::int32_t>((state >> 33) % vocab));
+  }
+}
+
+/// Tokens per second; those of test.depth come from the cache, where the first call puts them.
+double measure(session::Session& session, const Test& test, std::uint64_t seed) {
+  std::vector<std::int32_t> prompt;
+  add_tokens(session, test.depth, 0, &prompt);
+  if (test.depth > 0) generate(session, prompt, 1, true);
+  add_tokens(session, test.prefill ? test.n : 1, seed + 1, &prompt);
+  const engine::Result result =
+      generate(session, std::move(prompt), test.prefill ? 1 : test.n + 1, test.depth > 0);
+  const auto steps =
+      static_cast<double>(test.prefill ? result.n_prompt - result.n_cached
+                                       : static_cast<std::int64_t>(result.tokens.size()) - 1);
   return steps / std::max(test.prefill ? result.prefill_seconds : result.decode_seconds, 1e-9);
 }
 
@@ -115,11 +139,11 @@ void run_tests(session::Session& session, const BenchArgs& args, const Ceilings*
       Test warm = test;
       warm.n =
           std::min<std::int64_t>(test.n, test.prefill ? session.engine().options().chunk_size : 4);
-      measure(session, warm);
+      measure(session, warm, 0);
     }
     if (args.per_module) session.trace()->clear();
     for (int r = 0; r < args.repetitions; ++r) {
-      test.rates.push_back(measure(session, test));
+      test.rates.push_back(measure(session, test, static_cast<std::uint64_t>(r) + 1));
       std::fprintf(stderr, "%s %d/%d: %.2f tokens/s\n", test.name().c_str(), r + 1,
                    args.repetitions, test.rates.back());
       std::fflush(stderr);
@@ -154,6 +178,7 @@ void print_json(session::Session& session, const BenchArgs& args, const std::str
                     {"test", test.name()},
                     {"n_prompt", test.prefill ? test.n : 0},
                     {"n_gen", test.prefill ? 0 : test.n},
+                    {"n_depth", test.depth},
                     {"avg_ts", test.mean()},
                     {"stddev_ts", test.deviation()},
                     {"samples_ts", test.rates}});
@@ -176,8 +201,8 @@ void print_table(session::Session& session, const std::string& label,
 
 int bench(BenchArgs args) {
   std::vector<Test> tests;
-  parse_sizes("--prompt", args.prompts, true, &tests);
-  parse_sizes("--gen", args.generated, false, &tests);
+  parse_sizes("--prompt", args.prompts, {.prefill = true, .depth = args.depth}, &tests);
+  parse_sizes("--gen", args.generated, {.prefill = false, .depth = args.depth}, &tests);
   if (tests.empty())
     fail(ErrorCode::kUsage, "kt bench", "nothing to measure: give -p or -n above 0");
   if (args.dummy_config.empty() == args.options.model.empty()) {
@@ -189,7 +214,7 @@ int bench(BenchArgs args) {
   args.options.trace |= args.per_module;
   if (args.options.context == 0) {
     for (const Test& test : tests)
-      args.options.context = std::max(args.options.context, test.n + 2);
+      args.options.context = std::max(args.options.context, args.depth + test.n + 2);
   }
   std::string label = std::filesystem::path(args.options.model).filename().string();
   const auto bar = show_loading(args.options);
@@ -234,6 +259,10 @@ void add_bench(CLI::App& root, Action& action) {
   command
       ->add_option("-n,--gen", args->generated, "Numbers of generated tokens to measure; 0: none")
       ->type_name("N,…")
+      ->capture_default_str();
+  command->add_option("-d,--depth", args->depth, "Tokens in the cache before what is measured")
+      ->check(whole_number(0, 1 << 24))
+      ->type_name("N")
       ->capture_default_str();
   command->add_option("-r,--repetitions", args->repetitions, "Samples per test")
       ->check(whole_number(1, 1000))

@@ -41,14 +41,14 @@ def synthetic_moe(kt: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
 
 def sample_kt(args, model: pathlib.Path) -> dict:
     isa = ["--isa", args.isa] if args.isa else []
-    rows = json.loads(run(args.kt, "bench", model, "-p", args.prompt, "-n", args.gen, "-r", 1, "-t", args.threads,
-                          "--json", *isa).stdout)
+    rows = json.loads(run(args.kt, "bench", model, "-p", args.prompt, "-n", args.gen, "-d", args.depth, "-r", 1,
+                          "-t", args.threads, "--json", *isa).stdout)
     return {"pp" if row["n_prompt"] else "tg": row["avg_ts"] for row in rows}
 
 
 def sample_llama_cpp(args, model: pathlib.Path) -> dict:
-    rows = json.loads(run(args.llama_bench, "-m", model, "-p", args.prompt, "-n", args.gen, "-r", 1,
-                          "-t", args.threads, "-ngl", 0, "-o", "json").stdout)
+    rows = json.loads(run(args.llama_bench, "-m", model, "-p", args.prompt, "-n", args.gen, "-d", args.depth, "-r", 1,
+                          "-t", args.threads, "-ngl", 0, *(["-fa", 1] if args.flash else []), "-o", "json").stdout)
     return {"pp" if row["n_prompt"] else "tg": row["avg_ts"] for row in rows}
 
 
@@ -68,7 +68,7 @@ def compare(args, model: pathlib.Path) -> list[dict]:
         if n == 0:
             continue
         ours, theirs = samples["kt"][test], samples["llama.cpp"][test]
-        rows.append({"model": model.name, "test": f"{test}{n}", "kt": statistics.median(ours),
+        rows.append({"model": model.name, "test": f"{test}{n}" + (f" @ {args.depth}" if args.depth else ""), "kt": statistics.median(ours),
                      "llama_cpp": statistics.median(theirs),
                      "ratio": statistics.median(ours) / statistics.median(theirs),
                      "kt_samples": ours, "llama_cpp_samples": theirs})
@@ -82,6 +82,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=whole_number(1), default=5)
     parser.add_argument("--prompt", type=whole_number(0), default=512)
     parser.add_argument("--gen", type=whole_number(0), default=128)
+    parser.add_argument("--depth", type=whole_number(0), default=0, help="tokens in the cache before what is measured")
+    parser.add_argument("--flash", action="store_true", help="llama.cpp with -fa 1")
     args = parser.parse_args()
     if args.prompt == 0 and args.gen == 0:
         parser.error("nothing to measure: give --prompt or --gen above 0")

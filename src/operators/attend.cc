@@ -3,57 +3,173 @@
 #include <algorithm>
 
 namespace kt::operators {
+namespace {
 
-void attend(Step& step, std::span<const SequenceRows> sequences, const AttendArgs& a) noexcept {
-  namespace attention = kernels::attention;
-  const std::int64_t group = a.n_heads / a.n_kv_heads;
-  const std::int64_t heads_per_task = std::min(group, attention::kMaxRows);
-  const std::int64_t head_chunks = (group + heads_per_task - 1) / heads_per_task;
-  const std::int64_t tokens_per_task =
-      std::max<std::int64_t>(1, attention::kMaxRows / heads_per_task);
-  const std::int64_t scratch_size = attention::scratch_floats(a.dim_qk, a.dim_v);
-  float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
+namespace attention = kernels::attention;
 
-  std::int64_t n_tasks = 0;
-  for (const SequenceRows& s : sequences) {
-    n_tasks += (s.n_rows + tokens_per_task - 1) / tokens_per_task;
+/// Query rows of one kv head that one worker takes at a time.
+struct Piece {
+  const attention::Kernel* kernel;
+  attention::Args args;  // without memory
+  attention::SplitRange range;
+};
+
+class AttendRegion {
+ public:
+  AttendRegion(Step& step, std::span<const SequenceRows> sequences, const AttendArgs& args)
+      : step_(step), a_(args), sequences_(sequences), n_threads_(step.cpu.pool.size()) {
+    scratch_size_ = attention::scratch_floats(a_.dim_qk, a_.dim_v);
+    state_size_ = attention::state_floats(a_.dim_v);
+    choose_heads();
+    list_pieces();
   }
-  const std::int64_t per_chunk = a.n_kv_heads * head_chunks;
-  step.cpu.pool.run(n_tasks * per_chunk, [&](std::int64_t task, int worker) {
-    const std::int64_t kv_head = task % per_chunk / head_chunks;
-    const std::int64_t first_head = kv_head * group + task % head_chunks * heads_per_task;
-    std::int64_t chunk = task / per_chunk;
-    std::size_t i = 0;
-    while (true) {
-      const std::int64_t chunks = (sequences[i].n_rows + tokens_per_task - 1) / tokens_per_task;
-      if (chunk < chunks) break;
-      chunk -= chunks;
-      ++i;
+
+  void run() noexcept {
+    scratch_ = step_.arena.allocate<float>(n_threads_ * scratch_size_);
+    std::int64_t most = 0;
+    for (std::int64_t i = 0; i < n_pieces_; ++i) most = std::max(most, pieces_[i].range.count);
+    if (most > 1 && n_pieces_ < 2 * n_threads_ && n_threads_ > 1) {
+      run_by_splits(most);
+    } else {
+      run_by_pieces();
     }
-    const SequenceRows& s = sequences[i];
-    const std::int64_t token = chunk * tokens_per_task;
+  }
+
+ private:
+  std::int64_t chunks_of(std::int64_t n_rows) const {
+    return (n_rows + tokens_per_piece_ - 1) / tokens_per_piece_;
+  }
+
+  // As many heads as rows of a call, but fewer when that would leave threads idle: each group of
+  // heads reads the keys for itself.
+  void choose_heads() {
+    constexpr std::int64_t kFewest = 4;
+    const std::int64_t group = a_.n_heads / a_.n_kv_heads;
+    heads_per_piece_ = std::min(group, attention::kMaxRows);
+    std::int64_t units = 0;  // (rows, split) pairs per kv head
+    for (const SequenceRows& s : sequences_) {
+      units += s.n_rows * range_of(s.position, s.position + s.n_rows).count;
+    }
+    const std::int64_t wanted = (n_threads_ + a_.n_kv_heads * units - 1) / (a_.n_kv_heads * units);
+    heads_per_piece_ = std::min(heads_per_piece_, std::max(kFewest, (group + wanted - 1) / wanted));
+    head_chunks_ = (group + heads_per_piece_ - 1) / heads_per_piece_;
+    tokens_per_piece_ = std::max<std::int64_t>(1, attention::kMaxRows / heads_per_piece_);
+  }
+
+  attention::SplitRange range_of(std::int64_t position, std::int64_t end) const {
+    return attention::splits(position, a_.window, end);
+  }
+
+  void list_pieces() {
+    std::int64_t n_chunks = 0;
+    for (const SequenceRows& s : sequences_) n_chunks += chunks_of(s.n_rows);
+    pieces_ = step_.arena.allocate<Piece>(n_chunks * a_.n_kv_heads * head_chunks_);
+    for (const SequenceRows& s : sequences_) {
+      const bool batch = step_.cpu.tiles && s.n_rows >= backend::kBatchRows;
+      for (std::int64_t token = 0; token < s.n_rows; token += tokens_per_piece_) {
+        for (std::int64_t i = 0; i < a_.n_kv_heads * head_chunks_; ++i) {
+          add_piece(s, token, i, batch ? *step_.cpu.batch_attention : *step_.cpu.attention);
+        }
+      }
+    }
+  }
+
+  void add_piece(const SequenceRows& s, std::int64_t token, std::int64_t index,
+                 const attention::Kernel& kernel) {
+    const std::int64_t group = a_.n_heads / a_.n_kv_heads;
+    const std::int64_t kv_head = index / head_chunks_;
+    const std::int64_t head = kv_head * group + index % head_chunks_ * heads_per_piece_;
     const std::int64_t row = s.row_begin + token;
     attention::Args args;
-    args.q = a.q + (row * a.n_heads + first_head) * a.dim_qk;
-    args.q_token_stride = a.n_heads * a.dim_qk;
-    args.q_head_stride = a.dim_qk;
-    args.n_tokens = std::min(tokens_per_task, s.n_rows - token);
-    args.n_heads = std::min(heads_per_task, (kv_head + 1) * group - first_head);
+    args.q = a_.q + (row * a_.n_heads + head) * a_.dim_qk;
+    args.q_token_stride = a_.n_heads * a_.dim_qk;
+    args.q_head_stride = a_.dim_qk;
+    args.n_tokens = std::min(tokens_per_piece_, s.n_rows - token);
+    args.n_heads = std::min(heads_per_piece_, (kv_head + 1) * group - head);
     args.position = s.position + token;
-    args.k = a.k;
-    args.v = a.v;
+    args.k = a_.k;
+    args.v = a_.v;
     args.pages = s.pages;
     args.kv_head = kv_head;
-    args.dim_qk = a.dim_qk;
-    args.dim_v = a.dim_v;
-    args.scale = a.scale;
-    args.window = a.window;
-    args.out = a.out + (row * a.n_heads + first_head) * a.dim_v;
-    args.out_token_stride = a.n_heads * a.dim_v;
-    args.out_head_stride = a.dim_v;
-    args.scratch = scratch + worker * scratch_size;
-    step.cpu.attention->run(args);
-  });
+    args.dim_qk = a_.dim_qk;
+    args.dim_v = a_.dim_v;
+    args.scale = a_.scale;
+    args.window = a_.window;
+    args.out = a_.out + (row * a_.n_heads + head) * a_.dim_v;
+    args.out_token_stride = a_.n_heads * a_.dim_v;
+    args.out_head_stride = a_.dim_v;
+    pieces_[n_pieces_++] = {&kernel, args, range_of(args.position, args.position + args.n_tokens)};
+  }
+
+  void run_by_pieces() noexcept {
+    float* states = step_.arena.allocate<float>(n_threads_ * state_size_);
+    step_.cpu.pool.run(n_pieces_, [&](std::int64_t i, int worker) {
+      const Piece& piece = pieces_[i];
+      attention::Args args = piece.args;
+      args.state = states + worker * state_size_;
+      args.scratch = scratch_ + worker * scratch_size_;
+      piece.kernel->clear(args);
+      piece.kernel->load(args);
+      for (std::int64_t s = 0; s < piece.range.count; ++s) add(piece, args, s);
+      piece.kernel->finish(args);
+    });
+  }
+
+  // Few pieces over many keys: the splits of a piece go to different workers, some at a time so
+  // that the states stay few, and are folded in their order.
+  void run_by_splits(std::int64_t most) noexcept {
+    const std::int64_t wave = std::clamp<std::int64_t>(4 * n_threads_ / n_pieces_, 1, most);
+    float* states = step_.arena.allocate<float>(n_pieces_ * (wave + 1) * state_size_);
+    const auto state = [&](std::int64_t piece, std::int64_t slot) {
+      return states + (piece * (wave + 1) + slot) * state_size_;
+    };
+    for (std::int64_t first = 0; first < most; first += wave) {
+      step_.cpu.pool.run(n_pieces_ * wave, [&](std::int64_t task, int worker) {
+        const Piece& piece = pieces_[task / wave];
+        const std::int64_t slot = task % wave;
+        if (first + slot >= piece.range.count) return;
+        attention::Args args = piece.args;
+        args.state = state(task / wave, slot + 1);
+        args.scratch = scratch_ + worker * scratch_size_;
+        piece.kernel->clear(args);
+        piece.kernel->load(args);
+        add(piece, args, first + slot);
+      });
+      step_.cpu.pool.run(n_pieces_, [&](std::int64_t i, int) {
+        const Piece& piece = pieces_[i];
+        attention::Args args = piece.args;
+        args.state = state(i, 0);
+        if (first == 0) piece.kernel->clear(args);
+        for (std::int64_t s = first; s < std::min(first + wave, piece.range.count); ++s) {
+          piece.kernel->fold(args, state(i, s - first + 1));
+        }
+        if (first + wave >= most) piece.kernel->finish(args);
+      });
+    }
+  }
+
+  static void add(const Piece& piece, const attention::Args& args, std::int64_t split) noexcept {
+    const std::int64_t begin = piece.range.begin + split * attention::kSplitKeys;
+    piece.kernel->add(args, begin, begin + attention::kSplitKeys);
+  }
+
+  Step& step_;
+  const AttendArgs& a_;
+  std::span<const SequenceRows> sequences_;
+  std::int64_t n_threads_;
+  std::int64_t scratch_size_ = 0, state_size_ = 0;  // floats
+  std::int64_t heads_per_piece_ = 1, head_chunks_ = 1, tokens_per_piece_ = 1;
+  Piece* pieces_ = nullptr;
+  std::int64_t n_pieces_ = 0;
+  float* scratch_ = nullptr;
+};
+
+}  // namespace
+
+void attend(Step& step, std::span<const SequenceRows> sequences, const AttendArgs& args) noexcept {
+  const std::size_t mark = step.arena.mark();
+  AttendRegion(step, sequences, args).run();
+  step.arena.release(mark);
 }
 
 }  // namespace kt::operators

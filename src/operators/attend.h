@@ -1,5 +1,6 @@
-// The attention region shared by the attention operators: splits (sequence, kv head, query rows)
-// into tasks for the attention kernel. Thread rule: called by the thread that walks the tree.
+// The attention region shared by the attention operators: divides (sequence, query rows, kv head),
+// and where that is too little work for all threads the keys too, into tasks for the attention
+// kernel. Thread rule: called by the thread that walks the tree.
 #pragma once
 #include "operators/step.h"
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <optional>
 
 namespace kt::operators {
 namespace {
@@ -9,7 +11,7 @@ namespace {
 namespace attention = kernels::attention;
 
 // Cached positions expanded at a time: a head's keys and values of a span stay in L2.
-constexpr std::int64_t kSpan = 4 * tensor::kKvPageLen;
+constexpr std::int64_t kSpan = attention::kSplitKeys;
 
 class Expansion {
  public:
@@ -20,65 +22,78 @@ class Expansion {
         nope_(args.k->heads.front().n()),
         dim_v_(args.v->heads.front().n()),
         dim_qk_(nope_ + args.rope_dim),
-        n_heads_(static_cast<std::int64_t>(args.k->heads.size())),
-        end_(args.rows.position + args.rows.n_rows) {
+        end_(args.rows.position + args.rows.n_rows),
+        batch_(step.cpu.tiles && args.rows.n_rows >= backend::kBatchRows),
+        kernel_(batch_ ? *step.cpu.batch_attention : *step.cpu.attention) {
     const std::int64_t n_workers = step.cpu.pool.size();
-    latents_ = step.arena.matrix(kSpan, rank_ + a_.rope_dim);
-    if (form_of(*a_.k) == kernels::dot::Act::kQ8 || form_of(*a_.v) == kernels::dot::Act::kQ8) {
-      quantized_ = backend::ActMatrix(step.cpu, step.arena, kernels::dot::Act::kQ8, kSpan, rank_);
+    latents_ = step.arena.matrix(n_workers * kSpan, rank_ + a_.rope_dim);
+    if (const auto form = rounded_form()) {
+      rounded_ = backend::ActMatrix(step.cpu, step.arena, *form, n_workers * kSpan, rank_);
     }
-    scratch_floats_ = kSpan * (dim_qk_ + dim_v_) + attention::scratch_floats(dim_qk_, dim_v_);
-    scratch_ = step.arena.allocate<float>(n_workers * scratch_floats_);
-    state_ = step.arena.allocate<float>(2 * n_heads_ * a_.rows.n_rows);
-    const std::int64_t n_pages = (end_ + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
-    pages_ = step.arena.allocate<std::int32_t>(n_pages);
-    for (std::int64_t i = 0; i < n_pages; ++i) {
-      pages_[i] = static_cast<std::int32_t>(i % (kSpan / tensor::kKvPageLen));
-    }
+    scratch_size_ = kSpan * (dim_qk_ + dim_v_) + attention::scratch_floats(dim_qk_, dim_v_);
+    scratch_ = step.arena.allocate<float>(n_workers * scratch_size_);
+    states_size_ = n_chunks() * attention::state_floats(dim_v_);
+    states_ = step.arena.allocate<float>(n_workers * states_size_);
+    for (std::size_t i = 0; i < std::size(pages_); ++i) pages_[i] = static_cast<std::int32_t>(i);
   }
 
   void run() noexcept {
-    for (std::int64_t begin = 0; begin < end_; begin += kSpan) {
-      const std::int64_t n = std::min(kSpan, end_ - begin);
-      step_.cpu.pool.run(n, [&](std::int64_t i, int) { read_latent(begin, i); });
-      step_.cpu.pool.run(n_heads_, [&](std::int64_t h, int worker) {
-        float* k = scratch_ + worker * scratch_floats_;
-        float* v = k + kSpan * dim_qk_;
-        expand_head(h, n, k, v);
-        attend_head(h, begin, begin + n, k, v);
-      });
-    }
+    const auto n_heads = static_cast<std::int64_t>(a_.k->heads.size());
+    step_.cpu.pool.run(n_heads, [&](std::int64_t h, int worker) { run_head(h, worker); });
   }
 
  private:
-  static kernels::dot::Act form_of(const HeadMatrices& matrices) {
-    return matrices.heads.front().form(1);
+  std::int64_t n_chunks() const {
+    return (a_.rows.n_rows + attention::kMaxRows - 1) / attention::kMaxRows;
   }
 
-  // Row i of the span: decoded, and rounded when the matrices read int8.
-  void read_latent(std::int64_t begin, std::int64_t i) noexcept {
-    float* row = latents_.row(i);
+  kernels::dot::Act form_of(const HeadMatrices& matrices) const {
+    return matrices.heads.front().form(batch_ ? kSpan : 1);
+  }
+
+  // The form of activations that is not floats, if one of the matrices reads it.
+  std::optional<kernels::dot::Act> rounded_form() const {
+    for (const HeadMatrices* matrices : {a_.k, a_.v}) {
+      if (form_of(*matrices) != kernels::dot::Act::kF32) return form_of(*matrices);
+    }
+    return std::nullopt;
+  }
+
+  void run_head(std::int64_t h, std::int64_t worker) noexcept {
+    float* k = scratch_ + worker * scratch_size_;
+    float* v = k + kSpan * dim_qk_;
+    for (std::int64_t begin = 0; begin < end_; begin += kSpan) {
+      const std::int64_t n = std::min(kSpan, end_ - begin);
+      for (std::int64_t i = 0; i < n; ++i) read_latent(begin + i, worker * kSpan + i);
+      expand_head(h, worker * kSpan, n, k, v);
+      attend_head(h, begin, begin + n, k, v, states_ + worker * states_size_);
+    }
+  }
+
+  // The latent of a position into a row: decoded, and rounded when the matrices want that.
+  void read_latent(std::int64_t position, std::int64_t to) noexcept {
+    float* row = latents_.row(to);
     formats::traits(a_.cache.format)
-        .decode(a_.cache.at(a_.rows.pages, begin + i, 0), row, latents_.n_cols);
-    if (!quantized_.empty()) quantized_.write(step_.cpu, i, 0, rank_, row);
+        .decode(a_.cache.at(a_.rows.pages, position, 0), row, latents_.n_cols);
+    if (!rounded_.empty()) rounded_.write(step_.cpu, to, 0, rank_, row);
   }
 
-  kernels::dot::ActRows latents_for(const HeadMatrices& matrices) const noexcept {
-    if (form_of(matrices) == kernels::dot::Act::kQ8) return quantized_.view();
+  kernels::dot::ActRows latents_for(const HeadMatrices& matrices, std::int64_t row) const noexcept {
+    if (form_of(matrices) != kernels::dot::Act::kF32) return rounded_.view(row);
     kernels::dot::ActRows rows;
-    rows.f32 = latents_.data;
+    rows.f32 = latents_.row(row);
     rows.f32_stride = latents_.stride;
     return rows;
   }
 
-  void expand_head(std::int64_t h, std::int64_t n, float* k, float* v) noexcept {
+  void expand_head(std::int64_t h, std::int64_t row, std::int64_t n, float* k, float* v) noexcept {
     const auto head = static_cast<std::size_t>(h);
-    a_.k->run_head(head, latents_for(*a_.k), n, k, dim_qk_);
+    a_.k->run_head(head, latents_for(*a_.k, row), n, k, dim_qk_);
     for (std::int64_t i = 0; i < n; ++i) {
-      std::memcpy(k + i * dim_qk_ + nope_, latents_.row(i) + rank_,
+      std::memcpy(k + i * dim_qk_ + nope_, latents_.row(row + i) + rank_,
                   static_cast<std::size_t>(a_.rope_dim) * sizeof(float));
     }
-    a_.v->run_head(head, latents_for(*a_.v), n, v, dim_v_);
+    a_.v->run_head(head, latents_for(*a_.v, row), n, v, dim_v_);
   }
 
   static tensor::KvStreamView view(float* data, std::int64_t dim) noexcept {
@@ -91,9 +106,9 @@ class Expansion {
     return s;
   }
 
-  // All query rows of head h that reach into [begin, end).
-  void attend_head(std::int64_t h, std::int64_t begin, std::int64_t end, float* k,
-                   float* v) noexcept {
+  // All query rows of head h over [begin, end), the span whose keys and values k and v are.
+  void attend_head(std::int64_t h, std::int64_t begin, std::int64_t end, float* k, float* v,
+                   float* states) noexcept {
     attention::Args args;
     args.q_token_stride = a_.q.stride;
     args.q_head_stride = dim_qk_;
@@ -107,31 +122,34 @@ class Expansion {
     args.out_token_stride = a_.out.stride;
     args.out_head_stride = dim_v_;
     args.scratch = v + kSpan * dim_v_;
-    args.key_begin = begin;
-    args.key_end = end;
-    args.first_part = begin == 0;
-    for (std::int64_t row = 0; row < a_.rows.n_rows; row += attention::kMaxRows) {
+    for (std::int64_t i = 0; i < n_chunks(); ++i) {
+      const std::int64_t row = i * attention::kMaxRows;
       args.n_tokens = std::min(attention::kMaxRows, a_.rows.n_rows - row);
-      args.position = a_.rows.position + row;
-      const std::int64_t tile_end = args.position + args.n_tokens;
-      if (tile_end <= begin) continue;  // had its last keys before
-      args.last_part = tile_end <= end;
+      // The span alone is what the kernel sees, so positions count from its start.
+      args.position = a_.rows.position + row - begin;
+      const std::int64_t last = args.position + args.n_tokens;  // behind the last key it sees
+      if (last <= 0) continue;
       args.q = a_.q.row(row) + h * dim_qk_;
       args.out = a_.out.row(row) + h * dim_v_;
-      args.state = state_ + 2 * (h * a_.rows.n_rows + row);
-      step_.cpu.attention->run(args);
+      args.state = states + i * attention::state_floats(dim_v_);
+      if (begin == 0) kernel_.clear(args);
+      kernel_.load(args);
+      kernel_.add(args, 0, end - begin);
+      if (last <= end - begin) kernel_.finish(args);
     }
   }
 
   Step& step_;
   const ExpandArgs& a_;
-  std::int64_t rank_, nope_, dim_v_, dim_qk_, n_heads_, end_;
-  tensor::MatrixF latents_;       // [kSpan, kv_lora + rope]
-  backend::ActMatrix quantized_;  // the same, kv_lora wide
-  std::int64_t scratch_floats_ = 0;
-  float* scratch_ = nullptr;  // per worker: keys, values, the kernel's own
-  float* state_ = nullptr;    // [n_heads, n_rows, 2]
-  std::int32_t* pages_ = nullptr;
+  std::int64_t rank_, nope_, dim_v_, dim_qk_, end_;
+  bool batch_;
+  const attention::Kernel& kernel_;
+  tensor::MatrixF latents_;                          // [n_workers · kSpan, kv_lora + rope]
+  backend::ActMatrix rounded_;                       // the same, kv_lora wide
+  std::int64_t scratch_size_ = 0, states_size_ = 0;  // floats per worker
+  float* scratch_ = nullptr;                         // keys, values, the kernel's own
+  float* states_ = nullptr;                          // of a head's rows
+  std::int32_t pages_[kSpan / tensor::kKvPageLen] = {};
 };
 
 }  // namespace

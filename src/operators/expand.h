@@ -2,9 +2,9 @@
 //
 //   k[h, p] = [K_h · latent[p], k_pe[p]],   v[h, p] = V_h · latent[p],   out[h] = softmax(q·kᵀ) v
 //
-// Cached positions are taken in spans; each head's keys and values of a span are made once for all
-// query rows, and running sums go on from span to span, so that the work memory does not grow with
-// the context. Results of a row do not depend on the other rows. Thread rule: as Module::run.
+// A worker takes a head: its keys and values are made span by span, once for all query rows, and
+// running sums go on from span to span, so that the work memory does not grow with the context.
+// Results of a row do not depend on the other rows. Thread rule: as Module::run.
 #pragma once
 #include "operators/head_matrices.h"
 

@@ -29,11 +29,11 @@ void HeadMatrices::run(Step& step, std::int64_t n_rows, const float* x, Strides 
   const std::int64_t chunks = (n_rows + kChunk - 1) / kChunk;
   const auto n_heads = static_cast<std::int64_t>(heads.size());
   const std::int64_t k = heads.front().k();
-  // Chunks of a head are small: the kernel for few rows serves them.
-  const kernels::dot::Act form = heads.front().form(1);
+  const kernels::dot::Act form = heads.front().form(n_rows);
+  const std::size_t mark = step.arena.mark();
   backend::ActMatrix rows;
   if (form != kernels::dot::Act::kF32) {
-    rows = backend::ActMatrix(step.cpu, step.arena, form, n_heads * n_rows, k);
+    rows = backend::ActMatrix(step.cpu, step.arena, form, n_heads * chunks * kChunk, k);
   }
   step.cpu.pool.run(n_heads * chunks, [&](std::int64_t task, int) {
     const std::int64_t h = task / chunks;
@@ -45,12 +45,13 @@ void HeadMatrices::run(Step& step, std::int64_t n_rows, const float* x, Strides 
     act.f32_stride = in.row;
     if (!rows.empty()) {
       for (std::int64_t i = 0; i < m; ++i) {
-        rows.write(step.cpu, h * n_rows + first + i, 0, k, from + i * in.row);
+        rows.write(step.cpu, task * kChunk + i, 0, k, from + i * in.row);
       }
-      act = rows.view(h * n_rows + first);
+      act = rows.view(task * kChunk);
     }
     run_head(static_cast<std::size_t>(h), act, m, out + first * to.row + h * to.head, to.row);
   });
+  step.arena.release(mark);
 }
 
 }  // namespace kt::operators

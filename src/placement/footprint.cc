@@ -149,7 +149,8 @@ std::uint64_t workspace_bytes(const io::ModelConfig& c, const std::vector<Module
   const auto n_threads = static_cast<double>(packing.n_threads);
   constexpr double kExpertsScratch = 3.0 * 64 * 64 * 4;
   const double scratch =
-      n_threads * (4.0 * static_cast<double>(kernels::attention::scratch_floats(dim_qk, dim_v)) +
+      n_threads * (4.0 * static_cast<double>(kernels::attention::scratch_floats(dim_qk, dim_v) +
+                                             kernels::attention::state_floats(dim_v)) +
                    (c.moe.n_experts > 0 ? kExpertsScratch : 0.0));
   const double outputs = 4.0 * static_cast<double>(c.vocab_size + 2 * c.d_model);
   return static_cast<std::uint64_t>(per_row * static_cast<double>(chunk) + scratch + outputs);

@@ -127,6 +127,7 @@ double measure_attention(backend::Cpu& cpu, const ProfileNeeds& needs, std::int6
   std::vector<float> out(static_cast<std::size_t>(n_rows * needs.dim_v));
   std::vector<float> scratch(
       static_cast<std::size_t>(kernels::attention::scratch_floats(dim, needs.dim_v)));
+  std::vector<float> state(static_cast<std::size_t>(kernels::attention::state_floats(needs.dim_v)));
   tensor::KvStreamView view;
   view.base = cache.data();
   view.format = needs.kv_format;
@@ -146,7 +147,16 @@ double measure_attention(backend::Cpu& cpu, const ProfileNeeds& needs, std::int6
   args.out = out.data();
   args.out_token_stride = args.out_head_stride = needs.dim_v;
   args.scratch = scratch.data();
-  const double seconds = least_seconds(9, [&] { cpu.attention->run(args); });
+  args.state = state.data();
+  const kernels::attention::Kernel& kernel = *cpu.attention;
+  const double seconds = least_seconds(9, [&] {
+    kernel.clear(args);
+    kernel.load(args);
+    for (std::int64_t key = 0; key < kTokens; key += kernels::attention::kSplitKeys) {
+      kernel.add(args, key, kTokens);
+    }
+    kernel.finish(args);
+  });
   return seconds / static_cast<double>(kTokens * n_rows * (dim + needs.dim_v));
 }
 

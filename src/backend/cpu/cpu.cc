@@ -15,7 +15,8 @@ Cpu::Cpu(int n_threads, const std::vector<int>& cores, CpuCaps caps_in, ActPolic
       quantize(dot::select_quantize(caps_in)),
       to_tiles(dot::select_to_tiles(caps_in)),
       elementwise(&kernels::elementwise::select(caps_in)),
-      attention(&kernels::attention::select(caps_in)) {}
+      attention(&kernels::attention::select(caps_in)),
+      batch_attention(&kernels::attention::select(caps_in, true)) {}
 
 namespace {
 

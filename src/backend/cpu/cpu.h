@@ -49,6 +49,8 @@ struct Cpu {
   kernels::dot::ToTilesFn to_tiles;
   const kernels::elementwise::Table* elementwise;
   const kernels::attention::Kernel* attention;
+  /// Of prompts of kBatchRows tokens or more, where `tiles` is set.
+  const kernels::attention::Kernel* batch_attention;
 };
 
 /// Bytes of weights [n, k] packed for the kernel that PackedMatrix would choose; throws

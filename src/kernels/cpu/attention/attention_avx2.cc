@@ -5,12 +5,12 @@
 #include "kernels/cpu/attention/attention.h"
 
 #define KT_LANES 8
+#define KT_MAX_TILE_ROWS 6
+#define KT_BF16 false
 
 namespace kt::kernels::attention {
 #include "kernels/cpu/attention/attention_impl.inc"
-void attention_avx2(const Args& args) noexcept { run_attention(args); }
-void attention_store_avx2(formats::Format format, const float* x, std::int64_t n,
-                          std::byte* out) noexcept {
-  store_cached(format, x, n, out);
-}
+extern const Kernel kKernel_avx2;
+const Kernel kKernel_avx2 = {"attention_avx2", kAvx2,       KT_BF16,     clear_state, load_queries,
+                             add_split,        fold_states, finish_rows, store_cached};
 }  // namespace kt::kernels::attention

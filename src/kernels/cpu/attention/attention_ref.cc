@@ -4,12 +4,12 @@
 
 #pragma GCC diagnostic ignored "-Wpsabi"
 #define KT_LANES 4
+#define KT_MAX_TILE_ROWS 4
+#define KT_BF16 false
 
 namespace kt::kernels::attention {
 #include "kernels/cpu/attention/attention_impl.inc"
-void attention_ref(const Args& args) noexcept { run_attention(args); }
-void attention_store_ref(formats::Format format, const float* x, std::int64_t n,
-                         std::byte* out) noexcept {
-  store_cached(format, x, n, out);
-}
+extern const Kernel kKernel_ref;
+const Kernel kKernel_ref = {"attention_ref", 0,           KT_BF16,     clear_state, load_queries,
+                            add_split,       fold_states, finish_rows, store_cached};
 }  // namespace kt::kernels::attention
