@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/suggest.h"
+#include "placement/layer_path.h"
 #include "placement/regex.h"
 #include "placement/rule_errors.h"
 #include "placement/rules.h"
@@ -263,6 +264,13 @@ class Applier {
       errors_.error(position_of(rule, "prefill_device"),
                     fmt::format("{} runs on {}, not on '{}' ('{}')", entry.prefill_op,
                                 join(prefill->devices), entry.prefill_device, node.path));
+    }
+    // The model's own rule came before: parents are visited first.
+    if (prefill != nullptr && entry.prefill_op != entry.op && placement_.layer_wise_threshold > 0 &&
+        split_layer(node.path).number < 0) {
+      errors_.warning(position_of(rule, "prefill_op"),
+                      fmt::format("prefill_op never runs on '{}'", node.path),
+                      "layer-wise prefill changes operators inside the layers only");
     }
   }
 

@@ -290,6 +290,25 @@ TEST(ApplyRules, LongClassPathsHaveSuggestions) {
       << text;
 }
 
+TEST(Rules, PrefillOperatorsOutsideTheLayersAreWarnedAbout) {
+  const auto warnings = [](const std::string& name, int threshold) {
+    return apply(rule("name: ^model$",
+                      "class: ktransformers.operators.models.KDeepseekV2Model, kwargs: "
+                      "{per_layer_prefill_intput_threshold: " +
+                          std::to_string(threshold) + "}") +
+                 rule("name: " + name,
+                      "class: ktransformers.operators.linear.KTransformersLinear, kwargs: "
+                      "{generate_op: KLinearQ8, prefill_op: KLinearTorch}"))
+        .warnings;
+  };
+  ASSERT_EQ(warnings("^lm_head$", 8).size(), 1u);
+  EXPECT_NE(warnings("^lm_head$", 8)[0].find("r.yaml:4:"), std::string::npos);
+  EXPECT_NE(warnings("^lm_head$", 8)[0].find("prefill_op never runs on 'lm_head'"),
+            std::string::npos);
+  EXPECT_TRUE(warnings("^lm_head$", 0).empty()) << "none runs: docs/rules.md says so";
+  EXPECT_TRUE(warnings("o_proj$", 8).empty());
+}
+
 // ---- hostile files
 
 // Processor time, as the machine may be busy with other things.
