@@ -10,7 +10,6 @@
 #include "base/topology.h"
 #include "commands.h"
 #include "input.h"
-#include "io/hf_config.h"
 #include "options.h"
 #include "print.h"
 #include "progress.h"
@@ -34,9 +33,8 @@ struct QuantizeArgs {
 std::unique_ptr<io::WeightSource> open_source(const QuantizeArgs& args) {
   if (args.dummy_config.empty())
     return io::open_weights(session::resolve_model(args.paths.front()));
-  io::ModelConfig config = io::read_hf_config(args.dummy_config);
-  if (args.layers > 0) config.n_layers = std::min(config.n_layers, args.layers);
-  return session::make_dummy_source(config, session::file_type(args.options.type), args.dummy);
+  return session::make_dummy_source(session::read_dummy_config(args.dummy_config, args.layers),
+                                    session::file_type(args.options.type), args.dummy);
 }
 
 void check_paths(const QuantizeArgs& args) {

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "io/hf_config.h"
 #include "io/names.h"
 #include "io/tensor_table.h"
 #include "models/model.h"
@@ -150,6 +151,16 @@ class DummySource : public io::WeightSource {
 };
 
 }  // namespace
+
+io::ModelConfig read_dummy_config(const std::string& path, std::int64_t layers) {
+  io::ModelConfig config = io::read_hf_config(path);
+  if (layers < 0 || layers > config.n_layers) {
+    fail(ErrorCode::kUsage, "--layers", "{} layers: the model has {}; 0 takes all", layers,
+         config.n_layers);
+  }
+  if (layers > 0) config.n_layers = layers;
+  return config;
+}
 
 std::unique_ptr<io::WeightSource> make_dummy_source(const io::ModelConfig& config,
                                                     const FileType& type,

@@ -22,6 +22,10 @@ struct DummyOptions {
   bool pooled = false;
 };
 
+/// The configuration of a config.json, cut to its first `layers` layers (0: all). Throws as
+/// io::read_hf_config; kUsage when the model has fewer.
+io::ModelConfig read_dummy_config(const std::string& path, std::int64_t layers);
+
 std::unique_ptr<io::WeightSource> make_dummy_source(const io::ModelConfig& config,
                                                     const FileType& type,
                                                     const DummyOptions& options);

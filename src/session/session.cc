@@ -5,7 +5,6 @@
 #include <set>
 
 #include "base/topology.h"
-#include "io/hf_config.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
 #include "session/registry.h"
@@ -53,11 +52,7 @@ std::unique_ptr<Session> Session::open(const Options& options) {
 
 std::unique_ptr<Session> Session::open_dummy(const Options& options, const std::string& config_path,
                                              const std::string& type, std::int64_t layers) {
-  io::ModelConfig config = io::read_hf_config(config_path);
-  if (layers < 0 || layers > config.n_layers) {
-    fail(ErrorCode::kUsage, "--layers", "{} layers: the model has {}", layers, config.n_layers);
-  }
-  if (layers > 0) config.n_layers = layers;
+  const io::ModelConfig config = read_dummy_config(config_path, layers);
   Options textless = options;
   textless.need_text = false;
   return assemble(textless,
