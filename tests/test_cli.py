@@ -275,6 +275,22 @@ def test_inspect(dummy):
     assert "has no chat template" in failure("inspect", dummy, "--template", status=NOT_FOUND)
 
 
+def test_text_of_files_cannot_steer_the_terminal(tmp_path, dummy_config):
+    model = tmp_path / "named.gguf"
+    run_kt("quantize", "--dummy", dummy_config, model, "--type", "Q8_0", "--layers", "1",
+           "--name", "\x1b[2Jgröße\u009b31m")
+    text = run_kt("inspect", model).stdout
+    assert r"\x1b[2Jgröße\xc2\x9b31m" in text and "\x1b" not in text and "\u009b" not in text
+    assert r"no\x1b[2Jwhere\xff" in failure("inspect", os.fsdecode(b"no\x1b[2Jwhere\xff"), status=NOT_FOUND)
+
+
+@pytest.mark.parametrize("command", [["quantize", "--dry-run"], ["bench"]])
+def test_dummies_have_at_most_the_layers_of_the_model(command, dummy_config):
+    line = failure(*command, "--dummy", dummy_config, "--type", "Q8_0", "--layers", "3",
+                   *(["out.gguf"] if command[0] == "quantize" else []), status=USAGE)
+    assert "--layers: 3 layers: the model has 2" in line
+
+
 def read_logits(model, ids_path, out, *flags):
     run_kt("logits", "--model", model, "--tokens-file", ids_path, "--output", out, *flags)
     return np.load(out)

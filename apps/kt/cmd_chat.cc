@@ -13,6 +13,7 @@
 #include "interrupt.h"
 #include "line_editor.h"
 #include "options.h"
+#include "print.h"
 #include "progress.h"
 
 namespace kt::app {
@@ -141,7 +142,7 @@ class Chat {
       return true;
     } catch (const Error& error) {
       std::fflush(stdout);
-      std::fprintf(stderr, "kt: error: %s\n", error.what());
+      print_error(error.what());
       return false;
     }
   }

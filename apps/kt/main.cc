@@ -11,6 +11,7 @@
 #include "base/suggest.h"
 #include "bus_error.h"
 #include "commands.h"
+#include "print.h"
 
 namespace kt::app {
 namespace {
@@ -113,7 +114,7 @@ int run_main(int argc, char** argv) {
 
 int report(ErrorCode code, const char* message) {
   std::fflush(stdout);
-  std::fprintf(stderr, "kt: error: %s\n", message);
+  print_error(message);
   return exit_status(code);
 }
 

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
+
+#include "base/utf8.h"
 
 namespace kt::app {
 namespace {
@@ -40,6 +43,22 @@ std::string format_duration(double seconds) {
 std::size_t display_width(const std::string& text) {
   return static_cast<std::size_t>(
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+}
+
+void print_error(std::string_view message) {
+  std::string text;
+  while (true) {
+    const std::size_t end = message.find('\n');
+    text += printable(message.substr(0, end)) + "\n";
+    if (end == std::string_view::npos) break;
+    message.remove_prefix(end + 1);
+  }
+  std::fprintf(stderr, "kt: error: %s", text.c_str());
+}
+
+void Table::row(std::vector<std::string> cells) {
+  for (std::string& cell : cells) cell = printable(cell);
+  rows_.push_back(std::move(cells));
 }
 
 std::vector<std::size_t> Table::widths() const {

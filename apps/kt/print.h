@@ -1,8 +1,9 @@
-// Numbers for people: bytes, counts, durations, aligned tables.
-// Thread rule: pure.
+// Text for people: bytes, counts, durations, aligned tables, errors.
+// Thread rule: pure but for print_error.
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace kt::app {
@@ -19,7 +20,8 @@ class Table {
  public:
   /// `align` holds one character per column: 'l' or 'r'.
   explicit Table(std::string align) : align_(std::move(align)) {}
-  void row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  /// Cells may hold text of any file: what would steer a terminal is escaped (base/utf8.h).
+  void row(std::vector<std::string> cells);
   /// Two spaces between columns, no trailing blanks.
   std::string text() const;
   /// GitHub-flavoured Markdown; the first row is the header.
@@ -31,6 +33,9 @@ class Table {
   std::string align_;
   std::vector<std::vector<std::string>> rows_;
 };
+
+/// "kt: error: …" on standard error; the lines of the message may quote any file, as cells may.
+void print_error(std::string_view message);
 
 /// Terminal columns of UTF-8 text, one per character.
 std::size_t display_width(const std::string& text);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 
+#include "base/utf8.h"
 #include "operators/builder.h"
 #include "operators/parallel.h"
 #include "operators/plugin_library.h"
@@ -13,13 +14,13 @@ namespace {
 
 constexpr std::size_t kErrorSize = 512;
 
-// A plug-in's error text, made one line.
+// A plug-in's error text, made one line that is fit for a terminal.
 std::string one_line(const char (&error)[kErrorSize]) {
   std::string text(error, ::strnlen(error, kErrorSize));
   for (char& c : text) {
-    if (static_cast<unsigned char>(c) < ' ') c = ' ';
+    if (c == '\n' || c == '\r' || c == '\t') c = ' ';
   }
-  return text.empty() ? "it gave no reason" : text;
+  return text.empty() ? "it gave no reason" : printable(text);
 }
 
 void put_error(const char* text, char* error, std::size_t error_size) noexcept {
@@ -224,7 +225,7 @@ class Instance {
   std::string weight_format() const {
     if (!loaded_ || row_.table->weight_format == nullptr) return {};
     const char* name = row_.table->weight_format(self_);
-    return name == nullptr ? std::string() : std::string(name, ::strnlen(name, 64));
+    return name == nullptr ? std::string() : printable({name, ::strnlen(name, 64)});
   }
   std::string kernel_name() const { return "plug-in " + row_.library->name(); }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace kt::operators {
 namespace {
@@ -58,7 +59,7 @@ std::string elf_problem(const std::filesystem::path& path) {
 
 std::string open_error() {
   const char* text = ::dlerror();
-  return text == nullptr ? "unknown reason" : text;
+  return text == nullptr ? "unknown reason" : printable(text);  // names of symbols of the file
 }
 
 void check_devices(const kt_operator& row, const std::string& path) {

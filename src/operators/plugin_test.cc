@@ -205,12 +205,21 @@ TEST_F(PluginTest, RefusalsNameModuleAndOperator) {
       {"stranger", "could not load: tensor 'other.weight' is missing"},
       {"rows", "could not load: rows 47 to 49 of 'a.weight' were asked for, which has 48"},
       {"lazy", "did not read the module's tensor 'a.weight'"},
-      {"int", "an exception that is no std::exception"}};
+      {"int", "an exception that is no std::exception"},
+      {"terminal", R"(could not load: no \x1b[2J \xc2\x9b31m \xff größer)"}};
   for (const auto& [misuse, message] : kMisuses) {
     entry.kwargs = {{"misuse", misuse}};
     const auto linear = build();
     expect_contains(error_of(ErrorCode::kMismatch, [&] { load(*linear); }), message);
   }
+}
+
+TEST_F(PluginTest, NamesOfFormatsCannotSteerTheTerminal) {
+  source_.add("a.weight", {kOut, kIn}, 0.1f);
+  place("a", "fixture.ScaledLinear").kwargs = {{"misuse", std::string("format")}};
+  const auto linear = builder().linear("a", kOut, kIn);
+  load(*linear);
+  EXPECT_EQ(linear->weight_format(), R"(\x1b[31mF\xff)");
 }
 
 TEST_F(PluginTest, APluginInCThatRefusesWithoutAReason) {

@@ -37,6 +37,10 @@ struct ScaledLinear : plugin::Linear {
     if (misuse_ == "rows") weights.read_floats(weight_, n_out_ - 1, 2, nullptr);
     if (misuse_ == "lazy") return;
     if (misuse_ == "int") throw 7;
+    if (misuse_ == "terminal")
+      throw std::runtime_error(
+          "no\n\x1b[2J \xc2\x9b"
+          "31m \xff größer");
     const plugin::Tensor tensor = weights.find(weight_);
     format_ = tensor.format;
     w_.resize(static_cast<std::size_t>(n_in_ * n_out_));
@@ -60,7 +64,9 @@ struct ScaledLinear : plugin::Linear {
   }
 
   std::uint64_t weight_bytes() const { return (w_.size() + b_.size()) * sizeof(float); }
-  const char* weight_format() const { return format_.c_str(); }
+  const char* weight_format() const {
+    return misuse_ == "format" ? "\x1b[31mF\xff" : format_.c_str();
+  }
 
  private:
   std::string path_, weight_, bias_, misuse_, format_;
