@@ -268,20 +268,71 @@ def test_a_rule_file_is_explained_line_by_line(tmp_path):
 
 # Predicted against real ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, kind, layers", [("Qwen3-30B-A3B", "Q4_K_M", 3), ("DeepSeek-V2-Lite", "Q8_0", 2),
-                                                ("DeepSeek-V2-Lite", "Q4_0", 3)])
-def test_peak_memory_is_as_planned(name, kind, layers, tmp_path):
-    changes = {"num_hidden_layers": layers, "vocab_size": 8192, "bos_token_id": 1, "eos_token_id": 1}
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(read_config(name) | changes))
-    planned = plan(path, "--format", kind, "--ctx", "514", "-t", "2")["peak_bytes"]
+def measured_peak(config: pathlib.Path, kind: str, prompt: int, *flags) -> int:
+    """Peak resident bytes of `kt bench` with a prompt."""
     # In a process of its own: a child's peak starts with that of the process it was forked from.
     code = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=-3, stderr=-3); "
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
-    bench = [kt_path(), "bench", "--dummy", path, "--type", kind, "-c", "514", "-p", "512", "-n", "0", "-r", "1",
-             "--no-warmup", "-t", "2"]
+    bench = [kt_path(), "bench", "--dummy", config, "--type", kind, "-c", prompt + 2, "-p", prompt, "-n", "0",
+             "-r", "1", "--no-warmup", "-t", "2", *flags]
     done = subprocess.run([sys.executable, "-c", code, *map(str, bench)], capture_output=True, text=True, check=True)
-    assert planned == pytest.approx(int(done.stdout) * 1024, rel=0.03)
+    return int(done.stdout) * 1024
+
+
+def small_config(name: str, folder: pathlib.Path, **changes) -> pathlib.Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(read_config(name) | {"vocab_size": 8192, "bos_token_id": 1, "eos_token_id": 1}
+                               | changes))
+    return path
+
+
+@pytest.mark.parametrize("name, kind, layers", [("Qwen3-30B-A3B", "Q4_K_M", 3), ("DeepSeek-V2-Lite", "Q8_0", 2),
+                                                ("DeepSeek-V2-Lite", "Q4_0", 3)])
+def test_peak_memory_is_as_planned(name, kind, layers, tmp_path):
+    path = small_config(name, tmp_path, num_hidden_layers=layers)
+    planned = plan(path, "--format", kind, "--ctx", "514", "-t", "2")["peak_bytes"]
+    assert planned == pytest.approx(measured_peak(path, kind, 512), rel=0.03)
+
+
+LAYER_WISE = """
+- match: {name: ^model$}
+  replace:
+    class: ktransformers.operators.models.KQwen2MoeModel
+    kwargs: {per_layer_prefill_intput_threshold: THRESHOLD}
+- match: {name: mlp.experts$}
+  replace:
+    class: ktransformers.operators.experts.KTransformersExperts
+    kwargs: {generate_op: KExpertsCPU, prefill_op: PREFILL}
+"""
+
+
+def layer_wise_rules(folder: pathlib.Path, threshold: int, prefill: str) -> pathlib.Path:
+    path = folder / f"{threshold}-{prefill}.yaml"
+    path.write_text(LAYER_WISE.replace("THRESHOLD", str(threshold)).replace("PREFILL", prefill))
+    return path
+
+
+def test_layer_wise_prefill_is_counted(tmp_path):
+    """The rows of a prompt that wait between layers, and the larger operator of one layer."""
+    c = read_config("Qwen3-30B-A3B")
+    args = [config_path("Qwen3-30B-A3B"), "--format", "Q4_0", "--ram", "64GiB@80GB/s", "--ctx", "8192"]
+
+    def workspace(threshold: int, prefill: str) -> int:
+        return plan(*args, "--rules", layer_wise_rules(tmp_path, threshold, prefill))["devices"][0]["workspace"]
+    without = workspace(0, "KExpertsTorch")
+    assert workspace(8192, "KExpertsTorch") == without, "no prompt is longer than the context"
+    rows = 2 * 8192 * c["hidden_size"] * 4
+    assert workspace(4096, "KExpertsCPU") - without == rows
+    weights = c["num_experts"] * 3 * c["hidden_size"] * c["moe_intermediate_size"]
+    growth = workspace(4096, "KExpertsTorch") - without - rows
+    assert growth == pytest.approx(weights * (32 - BITS["Q4_0"]) / 8, rel=0.01)
+
+
+def test_peak_memory_of_layer_wise_prefill_is_as_planned(tmp_path):
+    path = small_config("Qwen3-30B-A3B", tmp_path, num_hidden_layers=3, num_experts=24)
+    rules = layer_wise_rules(tmp_path, 64, "KExpertsTorch")
+    planned = plan(path, "--format", "Q8_0", "--ctx", "1026", "-t", "2", "--rules", rules)["peak_bytes"]
+    assert planned == pytest.approx(measured_peak(path, "Q8_0", 1024, "--rules", rules), rel=0.03)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1, "x": 3}', "\0\xff"])

@@ -30,15 +30,19 @@ class PhasedOf : public Base, public Phased {
 
   bool hands_on() const override { return true; }
   void enter(Phase phase, Loader& loader) override {
-    Base* next = phase == Phase::kPrefill ? prefill_.get() : generate_.get();
+    Base* next = of(phase);
     if (next == active_) return;
     active_->unload();
     active_ = next;
     active_->load(loader);
   }
   const Module& active() const override { return *active_; }
+  const Module& in(Phase phase) const override { return *of(phase); }
 
  protected:
+  Base* of(Phase phase) const {
+    return phase == Phase::kPrefill ? prefill_.get() : generate_.get();
+  }
   std::unique_ptr<Base> generate_, prefill_;
   Base* active_;
 };

@@ -22,6 +22,8 @@ class Phased {
   virtual void enter(Phase phase, Loader& loader) = 0;
   /// The operator that runs now.
   virtual const Module& active() const = 0;
+  /// The operator of a phase, for what it would hold.
+  virtual const Module& in(Phase phase) const = 0;
 };
 
 std::unique_ptr<Linear> make_phased(std::unique_ptr<Linear> generate,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "operators/phased.h"
 #include "placement/layer_path.h"
 
 namespace kt::placement {
@@ -80,9 +81,40 @@ std::vector<ModuleCost> footprint(operators::Model& model, const operators::Plac
     cost.format = format_text(cost.kept);
     const bool packed = cost.part != Part::kEmbedding && on_cpu(cost.device, packing);
     cost.bytes = bytes_on(cost.kept, packed, packing);
+    if (const auto* phased = dynamic_cast<const operators::Phased*>(&module)) {
+      const operators::Module& prefill = phased->in(operators::Phase::kPrefill);
+      cost.prefill_device = prefill.site().device;
+      cost.prefill_bytes = bytes_on(prefill.kept(source, packing.act),
+                                    on_cpu(cost.prefill_device, packing), packing);
+    }
     modules.push_back(std::move(cost));
   });
   return modules;
+}
+
+std::uint64_t prefill_growth(const std::vector<ModuleCost>& modules, const Packing& packing,
+                             const std::string& device) {
+  const auto here = [&](const std::string& name) {
+    return name == device || (device == "cpu" && on_cpu(name, packing));
+  };
+  std::map<std::int64_t, std::uint64_t> layers;
+  for (const ModuleCost& m : modules) {
+    if (m.layer < 0 || m.prefill_device.empty() || !here(m.prefill_device)) continue;
+    const std::uint64_t dropped = here(m.device) ? m.bytes : 0;
+    layers[m.layer] += m.prefill_bytes > dropped ? m.prefill_bytes - dropped : 0;
+  }
+  std::uint64_t most = 0;
+  for (const auto& [layer, bytes] : layers) most = std::max(most, bytes);
+  return most;
+}
+
+std::uint64_t waiting_rows_bytes(const io::ModelConfig& config,
+                                 const operators::Placement& placement, std::int64_t context) {
+  const std::int64_t threshold = placement.layer_wise_threshold;
+  if (threshold <= 0 || context <= threshold) return 0;
+  constexpr std::int64_t kMatrices = 2;  // the residual, and the last sublayer's output
+  return resident_bytes(static_cast<std::uint64_t>(kMatrices * context * config.d_model) *
+                        sizeof(float));
 }
 
 namespace {

@@ -32,6 +32,10 @@ struct ModuleCost {
   std::int64_t layer = -1;  // -1: outside the layers
   operators::Kept kept;
   std::uint64_t bytes = 0;  // on its device
+  /// What its prefill operator keeps instead while layer-wise prefill is in its layer; empty: it
+  /// has none.
+  std::string prefill_device;
+  std::uint64_t prefill_bytes = 0;
 };
 
 /// How the CPU packs.
@@ -51,6 +55,16 @@ std::uint64_t resident_bytes(std::uint64_t bytes);
 /// Modules that own weights, in tree order. Throws kMismatch for missing tensors and wrong shapes.
 std::vector<ModuleCost> footprint(operators::Model& model, const operators::Placement& placement,
                                   const io::WeightSource& source, const Packing& packing);
+
+/// What a device takes more while layer-wise prefill is in the layer where that is most: the
+/// prefill operators hold weights there. Others were dropped before, or wait on their own device.
+std::uint64_t prefill_growth(const std::vector<ModuleCost>& modules, const Packing& packing,
+                             const std::string& device);
+
+/// The rows of a prompt that wait between layers of layer-wise prefill, in main memory; 0 when no
+/// prompt in this context is long enough for it.
+std::uint64_t waiting_rows_bytes(const io::ModelConfig& config,
+                                 const operators::Placement& placement, std::int64_t context);
 
 /// Bytes of what a module keeps on a device; an embedding on the CPU is not packed.
 std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& packing);

@@ -126,12 +126,22 @@ class Planner {
     for (std::size_t l = 0; l < kv_.size(); ++l) {
       at(layer_device[l]).kv += times(kv_layer_bytes(kv_[l], options_.kv_format), pages);
     }
+    add_layer_wise(context, n.devices);
     for (const DevicePlan& d : n.devices) {
       n.fits = n.fits && d.used() <= d.capacity;
       n.total += d.used();
       n.capacity += d.capacity;
     }
     return n;
+  }
+
+  // What a prompt that runs layer by layer needs beside: its rows, and larger prefill operators.
+  void add_layer_wise(std::int64_t context, std::vector<DevicePlan>& devices) const {
+    const std::uint64_t rows = waiting_rows_bytes(config_, plan_.placement, context);
+    if (rows == 0) return;
+    devices.front().workspace += rows;
+    for (DevicePlan& d : devices)
+      d.workspace += prefill_growth(plan_.modules, options_.packing, d.name);
   }
 
   static std::vector<std::string> attention_devices(const std::vector<ModuleCost>& modules) {
