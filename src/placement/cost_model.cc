@@ -17,7 +17,10 @@ int gpu_index(const std::string& device, const Machine& machine) {
 class StepTimer {
  public:
   StepTimer(const CostInput& input, const StepShape& shape)
-      : in_(input), rows_(static_cast<double>(shape.rows)), position_(shape.position) {}
+      : in_(input),
+        n_rows_(shape.rows),
+        rows_(static_cast<double>(shape.rows)),
+        position_(shape.position) {}
 
   StepTime run() {
     std::string at = "cpu";
@@ -64,24 +67,29 @@ class StepTimer {
   void module(const ModuleCost& m) {
     const int gpu = gpu_index(m.device, in_.machine);
     double share = 1.0;  // of the weights that are touched
-    double rows = m.part == Part::kHead ? 1.0 : rows_;
+    ProductRows rows = same_rows(m.part == Part::kHead ? 1 : n_rows_);
     if (m.kind == "Experts") {
       const auto& moe = in_.config.moe;
       const double touched = touched_experts(moe.n_experts, moe.n_active, rows_);
       share = touched / static_cast<double>(moe.n_experts);
-      rows = rows_ * static_cast<double>(moe.n_active) / touched;
+      rows.m = rows_ * static_cast<double>(moe.n_active) / touched;
+      rows.each = n_rows_ * moe.n_active / moe.n_experts;
+    } else if (m.kind == "Attention") {
+      rows.step = rows.each = 1;  // the matrices of its heads keep the kernel for few rows
     }
     if (m.kind == "Embedding") {
       values(static_cast<double>(in_.config.d_model), false);
     } else if (gpu >= 0) {
-      gpu_products(m, static_cast<std::size_t>(gpu), share, rows);
+      gpu_products(m, static_cast<std::size_t>(gpu), share, rows.m);
     } else {
       cpu_products(m, share, rows);
       cpu_rest(m);
     }
   }
 
-  void cpu_products(const ModuleCost& m, double share, double rows) {
+  static ProductRows same_rows(std::int64_t n) { return {static_cast<double>(n), n, n}; }
+
+  void cpu_products(const ModuleCost& m, double share, const ProductRows& rows) {
     const CpuRates& cpu = in_.machine.cpu;
     for (const operators::KeptMatrix& w : m.kept.matrices) {
       const double weights = w.weights() * share;
@@ -176,7 +184,8 @@ class StepTimer {
   }
 
   const CostInput& in_;
-  double rows_;
+  std::int64_t n_rows_;
+  double rows_;  // the same
   std::int64_t position_;
   StepTime time_;
   double cpu_experts_ = 0.0;

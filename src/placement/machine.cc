@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "operators/step.h"
 
 namespace kt::placement {
 namespace {
@@ -60,6 +61,18 @@ std::vector<std::string_view> parts(std::string_view text) {
     if (at == std::string_view::npos) return list;
     text.remove_prefix(at + 1);
   }
+}
+
+// Time per weight at m rows. Fewer rows than the first point read the weights all the same; beyond
+// the last, time grows with m.
+double interpolate(const std::vector<KernelPoint>& points, double m) {
+  if (m <= points.front().m) return points.front().seconds;
+  for (std::size_t i = 1; i < points.size(); ++i) {
+    if (m > points[i].m) continue;
+    const double part = (m - points[i - 1].m) / (points[i].m - points[i - 1].m);
+    return points[i - 1].seconds + part * (points[i].seconds - points[i - 1].seconds);
+  }
+  return points.back().seconds * m / points.back().m;
 }
 
 }  // namespace
@@ -126,24 +139,17 @@ Ram parse_ram(std::string_view text) {
   return ram;
 }
 
-double CpuRates::seconds(formats::Format format, double n_weights, double m) const {
-  if (m <= 0.0 || n_weights <= 0.0) return 0.0;
+double CpuRates::seconds(formats::Format format, double n_weights, const ProductRows& rows) const {
+  if (rows.m <= 0.0 || n_weights <= 0.0) return 0.0;
   const auto it = multiply.find(format);
   if (it == multiply.end()) {
     const formats::FormatTraits& t = formats::traits(format);
     const double bytes = static_cast<double>(t.block_bytes) / static_cast<double>(t.block_len);
-    return n_weights * std::max(bytes / read, 2.0 * m / flops);
+    return n_weights * std::max(bytes / read, 2.0 * rows.m / flops);
   }
-  const std::vector<KernelPoint>& points = it->second;
-  // Fewer rows than the first point read the weights all the same; beyond the last, time grows with
-  // m.
-  if (m <= points.front().m) return n_weights * points.front().seconds;
-  for (std::size_t i = 1; i < points.size(); ++i) {
-    if (m > points[i].m) continue;
-    const double part = (m - points[i - 1].m) / (points[i].m - points[i - 1].m);
-    return n_weights * (points[i - 1].seconds + part * (points[i].seconds - points[i - 1].seconds));
-  }
-  return n_weights * points.back().seconds * m / points.back().m;
+  const ProductRates& p = it->second;
+  const bool batch = backend::takes_batch(p.batch_rows_each, rows.step, rows.each);
+  return n_weights * interpolate(batch ? p.batch : p.few, rows.m);
 }
 
 CpuRates roofline_rates(double ram_bandwidth, double flops, int n_threads) {

@@ -5,6 +5,9 @@
 //   seconds(m rows, w weights) = w · max(bits / 8 / bandwidth, 2m / flops)          roofline
 //                              = w · (line through the measured points at m)        measured
 //
+// A CPU with tiles has two kernels per format, and so two lines: the step decides which one runs
+// (backend::takes_batch).
+//
 // Rates given by hand are data-sheet numbers, of which kUsable is counted on; measured rates count
 // in full. Thread rule: values.
 #pragma once
@@ -33,10 +36,24 @@ struct KernelPoint {
   double seconds = 0.0;
 };
 
+/// Measured times of the kernels that multiply with weights of one format, ascending m.
+struct ProductRates {
+  std::vector<KernelPoint> few;      // the kernel for few rows
+  std::vector<KernelPoint> batch;    // the tile kernel; empty: there is none
+  std::int64_t batch_rows_each = 0;  // as PackedMatrix::batch_rows_each
+};
+
+/// Rows of a product: what a matrix gets, and what its step has, which chooses the kernel.
+struct ProductRows {
+  double m = 1.0;
+  std::int64_t step = 1;
+  std::int64_t each = 1;  // of the step's rows, for each matrix on average, touched or not
+};
+
 /// How fast the CPU computes; times include reading cold weights from memory.
 struct CpuRates {
-  /// Measured, ascending m. Formats without points follow the roofline of `read` and `flops`.
-  std::map<formats::Format, std::vector<KernelPoint>> multiply;
+  /// Measured. Other formats follow the roofline of `read` and `flops`.
+  std::map<formats::Format, ProductRates> multiply;
   double read = 0.0;         // bytes per second from memory; 0: nothing is known
   double flops = 0.0;        // operations per second of products
   double attend_one = 0.0;   // seconds per multiply-add of attention with one query token, a thread
@@ -46,8 +63,8 @@ struct CpuRates {
   double pack = 0.0;         // bytes per second read, rearranged and written at load
   int n_threads = 1;
   bool measured = false;
-  /// Time of m rows times n_weights weights of this format.
-  double seconds(formats::Format format, double n_weights, double m) const;
+  /// Time of rows times n_weights weights of this format.
+  double seconds(formats::Format format, double n_weights, const ProductRows& rows) const;
   bool known() const { return read > 0.0; }
 };
 

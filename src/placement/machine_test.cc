@@ -37,10 +37,12 @@ TEST(Machine, OtherTextIsAUsageError) {
   EXPECT_THROW(parse_flops("2X", "--cpu-flops"), Error);
 }
 
+ProductRows rows(double m) { return {m, 1, 1}; }
+
 TEST(CpuRates, PointsAreJoinedByLinesAndExtended) {
   CpuRates rates;
-  rates.multiply[formats::Format::kQ8_0] = {{1, 1e-9}, {4, 1e-9}, {8, 2e-9}};
-  const auto at = [&](double m) { return rates.seconds(formats::Format::kQ8_0, 1e9, m); };
+  rates.multiply[formats::Format::kQ8_0].few = {{1, 1e-9}, {4, 1e-9}, {8, 2e-9}};
+  const auto at = [&](double m) { return rates.seconds(formats::Format::kQ8_0, 1e9, rows(m)); };
   EXPECT_DOUBLE_EQ(at(0.5), 1.0);
   EXPECT_DOUBLE_EQ(at(2), 1.0);
   EXPECT_DOUBLE_EQ(at(6), 1.5);
@@ -49,10 +51,37 @@ TEST(CpuRates, PointsAreJoinedByLinesAndExtended) {
   EXPECT_DOUBLE_EQ(at(0), 0.0);
 }
 
+// One sparse layer: what its experts take when `n` rows pass, of a tile kernel that is ten times as
+// fast as the other.
+double experts_seconds(std::int64_t n, std::int64_t n_experts, std::int64_t n_active) {
+  io::ModelConfig config;
+  config.moe.n_experts = n_experts;
+  config.moe.n_active = n_active;
+  ModuleCost experts;
+  experts.kind = "Experts";
+  experts.part = Part::kExperts;
+  experts.device = "cpu";
+  experts.kept.add({formats::Format::kQ8_0, formats::Format::kQ8_0, 1000, 1000, n_experts});
+  Machine machine;
+  machine.cpu.read = 1e9;
+  machine.cpu.multiply[formats::Format::kQ8_0] = {{{1, 1e-9}}, {{1, 1e-10}}, 5};
+  const std::vector<ModuleCost> modules = {experts};
+  return step_time({config, modules, {}, formats::Format::kF16, machine, {}}, {n, 0}).seconds;
+}
+
+TEST(CostModel, ExpertsTakeTheTileKernelByTheRowsOfTheStepAndTheirOwn) {
+  const auto slow = [](double n_rows) { return n_rows * 1e6 * 1e-9; };
+  // 31 rows are too few; 32 give each of 8 experts 8; each of 64 would get only 3.
+  EXPECT_NEAR(experts_seconds(31, 8, 2), slow(31 * 2), 1e-9);
+  EXPECT_NEAR(experts_seconds(32, 8, 2), slow(32 * 2) / 10, 1e-9);
+  EXPECT_NEAR(experts_seconds(32, 64, 6), slow(32 * 6), 1e-9);
+  EXPECT_NEAR(experts_seconds(54, 64, 6), slow(54 * 6) / 10, 1e-9);
+}
+
 TEST(CpuRates, TheRooflineHasOneCorner) {
   const CpuRates rates = roofline_rates(100e9, 1e12, 8);
   // F16: 2 bytes a weight are read in 20 ps, a multiply-add takes 2 ps: 10 rows at the corner.
-  const auto at = [&](double m) { return rates.seconds(formats::Format::kF16, 1e9, m); };
+  const auto at = [&](double m) { return rates.seconds(formats::Format::kF16, 1e9, rows(m)); };
   EXPECT_DOUBLE_EQ(at(1), 0.02);
   EXPECT_DOUBLE_EQ(at(10), 0.02);
   EXPECT_DOUBLE_EQ(at(20), 0.04);

@@ -1,41 +1,25 @@
 #include "session/machine_profile.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/env.h"
 #include "base/topology.h"
 #include "io/atomic_file.h"
 #include "session/bandwidth.h"
+#include "session/product_profile.h"
 
 namespace kt::session {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 using placement::KernelPoint;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// Least of some runs of f(): other programs only add time.
-template <class F>
-double least_seconds(int runs, F&& f) {
-  double least = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < runs; ++i) {
-    const auto start = Clock::now();
-    f();
-    least = std::min(least, seconds_since(start));
-  }
-  return least;
-}
+using placement::ProductRates;
 
 // Bytes of weights that do not stay in the last cache level between two passes.
 std::uint64_t cold_bytes(const Topology& topology) {
@@ -43,71 +27,7 @@ std::uint64_t cold_bytes(const Topology& topology) {
   constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
   constexpr std::uint64_t kUsual = std::uint64_t{32} << 20;
   const std::uint64_t cache = topology.cache_bytes != 0 ? topology.cache_bytes : kUsual;
-  return std::min({std::max(kLeast, 2 * cache), kMost, topology.memory_available / 4});
-}
-
-std::vector<float> noise(std::int64_t n) {
-  std::vector<float> values(static_cast<std::size_t>(n));
-  std::uint32_t state = 1;
-  for (float& v : values) {
-    state = state * 1664525u + 1013904223u;
-    v = static_cast<float>(static_cast<std::int32_t>(state >> 8) - (1 << 23)) / (1 << 24);
-  }
-  return values;
-}
-
-struct Products {
-  std::vector<KernelPoint> points;
-  double pack = 0.0;  // bytes per second
-};
-
-Products measure_products(backend::Cpu& cpu, formats::Format format, std::uint64_t bytes) {
-  constexpr std::int64_t k = 2048;
-  const std::size_t row_bytes = formats::row_bytes(format, k);
-  const auto n = static_cast<std::int64_t>(bytes / row_bytes) / 16 * 16;
-  const std::vector<float> row = noise(k);
-  std::vector<std::byte> rows(row_bytes * 16);
-  for (std::size_t r = 0; r < 16; ++r)
-    formats::traits(format).encode(row.data(), nullptr, rows.data() + r * row_bytes, k);
-  backend::PackedMatrix matrix(cpu, format, n, k);
-  matrix.own(tensor::Buffer(matrix.bytes()));
-  Products result;
-  const auto start = Clock::now();
-  cpu.pool.run(n / 16,
-               [&](std::int64_t tile, int) { matrix.pack_rows(tile * 16, 16, rows.data()); });
-  result.pack = static_cast<double>(n) * static_cast<double>(row_bytes) / seconds_since(start);
-
-  constexpr std::int64_t kRows[] = {1, 2, 4, 8, 16, 64, 128};
-  tensor::Arena arena;
-  for (const std::int64_t m : kRows) {
-    arena.reset();
-    // Enough weights to be cold when few rows read them; less when computing takes longer.
-    // Several tasks per thread, so that a delayed thread does not decide.
-    const std::int64_t least = std::max<std::int64_t>(1024, 256 * cpu.pool.size());
-    const std::int64_t part = m <= 4 ? n : std::max(least, n / m / 16 * 16);
-    const std::int64_t used = std::min(n, part);
-    const std::vector<float> x = noise(m * k);
-    backend::Activation input(tensor::ConstMatrixF{x.data(), m, k, k});
-    const auto act = input.rows_for(matrix, cpu, arena);
-    const tensor::MatrixF out = arena.matrix(m, used);
-    constexpr std::int64_t kTask = 64;
-    std::int64_t first = 0;  // slices of the buffer in turn, so that each is cold
-    const double seconds = least_seconds(m <= 4 ? 5 : 11, [&] {
-      const std::int64_t begin = first;
-      cpu.pool.run((used + kTask - 1) / kTask, [&](std::int64_t task, int) {
-        const std::int64_t at = task * kTask;
-        matrix.dot(act, m, begin + at, std::min(kTask, used - at), out.data + at, used);
-      });
-      first = first + 2 * used <= n ? first + used : 0;
-    });
-    result.points.push_back(
-        {static_cast<double>(m), seconds / (static_cast<double>(used) * static_cast<double>(k))});
-  }
-  // More rows never take less time; a point above a later one was disturbed.
-  for (std::size_t i = result.points.size() - 1; i > 0; --i) {
-    result.points[i - 1].seconds = std::min(result.points[i - 1].seconds, result.points[i].seconds);
-  }
-  return result;
+  return std::min({std::max(kLeast, 4 * cache), kMost, topology.memory_available / 4});
 }
 
 // Seconds per multiply-add of one thread.
@@ -189,7 +109,7 @@ std::string attention_key(const ProfileNeeds& n, std::int64_t rows) {
                      rows);
 }
 
-constexpr int kVersion = 3;  // of the measurements; others are measured anew
+constexpr int kVersion = 4;  // of the measurements; others are measured anew
 
 Json read_cache(const std::string& path) {
   std::ifstream file(path);
@@ -220,20 +140,47 @@ double number(Json& store, const std::string& name, bool* changed, F&& measure) 
   return value;
 }
 
-bool read_points(const Json& store, const std::string& name, Products* products) {
-  const auto it = store.find(name);
-  if (it == store.end() || !it->is_object()) return false;
-  products->pack = it->value("pack", 0.0);
-  const auto points = it->find("points");
-  if (products->pack <= 0.0 || points == it->end() || !points->is_array()) return false;
-  for (const Json& p : *points) {
-    if (!p.is_array() || p.size() != 2 || !p[0].is_number() || !p[1].is_number()) return false;
-    products->points.push_back({p[0].get<double>(), p[1].get<double>()});
-    const std::size_t n = products->points.size();
-    if (products->points.back().seconds <= 0.0) return false;
-    if (n > 1 && products->points[n - 1].m <= products->points[n - 2].m) return false;
+Json points_json(const std::vector<KernelPoint>& points) {
+  Json json = Json::array();
+  for (const KernelPoint& p : points) json.push_back({p.m, p.seconds});
+  return json;
+}
+
+// Points with ascending m and times above 0; nothing when they are otherwise.
+std::optional<std::vector<KernelPoint>> read_points(const Json& object, const std::string& name) {
+  const auto it = object.find(name);
+  if (it == object.end() || !it->is_array()) return std::nullopt;
+  std::vector<KernelPoint> points;
+  for (const Json& p : *it) {
+    if (!p.is_array() || p.size() != 2 || !p[0].is_number() || !p[1].is_number())
+      return std::nullopt;
+    const KernelPoint point{p[0].get<double>(), p[1].get<double>()};
+    if (point.seconds <= 0.0 || (!points.empty() && point.m <= points.back().m))
+      return std::nullopt;
+    points.push_back(point);
   }
-  return !products->points.empty();
+  return points;
+}
+
+std::optional<ProductProfile> read_products(const Json& store, const std::string& name) {
+  const auto it = store.find(name);
+  if (it == store.end() || !it->is_object()) return std::nullopt;
+  const auto pack = it->find("pack");
+  const auto each = it->find("batch_rows_each");
+  auto few = read_points(*it, "few");
+  auto batch = read_points(*it, "batch");
+  if (pack == it->end() || !pack->is_number() || pack->get<double>() <= 0.0) return std::nullopt;
+  if (each == it->end() || !each->is_number_integer()) return std::nullopt;
+  const auto rows_each = each->get<std::int64_t>();
+  if (!few || few->empty() || !batch || batch->empty() != (rows_each <= 0)) return std::nullopt;
+  return ProductProfile{{std::move(*few), std::move(*batch), rows_each}, pack->get<double>()};
+}
+
+Json products_json(const ProductProfile& p) {
+  return {{"pack", p.pack},
+          {"few", points_json(p.rates.few)},
+          {"batch", points_json(p.rates.batch)},
+          {"batch_rows_each", p.rates.batch_rows_each}};
 }
 
 }  // namespace
@@ -274,18 +221,16 @@ placement::CpuRates cpu_profile(backend::Cpu& cpu, const std::vector<int>& cores
   for (const formats::Format format : needs.formats) {
     if (formats::traits(format).encode == nullptr) continue;  // the roofline serves
     const std::string name(formats::traits(format).name);
-    Products products;
-    if (!read_points(store, name, &products)) {
+    std::optional<ProductProfile> products = read_products(store, name);
+    if (!products) {
       products = measure_products(cpu, format, cold);
-      Json points = Json::array();
-      for (const KernelPoint& p : products.points) points.push_back({p.m, p.seconds});
-      store[name] = {{"pack", products.pack}, {"points", points}};
+      store[name] = products_json(*products);
       changed = true;
     }
-    rates.multiply[format] = products.points;
-    rates.pack = rates.pack > 0.0 ? std::min(rates.pack, products.pack) : products.pack;
-    rates.flops =
-        std::max(rates.flops, 2.0 * products.points.back().m / products.points.back().seconds);
+    const ProductRates& measured = rates.multiply[format] = std::move(products->rates);
+    rates.pack = rates.pack > 0.0 ? std::min(rates.pack, products->pack) : products->pack;
+    const KernelPoint& most = (measured.batch.empty() ? measured.few : measured.batch).back();
+    rates.flops = std::max(rates.flops, 2.0 * most.m / most.seconds);
   }
   if (changed) write_cache(path, cache);
   if (rates.flops <= 0.0) rates.flops = rates.read * placement::kCpuFlopsPerByte;

@@ -60,11 +60,9 @@ PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n
   bytes_ = packed_matrix_bytes(cpu.caps, cpu.act, format, n, k);
 }
 
-const dot::Kernel& PackedMatrix::kernel_for(std::int64_t n_rows, std::int64_t n_each) const {
-  if (batch_ == nullptr) return *kernel_;
-  const bool floats = kernel_->act == dot::Act::kF32;
-  const bool many = n_each >= (floats ? kBatchRowsEachF32 : kBatchRowsEachQ8);
-  return n_rows >= kBatchRows && many ? *batch_ : *kernel_;
+std::int64_t PackedMatrix::batch_rows_each() const {
+  if (batch_ == nullptr) return 0;
+  return kernel_->act == dot::Act::kF32 ? kBatchRowsEachF32 : kBatchRowsEachQ8;
 }
 
 void PackedMatrix::own(tensor::Buffer storage) {

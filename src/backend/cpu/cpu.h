@@ -33,6 +33,11 @@ enum class ActPolicy { kQ8, kQ16, kF32 };
 inline constexpr std::int64_t kBatchRows = 32;
 inline constexpr std::int64_t kBatchRowsEachF32 = 2;
 inline constexpr std::int64_t kBatchRowsEachQ8 = 5;
+/// Whether a step of n_rows rows takes a tile kernel that wants `least` rows for each matrix, when
+/// this one gets n_each on average. least = 0: there is no such kernel.
+constexpr bool takes_batch(std::int64_t least, std::int64_t n_rows, std::int64_t n_each) {
+  return least > 0 && n_rows >= kBatchRows && n_each >= least;
+}
 
 /// Everything operators need of the CPU; passed along, never global.
 struct Cpu {
@@ -85,7 +90,11 @@ class PackedMatrix {
   kernels::dot::Act form(std::int64_t n_rows, std::int64_t n_each) const {
     return kernel_for(n_rows, n_each).act;
   }
-  const kernels::dot::Kernel& kernel_for(std::int64_t n_rows, std::int64_t n_each) const;
+  const kernels::dot::Kernel& kernel_for(std::int64_t n_rows, std::int64_t n_each) const {
+    return takes_batch(batch_rows_each(), n_rows, n_each) ? *batch_ : *kernel_;
+  }
+  /// Rows that each matrix must get for the tile kernel to run (takes_batch); 0 without one.
+  std::int64_t batch_rows_each() const;
   kernels::dot::Act form(std::int64_t n_rows) const { return form(n_rows, n_rows); }
   /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). The
   /// form of `act` chooses the kernel. With two-term activations n_rows is at most kMaxSplitRows.

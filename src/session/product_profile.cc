@@ -1,0 +1,102 @@
+#include "session/product_profile.h"
+
+#include <span>
+
+namespace kt::session {
+namespace {
+
+using placement::KernelPoint;
+
+constexpr std::int64_t kWidth = 2048;
+constexpr std::int64_t kTile = 16;  // weight rows that are packed together
+
+backend::PackedMatrix random_matrix(const backend::Cpu& cpu, formats::Format format,
+                                    std::uint64_t bytes) {
+  const auto row_bytes = static_cast<std::int64_t>(formats::row_bytes(format, kWidth));
+  const std::int64_t n =
+      std::max(kTile, static_cast<std::int64_t>(bytes) / row_bytes / kTile * kTile);
+  backend::PackedMatrix matrix(cpu, format, n, kWidth);
+  matrix.own(tensor::Buffer(matrix.bytes()));
+  return matrix;
+}
+
+double pack(backend::Cpu& cpu, backend::PackedMatrix& matrix) {
+  const std::size_t row_bytes = formats::row_bytes(matrix.format(), kWidth);
+  const std::vector<float> row = noise(kWidth);
+  std::vector<std::byte> rows(row_bytes * kTile);
+  for (std::size_t r = 0; r < kTile; ++r) {
+    formats::traits(matrix.format())
+        .encode(row.data(), nullptr, rows.data() + r * row_bytes, kWidth);
+  }
+  const double seconds = least_seconds(1, [&] {
+    cpu.pool.run(matrix.n() / kTile, [&](std::int64_t tile, int) {
+      matrix.pack_rows(tile * kTile, kTile, rows.data());
+    });
+  });
+  return static_cast<double>(matrix.n()) * static_cast<double>(row_bytes) / seconds;
+}
+
+// One kernel, by the form of activations that it reads. Several tasks per thread, so that a
+// delayed thread does not decide.
+std::vector<KernelPoint> measure(backend::Cpu& cpu, const backend::PackedMatrix& matrix,
+                                 kernels::dot::Act form, std::span<const std::int64_t> rows) {
+  const bool tiles = form == kernels::dot::Act::kBf16;
+  const std::int64_t per_task = tiles ? 128 : 64;
+  std::vector<KernelPoint> points;
+  tensor::Arena arena;
+  for (const std::int64_t m : rows) {
+    arena.reset();
+    // Enough weights to be cold when few rows read them; less when computing takes longer.
+    const std::int64_t least = std::max<std::int64_t>(1024, 4 * per_task * cpu.pool.size());
+    const std::int64_t part = m <= 4 ? matrix.n() : std::max(least, matrix.n() / m / kTile * kTile);
+    const std::int64_t used = std::min(matrix.n(), part);
+    const std::vector<float> x = noise(m * kWidth);
+    backend::Activation input(tensor::ConstMatrixF{x.data(), m, kWidth, kWidth});
+    const auto act = input.rows_in(form, cpu, arena);
+    const tensor::MatrixF out = arena.matrix(m, used);
+    std::int64_t first = 0;  // slices of the buffer in turn, so that each is cold
+    const double seconds = least_seconds(m <= 4 ? 5 : 11, [&] {
+      const std::int64_t begin = first;
+      cpu.pool.run((used + per_task - 1) / per_task, [&](std::int64_t task, int) {
+        const std::int64_t at = task * per_task;
+        matrix.dot(act, m, begin + at, std::min(per_task, used - at), out.data + at, used);
+      });
+      first = first + 2 * used <= matrix.n() ? first + used : 0;
+    });
+    points.push_back({static_cast<double>(m),
+                      seconds / (static_cast<double>(used) * static_cast<double>(kWidth))});
+  }
+  // More rows never take less time; a point above a later one was disturbed.
+  for (std::size_t i = points.size() - 1; i > 0; --i)
+    points[i - 1].seconds = std::min(points[i - 1].seconds, points[i].seconds);
+  return points;
+}
+
+}  // namespace
+
+std::vector<float> noise(std::int64_t n) {
+  std::vector<float> values(static_cast<std::size_t>(n));
+  std::uint32_t state = 1;
+  for (float& v : values) {
+    state = state * 1664525u + 1013904223u;
+    v = static_cast<float>(static_cast<std::int32_t>(state >> 8) - (1 << 23)) / (1 << 24);
+  }
+  return values;
+}
+
+ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::uint64_t bytes) {
+  backend::PackedMatrix matrix = random_matrix(cpu, format, bytes);
+  ProductProfile profile;
+  profile.pack = pack(cpu, matrix);
+  constexpr std::int64_t kFew[] = {1, 2, 4, 8, 16, 64, 128};
+  profile.rates.few = measure(cpu, matrix, matrix.form(1), kFew);
+  profile.rates.batch_rows_each = matrix.batch_rows_each();
+  if (profile.rates.batch_rows_each == 0) return profile;
+  constexpr std::int64_t kBatch[] = {2,  16,  32,
+                                     64, 128, 512};  // experts get few rows of large steps
+  const kernels::dot::Act form = matrix.form(backend::kBatchRows);
+  profile.rates.batch = measure(cpu, matrix, form, kBatch);
+  return profile;
+}
+
+}  // namespace kt::session

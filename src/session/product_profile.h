@@ -1,0 +1,45 @@
+// How fast this CPU multiplies with weights of a format: the kernels that PackedMatrix chooses,
+// each over the numbers of rows that it runs with, on weights that no cache holds.
+//
+//   few:    what runs at m = 1 … 128 rows, and for experts and heads that get few
+//   batch:  the tile kernel, where there is one, at m = 2 … 512 rows of a step of kBatchRows or
+//   more
+//
+// Thread rule: one thread; the work is parallel inside.
+#pragma once
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <vector>
+
+#include "backend/cpu/cpu.h"
+#include "placement/machine.h"
+
+namespace kt::session {
+
+struct ProductProfile {
+  placement::ProductRates rates;
+  double pack = 0.0;  // bytes per second read, rearranged and written
+};
+
+/// Packs and multiplies `bytes` of weights (rows of 2048; at least 16) of a format that can be
+/// encoded.
+ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::uint64_t bytes);
+
+/// Noise in [-0.5, 0.5), always the same.
+std::vector<float> noise(std::int64_t n);
+
+/// Least of some runs of f(): other programs only add time.
+template <class F>
+double least_seconds(int runs, F&& f) {
+  using Clock = std::chrono::steady_clock;
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < runs; ++i) {
+    const auto start = Clock::now();
+    f();
+    least = std::min(least, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return least;
+}
+
+}  // namespace kt::session
