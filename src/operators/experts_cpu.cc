@@ -81,6 +81,8 @@ class CpuExperts : public Experts {
   Kept kept(const io::WeightSource& source, backend::ActPolicy) const override {
     Kept kept;
     for (const WeightSpec& spec : weights()) kept.add(source, spec, recode_);
+    for (KeptMatrix& m : kept.matrices)
+      m.piece_rows = m.n == d_ff_ ? Blocking{}.ff_chunk : Blocking{}.model_chunk;
     return kept;
   }
 

@@ -5,7 +5,7 @@ namespace kt::operators {
 void Kept::add(const KeptMatrix& matrix) {
   for (KeptMatrix& m : matrices) {
     if (m.format != matrix.format || m.stored != matrix.stored || m.n != matrix.n ||
-        m.k != matrix.k) {
+        m.k != matrix.k || m.piece_rows != matrix.piece_rows) {
       continue;
     }
     m.count += matrix.count;

@@ -93,7 +93,11 @@ class StepTimer {
     const CpuRates& cpu = in_.machine.cpu;
     for (const operators::KeptMatrix& w : m.kept.matrices) {
       const double weights = w.weights() * share;
-      const double seconds = cpu.seconds(w.format, weights, rows);
+      const double pieces =
+          w.piece_rows == 0
+              ? 0.0
+              : static_cast<double>(w.count * ((w.n + w.piece_rows - 1) / w.piece_rows));
+      const double seconds = cpu.seconds({w.format, w.k, weights, pieces * share}, rows);
       const formats::FormatTraits& t = formats::traits(w.format);
       const double read = weights * static_cast<double>(t.block_bytes) /
                           static_cast<double>(t.block_len) / cpu.read;

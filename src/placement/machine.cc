@@ -139,17 +139,20 @@ Ram parse_ram(std::string_view text) {
   return ram;
 }
 
-double CpuRates::seconds(formats::Format format, double n_weights, const ProductRows& rows) const {
-  if (rows.m <= 0.0 || n_weights <= 0.0) return 0.0;
-  const auto it = multiply.find(format);
-  if (it == multiply.end()) {
-    const formats::FormatTraits& t = formats::traits(format);
+double CpuRates::seconds(const ProductWeights& weights, const ProductRows& rows) const {
+  if (rows.m <= 0.0 || weights.n <= 0.0) return 0.0;
+  const auto measured = multiply.find(weights.format);
+  if (measured == multiply.end()) {
+    const formats::FormatTraits& t = formats::traits(weights.format);
     const double bytes = static_cast<double>(t.block_bytes) / static_cast<double>(t.block_len);
-    return n_weights * std::max(bytes / read, 2.0 * rows.m / flops);
+    return weights.n * std::max(bytes / read, 2.0 * rows.m / flops);
   }
-  const ProductRates& p = it->second;
-  const bool batch = backend::takes_batch(p.batch_rows_each, rows.step, rows.each);
-  return n_weights * interpolate(batch ? p.batch : p.few, rows.m);
+  const auto wide = measured->second.lower_bound(weights.k);
+  const ProductRates& p =
+      wide != measured->second.end() ? wide->second : measured->second.rbegin()->second;
+  if (backend::takes_batch(p.batch_rows_each, rows.step, rows.each))
+    return weights.n * interpolate(p.batch, rows.m);
+  return weights.n * interpolate(p.few, rows.m) + weights.n_pieces * p.jump / n_threads;
 }
 
 CpuRates roofline_rates(double ram_bandwidth, double flops, int n_threads) {

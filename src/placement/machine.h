@@ -3,10 +3,11 @@
 // as a roofline:
 //
 //   seconds(m rows, w weights) = w · max(bits / 8 / bandwidth, 2m / flops)          roofline
-//                              = w · (line through the measured points at m)        measured
+//                              = w · (line through the measured points at m) + jumps · time of one
 //
-// A CPU with tiles has two kernels per format, and so two lines: the step decides which one runs
-// (backend::takes_batch).
+// Points are measured for each width of rows that the model has: wide activations and a weight tile
+// leave a core's first cache. A jump goes on reading elsewhere in memory, as experts do. A CPU with
+// tiles has two lines per format: the step decides (backend::takes_batch).
 //
 // Rates given by hand are data-sheet numbers, of which kUsable is counted on; measured rates count
 // in full. Thread rule: values.
@@ -36,11 +37,20 @@ struct KernelPoint {
   double seconds = 0.0;
 };
 
-/// Measured times of the kernels that multiply with weights of one format, ascending m.
+/// Measured times of the kernels that multiply with weights of one format and width, ascending m.
 struct ProductRates {
   std::vector<KernelPoint> few;      // the kernel for few rows
   std::vector<KernelPoint> batch;    // the tile kernel; empty: there is none
   std::int64_t batch_rows_each = 0;  // as PackedMatrix::batch_rows_each
+  double jump = 0.0;  // seconds more that a thread takes to go on with rows elsewhere, at m = 1
+};
+
+/// Weights to multiply with.
+struct ProductWeights {
+  formats::Format format{};
+  std::int64_t k = 0;     // width of the rows
+  double n = 0.0;         // weights, of all rows
+  double n_pieces = 0.0;  // of rows that lie apart, beyond one for each thread
 };
 
 /// Rows of a product: what a matrix gets, and what its step has, which chooses the kernel.
@@ -52,8 +62,8 @@ struct ProductRows {
 
 /// How fast the CPU computes; times include reading cold weights from memory.
 struct CpuRates {
-  /// Measured. Other formats follow the roofline of `read` and `flops`.
-  std::map<formats::Format, ProductRates> multiply;
+  /// Measured, by width. Other formats follow the roofline of `read` and `flops`.
+  std::map<formats::Format, std::map<std::int64_t, ProductRates>> multiply;
   double read = 0.0;         // bytes per second from memory; 0: nothing is known
   double flops = 0.0;        // operations per second of products
   double attend_one = 0.0;   // seconds per multiply-add of attention with one query token, a thread
@@ -63,8 +73,8 @@ struct CpuRates {
   double pack = 0.0;         // bytes per second read, rearranged and written at load
   int n_threads = 1;
   bool measured = false;
-  /// Time of rows times n_weights weights of this format.
-  double seconds(formats::Format format, double n_weights, const ProductRows& rows) const;
+  /// A width that was not measured counts as the next above, or the widest.
+  double seconds(const ProductWeights& weights, const ProductRows& rows) const;
   bool known() const { return read > 0.0; }
 };
 

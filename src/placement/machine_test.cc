@@ -41,14 +41,32 @@ ProductRows rows(double m) { return {m, 1, 1}; }
 
 TEST(CpuRates, PointsAreJoinedByLinesAndExtended) {
   CpuRates rates;
-  rates.multiply[formats::Format::kQ8_0].few = {{1, 1e-9}, {4, 1e-9}, {8, 2e-9}};
-  const auto at = [&](double m) { return rates.seconds(formats::Format::kQ8_0, 1e9, rows(m)); };
+  rates.multiply[formats::Format::kQ8_0][512].few = {{1, 1e-9}, {4, 1e-9}, {8, 2e-9}};
+  const auto at = [&](double m) {
+    return rates.seconds({formats::Format::kQ8_0, 512, 1e9, 0}, rows(m));
+  };
   EXPECT_DOUBLE_EQ(at(0.5), 1.0);
   EXPECT_DOUBLE_EQ(at(2), 1.0);
   EXPECT_DOUBLE_EQ(at(6), 1.5);
   EXPECT_DOUBLE_EQ(at(8), 2.0);
   EXPECT_DOUBLE_EQ(at(32), 8.0);
   EXPECT_DOUBLE_EQ(at(0), 0.0);
+}
+
+TEST(CpuRates, WidthsAndJumpsCount) {
+  CpuRates rates;
+  rates.n_threads = 4;
+  auto& measured = rates.multiply[formats::Format::kQ8_0];
+  measured[512] = {{{1, 1e-9}}, {}, 0, 2e-6};
+  measured[4096] = {{{1, 3e-9}}, {}, 0, 0.0};
+  const auto at = [&](std::int64_t k, double n_pieces) {
+    return rates.seconds({formats::Format::kQ8_0, k, 1e6, n_pieces}, rows(1));
+  };
+  EXPECT_DOUBLE_EQ(at(512, 0), 1e-3);
+  EXPECT_DOUBLE_EQ(at(4096, 0), 3e-3);
+  EXPECT_DOUBLE_EQ(at(768, 0), 3e-3) << "the next above";
+  EXPECT_DOUBLE_EQ(at(9999, 0), 3e-3) << "the widest";
+  EXPECT_DOUBLE_EQ(at(512, 100), 1e-3 + 100 * 2e-6 / 4) << "each thread has its own";
 }
 
 // One sparse layer: what its experts take when `n` rows pass, of a tile kernel that is ten times as
@@ -64,7 +82,7 @@ double experts_seconds(std::int64_t n, std::int64_t n_experts, std::int64_t n_ac
   experts.kept.add({formats::Format::kQ8_0, formats::Format::kQ8_0, 1000, 1000, n_experts});
   Machine machine;
   machine.cpu.read = 1e9;
-  machine.cpu.multiply[formats::Format::kQ8_0] = {{{1, 1e-9}}, {{1, 1e-10}}, 5};
+  machine.cpu.multiply[formats::Format::kQ8_0][1000] = {{{1, 1e-9}}, {{1, 1e-10}}, 5};
   const std::vector<ModuleCost> modules = {experts};
   return step_time({config, modules, {}, formats::Format::kF16, machine, {}}, {n, 0}).seconds;
 }
@@ -81,7 +99,9 @@ TEST(CostModel, ExpertsTakeTheTileKernelByTheRowsOfTheStepAndTheirOwn) {
 TEST(CpuRates, TheRooflineHasOneCorner) {
   const CpuRates rates = roofline_rates(100e9, 1e12, 8);
   // F16: 2 bytes a weight are read in 20 ps, a multiply-add takes 2 ps: 10 rows at the corner.
-  const auto at = [&](double m) { return rates.seconds(formats::Format::kF16, 1e9, rows(m)); };
+  const auto at = [&](double m) {
+    return rates.seconds({formats::Format::kF16, 512, 1e9, 0}, rows(m));
+  };
   EXPECT_DOUBLE_EQ(at(1), 0.02);
   EXPECT_DOUBLE_EQ(at(10), 0.02);
   EXPECT_DOUBLE_EQ(at(20), 0.04);

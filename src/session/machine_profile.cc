@@ -169,15 +169,19 @@ std::optional<ProductProfile> read_products(const Json& store, const std::string
   const auto each = it->find("batch_rows_each");
   auto few = read_points(*it, "few");
   auto batch = read_points(*it, "batch");
+  const auto jump = it->find("jump");
   if (pack == it->end() || !pack->is_number() || pack->get<double>() <= 0.0) return std::nullopt;
+  if (jump == it->end() || !jump->is_number() || jump->get<double>() < 0.0) return std::nullopt;
   if (each == it->end() || !each->is_number_integer()) return std::nullopt;
   const auto rows_each = each->get<std::int64_t>();
   if (!few || few->empty() || !batch || batch->empty() != (rows_each <= 0)) return std::nullopt;
-  return ProductProfile{{std::move(*few), std::move(*batch), rows_each}, pack->get<double>()};
+  return ProductProfile{{std::move(*few), std::move(*batch), rows_each, jump->get<double>()},
+                        pack->get<double>()};
 }
 
 Json products_json(const ProductProfile& p) {
   return {{"pack", p.pack},
+          {"jump", p.rates.jump},
           {"few", points_json(p.rates.few)},
           {"batch", points_json(p.rates.batch)},
           {"batch_rows_each", p.rates.batch_rows_each}};
@@ -218,16 +222,16 @@ placement::CpuRates cpu_profile(backend::Cpu& cpu, const std::vector<int>& cores
   constexpr std::int64_t kBlock = kernels::attention::kMaxRows;
   rates.attend_one = attention(std::clamp<std::int64_t>(needs.heads_per_kv, 1, kBlock));
   rates.attend_many = attention(kBlock);
-  for (const formats::Format format : needs.formats) {
+  for (const auto& [format, k] : needs.weights) {
     if (formats::traits(format).encode == nullptr) continue;  // the roofline serves
-    const std::string name(formats::traits(format).name);
+    const std::string name = fmt::format("{} x{}", formats::traits(format).name, k);
     std::optional<ProductProfile> products = read_products(store, name);
     if (!products) {
-      products = measure_products(cpu, format, cold);
+      products = measure_products(cpu, format, k, cold);
       store[name] = products_json(*products);
       changed = true;
     }
-    const ProductRates& measured = rates.multiply[format] = std::move(products->rates);
+    const ProductRates& measured = rates.multiply[format][k] = std::move(products->rates);
     rates.pack = rates.pack > 0.0 ? std::min(rates.pack, products->pack) : products->pack;
     const KernelPoint& most = (measured.batch.empty() ? measured.few : measured.batch).back();
     rates.flops = std::max(rates.flops, 2.0 * most.m / most.seconds);

@@ -1,5 +1,5 @@
-// What this machine's CPU does, measured in about half a second per weight format and kept in a
-// file of the user's cache folder, so that the next plan starts at once:
+// What this machine's CPU does, measured in about half a second per weight format and width and
+// kept in a file of the user's cache folder, so that the next plan starts at once:
 //
 //   $XDG_CACHE_HOME/ktransformers/profile.json, or ~/.cache/ktransformers/profile.json
 //
@@ -8,6 +8,7 @@
 #pragma once
 #include <set>
 #include <string>
+#include <utility>
 
 #include "backend/cpu/cpu.h"
 #include "placement/machine.h"
@@ -16,8 +17,8 @@ namespace kt::session {
 
 /// What a plan wants to know.
 struct ProfileNeeds {
-  std::set<formats::Format> formats;  // of CPU products
-  std::int64_t dim_qk = 128;          // of attention
+  std::set<std::pair<formats::Format, std::int64_t>> weights;  // of CPU products: format and width
+  std::int64_t dim_qk = 128;                                   // of attention
   std::int64_t dim_v = 128;
   std::int64_t heads_per_kv = 1;  // query heads that share a cache row
   formats::Format kv_format = formats::Format::kF16;

@@ -1,5 +1,7 @@
 #include "session/product_profile.h"
 
+#include <numeric>
+#include <random>
 #include <span>
 
 namespace kt::session {
@@ -7,26 +9,26 @@ namespace {
 
 using placement::KernelPoint;
 
-constexpr std::int64_t kWidth = 2048;
-constexpr std::int64_t kTile = 16;  // weight rows that are packed together
+constexpr std::int64_t kTile = 16;   // weight rows that are packed together
+constexpr std::int64_t kPiece = 64;  // that a task reads, as tasks of experts do
 
-backend::PackedMatrix random_matrix(const backend::Cpu& cpu, formats::Format format,
+backend::PackedMatrix random_matrix(const backend::Cpu& cpu, formats::Format format, std::int64_t k,
                                     std::uint64_t bytes) {
-  const auto row_bytes = static_cast<std::int64_t>(formats::row_bytes(format, kWidth));
+  const auto row_bytes = static_cast<std::int64_t>(formats::row_bytes(format, k));
   const std::int64_t n =
-      std::max(kTile, static_cast<std::int64_t>(bytes) / row_bytes / kTile * kTile);
-  backend::PackedMatrix matrix(cpu, format, n, kWidth);
+      std::max(kPiece, static_cast<std::int64_t>(bytes) / row_bytes / kPiece * kPiece);
+  backend::PackedMatrix matrix(cpu, format, n, k);
   matrix.own(tensor::Buffer(matrix.bytes()));
   return matrix;
 }
 
 double pack(backend::Cpu& cpu, backend::PackedMatrix& matrix) {
-  const std::size_t row_bytes = formats::row_bytes(matrix.format(), kWidth);
-  const std::vector<float> row = noise(kWidth);
+  const std::size_t row_bytes = formats::row_bytes(matrix.format(), matrix.k());
+  const std::vector<float> row = noise(matrix.k());
   std::vector<std::byte> rows(row_bytes * kTile);
   for (std::size_t r = 0; r < kTile; ++r) {
     formats::traits(matrix.format())
-        .encode(row.data(), nullptr, rows.data() + r * row_bytes, kWidth);
+        .encode(row.data(), nullptr, rows.data() + r * row_bytes, matrix.k());
   }
   const double seconds = least_seconds(1, [&] {
     cpu.pool.run(matrix.n() / kTile, [&](std::int64_t tile, int) {
@@ -41,7 +43,8 @@ double pack(backend::Cpu& cpu, backend::PackedMatrix& matrix) {
 std::vector<KernelPoint> measure(backend::Cpu& cpu, const backend::PackedMatrix& matrix,
                                  kernels::dot::Act form, std::span<const std::int64_t> rows) {
   const bool tiles = form == kernels::dot::Act::kBf16;
-  const std::int64_t per_task = tiles ? 128 : 64;
+  const std::int64_t per_task = tiles ? 128 : kPiece;
+  const std::int64_t k = matrix.k();
   std::vector<KernelPoint> points;
   tensor::Arena arena;
   for (const std::int64_t m : rows) {
@@ -50,8 +53,8 @@ std::vector<KernelPoint> measure(backend::Cpu& cpu, const backend::PackedMatrix&
     const std::int64_t least = std::max<std::int64_t>(1024, 4 * per_task * cpu.pool.size());
     const std::int64_t part = m <= 4 ? matrix.n() : std::max(least, matrix.n() / m / kTile * kTile);
     const std::int64_t used = std::min(matrix.n(), part);
-    const std::vector<float> x = noise(m * kWidth);
-    backend::Activation input(tensor::ConstMatrixF{x.data(), m, kWidth, kWidth});
+    const std::vector<float> x = noise(m * k);
+    backend::Activation input(tensor::ConstMatrixF{x.data(), m, k, k});
     const auto act = input.rows_in(form, cpu, arena);
     const tensor::MatrixF out = arena.matrix(m, used);
     std::int64_t first = 0;  // slices of the buffer in turn, so that each is cold
@@ -63,13 +66,38 @@ std::vector<KernelPoint> measure(backend::Cpu& cpu, const backend::PackedMatrix&
       });
       first = first + 2 * used <= matrix.n() ? first + used : 0;
     });
-    points.push_back({static_cast<double>(m),
-                      seconds / (static_cast<double>(used) * static_cast<double>(kWidth))});
+    points.push_back(
+        {static_cast<double>(m), seconds / (static_cast<double>(used) * static_cast<double>(k))});
   }
   // More rows never take less time; a point above a later one was disturbed.
   for (std::size_t i = points.size() - 1; i > 0; --i)
     points[i - 1].seconds = std::min(points[i - 1].seconds, points[i].seconds);
   return points;
+}
+
+// One row times pieces of the weights, as they lie and in random order.
+double measure_jump(backend::Cpu& cpu, const backend::PackedMatrix& matrix) {
+  const std::int64_t n_pieces = matrix.n() / kPiece;
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n_pieces));
+  std::iota(order.begin(), order.end(), 0);
+  tensor::Arena arena;
+  const std::vector<float> x = noise(matrix.k());
+  backend::Activation input(tensor::ConstMatrixF{x.data(), 1, matrix.k(), matrix.k()});
+  const auto act = input.rows_in(matrix.form(1), cpu, arena);
+  const tensor::MatrixF out = arena.matrix(1, matrix.n());
+  const auto measure_order = [&] {
+    return least_seconds(5, [&] {
+      cpu.pool.run(n_pieces, [&](std::int64_t task, int) {
+        const std::int64_t at = order[static_cast<std::size_t>(task)] * kPiece;
+        matrix.dot(act, 1, at, kPiece, out.data + at, matrix.n());
+      });
+    });
+  };
+  const double in_order = measure_order();
+  std::minstd_rand random(1);
+  std::shuffle(order.begin(), order.end(), random);
+  const double more = std::max(0.0, measure_order() - in_order);
+  return more * cpu.pool.size() / static_cast<double>(n_pieces);
 }
 
 }  // namespace
@@ -84,12 +112,14 @@ std::vector<float> noise(std::int64_t n) {
   return values;
 }
 
-ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::uint64_t bytes) {
-  backend::PackedMatrix matrix = random_matrix(cpu, format, bytes);
+ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::int64_t k,
+                                std::uint64_t bytes) {
+  backend::PackedMatrix matrix = random_matrix(cpu, format, k, bytes);
   ProductProfile profile;
   profile.pack = pack(cpu, matrix);
   constexpr std::int64_t kFew[] = {1, 2, 4, 8, 16, 64, 128};
   profile.rates.few = measure(cpu, matrix, matrix.form(1), kFew);
+  profile.rates.jump = measure_jump(cpu, matrix);
   profile.rates.batch_rows_each = matrix.batch_rows_each();
   if (profile.rates.batch_rows_each == 0) return profile;
   constexpr std::int64_t kBatch[] = {2,  16,  32,

@@ -1,6 +1,7 @@
 // How fast this CPU multiplies with weights of a format: the kernels that PackedMatrix chooses,
 // each over the numbers of rows that it runs with, on weights that no cache holds.
 //
+//   jump:   (time of pieces of rows in random order - time in the order they lie) / pieces
 //   few:    what runs at m = 1 … 128 rows, and for experts and heads that get few
 //   batch:  the tile kernel, where there is one, at m = 2 … 512 rows of a step of kBatchRows or
 //   more
@@ -22,9 +23,10 @@ struct ProductProfile {
   double pack = 0.0;  // bytes per second read, rearranged and written
 };
 
-/// Packs and multiplies `bytes` of weights (rows of 2048; at least 16) of a format that can be
-/// encoded.
-ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::uint64_t bytes);
+/// Packs and multiplies `bytes` of weights (at least 64 rows of k, which suits the format) of a
+/// format that can be encoded.
+ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::int64_t k,
+                                std::uint64_t bytes);
 
 /// Noise in [-0.5, 0.5), always the same.
 std::vector<float> noise(std::int64_t n);

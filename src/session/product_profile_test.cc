@@ -23,7 +23,7 @@ std::vector<double> rows_of(const std::vector<KernelPoint>& points) {
 ProductProfile profile(bool tiles, formats::Format format) {
   backend::Cpu cpu(2, {}, detect_caps(), backend::ActPolicy::kQ16);
   cpu.tiles = tiles;
-  return measure_products(cpu, format, 0);
+  return measure_products(cpu, format, 256, 0);
 }
 
 TEST(ProductProfile, OneKernelWithoutTiles) {
@@ -32,6 +32,7 @@ TEST(ProductProfile, OneKernelWithoutTiles) {
   EXPECT_TRUE(p.rates.batch.empty());
   EXPECT_EQ(p.rates.batch_rows_each, 0);
   EXPECT_GT(p.pack, 0.0);
+  EXPECT_GE(p.rates.jump, 0.0);
 }
 
 TEST(ProductProfile, TwoKernelsWithTiles) {
