@@ -19,6 +19,7 @@
 #include "options.h"
 #include "print.h"
 #include "session/bandwidth.h"
+#include "session/nodes.h"
 
 namespace kt::app {
 namespace {
@@ -69,14 +70,27 @@ void say(const std::string& label, const std::string& text) {
   std::fflush(stdout);
 }
 
-void show_machine(const Topology& topology) {
+// One line per NUMA node, and what kt does with them.
+void show_nodes(const Topology& topology, int n_threads) {
+  for (const NumaNode& node : topology.nodes) {
+    say(fmt::format("Node {}", node.id),
+        fmt::format("{} cores, {} in all, {} available", node.cores.size(),
+                    format_bytes(static_cast<double>(node.memory_total)),
+                    format_bytes(static_cast<double>(node.memory_available))));
+  }
+  const std::string summary = session::plan_nodes(topology, n_threads, 0).summary;
+  say("Weights", summary.empty() ? "not divided: the threads are on one node" : summary);
+}
+
+void show_machine(const Topology& topology, int n_threads) {
   say("CPU", cpu_model_name());
   say("Cores",
       fmt::format(
           "{} physical, {} logical, {} NUMA node{}{}; kt uses {} threads", topology.cores.size(),
-          topology.n_logical, topology.n_nodes, topology.n_nodes == 1 ? "" : "s",
+          topology.n_logical, topology.nodes.size(), topology.nodes.size() == 1 ? "" : "s",
           topology.cpu_quota > 0.0 ? fmt::format(", limited to {:.2f}", topology.cpu_quota) : "",
-          default_threads(topology)));
+          n_threads));
+  if (topology.nodes.size() > 1) show_nodes(topology, n_threads);
   const std::string caps = describe_caps(detect_caps());
   say("ISA", caps.empty() ? "none of the fast ones; reference kernels only" : caps);
   say("Memory", fmt::format("{} in all, {} available",
@@ -214,7 +228,7 @@ bool check_forward(int n_threads) {
 int doctor(int n_threads) {
   const Topology topology = detect_topology();
   if (n_threads == 0) n_threads = default_threads(topology);
-  show_machine(topology);
+  show_machine(topology, n_threads);
   show_gpus();
   show_bandwidth(topology, n_threads);
   return check_forward(n_threads) ? 0 : exit_status(ErrorCode::kInternal);

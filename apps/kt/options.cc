@@ -152,6 +152,9 @@ void add_model_options(CLI::App& command, session::Options& options) {
   number(command, "--emulate-gpus", options.emulate_gpus, whole_number(0, 64), "N",
          "Accept rules for N GPUs and let the CPU compute their part, to try a rule file")
       ->group(group);
+  number(command, "--emulate-nodes", options.emulate_nodes, whole_number(0, 64), "N",
+         "Run as on N NUMA nodes, to try how weights are divided; 0: those of this machine")
+      ->group(group);
   command
       .add_option("--device", options.device,
                   "Device of modules that no rule matches; cpu when not given")

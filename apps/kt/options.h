@@ -34,7 +34,7 @@ inline constexpr const char* kMachineGroup = "Model and machine";
 /// --threads --act --kv --ctx --chunk.
 void add_run_options(CLI::App& command, session::RunOptions& options);
 
-/// Those and --isa --rules --plugin --trace --emulate-gpus --device.
+/// Those and --isa --rules --plugin --trace --emulate-gpus --emulate-nodes --device.
 void add_model_options(CLI::App& command, session::Options& options);
 
 struct SamplingArgs {

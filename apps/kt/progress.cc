@@ -71,7 +71,8 @@ std::string ready_screen(session::Session& session) {
           ? fmt::format("{} GPU{} emulated: the CPU computes what the rules place there\n",
                         devices.n_gpus, devices.n_gpus == 1 ? "" : "s")
           : "";
-  return placement::explain_summary(session.model()) + stand_in +
+  const std::string nodes = load.nodes.empty() ? "" : load.nodes + "\n";
+  return placement::explain_summary(session.model()) + stand_in + nodes +
          fmt::format(
              "ready after {:.1f} s: weights {}, cache {} for {} tokens ({}); {} threads, {}\n",
              load.seconds, placement::human_bytes(load.packed_bytes),

@@ -11,22 +11,56 @@ namespace {
 // About 50 µs: longer than the gap between two regions of a step, shorter than a person notices.
 constexpr int kSpins = 2000;
 
-void pin_this_thread(int core) {
+void pin_this_thread(const std::vector<int>& cpus) noexcept {
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(static_cast<std::size_t>(core), &set);
+  for (const int cpu : cpus) CPU_SET(static_cast<std::size_t>(cpu), &set);
   pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+std::vector<int> cpus_of_this_thread() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  pthread_getaffinity_np(pthread_self(), sizeof set, &set);
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(static_cast<std::size_t>(cpu), &set)) cpus.push_back(cpu);
+  }
+  return cpus;
 }
 
 }  // namespace
 
 ThreadPool::ThreadPool(int n_threads, const std::vector<int>& cores)
-    : n_threads_(std::max(1, n_threads)), shares_(new Share[static_cast<std::size_t>(n_threads_)]) {
+    : ThreadPool(std::vector<WorkerGroup>{{0, std::max(1, n_threads), cores}}) {}
+
+ThreadPool::ThreadPool(const std::vector<WorkerGroup>& groups) {
+  std::vector<std::vector<int>> cpus;  // of each worker; empty: any
+  for (const WorkerGroup& group : groups) {
+    const auto n = static_cast<std::size_t>(group.n_workers);
+    for (std::size_t i = 0; i < n; ++i) {
+      cpus.emplace_back();
+      if (n <= group.cores.size()) {
+        cpus.back() = {group.cores[i]};
+      } else if (groups.size() > 1) {
+        cpus.back() = group.cores;
+      }
+      node_of_.push_back(n_nodes());
+    }
+    n_threads_ += group.n_workers;
+    node_begin_.push_back(n_threads_);
+  }
+  shares_.reset(new Share[static_cast<std::size_t>(n_threads_)]);
+  if (groups.size() > 1) {
+    caller_was_on_ = cpus_of_this_thread();
+    caller_cpus_ = groups.front().cores;
+    first_caller_ = std::this_thread::get_id();
+  }
   for (int w = 1; w < n_threads_; ++w) {
-    const int core = static_cast<std::size_t>(n_threads_) <= cores.size()
-                         ? cores[static_cast<std::size_t>(w)]
-                         : -1;
-    threads_.emplace_back([this, w, core] { worker_main(w, core); });
+    threads_.emplace_back([this, w, on = cpus[static_cast<std::size_t>(w)]] {
+      if (!on.empty()) pin_this_thread(on);
+      worker_main(w);
+    });
   }
 }
 
@@ -35,27 +69,58 @@ ThreadPool::~ThreadPool() {
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
   for (std::thread& t : threads_) t.join();
+  if (!caller_was_on_.empty() && std::this_thread::get_id() == first_caller_) {
+    pin_this_thread(caller_was_on_);
+  }
+}
+
+std::int64_t ThreadPool::boundary(int node, std::int64_t n, std::int64_t grain) const {
+  const std::int64_t units = (n + grain - 1) / grain;
+  // The nearest grain; single things as run() shares them out.
+  const std::int64_t half = grain > 1 ? n_threads_ / 2 : 0;
+  const std::int64_t worker = node_begin_[static_cast<std::size_t>(node)];
+  return std::min(n, (units * worker + half) / n_threads_ * grain);
+}
+
+void ThreadPool::bind_caller() noexcept {
+  if (caller_cpus_.empty() || caller_ == std::this_thread::get_id()) return;
+  caller_ = std::this_thread::get_id();
+  pin_this_thread(caller_cpus_);
+}
+
+void ThreadPool::drain(std::int64_t share_of, int worker) noexcept {
+  Share& share = shares_[static_cast<std::size_t>(share_of)];
+  while (true) {
+    const std::int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+    if (task >= share.end) return;
+    call_(context_, task, worker);
+  }
 }
 
 void ThreadPool::work(int worker) noexcept {
-  for (int i = 0; i < n_threads_; ++i) {
-    Share& share = shares_[static_cast<std::size_t>((worker + i) % n_threads_)];
-    while (true) {
-      const std::int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
-      if (task >= share.end) break;
-      call_(context_, task, worker);
-    }
+  const Range near = workers(node_of(worker));
+  for (std::int64_t i = 0; i < near.size(); ++i) {
+    drain(near.begin + (worker - near.begin + i) % near.size(), worker);
+  }
+  if (within_nodes_) return;
+  for (std::int64_t i = 0; i < n_threads_ - near.size(); ++i) {
+    drain((near.end + i) % n_threads_, worker);
   }
 }
 
-void ThreadPool::run_region(std::int64_t n_tasks, Call call, void* context) noexcept {
+void ThreadPool::share_out(Range workers, std::int64_t n_tasks) noexcept {
+  const std::int64_t n = workers.size();
+  for (std::int64_t i = 0; i < n; ++i) {
+    Share& share = shares_[static_cast<std::size_t>(workers.begin + i)];
+    share.next.store(n_tasks * i / n, std::memory_order_relaxed);
+    share.end = n_tasks * (i + 1) / n;
+  }
+}
+
+void ThreadPool::run_region(Call call, void* context) noexcept {
+  bind_caller();
   call_ = call;
   context_ = context;
-  for (int w = 0; w < n_threads_; ++w) {
-    Share& share = shares_[static_cast<std::size_t>(w)];
-    share.next.store(n_tasks * w / n_threads_, std::memory_order_relaxed);
-    share.end = n_tasks * (w + 1) / n_threads_;
-  }
   n_busy_.store(n_threads_ - 1, std::memory_order_relaxed);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
@@ -69,8 +134,7 @@ void ThreadPool::run_region(std::int64_t n_tasks, Call call, void* context) noex
   }
 }
 
-void ThreadPool::worker_main(int worker, int core) {
-  if (core >= 0) pin_this_thread(core);
+void ThreadPool::worker_main(int worker) {
   std::uint32_t seen = 0;
   while (true) {
     for (int spin = 0; spin < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) {

@@ -1,6 +1,7 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/resource.h>
 
 #include <chrono>
@@ -58,6 +59,89 @@ TEST(ThreadPool, ParksWhenIdle) {
   getrusage(RUSAGE_SELF, &after);
   const auto us = [](const timeval& t) { return t.tv_sec * 1000000 + t.tv_usec; };
   EXPECT_LT(us(after.ru_utime) - us(before.ru_utime), 40000);  // 10 % of one core: generous
+}
+
+const std::vector<std::vector<int>> kGroups = {{1}, {3}, {1, 1}, {3, 1}, {2, 3}, {1, 2, 1, 1}};
+
+std::vector<WorkerGroup> groups(const std::vector<int>& n_workers) {
+  std::vector<WorkerGroup> groups;
+  for (const int n : n_workers) groups.push_back({static_cast<int>(groups.size()), n, {}});
+  return groups;
+}
+
+TEST(ThreadPool, TasksOfANodeRunOnItsWorkers) {
+  for (const auto& n_workers : kGroups) {
+    ThreadPool pool(groups(n_workers));
+    ASSERT_EQ(pool.n_nodes(), static_cast<int>(n_workers.size()));
+    for (const std::int64_t n : {0, 1, 2, 7, 500}) {
+      const auto count = [&](int node) { return n + node * n / 2; };
+      std::vector<std::vector<std::atomic<int>>> hits;
+      for (int node = 0; node < pool.n_nodes(); ++node)
+        hits.emplace_back(static_cast<std::size_t>(count(node)));
+      pool.run_nodes(count, [&](int node, std::int64_t task, int worker) {
+        EXPECT_EQ(pool.node_of(worker), node);
+        ++hits[static_cast<std::size_t>(node)][static_cast<std::size_t>(task)];
+      });
+      for (const auto& node : hits) {
+        for (const auto& h : node) EXPECT_EQ(h, 1);
+      }
+    }
+  }
+}
+
+TEST(ThreadPool, PlainTasksAreSharedByAllNodes) {
+  for (const auto& n_workers : kGroups) {
+    ThreadPool pool(groups(n_workers));
+    std::vector<std::atomic<int>> hits(300);
+    pool.run(300, [&](std::int64_t task, int) { ++hits[static_cast<std::size_t>(task)]; });
+    for (const auto& h : hits) EXPECT_EQ(h, 1);
+  }
+}
+
+TEST(ThreadPool, PartsCoverEverythingInWholeGrains) {
+  for (const auto& n_workers : kGroups) {
+    const ThreadPool pool(groups(n_workers));
+    for (const std::int64_t n : {0, 1, 31, 32, 33, 96, 1000, 7168}) {
+      for (const std::int64_t grain : {1, 32}) {
+        std::int64_t at = 0;
+        for (int node = 0; node < pool.n_nodes(); ++node) {
+          const ThreadPool::Range part = pool.part(node, n, grain);
+          EXPECT_EQ(part.begin, at);
+          EXPECT_GE(part.size(), 0);
+          const double even = static_cast<double>(n) * n_workers[static_cast<std::size_t>(node)] /
+                              static_cast<double>(pool.size());
+          EXPECT_NEAR(static_cast<double>(part.size()), even, static_cast<double>(grain) + 1e-9);
+          at = part.end;
+          EXPECT_TRUE(at == n || at % grain == 0);
+        }
+        EXPECT_EQ(at, n);
+      }
+    }
+  }
+}
+
+std::size_t n_cpus_of_this_thread() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  pthread_getaffinity_np(pthread_self(), sizeof set, &set);
+  return static_cast<std::size_t>(CPU_COUNT(&set));
+}
+
+TEST(ThreadPool, TheCallerIsBoundOnlyWhileSeveralNodesWork) {
+  const std::vector<int> cores = detect_topology().cores;
+  const std::size_t before = n_cpus_of_this_thread();
+  {
+    ThreadPool pool({{0, 1, {cores.front()}}, {1, 1, {cores.back()}}});
+    pool.run_nodes([](int) { return 1; }, [](int, std::int64_t, int) {});
+    EXPECT_EQ(n_cpus_of_this_thread(), 1u);
+    EXPECT_EQ(detect_topology().cores.size(), cores.size()) << "the workers' CPUs count";
+  }
+  EXPECT_EQ(n_cpus_of_this_thread(), before);
+  {
+    ThreadPool pool(2, cores);
+    pool.run(2, [](std::int64_t, int) {});
+    EXPECT_EQ(n_cpus_of_this_thread(), before);
+  }
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& 
       cpu_(cpu),
       options_(options),
       pool_(model.state_spec(), options.kv_format,
-            options.kv_tokens > 0 ? options.kv_tokens : options.context) {
+            options.kv_tokens > 0 ? options.kv_tokens : options.context, cpu) {
   KT_CHECK(options_.context > 0 && options_.chunk_size > 0);
 }
 

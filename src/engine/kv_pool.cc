@@ -22,7 +22,7 @@ std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
 }
 
 KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
-               std::int64_t n_tokens)
+               std::int64_t n_tokens, backend::Cpu& cpu)
     : n_pages_((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen),
       n_users_(static_cast<std::size_t>(n_pages_)) {
   kv_bytes_per_token(layers, format);  // refuses formats that do not fit
@@ -37,8 +37,10 @@ KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format fo
       s.dim = spec.dim;
       s.head_bytes = formats::row_bytes(format, spec.dim);
       s.row_bytes = s.head_bytes * static_cast<std::size_t>(spec.n_heads);
-      buffers_.emplace_back(s.row_bytes * static_cast<std::size_t>(n_pages_ * tensor::kKvPageLen));
-      s.base = buffers_.back().data();
+      const std::size_t bytes =
+          s.row_bytes * static_cast<std::size_t>(n_pages_ * tensor::kKvPageLen);
+      buffers_.push_back(backend::NodeBuffer::shared(cpu.place, bytes, cpu.binding_refused));
+      s.base = buffers_.back().part(0);
     }
     layers_.push_back(view);
   }

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "tensor/kv_view.h"
+#include "operators/step.h"
 
 namespace kt::engine {
 
@@ -16,10 +16,10 @@ std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
 
 class KvPool {
  public:
-  /// Room for at least n_tokens. Throws kNoMemory, and kUnsupported when a vector is not a whole
-  /// number of the format's blocks.
+  /// Room for at least n_tokens, dealt out over the NUMA nodes that `cpu` has. Throws kNoMemory,
+  /// and kUnsupported when a vector is not a whole number of the format's blocks.
   KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
-         std::int64_t n_tokens);
+         std::int64_t n_tokens, backend::Cpu& cpu);
   std::span<const tensor::KvLayerView> layers() const { return layers_; }
   std::int64_t n_pages() const { return n_pages_; }
   std::int64_t n_free() const { return static_cast<std::int64_t>(free_.size()); }
@@ -37,7 +37,7 @@ class KvPool {
   std::vector<std::int32_t> free_;
   std::vector<std::int32_t> n_users_;  // of each page
   std::vector<tensor::KvLayerView> layers_;
-  std::vector<tensor::Buffer> buffers_;
+  std::vector<backend::NodeBuffer> buffers_;
 };
 
 }  // namespace kt::engine

@@ -22,10 +22,11 @@ TEST(KvPool, BytesPerToken) {
 }
 
 TEST(KvPool, RefusesVectorsThatAreNoWholeBlocks) {
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
   const std::vector<tensor::KvLayerSpec> odd = {{{{"k", 1, 48}}}};
-  EXPECT_NO_THROW(KvPool(odd, Format::kF16, 1));
+  EXPECT_NO_THROW(KvPool(odd, Format::kF16, 1, cpu));
   try {
-    KvPool(odd, Format::kQ8_0, 1);
+    KvPool(odd, Format::kQ8_0, 1, cpu);
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
@@ -33,7 +34,8 @@ TEST(KvPool, RefusesVectorsThatAreNoWholeBlocks) {
 }
 
 TEST(KvPool, HandsOutEveryPageOnce) {
-  KvPool pool(two_layers(), Format::kF16, 3 * tensor::kKvPageLen + 1);
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  KvPool pool(two_layers(), Format::kF16, 3 * tensor::kKvPageLen + 1, cpu);
   ASSERT_EQ(pool.n_pages(), 4);
   std::set<std::int32_t> pages;
   for (int i = 0; i < 4; ++i) pages.insert(pool.take());
@@ -46,7 +48,8 @@ TEST(KvPool, HandsOutEveryPageOnce) {
 }
 
 TEST(KvPool, ASharedPageIsFreeWhenItsLastUserIsGone) {
-  KvPool pool(two_layers(), Format::kF16, tensor::kKvPageLen);
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  KvPool pool(two_layers(), Format::kF16, tensor::kKvPageLen, cpu);
   const std::int32_t page = pool.take();
   pool.share(page);
   pool.give_back(page);
@@ -56,7 +59,8 @@ TEST(KvPool, ASharedPageIsFreeWhenItsLastUserIsGone) {
 }
 
 TEST(KvPool, CopyCopiesEveryRowOfEveryStream) {
-  KvPool pool(two_layers(), Format::kF32, 2 * tensor::kKvPageLen);
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  KvPool pool(two_layers(), Format::kF32, 2 * tensor::kKvPageLen, cpu);
   const std::int32_t from = pool.take(), to = pool.take();
   const auto each = [&](std::int32_t page, auto&& f) {
     float mark = 0;
@@ -76,7 +80,8 @@ TEST(KvPool, CopyCopiesEveryRowOfEveryStream) {
 }
 
 TEST(KvPool, RowsOfAllPagesAreDisjointAndInside) {
-  KvPool pool(two_layers(), Format::kF32, 2 * tensor::kKvPageLen);
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  KvPool pool(two_layers(), Format::kF32, 2 * tensor::kKvPageLen, cpu);
   ASSERT_EQ(pool.layers().size(), 2u);
   const std::int32_t table[] = {pool.take(), pool.take()};
   const std::int64_t n = 2 * tensor::kKvPageLen;
@@ -100,6 +105,21 @@ TEST(KvPool, RowsOfAllPagesAreDisjointAndInside) {
       ASSERT_EQ(reinterpret_cast<float*>(at)[i], static_cast<float>(mark));
     }
   });
+}
+
+TEST(KvPool, IsDealtOutOverTheNodes) {
+  backend::CpuPlace place;
+  place.workers = {{3, 1, {}}, {5, 1, {}}};
+  std::vector<std::span<std::byte>> bound;
+  place.bind = [&](std::span<std::byte> pages, std::span<const int> nodes) {
+    EXPECT_EQ((std::vector<int>{nodes.begin(), nodes.end()}), (std::vector<int>{3, 5}));
+    bound.push_back(pages);
+    return 0;
+  };
+  backend::Cpu cpu(place, 0, backend::ActPolicy::kF32);
+  const KvPool pool(two_layers(), Format::kF32, 1000, cpu);
+  ASSERT_EQ(bound.size(), 3u);
+  EXPECT_EQ(pool.layers()[0].streams[1].base, bound[1].data());
 }
 
 }  // namespace

@@ -8,7 +8,8 @@
 //   weight · (h·downᵀ)
 //
 // Each output value is summed by one thread in expert order: no reduction across threads, and a
-// row's result does not depend on the rest of the batch.
+// row's result does not depend on the rest of the batch. On several NUMA nodes each has a part of
+// d_ff (gate, up) and of d_model (down) of every expert, and tasks for that part.
 #include <algorithm>
 #include <cstring>
 
@@ -37,6 +38,28 @@ Blocking tile_blocking(std::int64_t d_model, std::int64_t n_threads) {
   const std::int64_t per_task = (d_model + rounds * n_threads - 1) / (rounds * n_threads);
   return {256, 128, (per_task + 31) / 32 * 32, dot::kTileRows};
 }
+
+// Every node's part of n output columns, cut into chunks of at most `width`.
+class Chunks {
+ public:
+  Chunks(const ThreadPool& pool, std::int64_t n, std::int64_t width)
+      : pool_(pool), n_(n), width_(width) {}
+  std::int64_t count(int node) const noexcept {
+    return (pool_.part(node, n_, backend::kRowGrain).size() + width_ - 1) / width_;
+  }
+  struct Chunk {
+    std::int64_t begin, size;
+  };
+  Chunk at(int node, std::int64_t index) const noexcept {
+    const ThreadPool::Range all = pool_.part(node, n_, backend::kRowGrain);
+    const std::int64_t begin = all.begin + index * width_;
+    return {begin, std::min(width_, all.end - begin)};
+  }
+
+ private:
+  const ThreadPool& pool_;
+  std::int64_t n_, width_;
+};
 
 struct Expert {
   PackedMatrix gate, up, down;
@@ -129,7 +152,7 @@ class CpuExperts : public Experts {
     return n;
   }
   std::vector<std::span<const std::byte>> packed_memory() const override {
-    return {{storage_.data(), storage_.size()}};
+    return storage_.spans();
   }
   std::string weight_format() const override {
     if (experts_.empty()) return {};
@@ -221,13 +244,13 @@ class CpuExperts : public Experts {
   void run_gate_up(Step& step, const Input& gate_in, const Input& up_in, const Groups& groups,
                    const Blocking& blocking, const ActMatrix& hidden) const noexcept {
     const std::int64_t width = blocking.ff_chunk;
-    const std::int64_t chunks = (d_ff_ + width - 1) / width;
+    const Chunks chunks(step.cpu.pool, d_ff_, width);
     const std::int64_t scratch_size = 2 * blocking.panel * width;
     float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
-    step.cpu.pool.run(groups.n_active * chunks, [&](std::int64_t task, int worker) {
-      const std::int64_t e = groups.active[task / chunks];
-      const std::int64_t col = task % chunks * width;
-      const std::int64_t n = std::min(width, d_ff_ - col);
+    const auto count = [&](int node) { return groups.n_active * chunks.count(node); };
+    step.cpu.pool.run_nodes(count, [&](int node, std::int64_t task, int worker) {
+      const std::int64_t e = groups.active[task / chunks.count(node)];
+      const auto [col, n] = chunks.at(node, task % chunks.count(node));
       float* gate = scratch + worker * scratch_size;
       float* up = gate + blocking.panel * width;
       const Expert& expert = experts_[static_cast<std::size_t>(e)];
@@ -247,12 +270,12 @@ class CpuExperts : public Experts {
   void run_down(Step& step, const ActMatrix& hidden, const Groups& groups, const Blocking& blocking,
                 MatrixF result) const noexcept {
     const std::int64_t width = blocking.model_chunk;
-    const std::int64_t chunks = (d_model_ + width - 1) / width;
+    const Chunks chunks(step.cpu.pool, d_model_, width);
     const std::int64_t scratch_size = blocking.panel * width;
     float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
-    step.cpu.pool.run(chunks, [&](std::int64_t task, int worker) {
-      const std::int64_t col = task * width;
-      const std::int64_t n = std::min(width, d_model_ - col);
+    const auto count = [&](int node) { return chunks.count(node); };
+    step.cpu.pool.run_nodes(count, [&](int node, std::int64_t task, int worker) {
+      const auto [col, n] = chunks.at(node, task);
       float* out = scratch + worker * scratch_size;
       for (std::int64_t r = 0; r < result.n_rows; ++r) {
         std::fill(result.row(r) + col, result.row(r) + col + n, 0.0f);
@@ -276,7 +299,7 @@ class CpuExperts : public Experts {
   std::int64_t d_ff_;
   std::array<std::string, 3> projections_;
   Recode recode_;
-  tensor::Buffer storage_;  // of all matrices
+  backend::NodeBuffer storage_;  // of all matrices
   std::vector<Expert> experts_;
 };
 

@@ -4,12 +4,25 @@
 
 namespace kt::operators {
 
-void HeadMatrices::add(const backend::Cpu& cpu, std::int64_t n_heads, tensor::Format format,
+void HeadMatrices::add(backend::Cpu& cpu, std::int64_t n_heads, tensor::Format format,
                        std::int64_t n, std::int64_t k, const std::byte* rows) {
   backend::PackedMatrix matrix(cpu, format, n, k);
-  if (heads.empty()) storage = tensor::Buffer(static_cast<std::size_t>(n_heads) * matrix.bytes());
-  matrix.place(storage.data() + heads.size() * matrix.bytes());
-  matrix.pack_rows(0, n, rows);
+  if (heads.empty()) {
+    std::vector<std::size_t> bytes;
+    for (int node = 0; node < cpu.pool.n_nodes(); ++node) {
+      bytes.push_back(static_cast<std::size_t>(cpu.pool.part(node, n_heads).size()) *
+                      matrix.bytes());
+    }
+    storage = backend::NodeBuffer(cpu.place, bytes, cpu.binding_refused);
+  }
+  const auto head = static_cast<std::int64_t>(heads.size());
+  int owner = 0;
+  while (cpu.pool.part(owner, n_heads).end <= head) ++owner;
+  const std::int64_t before = head - cpu.pool.part(owner, n_heads).begin;
+  matrix.place(storage.part(static_cast<std::size_t>(owner)) +
+               static_cast<std::size_t>(before) * matrix.bytes());
+  cpu.pool.run_nodes([&](int node) { return node == owner ? 1 : 0; },
+                     [&](int, std::int64_t, int) { matrix.pack_rows(0, n, rows); });
   heads.push_back(std::move(matrix));
 }
 
@@ -35,8 +48,10 @@ void HeadMatrices::run(Step& step, std::int64_t n_rows, const float* x, Strides 
   if (form != kernels::dot::Act::kF32) {
     rows = backend::ActMatrix(step.cpu, step.arena, form, n_heads * chunks * kChunk, k);
   }
-  step.cpu.pool.run(n_heads * chunks, [&](std::int64_t task, int) {
-    const std::int64_t h = task / chunks;
+  const ThreadPool& pool = step.cpu.pool;
+  const auto count = [&](int node) { return pool.part(node, n_heads).size() * chunks; };
+  step.cpu.pool.run_nodes(count, [&](int node, std::int64_t task, int) {
+    const std::int64_t h = pool.part(node, n_heads).begin + task / chunks;
     const std::int64_t first = task % chunks * kChunk;
     const std::int64_t m = std::min(kChunk, n_rows - first);
     const float* from = x + first * in.row + h * in.head;

@@ -1,4 +1,5 @@
-// One small weight matrix per attention head, as latent attention has them (K_b, V_b).
+// One small weight matrix per attention head, as latent attention has them (K_b, V_b). On several
+// NUMA nodes each node keeps and computes a run of heads.
 // Thread rule: filled at load, then read only; run() by the thread that walks the tree.
 #pragma once
 #include <vector>
@@ -9,10 +10,10 @@ namespace kt::operators {
 
 struct HeadMatrices {
   std::vector<backend::PackedMatrix> heads;  // equal shapes and formats
-  tensor::Buffer storage;                    // of them all
+  backend::NodeBuffer storage;               // of them all
 
   /// Packs [n, k] rows in file layout as the next of n_heads matrices.
-  void add(const backend::Cpu& cpu, std::int64_t n_heads, tensor::Format format, std::int64_t n,
+  void add(backend::Cpu& cpu, std::int64_t n_heads, tensor::Format format, std::int64_t n,
            std::int64_t k, const std::byte* rows);
 
   std::uint64_t bytes() const {

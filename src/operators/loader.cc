@@ -150,17 +150,17 @@ std::vector<float> Loader::floats(const WeightSpec& spec) {
 }
 
 backend::PackedMatrix Loader::matrix(const WeightSpec& spec, const Recode& recode) {
-  tensor::Buffer storage;
+  backend::NodeBuffer storage;
   backend::PackedMatrix matrix = std::move(matrices({spec}, recode, storage).front());
-  matrix.own(std::move(storage));
+  matrix.keep(std::move(storage));
   return matrix;
 }
 
 std::vector<backend::PackedMatrix> Loader::matrices(const std::vector<WeightSpec>& specs,
-                                                    const Recode& recode, tensor::Buffer& storage) {
+                                                    const Recode& recode,
+                                                    backend::NodeBuffer& storage) {
   std::vector<backend::PackedMatrix> matrices;
   std::vector<Packing> packings;
-  std::size_t bytes = 0;
   for (const WeightSpec& spec : specs) {
     const io::TensorInfo& info = require(spec);
     check_recode(source_, info, recode);
@@ -172,18 +172,34 @@ std::vector<backend::PackedMatrix> Loader::matrices(const std::vector<WeightSpec
       if (e.code() != ErrorCode::kUnsupported) throw;
       throw Error(e.code(), "tensor '" + info.stored_name + "': " + e.what(), source_.path());
     }
-    bytes += matrices.back().bytes();
   }
-  storage = tensor::Buffer(bytes);
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < matrices.size(); ++i) {
-    packings[i].matrix = &matrices[i];
-    matrices[i].place(storage.data() + at);
-    at += matrices[i].bytes();
-  }
+  for (std::size_t i = 0; i < matrices.size(); ++i) packings[i].matrix = &matrices[i];
+  place(packings, storage);
   pack(packings, recode);
   for (const Packing& p : packings) finished(*p.info);
   return matrices;
+}
+
+void Loader::place(std::span<const Packing> matrices, backend::NodeBuffer& storage) {
+  const ThreadPool& pool = cpu_.pool;
+  const auto rows_of = [&](int node, const Packing& p) {
+    return pool.part(node, p.matrix->n(), backend::kRowGrain);
+  };
+  std::vector<std::size_t> bytes(static_cast<std::size_t>(pool.n_nodes()));
+  for (int node = 0; node < pool.n_nodes(); ++node) {
+    for (const Packing& p : matrices) {
+      bytes[static_cast<std::size_t>(node)] += p.matrix->part_bytes(rows_of(node, p));
+    }
+  }
+  storage = backend::NodeBuffer(cpu_.place, bytes, cpu_.binding_refused);
+  for (int node = 0; node < pool.n_nodes(); ++node) {
+    std::byte* at = storage.part(static_cast<std::size_t>(node));
+    for (const Packing& p : matrices) {
+      const ThreadPool::Range rows = rows_of(node, p);
+      if (rows.size() > 0) p.matrix->place_part(rows.begin, at);
+      at += p.matrix->part_bytes(rows);
+    }
+  }
 }
 
 void Loader::pack(std::span<const Packing> matrices, const Recode& recode) {
@@ -192,7 +208,7 @@ void Loader::pack(std::span<const Packing> matrices, const Recode& recode) {
     std::int64_t row, n_rows;
   };
   constexpr std::size_t kPartBytes = std::size_t{1} << 20;  // of the file, in whole tiles
-  std::vector<Part> parts;
+  std::vector<std::vector<Part>> parts(static_cast<std::size_t>(cpu_.pool.n_nodes()));
   std::vector<std::optional<tensor::WeightView>> views;
   for (std::size_t i = 0; i < matrices.size(); ++i) {
     const io::TensorInfo& info = *matrices[i].info;
@@ -201,8 +217,11 @@ void Loader::pack(std::span<const Packing> matrices, const Recode& recode) {
         formats::row_bytes(info.format, info.shape.n_cols()) * static_cast<std::size_t>(tile);
     const std::int64_t step =
         std::max<std::int64_t>(1, static_cast<std::int64_t>(kPartBytes / tile_bytes)) * tile;
-    for (std::int64_t row = 0; row < info.shape.n_rows(); row += step) {
-      parts.push_back({i, row, std::min(step, info.shape.n_rows() - row)});
+    for (int node = 0; node < cpu_.pool.n_nodes(); ++node) {
+      const auto rows = cpu_.pool.part(node, info.shape.n_rows(), backend::kRowGrain);
+      for (std::int64_t row = rows.begin; row < rows.end; row += step) {
+        parts[static_cast<std::size_t>(node)].push_back({i, row, std::min(step, rows.end - row)});
+      }
     }
     views.push_back(source_.map(info));
   }
@@ -211,8 +230,12 @@ void Loader::pack(std::span<const Packing> matrices, const Recode& recode) {
   std::vector<RowRecoder> recoders(n_workers, RowRecoder(recode));
   std::exception_ptr failure;
   std::mutex mutex;
-  cpu_.pool.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t task, int worker) {
-    const Part& part = parts[static_cast<std::size_t>(task)];
+  const auto parts_of = [&](int node) -> const std::vector<Part>& {
+    return parts[static_cast<std::size_t>(node)];
+  };
+  const auto count = [&](int node) { return static_cast<std::int64_t>(parts_of(node).size()); };
+  cpu_.pool.run_nodes(count, [&](int node, std::int64_t task, int worker) {
+    const Part& part = parts_of(node)[static_cast<std::size_t>(task)];
     const Packing& packing = matrices[part.matrix];
     try {
       const auto& view = views[part.matrix];

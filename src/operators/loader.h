@@ -70,9 +70,10 @@ class Loader {
   /// A matrix packed for this CPU, rows in parallel.
   backend::PackedMatrix matrix(const WeightSpec& spec, const Recode& recode = {});
   /// Several matrices in one buffer, so that small ones lie in huge pages too, packed as one
-  /// parallel region; they are valid as long as `storage`.
+  /// parallel region; they are valid as long as `storage`. On several NUMA nodes each node's part
+  /// of it holds that node's rows of every matrix, packed by the node's workers.
   std::vector<backend::PackedMatrix> matrices(const std::vector<WeightSpec>& specs,
-                                              const Recode& recode, tensor::Buffer& storage);
+                                              const Recode& recode, backend::NodeBuffer& storage);
   /// Throws kMismatch naming tensors of the source that no module asked for.
   void check_all_used() const;
   /// Counts a tensor read by hand as done and lets its pages go.
@@ -83,6 +84,8 @@ class Loader {
     const io::TensorInfo* info = nullptr;
     backend::PackedMatrix* matrix = nullptr;
   };
+  // Memory for all, by node.
+  void place(std::span<const Packing> matrices, backend::NodeBuffer& storage);
   void pack(std::span<const Packing> matrices, const Recode& recode);
   const io::WeightSource& source_;
   backend::Cpu& cpu_;

@@ -7,12 +7,23 @@
 #include "base/topology.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
+#include "session/nodes.h"
 #include "session/registry.h"
 #include "session/text_parts.h"
 
 namespace kt::session {
+namespace {
+
+Topology topology_for(const Options& options) {
+  Topology topology = detect_topology();
+  if (options.emulate_nodes == 0) return topology;
+  return emulate_nodes(std::move(topology), options.emulate_nodes);
+}
+
+}  // namespace
+
 std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
-  const Topology topology = detect_topology();
+  const Topology topology = topology_for(options);
   const int n_threads = options.n_threads > 0 ? options.n_threads : default_threads(topology);
   constexpr int kMaxThreads = 1024;
   if (options.n_threads < 0 || n_threads > kMaxThreads) {
@@ -21,7 +32,8 @@ std::unique_ptr<backend::Cpu> make_cpu(const Options& options) {
   }
   CpuCaps caps = detect_caps();
   if (!options.isa.empty()) caps = limit_caps(caps, options.isa);
-  return std::make_unique<backend::Cpu>(n_threads, topology.cores, caps, act_policy(options.act));
+  return std::make_unique<backend::Cpu>(plan_nodes(topology, n_threads, 0).place, caps,
+                                        act_policy(options.act));
 }
 
 namespace {
@@ -67,6 +79,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   s->source_ = std::move(source);
   s->cpu_ = make_cpu(options);
   placement::Plan plan = s->place(options);
+  s->use_nodes(options, plan);
   s->placement_ = std::move(plan.placement);
   s->model_ = std::move(plan.model);
   engine::EngineOptions engine_options;
@@ -81,6 +94,9 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   models::load_model(*s->model_, loader);
   operators::walk(*s->model_,
                   [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
+  if (const std::string refusal = describe_refusal(*s->cpu_); !refusal.empty()) {
+    s->report_.nodes += (s->report_.nodes.empty() ? "" : "\n") + refusal;
+  }
   engine_options.layer_wise_threshold = s->placement_.layer_wise_threshold;
   engine_options.make_loader = [self = s.get()] {
     return operators::Loader(*self->source_, *self->cpu_, {});
@@ -106,6 +122,15 @@ placement::Plan Session::place(const Options& options) const {
   here.packing = {cpu_->caps, cpu_->act, cpu_->pool.size()};
   here.devices = {options.emulate_gpus, true};
   return session::place(*source_, here, options, options.on_warning);
+}
+
+void Session::use_nodes(const Options& options, const placement::Plan& plan) {
+  if (cpu_->pool.n_nodes() == 1) return;
+  NodePlan nodes = plan_nodes(topology_for(options), cpu_->pool.size(), node_bytes(plan));
+  report_.nodes = std::move(nodes.summary);
+  const CpuCaps caps = cpu_->caps;
+  cpu_.reset();  // gives the calling thread its CPUs back
+  cpu_ = std::make_unique<backend::Cpu>(std::move(nodes.place), caps, act_policy(options.act));
 }
 
 void Session::open_text(const Options& options) {

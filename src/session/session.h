@@ -20,6 +20,7 @@ struct Options : RunOptions {
   std::string model;       // path, or a name of the registry (registry.h)
   std::string isa;         // empty: the best; else ref, avx2, avx512, amx
   int emulate_gpus = 0;    // GPUs that the CPU stands in for
+  int emulate_nodes = 0;   // NUMA nodes to make of this machine; 0: those it has
   bool trace = false;      // record trace zones
   std::string trace_file;  // Chrome trace that the caller writes at the end; empty: none
   bool need_text = true;   // false: a missing tokenizer is no error
@@ -37,6 +38,7 @@ struct LoadReport {
   std::uint64_t file_bytes = 0;
   std::uint64_t packed_bytes = 0;
   std::uint64_t kv_bytes = 0;
+  std::string nodes;  // for people, a line or two: where weights lie on several NUMA nodes
 };
 
 class Session {
@@ -70,6 +72,8 @@ class Session {
                                            std::unique_ptr<io::WeightSource> source);
   /// What the rule file or the planner decides, checked that it fits.
   placement::Plan place(const Options& options) const;
+  /// With several NUMA nodes: the CPU anew, as the nodes' memory allows.
+  void use_nodes(const Options& options, const placement::Plan& plan);
   void open_text(const Options& options);
   std::unique_ptr<io::WeightSource> source_;
   operators::Placement placement_;

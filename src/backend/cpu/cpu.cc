@@ -8,7 +8,11 @@ namespace kt::backend {
 namespace dot = kernels::dot;
 
 Cpu::Cpu(int n_threads, const std::vector<int>& cores, CpuCaps caps_in, ActPolicy act_in)
-    : pool(n_threads, cores),
+    : Cpu(CpuPlace{.workers = {{0, n_threads, cores}}, .interleave = {}}, caps_in, act_in) {}
+
+Cpu::Cpu(CpuPlace place_in, CpuCaps caps_in, ActPolicy act_in)
+    : place(std::move(place_in)),
+      pool(place.workers),
       caps(caps_in),
       act(act_in),
       tiles((caps_in & kAmx) != 0 && act_in != ActPolicy::kF32),
@@ -66,15 +70,38 @@ std::int64_t PackedMatrix::batch_rows_each() const {
 }
 
 void PackedMatrix::own(tensor::Buffer storage) {
+  place(storage.data());
   owned_ = std::move(storage);
-  data_ = owned_.data();
+}
+
+void PackedMatrix::place_part(std::int64_t begin, std::byte* storage) {
+  KT_CHECK(begin % tile_rows() == 0);
+  if (begin == 0) {
+    place(storage);
+  } else {
+    parts_.others.push_back({begin, storage});
+  }
+}
+
+std::size_t PackedMatrix::part_bytes(ThreadPool::Range rows) const {
+  return (dot::packed_bytes(*kernel_, rows.size(), k_) + 63) / 64 * 64;
+}
+
+std::byte* PackedMatrix::at(std::int64_t row) const noexcept {
+  std::int64_t begin = 0;
+  std::byte* data = parts_.first;
+  for (const Parts::Part& part : parts_.others) {
+    if (row < part.begin) break;
+    begin = part.begin;
+    data = part.data;
+  }
+  return data + static_cast<std::size_t>((row - begin) / tile_rows()) * tile_bytes_;
 }
 
 void PackedMatrix::pack_rows(std::int64_t row, std::int64_t n_rows,
                              const std::byte* rows) noexcept {
   KT_CHECK(row % tile_rows() == 0 && row + n_rows <= n_);
-  dot::pack(*kernel_, rows, n_rows, k_,
-            data_ + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_);
+  dot::pack(*kernel_, rows, n_rows, k_, at(row));
   if (batch_ != nullptr) dot::row_exponents(*batch_, rows, n_rows, k_, exponents_.data() + row);
 }
 
@@ -82,7 +109,7 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
                        std::int64_t n_rows, float* out, std::int64_t out_stride) const noexcept {
   dot::DotArgs args;
   args.k = k_;
-  args.weights = data_ + static_cast<std::size_t>(row / tile_rows()) * tile_bytes_;
+  args.weights = at(row);
   args.n = n_rows;
   if (!exponents_.empty()) args.exponents = exponents_.data() + row;
   if (act.q == nullptr || act.terms == 1) {
@@ -245,20 +272,12 @@ dot::ActRows Activation::rows_in(dot::Act form, Cpu& cpu, tensor::Arena& arena) 
 
 namespace {
 
-struct GemmTasks {
-  std::int64_t rows_per_task = 0;
-  std::int64_t n_tasks = 0;
-};
-
 // Whole tiles per task: small enough that every thread gets several, large enough to amortise the
 // call.
-GemmTasks split(const PackedMatrix& matrix, std::int64_t n_total, int n_threads) {
+std::int64_t rows_per_task(const PackedMatrix& matrix, std::int64_t n_total, int n_threads) {
   const std::int64_t tile = matrix.tile_rows();
   const std::int64_t wanted = std::clamp<std::int64_t>(n_total / (4 * n_threads), 16, 128);
-  GemmTasks t;
-  t.rows_per_task = std::max<std::int64_t>(1, wanted / tile) * tile;
-  t.n_tasks = (matrix.n() + t.rows_per_task - 1) / t.rows_per_task;
-  return t;
+  return std::max<std::int64_t>(1, wanted / tile) * tile;
 }
 
 void run_task(const GemmCall& call, std::int64_t row, std::int64_t n_rows) noexcept {
@@ -284,17 +303,27 @@ void gemm(Cpu& cpu, std::span<const GemmCall> calls) noexcept {
   KT_CHECK(calls.size() <= kMaxCalls);
   std::int64_t n_total = 0;
   for (const GemmCall& c : calls) n_total += c.matrix->n();
-  GemmTasks tasks[kMaxCalls];
-  std::int64_t n_tasks = 0;
+  std::int64_t step[kMaxCalls];
   for (std::size_t i = 0; i < calls.size(); ++i) {
-    tasks[i] = split(*calls[i].matrix, n_total, cpu.pool.size());
-    n_tasks += tasks[i].n_tasks;
+    step[i] = rows_per_task(*calls[i].matrix, n_total, cpu.pool.size());
   }
-  cpu.pool.run(n_tasks, [&](std::int64_t task, int) {
+  const auto rows_of = [&](int node, std::size_t i) {
+    return cpu.pool.part(node, calls[i].matrix->n(), kRowGrain);
+  };
+  const auto tasks_of = [&](int node, std::size_t i) {
+    return (rows_of(node, i).size() + step[i] - 1) / step[i];
+  };
+  const auto count = [&](int node) {
+    std::int64_t n = 0;
+    for (std::size_t i = 0; i < calls.size(); ++i) n += tasks_of(node, i);
+    return n;
+  };
+  cpu.pool.run_nodes(count, [&](int node, std::int64_t task, int) {
     std::size_t i = 0;
-    while (task >= tasks[i].n_tasks) task -= tasks[i++].n_tasks;
-    const std::int64_t row = task * tasks[i].rows_per_task;
-    run_task(calls[i], row, std::min(tasks[i].rows_per_task, calls[i].matrix->n() - row));
+    while (task >= tasks_of(node, i)) task -= tasks_of(node, i++);
+    const ThreadPool::Range rows = rows_of(node, i);
+    const std::int64_t row = rows.begin + task * step[i];
+    run_task(calls[i], row, std::min(step[i], rows.end - row));
   });
 }
 

@@ -3,6 +3,7 @@
 //
 // PackedMatrix is a weight matrix bound to one dot kernel and packed for it at load. gemm() runs
 // any number of matrices on the same activations as one parallel region, split over weight rows.
+// On several NUMA nodes each node keeps a part of every matrix's rows and computes that part.
 // Thread rule: one step at a time uses a Cpu.
 #pragma once
 #include <memory>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cpu/node_buffer.h"
 #include "base/cpu.h"
 #include "base/thread_pool.h"
 #include "kernels/cpu/attention/attention.h"
@@ -41,8 +43,13 @@ constexpr bool takes_batch(std::int64_t least, std::int64_t n_rows, std::int64_t
 
 /// Everything operators need of the CPU; passed along, never global.
 struct Cpu {
+  /// Of one NUMA node.
   Cpu(int n_threads, const std::vector<int>& cores, CpuCaps caps, ActPolicy act);
+  Cpu(CpuPlace place, CpuCaps caps, ActPolicy act);
+  CpuPlace place;
   ThreadPool pool;
+  /// errno of a node's memory that could not be had for weights; 0: none.
+  int binding_refused = 0;
   /// Int8 rows per quantised activation row.
   std::int64_t act_terms() const { return act == ActPolicy::kQ16 ? 2 : 1; }
   CpuCaps caps;
@@ -58,6 +65,10 @@ struct Cpu {
   const kernels::attention::Kernel* batch_attention;
 };
 
+/// Rows of weight matrices that are never divided between NUMA nodes: whole tiles of every kernel,
+/// and whole blocks of what is computed from them.
+inline constexpr std::int64_t kRowGrain = 32;
+
 /// Bytes of weights [n, k] packed for the kernel that PackedMatrix would choose; throws
 /// kUnsupported as it does.
 std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format format, std::int64_t n,
@@ -68,13 +79,20 @@ std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format form
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  /// Chooses the kernels; throws kUnsupported when k does not suit the format. place() or own()
-  /// gives it memory.
+  /// Chooses the kernels; throws kUnsupported when k does not suit the format. place(),
+  /// place_part() or own() gives it memory.
   PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k);
-  /// Keeps its weights at `storage`: bytes() long, 64-byte aligned, somebody else's.
-  void place(std::byte* storage) { data_ = storage; }
-  /// Keeps its weights in a buffer of its own; what place() was given before may be its start.
+  /// Keeps all rows at `storage`: bytes() long, 64-byte aligned, somebody else's.
+  void place(std::byte* storage) { parts_ = {.first = storage, .others = {}}; }
+  /// Keeps rows from `begin` up to the next part's at `storage` (part_bytes), 64-byte aligned,
+  /// somebody else's. Parts are placed in ascending order, the first at row 0; calls below must not
+  /// cross them.
+  void place_part(std::int64_t begin, std::byte* storage);
+  std::size_t part_bytes(ThreadPool::Range rows) const;
+  /// Keeps all rows in a buffer of its own.
   void own(tensor::Buffer storage);
+  /// Owns the memory that its rows were placed in.
+  void keep(NodeBuffer storage) { owned_ = std::move(storage); }
   /// Packs rows [row, row + n_rows) from file layout; row must be a multiple of tile_rows().
   void pack_rows(std::int64_t row, std::int64_t n_rows, const std::byte* rows) noexcept;
   bool empty() const { return kernel_ == nullptr; }
@@ -109,8 +127,17 @@ class PackedMatrix {
   std::int64_t k_ = 0;
   std::size_t tile_bytes_ = 0;
   std::size_t bytes_ = 0;
-  std::byte* data_ = nullptr;
-  tensor::Buffer owned_;
+  struct Parts {
+    struct Part {
+      std::int64_t begin;
+      std::byte* data;
+    };
+    std::byte* first = nullptr;
+    std::vector<Part> others;  // of other nodes, ascending
+  };
+  std::byte* at(std::int64_t row) const noexcept;
+  Parts parts_;
+  NodeBuffer owned_;
   std::vector<std::int8_t> exponents_;  // of the rows, whole tiles; for batch_
 };
 

@@ -1,0 +1,71 @@
+// Memory by NUMA node. On one node it is a plain buffer. On several, weights have a part for each
+// node, of whole pages that are asked from that node before anything touches them, so that a node's
+// workers read their own memory only; what all workers use is dealt out over the nodes.
+//
+//   CpuPlace → what comes from where;   NodeBuffer → the memory
+//
+// Thread rule: made by the thread that loads; the memory may be used by all.
+#pragma once
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "base/page_binding.h"
+#include "base/topology.h"
+#include "tensor/tensor.h"
+
+namespace kt::backend {
+
+/// Which threads a CPU has and from which nodes the memory of its weights comes.
+struct CpuPlace {
+  std::vector<WorkerGroup> workers;
+  /// Nodes over which weights are dealt out page by page; empty: each group keeps its part.
+  std::vector<int> interleave;
+  BindPages bind = bind_pages;
+  bool several_nodes() const { return workers.size() > 1 || !interleave.empty(); }
+  /// All of them.
+  std::vector<int> nodes() const;
+};
+
+/// Whole pages from the system; huge ones are asked for from 2 MiB on.
+class Pages {
+ public:
+  Pages() = default;
+  /// Throws kNoMemory.
+  explicit Pages(std::size_t bytes);
+  ~Pages();
+  Pages(Pages&& other) noexcept;
+  Pages& operator=(Pages&& other) noexcept;
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+  std::span<std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+class NodeBuffer {
+ public:
+  NodeBuffer() = default;
+  NodeBuffer(tensor::Buffer buffer)  // NOLINT(*explicit*): a buffer of one part
+      : buffer_(std::move(buffer)) {}
+  /// Weights: one part per group of workers. Sets `refusal` to the errno when pages cannot be
+  /// bound; they are used all the same. Throws kNoMemory.
+  NodeBuffer(const CpuPlace& place, std::span<const std::size_t> part_bytes, int& refusal);
+  /// One part that all workers use, dealt out page by page over the nodes. Throws kNoMemory.
+  static NodeBuffer shared(const CpuPlace& place, std::size_t bytes, int& refusal);
+  /// 64-byte aligned.
+  std::byte* part(std::size_t node) const {
+    return pages_.empty() ? buffer_.data() : pages_[node].bytes().data();
+  }
+  /// All of it, a span per part.
+  std::vector<std::span<const std::byte>> spans() const;
+
+ private:
+  void add(const CpuPlace& place, std::size_t bytes, std::span<const int> nodes, int& refusal);
+  tensor::Buffer buffer_;
+  std::vector<Pages> pages_;  // of the parts; empty: buffer_ is the only one
+};
+
+}  // namespace kt::backend
