@@ -403,6 +403,10 @@ def test_bash_completes_commands_flags_and_values():
 
 # run and chat on the bundled model -----------------------------------------------------------------------
 
+def detected_nodes():
+    return len(list(pathlib.Path("/sys/devices/system/node").glob("node[0-9]*")))
+
+
 def test_run(tiny, tmp_path):
     args = ["run", tiny, "-p", "Once upon a time", "-n", "24", "--temp", "0"]
     done = run_kt(*args)
@@ -418,6 +422,22 @@ def test_run(tiny, tmp_path):
     assert run_kt("run", tiny, "--prompt-file", "-", *args[4:], stdin="Once upon a time").stdout == done.stdout
     assert run_kt(*args, "--echo").stdout == "Once upon a time" + done.stdout
     assert "model.layers" in run_kt(*args, "--show-placement").stderr
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "5"])
+def test_emulated_numa_nodes_change_no_token(tiny, threads):
+    args = ["run", tiny, "-p", "Once upon a time", "-n", "12", "--temp", "0", "-t", threads, "--show-placement"]
+    one = run_kt(*args)
+    assert "NUMA" not in one.stderr or detected_nodes() > 1
+    for nodes in ("2", "3"):
+        done = run_kt(*args, "--emulate-nodes", nodes)
+        assert done.stdout == one.stdout
+        divided = re.search(r"weights divided over (\d) NUMA nodes \((.*) threads\), one copy", done.stderr)
+        if threads == "1":
+            assert divided is None
+            continue
+        each = [int(n) for n in divided[2].split(" + ")]
+        assert len(each) == int(divided[1]) == min(int(nodes), int(threads)) and sum(each) == int(threads)
 
 
 def test_run_sampling_flags(tiny):
