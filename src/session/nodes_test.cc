@@ -139,6 +139,7 @@ PageWatch* PageWatch::watch_ = nullptr;
 
 struct Case {
   std::vector<int> n_workers;
+  const char* type = "Q8_0";
   ActPolicy act = ActPolicy::kQ16;
   bool tiles = false;
 };
@@ -222,22 +223,20 @@ std::unique_ptr<io::WeightSource> source(const io::ModelConfig& config, const ch
 }
 
 TEST(Nodes, LogitsAreThoseOfOneNode) {
-  const Case cases[] = {{{1, 1}},
-                        {{3, 1}, ActPolicy::kQ8},
-                        {{1, 2, 1, 1}, ActPolicy::kF32},
-                        {{2, 3}, ActPolicy::kQ16, true},
-                        {{1, 1, 1, 1}, ActPolicy::kQ8, true}};
+  const Case cases[] = {{{1, 1}, "Q4_K_M"},
+                        {{3, 1}, "Q8_0", ActPolicy::kQ8},
+                        {{1, 2, 1, 1}, "BF16", ActPolicy::kF32},
+                        {{2, 3}, "Q4_K_M", ActPolicy::kQ16, true},
+                        {{1, 1, 1, 1}, "BF16", ActPolicy::kQ8, true}};
   for (const io::ModelConfig& config : {qwen3_moe(), deepseek()}) {
-    for (const char* type : {"Q4_K_M", "Q8_0", "BF16"}) {
-      const auto weights = source(config, type);
-      for (const Case& c : cases) {
-        SCOPED_TRACE(config.architecture + " " + type + " " + std::to_string(c.n_workers.size()));
-        Machine one(*weights, {}, {{2}, c.act, c.tiles});
-        EXPECT_TRUE(one.bound().empty());
-        Machine several(*weights, {}, c);
-        for (const bool by_decode : {false, true}) {
-          EXPECT_EQ(several.logits(by_decode), one.logits(by_decode));
-        }
+    for (const Case& c : cases) {
+      SCOPED_TRACE(config.architecture + " " + c.type + " " + std::to_string(c.n_workers.size()));
+      const auto weights = source(config, c.type);
+      Machine one(*weights, {}, {{2}, c.type, c.act, c.tiles});
+      EXPECT_TRUE(one.bound().empty());
+      Machine several(*weights, {}, c);
+      for (const bool by_decode : {false, true}) {
+        EXPECT_EQ(several.logits(by_decode), one.logits(by_decode));
       }
     }
   }
@@ -248,7 +247,7 @@ TEST(Nodes, EveryPageIsBoundOnceAndReadByItsNode) {
     const auto weights = source(config, "Q8_0");
     for (const auto& n_workers : {std::vector{1, 1}, std::vector{3, 1}, std::vector{1, 2, 1, 1}}) {
       SCOPED_TRACE(config.architecture + " " + std::to_string(n_workers.size()));
-      Machine machine(*weights, absorbed(config), {n_workers, ActPolicy::kQ8});
+      Machine machine(*weights, absorbed(config), {n_workers, "Q8_0", ActPolicy::kQ8});
       // Disjoint ranges, no larger than the matrices rounded to pages; vectors are not among them.
       std::vector<Bound> sorted = machine.bound();
       std::sort(sorted.begin(), sorted.end(),
@@ -284,7 +283,7 @@ TEST(Nodes, EveryPageIsBoundOnceAndReadByItsNode) {
 
 TEST(Nodes, DecodingReadsOwnPagesOnly) {
   const auto weights = source(deepseek(), "Q4_K_M");
-  Machine machine(*weights, {}, {{1, 2}, ActPolicy::kQ16});
+  Machine machine(*weights, {}, {{1, 2}, "Q4_K_M"});
   for (int i = 0; i < 3; ++i) {
     const PageWatch watch(machine.cpu().pool, machine.bound());
     machine.logits(true);
