@@ -1,6 +1,9 @@
 #include "backend/cpu/node_buffer.h"
 
 #include <gtest/gtest.h>
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -111,6 +114,11 @@ TEST(BindPages, BindsOrSaysWhy) {
   const int node[] = {topology.nodes.front().id};
   const int error = bind_pages(pages.bytes(), node);
   EXPECT_TRUE(error == 0 || error == EPERM || error == ENOSYS) << std::strerror(error);
+  int mode = -1;
+  if (error == 0 &&
+      ::syscall(SYS_get_mempolicy, &mode, nullptr, 0, pages.bytes().data(), MPOL_F_ADDR) == 0) {
+    EXPECT_EQ(mode, MPOL_BIND);
+  }
   const int none[] = {1023};
   EXPECT_NE(bind_pages(pages.bytes(), none), 0);
   const int beyond[] = {5000};
