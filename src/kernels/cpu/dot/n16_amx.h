@@ -1,16 +1,17 @@
 // AMX tile kernels over kN16 tiles with bf16 activations; included by dot_<weight>_amx.cc only,
 // everything here is internal to that object.
 //
-//   for each pair of weight tiles (32 rows), for each block of kBlockK k:
-//     for each pair of activation tiles (32 rows): 2 x 2 accumulators += A · B over the block, and
-//     between these products expand the weights of the next block to bf16 B tiles, so that both
-//     units are busy
-// Accumulators are f32 and wait in `out` between blocks of k. A B tile is 16 lines of k pairs, two
-// for each 4 k: [16 rows][k, k + 2] and [16 rows][k + 1, k + 3], which is how bytes fall into
-// 16-bit lanes; an A tile is 16 rows of 32 k in that order, as ActRows::bf16 holds them. Weights
-// are expanded in fp16 (32 per instruction), scaled by a power of two per row (DotArgs::exponents)
-// that `out` gets back at the end. Each output sees the same operations in the same order whatever
-// m is.
+//   for each group of kGroupCols weight rows, for each block of kBlockK k:
+//     for each pair of activation tiles (32 rows), for each pair of the group's weight tiles:
+//       2 x 2 accumulators += A · B over the block, and between these products expand the group's
+//       weights of the next block to bf16 B tiles, so that both units are busy
+// The activation tiles stay in L1 and the group's B tiles in L2, so activations, which may not fit
+// L2, pass once per group. Accumulators are f32 and wait in `out` between blocks of k, exactly. A B
+// tile is 16 lines of k pairs, two for each 4 k: [16 rows][k, k + 2] and [16 rows][k + 1, k + 3],
+// which is how bytes fall into 16-bit lanes; an A tile is 16 rows of 32 k in that order, as
+// ActRows::bf16 holds them. Weights are expanded in fp16 (32 per instruction), scaled by a power of
+// two per row (DotArgs::exponents) that `out` gets back at the end. Each output sees the same
+// operations in the same order whatever m is.
 #pragma once
 #include "kernels/cpu/dot/dot.h"
 #include "kernels/cpu/dot/n16_codes_avx512.h"
@@ -19,7 +20,8 @@
 namespace kt::kernels::dot {
 namespace {
 
-constexpr std::int64_t kBlockK = 512;  // k expanded at a time: 2 weight tiles are 32 KiB
+constexpr std::int64_t kBlockK = 512;     // k expanded at a time: 2 weight tiles are 32 KiB
+constexpr std::int64_t kGroupCols = 128;  // weight rows expanded together: 128 KiB
 constexpr std::int64_t kBlockValues = kBlockK / kTileCols * kTileValues;  // of one weight tile
 
 /// GCC's tile intrinsics name no memory they touch; this keeps stores and loads on their side.
@@ -155,17 +157,67 @@ KT_INLINE void configure(const TileShape& shape) {
   load_tile_config(config);
 }
 
-/// Expands one block of k of a pair of weight tiles, B tile by B tile, so that it fits between the
+/// The cache lines of kBytes bytes.
+template <std::size_t kBytes>
+KT_INLINE void prefetch(const void* p) {
+  for (std::size_t i = 0; i < kBytes; i += 64) {
+    _mm_prefetch(static_cast<const char*>(p) + i, _MM_HINT_T0);
+  }
+}
+
+/// Expands one block of k of a group of weight tiles, B tile by B tile, so that it fits between the
 /// products of the block before.
 template <class W>
 class Expander {
  public:
-  explicit Expander(const DotArgs& args) : args_(&args) {}
+  Expander(const DotArgs& args, std::int64_t group_cols) : args_(&args), group_(group_cols) {}
 
-  /// From now on: k [k0, k0 + n_k) of columns [col, col + 32), to out[column tile].
+  /// From now on: k [k0, k0 + n_k) of the group of columns from col, to out[column tile].
   KT_INLINE void start(std::int64_t col, std::int64_t k0, std::int64_t n_k, std::uint16_t* out) {
+    const std::int64_t n_cols = args_->n - col < group_ ? args_->n - col : group_;
+    block_ = k0 / kTileCols;
+    n_blocks_ = n_k / kTileCols;
+    size_ = left_ = n_blocks_ * ((n_cols + 15) / 16);
+    out_ = out;
+    open(col);
+  }
+  KT_INLINE void stop() { size_ = left_ = 0; }
+  std::int64_t size() const { return size_; }
+  KT_INLINE void step() {
+    if (left_ == 0) return;
+    --left_;
+    const int j = j_;
+    const std::int64_t block = block_ + k_;
+    if constexpr (!W::kFloats) {
+      const typename W::Tile& tile = tile_[j][block / W::kBlocks];
+      if (unit_of_[j] != &tile) unit_[j] = W::unit(tile);
+      unit_of_[j] = &tile;
+      constexpr std::size_t kBytes = sizeof(tile) / W::kBlocks;
+      prefetch<kBytes>(reinterpret_cast<const std::byte*>(&tile) +
+                       static_cast<std::size_t>(block % W::kBlocks) * kBytes + kAhead);
+    }
+    expand_tile<W>(tile_[j], unit_[j], block, factor_[j],
+                   out_ + j * kBlockValues + k_ * kTileValues);
+    if (++j_ < n_cols_) return;
+    j_ = 0;
+    if (++k_ < n_blocks_ || left_ == 0) return;
+    out_ += 2 * kBlockValues;
+    open(col_ + 32);
+  }
+  KT_INLINE void finish() {
+    while (left_ > 0) step();
+  }
+
+ private:
+  static constexpr std::size_t kAhead = 1024;  // bytes of weights on their way from memory
+
+  /// The pair of columns from col.
+  KT_INLINE void open(std::int64_t col) {
     const std::int64_t n_units = args_->k / W::kUnitK;
+    col_ = col;
     n_cols_ = args_->n - col > 16 ? 2 : 1;
+    j_ = 0;
+    k_ = 0;
     for (int j = 0; j < n_cols_; ++j) {
       tile_[j] =
           reinterpret_cast<const typename W::Tile*>(args_->weights) + (col / 16 + j) * n_units;
@@ -173,41 +225,25 @@ class Expander {
         factor_[j] = powers(args_->exponents + col + 16 * j, -1);
       }
     }
-    block_ = k0 / kTileCols;
-    n_ = n_k / kTileCols * n_cols_;
-    next_ = 0;
-    out_ = out;
-  }
-  std::int64_t size() const { return n_; }
-  KT_INLINE void step() {
-    if (next_ == n_) return;
-    const std::int64_t j = n_cols_ == 2 ? next_ & 1 : 0, k = n_cols_ == 2 ? next_ >> 1 : next_;
-    const std::int64_t block = block_ + k;
-    if constexpr (!W::kFloats) {
-      if (k == 0 || block % W::kBlocks == 0) unit_[j] = W::unit(tile_[j][block / W::kBlocks]);
-    }
-    expand_tile<W>(tile_[j], unit_[j], block, factor_[j],
-                   out_ + j * kBlockValues + k * kTileValues);
-    ++next_;
-  }
-  KT_INLINE void finish() {
-    while (next_ < n_) step();
   }
 
- private:
   const DotArgs* args_;
+  std::int64_t group_;
   const typename W::Tile* tile_[2] = {};
+  const typename W::Tile* unit_of_[2] = {};
   typename W::Unit unit_[2] = {};
   __m512 factor_[2] = {};
-  int n_cols_ = 0;
-  std::int64_t block_ = 0, n_ = 0, next_ = 0;
+  std::int64_t col_ = 0, block_ = 0, n_blocks_ = 0;  // of the pair; of the block of k
+  std::int64_t size_ = 0, left_ = 0, k_ = 0;         // B tiles; where step() is
+  int n_cols_ = 0, j_ = 0;
   std::uint16_t* out_ = nullptr;
 };
 
 struct TileBlock {
-  const std::uint16_t* a[2];  // first A tile of each row tile
-  const std::uint16_t* b;     // first B tile of each column tile, kBlockValues apart
-  std::int64_t n_tiles;       // along k
+  const std::uint16_t* a[2];    // first A tile of each row tile
+  const std::uint16_t* b;       // first B tile of each column tile, kBlockValues apart
+  const std::uint16_t* next_b;  // those that follow; null when b is in L1
+  std::int64_t n_tiles;         // along k
   float* out;
   std::int64_t out_stride;
   bool zero;  // accumulators start at 0
@@ -234,6 +270,13 @@ KT_INLINE void multiply(const TileBlock& t, Expander<W>& next, std::int64_t n_st
     if constexpr (kRows == 2 && kCols == 2) _tile_loadd(3, c[1] + 16, stride);
   }
   for (std::int64_t k = 0; k < t.n_tiles; ++k) {
+    if (t.next_b != nullptr) {
+      const std::int64_t ahead = k + 2;
+      const std::uint16_t* b = ahead < t.n_tiles ? t.b + ahead * kTileValues
+                                                 : t.next_b + (ahead - t.n_tiles) * kTileValues;
+      prefetch<kTileValues * sizeof(*b)>(b);
+      if constexpr (kCols == 2) prefetch<kTileValues * sizeof(*b)>(b + kBlockValues);
+    }
     _tile_loadd(4, t.a[0] + k * kTileValues, 64);
     _tile_loadd(6, t.b + k * kTileValues, 64);
     _tile_dpbf16ps(0, 4, 6);
@@ -288,50 +331,57 @@ KT_INLINE void scale_columns(const DotArgs& args, std::int64_t col) {
 
 template <class W>
 KT_INLINE void run_bf16(const DotArgs& args) {
-  alignas(64) std::uint16_t b[2][2 * kBlockValues];
+  alignas(64) std::uint16_t b[2][kGroupCols / 16 * kBlockValues];
   if (args.m == 0 || args.n == 0) return;
   const std::int64_t panel = kTileRows * args.k;  // bf16 values of 16 activation rows
-  // Few rows stay in their accumulators over all k, and small blocks stay in L1.
+  // Few rows have nothing to share among columns: sums stay in their accumulators over all k, and
+  // small blocks in L1.
   const bool resident = args.m <= 32;
+  const std::int64_t group_cols = resident ? 32 : kGroupCols;
   const std::int64_t block_k = resident ? kBlockK / 4 : kBlockK;
-  const std::int64_t row_steps = (args.m + 31) / 32;
   const auto length = [&](std::int64_t k0) {
     return args.k - k0 < block_k ? args.k - k0 : block_k;
   };
-  Expander<W> next(args);
+  Expander<W> next(args, group_cols);
   next.start(0, 0, length(0), b[0]);
   next.finish();
   TileShape current = {};
   int now = 0;
-  for (std::int64_t col = 0; col < args.n; col += 32) {
+  for (std::int64_t group = 0; group < args.n; group += group_cols) {
+    const std::int64_t end = args.n - group < group_cols ? args.n : group + group_cols;
+    const std::int64_t n_pairs = (args.m + 31) / 32 * ((end - group + 31) / 32);
     for (std::int64_t k0 = 0; k0 < args.k; k0 += block_k, now ^= 1) {
       const bool last_k = k0 + block_k >= args.k;
-      const std::int64_t next_col = last_k ? col + 32 : col, next_k = last_k ? 0 : k0 + block_k;
-      if (next_col < args.n) {
-        next.start(next_col, next_k, length(next_k), b[now ^ 1]);
+      const std::int64_t next_group = last_k ? end : group, next_k = last_k ? 0 : k0 + block_k;
+      if (next_group < args.n) {
+        next.start(next_group, next_k, length(next_k), b[now ^ 1]);
       } else {
-        next = Expander<W>(args);
+        next.stop();
       }
       const std::int64_t n_tiles = length(k0) / kTileCols;
       std::int64_t due = 0;
       memory_barrier();
       for (std::int64_t row = 0; row < args.m; row += 32) {
-        const TileShape shape = {{part(args.m, row), part(args.m, row + 16)},
-                                 {part(args.n, col), part(args.n, col + 16)}};
-        if (!(shape == current)) configure(shape);
-        current = shape;
         const std::uint16_t* a = args.act.bf16 + row / 16 * panel + k0 * 16;
-        const TileBlock block = {
-            {a, a + panel},  b[now],  n_tiles,   args.out + row * args.out_stride + col,
-            args.out_stride, k0 == 0, !resident, !resident || last_k};
-        multiply(shape, block, next, row_steps * n_tiles, due);
+        float* out = args.out + row * args.out_stride;
+        for (std::int64_t col = group; col < end; col += 32) {
+          const TileShape shape = {{part(args.m, row), part(args.m, row + 16)},
+                                   {part(args.n, col), part(args.n, col + 16)}};
+          if (!(shape == current)) configure(shape);
+          current = shape;
+          const std::uint16_t* tiles = b[now] + (col - group) / 16 * kBlockValues;
+          const std::uint16_t* after = col + 32 < end ? tiles + 2 * kBlockValues : b[now];
+          const TileBlock block = {{a, a + panel}, tiles,     resident ? nullptr : after,
+                                   n_tiles,        out + col, args.out_stride,
+                                   k0 == 0,        !resident, !resident || last_k};
+          multiply(shape, block, next, n_pairs * n_tiles, due);
+        }
       }
       next.finish();
       memory_barrier();
     }
     if constexpr (W::kScaled) {
-      scale_columns(args, col);
-      if (col + 16 < args.n) scale_columns(args, col + 16);
+      for (std::int64_t col = group; col < end; col += 16) scale_columns(args, col);
     }
   }
   _tile_release();
