@@ -25,7 +25,7 @@ using backend::PackedMatrix;
 // Sizes of the work items, for the vector kernels or for the tile kernels, which expand weights
 // once per call and so want more rows and columns of each.
 struct Blocking {
-  std::int64_t panel = 64;        // rows per kernel call
+  std::int64_t panel = 64;        // rows per kernel call, at most
   std::int64_t ff_chunk = 64;     // columns of h per task: two quantisation blocks
   std::int64_t model_chunk = 64;  // output columns per task
   std::int64_t align = 1;         // of the first row of each expert
@@ -36,7 +36,7 @@ Blocking tile_blocking(std::int64_t d_model, std::int64_t n_threads) {
   // Every output column costs the same, so whole rounds over the threads balance.
   const std::int64_t rounds = (d_model + kWidest * n_threads - 1) / (kWidest * n_threads);
   const std::int64_t per_task = (d_model + rounds * n_threads - 1) / (rounds * n_threads);
-  return {256, 128, (per_task + 31) / 32 * 32, dot::kTileRows};
+  return {384, 128, (per_task + 31) / 32 * 32, dot::kTileRows};
 }
 
 // Every node's part of n output columns, cut into chunks of at most `width`.
@@ -254,8 +254,10 @@ class CpuExperts : public Experts {
       float* gate = scratch + worker * scratch_size;
       float* up = gate + blocking.panel * width;
       const Expert& expert = experts_[static_cast<std::size_t>(e)];
-      for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += blocking.panel) {
-        const std::int64_t m = std::min<std::int64_t>(blocking.panel, groups.end[e] - r);
+      const std::int64_t part =
+          backend::equal_part(groups.end[e] - groups.begin[e], blocking.panel);
+      for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += part) {
+        const std::int64_t m = std::min<std::int64_t>(part, groups.end[e] - r);
         expert.gate.dot(gate_in.view(r), m, col, n, gate, width);
         expert.up.dot(up_in.view(r), m, col, n, up, width);
         for (std::int64_t i = 0; i < m; ++i) {
@@ -282,8 +284,10 @@ class CpuExperts : public Experts {
       }
       for (std::int64_t a = 0; a < groups.n_active; ++a) {
         const std::int64_t e = groups.active[a];
-        for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += blocking.panel) {
-          const std::int64_t m = std::min<std::int64_t>(blocking.panel, groups.end[e] - r);
+        const std::int64_t part =
+            backend::equal_part(groups.end[e] - groups.begin[e], blocking.panel);
+        for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += part) {
+          const std::int64_t m = std::min<std::int64_t>(part, groups.end[e] - r);
           experts_[static_cast<std::size_t>(e)].down.dot(hidden.view(r), m, col, n, out, width);
           for (std::int64_t i = 0; i < m; ++i) {
             step.cpu.elementwise->scale_add(out + i * width, groups.weight[r + i], n,

@@ -283,7 +283,7 @@ std::int64_t rows_per_task(const PackedMatrix& matrix, std::int64_t n_total, int
 void run_task(const GemmCall& call, std::int64_t row, std::int64_t n_rows) noexcept {
   // Activation rows that stay in L2 while weight tiles pass; tile kernels expand the weights once
   // for all.
-  const std::int64_t panel = call.act.bf16 != nullptr ? 512 : 128;
+  const std::int64_t panel = equal_part(call.m, call.act.bf16 != nullptr ? 512 : 128);
   for (std::int64_t m0 = 0; m0 < call.m; m0 += panel) {
     const std::int64_t m = std::min(panel, call.m - m0);
     float* out = call.out.row(m0) + row;

@@ -141,6 +141,13 @@ class PackedMatrix {
   std::vector<std::int8_t> exponents_;  // of the rows, whole tiles; for batch_
 };
 
+/// Rows per kernel call where m rows are cut into as few equal parts of at most `most` (a multiple
+/// of 32) as there can be: tile kernels expand the weights for each part. A multiple of 32.
+constexpr std::int64_t equal_part(std::int64_t m, std::int64_t most) {
+  const std::int64_t parts = (m + most - 1) / most;
+  return parts == 0 ? most : ((m + parts - 1) / parts + 31) / 32 * 32;
+}
+
 /// Rows [row, row + …) of `act`, which has k columns; of tiles, row must be a multiple of 16.
 kernels::dot::ActRows offset_rows(const kernels::dot::ActRows& act, std::int64_t row,
                                   std::int64_t k);
