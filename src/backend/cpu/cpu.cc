@@ -272,11 +272,22 @@ dot::ActRows Activation::rows_in(dot::Act form, Cpu& cpu, tensor::Arena& arena) 
 
 namespace {
 
-// Whole tiles per task: small enough that every thread gets several, large enough to amortise the
-// call.
-std::int64_t rows_per_task(const PackedMatrix& matrix, std::int64_t n_total, int n_threads) {
+// Weight rows per task of the tile kernels, which pass all activations for up to 128: those with
+// which the threads are done first, when passing activations costs as much as 16 more rows.
+std::int64_t batch_width(std::span<const GemmCall> calls, std::int64_t n_threads) {
+  std::int64_t best = 0, least = 0;
+  for (std::int64_t width = 128; width >= 32; width -= 32) {
+    std::int64_t n_tasks = 0;
+    for (const GemmCall& c : calls) n_tasks += (c.matrix->n() + width - 1) / width;
+    const std::int64_t cost = (n_tasks + n_threads - 1) / n_threads * (width + 16);
+    if (best == 0 || cost < least) best = width, least = cost;
+  }
+  return best;
+}
+
+// Whole tiles, about `wanted` rows.
+std::int64_t rows_per_task(const PackedMatrix& matrix, std::int64_t wanted) {
   const std::int64_t tile = matrix.tile_rows();
-  const std::int64_t wanted = std::clamp<std::int64_t>(n_total / (4 * n_threads), 16, 128);
   return std::max<std::int64_t>(1, wanted / tile) * tile;
 }
 
@@ -303,9 +314,13 @@ void gemm(Cpu& cpu, std::span<const GemmCall> calls) noexcept {
   KT_CHECK(calls.size() <= kMaxCalls);
   std::int64_t n_total = 0;
   for (const GemmCall& c : calls) n_total += c.matrix->n();
+  const std::int64_t n_threads = cpu.pool.size();
+  // Small enough that every thread gets several tasks, large enough to amortise the call.
+  const std::int64_t width = std::clamp<std::int64_t>(n_total / (4 * n_threads), 16, 128);
   std::int64_t step[kMaxCalls];
   for (std::size_t i = 0; i < calls.size(); ++i) {
-    step[i] = rows_per_task(*calls[i].matrix, n_total, cpu.pool.size());
+    step[i] = rows_per_task(*calls[i].matrix,
+                            calls[i].act.bf16 != nullptr ? batch_width(calls, n_threads) : width);
   }
   const auto rows_of = [&](int node, std::size_t i) {
     return cpu.pool.part(node, calls[i].matrix->n(), kRowGrain);
