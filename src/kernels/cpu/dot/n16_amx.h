@@ -55,11 +55,22 @@ KT_INLINE __m512i narrow(__m512h v) {
 
 /// Each lane's float as two equal fp16.
 KT_INLINE __m512h twice_fp16(__m512 v) {
-  const __m512i h = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-  return _mm512_castsi512_ph(_mm512_or_si512(h, _mm512_slli_epi32(h, 16)));
+  alignas(64) static constexpr std::uint16_t kTwice[32] = {
+      0, 0, 1, 1, 2,  2,  3,  3,  4,  4,  5,  5,  6,  6,  7,  7,
+      8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15};
+  const __m256i h = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+  return _mm512_castsi512_ph(_mm512_permutexvar_epi16(load64(kTwice), _mm512_castsi256_si512(h)));
 }
 
-/// Scale and offset of one pass (16 k) of a block; weight = scale * code + offset.
+/// What codes are multiplied with to be fp16 numbers: those that fill the upper bits of the ten of
+/// a mantissa are subnormals, which needs no conversion. The range of their scales in rows that lie
+/// in [-1, 1] (at most 2 / 15 and 1 / 127) leaves room to give it back.
+template <class W>
+constexpr float kCodeUnit = W::kNibbles ? 0x1p-18f
+                            : W::kBytes ? 0x1p-22f
+                                        : 1.0f;
+
+/// Scale and offset of one pass (16 k) of a block; weight = scale * kCodeUnit * code + offset.
 struct Affine {
   __m512h scale, offset;
 };
@@ -83,24 +94,70 @@ KT_INLINE Affine affine(const typename W::Tile& tile, const typename W::Unit& un
       offset = _mm512_setzero_ps();
     }
   }
-  return {twice_fp16(_mm512_mul_ps(scale, factor)), twice_fp16(_mm512_mul_ps(offset, factor))};
+  scale = _mm512_mul_ps(scale, factor);
+  if constexpr (kCodeUnit<W> != 1.0f) scale = times(scale, 1.0f / kCodeUnit<W>);
+  return {twice_fp16(scale), twice_fp16(_mm512_mul_ps(offset, factor))};
+}
+
+/// Bits [at, at + 10) of each word, less those that `keep` lacks.
+template <int kAt>
+KT_INLINE __m512h mantissas(__m512i v, __m512i keep) {
+  const __m512i moved =
+      kAt < 0 ? _mm512_slli_epi16(v, kAt < 0 ? -kAt : 0) : _mm512_srli_epi16(v, kAt < 0 ? 0 : kAt);
+  return _mm512_castsi512_ph(_mm512_and_si512(moved, keep));
+}
+/// The same of codes whose highest bit is a sign.
+template <int kAt>
+KT_INLINE __m512h signed_mantissas(__m512i v, __m512i keep) {
+  const __m512i moved =
+      kAt < 0 ? _mm512_slli_epi16(v, kAt < 0 ? -kAt : 0) : _mm512_srli_epi16(v, kAt < 0 ? 0 : kAt);
+  // 0x28: (moved ^ sign) & keep
+  return _mm512_castsi512_ph(
+      _mm512_ternarylogic_epi32(moved, _mm512_set1_epi16(0x200), keep, 0x28));
+}
+
+KT_INLINE void put(std::uint16_t* line, __m512h codes, const Affine& f) {
+  _mm512_store_si512(line, narrow(_mm512_fmadd_ph(codes, f.scale, f.offset)));
 }
 
 /// 32 k of 16 rows to one B tile, times `factor` of each row, which brings them into [-1, 1].
 template <class W>
 KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
                             __m512 factor, std::uint16_t* out) {
-#pragma GCC unroll 2
-  for (int pass = 0; pass < 2; ++pass) {
-    const Affine f = affine<W>(tile, unit, b, pass, factor);
+  Affine f = affine<W>(tile, unit, b, 0, factor);
+  if constexpr (W::kNibbles) {
+    const __m512i keep = _mm512_set1_epi16(0x3c0);
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
-      const __m512i codes = W::codes(tile, b, pass, g);
-      const __m512h even = _mm512_cvtepu16_ph(_mm512_and_si512(codes, _mm512_set1_epi16(0x00ff)));
-      const __m512h odd = _mm512_cvtepu16_ph(_mm512_srli_epi16(codes, 8));
-      std::uint16_t* line = out + 32 * (8 * pass + 2 * g);
-      _mm512_store_si512(line, narrow(_mm512_fmadd_ph(even, f.scale, f.offset)));
-      _mm512_store_si512(line + 32, narrow(_mm512_fmadd_ph(odd, f.scale, f.offset)));
+      const __m512i v = load64(W::q(tile, b, g));
+      std::uint16_t* line = out + 64 * g;
+      put(line, mantissas<-6>(v, keep), f);
+      put(line + 32, mantissas<2>(v, keep), f);
+      put(line + 256, mantissas<-2>(v, keep), f);
+      put(line + 288, mantissas<6>(v, keep), f);
+    }
+  } else if constexpr (W::kBytes) {
+    const __m512i keep = _mm512_set1_epi16(0x3fc);
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; ++g) {
+      const __m512i v = load64(W::q(tile, b, g));
+      std::uint16_t* line = out + 64 * g;
+      put(line, signed_mantissas<-2>(v, keep), f);
+      put(line + 32, signed_mantissas<6>(v, keep), f);
+    }
+  } else {
+#pragma GCC unroll 2
+    for (int pass = 0; pass < 2; ++pass) {
+      if ((W::kHalfScales || W::kSubScales) && pass == 1) {
+        f = affine<W>(tile, unit, b, pass, factor);
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) {
+        const __m512i codes = W::codes(tile, b, pass, g);
+        std::uint16_t* line = out + 32 * (8 * pass + 2 * g);
+        put(line, _mm512_cvtepu16_ph(_mm512_and_si512(codes, _mm512_set1_epi16(0x00ff))), f);
+        put(line + 32, _mm512_cvtepu16_ph(_mm512_srli_epi16(codes, 8)), f);
+      }
     }
   }
 }

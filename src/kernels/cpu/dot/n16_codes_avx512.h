@@ -32,7 +32,9 @@ struct WeightBase {
   static constexpr bool kSubScales = false;   // sub_scale() gives integer scales of each 16 k
   static constexpr bool kSubMins = false;     // sub_min() gives integer minima of each 16 k
   static constexpr bool kHalfScales = false;  // half_scale() gives float scales of each 16 k
-  static constexpr int kBias = 0;  // with kSubScales or kHalfScales: weight = code - kBias
+  static constexpr int kBias = 0;          // with kSubScales or kHalfScales: weight = code - kBias
+  static constexpr bool kNibbles = false;  // codes() are the nibbles at q()
+  static constexpr bool kBytes = false;    // codes() are the signed bytes at q(), plus 128
 };
 
 KT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
@@ -119,11 +121,13 @@ struct Q4_0 : WeightBase {
   using Tile = TileQ4_0;
   using Unit = Empty;
   static constexpr bool kOffset = true;
+  static constexpr bool kNibbles = true;
   KT_INLINE static Unit unit(const Tile&) { return {}; }
   KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
     scale = load_fp16(t.d);
     offset = times(scale, -8.0f);
   }
+  KT_INLINE static const void* q(const Tile& t, int, int g) { return t.q[g]; }
   KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
     return nibbles(t.q, pass, g);
   }
@@ -132,11 +136,13 @@ struct Q4_1 : WeightBase {
   using Tile = TileQ4_1;
   using Unit = Empty;
   static constexpr bool kOffset = true;
+  static constexpr bool kNibbles = true;
   KT_INLINE static Unit unit(const Tile&) { return {}; }
   KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
     scale = load_fp16(t.d);
     offset = load_fp16(t.m);
   }
+  KT_INLINE static const void* q(const Tile& t, int, int g) { return t.q[g]; }
   KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
     return nibbles(t.q, pass, g);
   }
@@ -171,11 +177,13 @@ struct Q8_0 : WeightBase {
   using Tile = TileQ8_0;
   using Unit = Empty;
   static constexpr bool kOffset = true;
+  static constexpr bool kBytes = true;
   KT_INLINE static Unit unit(const Tile&) { return {}; }
   KT_INLINE static void scales(const Tile& t, const Unit&, int, __m512& scale, __m512& offset) {
     scale = load_fp16(t.d);
     offset = times(scale, -128.0f);
   }
+  KT_INLINE static const void* q(const Tile& t, int, int g) { return t.q[g]; }
   KT_INLINE static __m512i codes(const Tile& t, int, int pass, int g) {
     return _mm512_xor_si512(load64(t.q[4 * pass + g]), _mm512_set1_epi8(-128));
   }
@@ -255,6 +263,7 @@ struct I4 : WeightBase {
   using Unit = ScaleMin;
   static constexpr int kBlocks = kLen / 32;
   static constexpr bool kOffset = true;
+  static constexpr bool kNibbles = true;
   KT_INLINE static Unit unit(const Tile& t) {
     const __m512 scale = _mm512_loadu_ps(t.scale);
     return {scale, times(_mm512_mul_ps(scale, _mm512_loadu_ps(t.zero)), -1.0f)};
@@ -263,6 +272,7 @@ struct I4 : WeightBase {
     scale = u.d;
     offset = u.minus_min;
   }
+  KT_INLINE static const void* q(const Tile& t, int b, int g) { return t.block[b].q[g]; }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return nibbles(t.block[b].q, pass, g);
   }
@@ -315,6 +325,8 @@ struct ScaleMinK : WeightBase {
 };
 
 struct Q4_K : ScaleMinK<TileQ4_K> {
+  static constexpr bool kNibbles = true;
+  KT_INLINE static const void* q(const Tile& t, int b, int g) { return t.block[b].q[g]; }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return nibbles(t.block[b].q, pass, g);
   }
@@ -396,6 +408,7 @@ struct Q8_K : WeightBase {
   using Unit = ScaleMin;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
+  static constexpr bool kBytes = true;
   KT_INLINE static Unit unit(const Tile& t) {
     const __m512 d = _mm512_loadu_ps(t.d);
     return {d, times(d, -128.0f)};
@@ -404,6 +417,7 @@ struct Q8_K : WeightBase {
     scale = u.d;
     offset = u.minus_min;
   }
+  KT_INLINE static const void* q(const Tile& t, int b, int g) { return t.block[b].q[g]; }
   KT_INLINE static __m512i codes(const Tile& t, int b, int pass, int g) {
     return _mm512_xor_si512(load64(t.block[b].q[4 * pass + g]), _mm512_set1_epi8(-128));
   }
