@@ -53,13 +53,18 @@ KT_INLINE __m512i narrow(__m512h v) {
                                    _mm512_set1_epi16(0x3800), 0xea);
 }
 
+/// Words 16 i .. 16 i + 15, each twice.
+alignas(64) constexpr std::uint16_t kTwice[2][32] = {
+    {0, 0, 1, 1, 2,  2,  3,  3,  4,  4,  5,  5,  6,  6,  7,  7,
+     8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15},
+    {16, 16, 17, 17, 18, 18, 19, 19, 20, 20, 21, 21, 22, 22, 23, 23,
+     24, 24, 25, 25, 26, 26, 27, 27, 28, 28, 29, 29, 30, 30, 31, 31}};
+
 /// Each lane's float as two equal fp16.
 KT_INLINE __m512h twice_fp16(__m512 v) {
-  alignas(64) static constexpr std::uint16_t kTwice[32] = {
-      0, 0, 1, 1, 2,  2,  3,  3,  4,  4,  5,  5,  6,  6,  7,  7,
-      8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15};
   const __m256i h = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
-  return _mm512_castsi512_ph(_mm512_permutexvar_epi16(load64(kTwice), _mm512_castsi256_si512(h)));
+  return _mm512_castsi512_ph(
+      _mm512_permutexvar_epi16(load64(kTwice[0]), _mm512_castsi256_si512(h)));
 }
 
 /// What codes are multiplied with to be fp16 numbers: those that fill the upper bits of the ten of
@@ -99,6 +104,21 @@ KT_INLINE Affine affine(const typename W::Tile& tile, const typename W::Unit& un
   return {twice_fp16(scale), twice_fp16(_mm512_mul_ps(offset, factor))};
 }
 
+/// A description of n16_codes_avx512.h for the tile kernels.
+template <class Codes>
+struct Quantized : Codes {
+  using Tile = typename Codes::Tile;
+  using Unit = typename Codes::Unit;
+  static constexpr bool kFloats = false;  // lines() makes a B tile
+  static constexpr bool kScaled = true;   // by DotArgs::exponents
+  static constexpr std::int64_t kUnitK = 32 * Codes::kBlocks;
+  KT_INLINE static Unit scaled_unit(const Tile& tile, __m512) { return Codes::unit(tile); }
+  KT_INLINE static Affine affine(const Tile& tile, const Unit& unit, int b, int pass,
+                                 __m512 factor) {
+    return dot::affine<Codes>(tile, unit, b, pass, factor);
+  }
+};
+
 /// Bits [at, at + 10) of each word, less those that `keep` lacks.
 template <int kAt>
 KT_INLINE __m512h mantissas(__m512i v, __m512i keep) {
@@ -124,7 +144,7 @@ KT_INLINE void put(std::uint16_t* line, __m512h codes, const Affine& f) {
 template <class W>
 KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
                             __m512 factor, std::uint16_t* out) {
-  Affine f = affine<W>(tile, unit, b, 0, factor);
+  Affine f = W::affine(tile, unit, b, 0, factor);
   if constexpr (W::kNibbles) {
     const __m512i keep = _mm512_set1_epi16(0x3c0);
 #pragma GCC unroll 4
@@ -149,7 +169,7 @@ KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit
 #pragma GCC unroll 2
     for (int pass = 0; pass < 2; ++pass) {
       if ((W::kHalfScales || W::kSubScales) && pass == 1) {
-        f = affine<W>(tile, unit, b, pass, factor);
+        f = W::affine(tile, unit, b, pass, factor);
       }
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
@@ -169,8 +189,8 @@ template <class W>
   if constexpr (W::kFloats) {
     W::lines(tile, block, factor, out);
   } else {
-    expand_block<W>(tile[block / W::kBlocks], unit, static_cast<int>(block % W::kBlocks), factor,
-                    out);
+    const auto at = static_cast<std::uint64_t>(block);  // cheaper to divide
+    expand_block<W>(tile[at / W::kBlocks], unit, static_cast<int>(at % W::kBlocks), factor, out);
   }
 }
 
@@ -183,14 +203,6 @@ KT_INLINE __m512 powers(const std::int8_t* exponents, int sign) {
   return _mm512_mask_mov_ps(_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)), bad,
                             _mm512_set1_ps(__builtin_nanf("")));
 }
-
-/// A description of n16_codes_avx512.h for the tile kernels.
-template <class Codes>
-struct Quantized : Codes {
-  static constexpr bool kFloats = false;  // lines() makes a B tile
-  static constexpr bool kScaled = true;   // by DotArgs::exponents
-  static constexpr std::int64_t kUnitK = 32 * Codes::kBlocks;
-};
 
 /// Rows of the two activation tiles and columns of the two weight tiles; 0 when there is no second.
 struct TileShape {
@@ -246,12 +258,13 @@ class Expander {
     const int j = j_;
     const std::int64_t block = block_ + k_;
     if constexpr (!W::kFloats) {
-      const typename W::Tile& tile = tile_[j][block / W::kBlocks];
-      if (unit_of_[j] != &tile) unit_[j] = W::unit(tile);
+      const auto at = static_cast<std::uint64_t>(block);
+      const typename W::Tile& tile = tile_[j][at / W::kBlocks];
+      if (unit_of_[j] != &tile) unit_[j] = W::scaled_unit(tile, factor_[j]);
       unit_of_[j] = &tile;
       constexpr std::size_t kBytes = sizeof(tile) / W::kBlocks;
-      prefetch<kBytes>(reinterpret_cast<const std::byte*>(&tile) +
-                       static_cast<std::size_t>(block % W::kBlocks) * kBytes + kAhead);
+      prefetch<kBytes>(reinterpret_cast<const std::byte*>(&tile) + at % W::kBlocks * kBytes +
+                       kAhead);
     }
     expand_tile<W>(tile_[j], unit_[j], block, factor_[j],
                    out_ + j * kBlockValues + k_ * kTileValues);
