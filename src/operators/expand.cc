@@ -39,7 +39,11 @@ class Expansion {
 
   void run() noexcept {
     const auto n_heads = static_cast<std::int64_t>(a_.k->heads.size());
-    step_.cpu.pool.run(n_heads, [&](std::int64_t h, int worker) { run_head(h, worker); });
+    const ThreadPool& pool = step_.cpu.pool;
+    const auto count = [&](int node) { return pool.part(node, n_heads).size(); };
+    step_.cpu.pool.run_nodes(count, [&](int node, std::int64_t i, int worker) {
+      run_head(pool.part(node, n_heads).begin + i, worker);
+    });
   }
 
  private:

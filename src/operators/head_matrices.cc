@@ -59,10 +59,11 @@ void HeadMatrices::run(Step& step, std::int64_t n_rows, const float* x, Strides 
     act.f32 = from;
     act.f32_stride = in.row;
     if (!rows.empty()) {
+      const std::int64_t row = h * chunks * kChunk + first;
       for (std::int64_t i = 0; i < m; ++i) {
-        rows.write(step.cpu, task * kChunk + i, 0, k, from + i * in.row);
+        rows.write(step.cpu, row + i, 0, k, from + i * in.row);
       }
-      act = rows.view(task * kChunk);
+      act = rows.view(row);
     }
     run_head(static_cast<std::size_t>(h), act, m, out + first * to.row + h * to.head, to.row);
   });

@@ -170,12 +170,11 @@ class StepTimer {
       return;
     }
     const CpuRates& cpu = in_.machine.cpu;
-    constexpr std::int64_t kBlockRows = kernels::attention::kMaxRows;
+    // Query heads in fours, and keys in splits, are what can be divided at most.
     const std::int64_t kv_heads = latent ? 1 : c.n_kv_heads;
     const std::int64_t group = c.n_heads / std::max<std::int64_t>(1, kv_heads);
-    const std::int64_t heads = std::min(group, kBlockRows);
-    const auto n_tasks = static_cast<double>(kv_heads * ((group + heads - 1) / heads)) *
-                         std::ceil(rows_ / static_cast<double>(kBlockRows / heads));
+    const double n_tasks = rows_ * static_cast<double>(kv_heads * ((group + 3) / 4)) *
+                           std::ceil(seen / static_cast<double>(kernels::attention::kSplitKeys));
     const double threads = std::min(n_tasks, static_cast<double>(cpu.n_threads));
     const double compute = macs * (rows_ > 1.0 ? cpu.attend_many : cpu.attend_one) / threads;
     const double read = bytes / cpu.read;

@@ -31,23 +31,22 @@ std::uint64_t cold_bytes(const Topology& topology) {
 }
 
 // Seconds per multiply-add of one thread.
-double measure_attention(backend::Cpu& cpu, const ProfileNeeds& needs, std::int64_t n_rows) {
+double measure_attention(const kernels::attention::Kernel& kernel, const ProfileNeeds& needs,
+                         std::int64_t n_rows) {
   constexpr std::int64_t kTokens = 512;
   const std::int64_t dim = needs.dim_qk;
   const std::size_t row = formats::row_bytes(needs.kv_format, dim);
   tensor::Buffer cache(row * kTokens);
   const std::vector<float> values = noise(dim);
   for (std::int64_t t = 0; t < kTokens; ++t) {
-    cpu.attention->store(needs.kv_format, values.data(), dim,
-                         cache.data() + static_cast<std::size_t>(t) * row);
+    formats::traits(needs.kv_format)
+        .encode(values.data(), nullptr, cache.data() + static_cast<std::size_t>(t) * row, dim);
   }
   std::vector<std::int32_t> pages(kTokens / tensor::kKvPageLen);
   for (std::size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<std::int32_t>(i);
   const std::vector<float> q = noise(n_rows * dim);
   std::vector<float> out(static_cast<std::size_t>(n_rows * needs.dim_v));
-  std::vector<float> scratch(
-      static_cast<std::size_t>(kernels::attention::scratch_floats(dim, needs.dim_v)));
-  std::vector<float> state(static_cast<std::size_t>(kernels::attention::state_floats(needs.dim_v)));
+  tensor::Arena arena;
   tensor::KvStreamView view;
   view.base = cache.data();
   view.format = needs.kv_format;
@@ -66,9 +65,8 @@ double measure_attention(backend::Cpu& cpu, const ProfileNeeds& needs, std::int6
   args.dim_v = needs.dim_v;
   args.out = out.data();
   args.out_token_stride = args.out_head_stride = needs.dim_v;
-  args.scratch = scratch.data();
-  args.state = state.data();
-  const kernels::attention::Kernel& kernel = *cpu.attention;
+  args.scratch = arena.allocate<float>(kernels::attention::scratch_floats(dim, needs.dim_v));
+  args.state = arena.allocate<float>(kernels::attention::state_floats(needs.dim_v));
   const double seconds = least_seconds(9, [&] {
     kernel.clear(args);
     kernel.load(args);
@@ -109,7 +107,7 @@ std::string attention_key(const ProfileNeeds& n, std::int64_t rows) {
                      rows);
 }
 
-constexpr int kVersion = 4;  // of the measurements; others are measured anew
+constexpr int kVersion = 5;  // of the measurements; others are measured anew
 
 Json read_cache(const std::string& path) {
   std::ifstream file(path);
@@ -215,13 +213,14 @@ placement::CpuRates cpu_profile(backend::Cpu& cpu, const std::vector<int>& cores
   });
   rates.region = number(store, "region", &changed, [&] { return measure_region(cpu); });
   rates.value = number(store, "value", &changed, [&] { return measure_values(cpu); });
-  const auto attention = [&](std::int64_t n_rows) {
+  const auto attention = [&](const kernels::attention::Kernel& kernel, std::int64_t n_rows) {
     return number(store, attention_key(needs, n_rows), &changed,
-                  [&] { return measure_attention(cpu, needs, n_rows); });
+                  [&] { return measure_attention(kernel, needs, n_rows); });
   };
   constexpr std::int64_t kBlock = kernels::attention::kMaxRows;
-  rates.attend_one = attention(std::clamp<std::int64_t>(needs.heads_per_kv, 1, kBlock));
-  rates.attend_many = attention(kBlock);
+  rates.attend_one =
+      attention(*cpu.attention, std::clamp<std::int64_t>(needs.heads_per_kv, 1, kBlock - 1));
+  rates.attend_many = attention(cpu.tiles ? *cpu.batch_attention : *cpu.attention, kBlock);
   for (const auto& [format, k] : needs.weights) {
     if (formats::traits(format).encode == nullptr) continue;  // the roofline serves
     const std::string name = fmt::format("{} x{}", formats::traits(format).name, k);

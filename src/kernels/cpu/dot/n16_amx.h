@@ -407,7 +407,7 @@ KT_INLINE void run_bf16(const DotArgs& args) {
   // Few rows have nothing to share among columns: sums stay in their accumulators over all k, and
   // small blocks in L1.
   const bool resident = args.m <= 32;
-  const std::int64_t group_cols = resident ? 32 : kGroupCols;
+  const std::int64_t group_cols = resident || args.n <= 64 ? 32 : kGroupCols;
   const std::int64_t block_k = resident ? kBlockK / 4 : kBlockK;
   const auto length = [&](std::int64_t k0) {
     return args.k - k0 < block_k ? args.k - k0 : block_k;
