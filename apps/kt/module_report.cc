@@ -1,20 +1,17 @@
 #include "module_report.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 
 #include "base/topology.h"
 #include "operators/trace.h"
 #include "placement/layer_path.h"
 #include "print.h"
-#include "session/bandwidth.h"
+#include "session/bench/ceilings.h"
 #include "session/trace_file.h"
 
 namespace kt::app {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // "model.layers.3.mlp.experts" → "mlp.experts".
 std::string place_of(const std::string& path) {
@@ -41,49 +38,25 @@ double n_weights(const operators::Module& module) {
   return n;
 }
 
-// Best rate of a product whose weights and activations stay in cache.
-double product_peak(backend::Cpu& cpu, tensor::Format format) {
-  constexpr std::int64_t kRows = 256, kWidth = 1024;
-  constexpr auto kWindow = std::chrono::milliseconds(25);
-  constexpr int kWindows = 4;
-  const std::int64_t n_out = 128 * cpu.pool.size();
-  backend::PackedMatrix matrix(cpu, format, n_out, kWidth);
-  matrix.own(tensor::Buffer(matrix.bytes()));
-  const std::vector<std::byte> zeros(formats::row_bytes(format, kWidth) *
-                                     static_cast<std::size_t>(n_out));
-  matrix.pack_rows(0, n_out, zeros.data());
-  tensor::Arena arena;
-  const std::vector<float> x(static_cast<std::size_t>(kRows * kWidth), 0.5f);
-  std::vector<float> y(static_cast<std::size_t>(kRows * n_out));
-  backend::Activation input({x.data(), kRows, kWidth, kWidth});
-  const backend::GemmCall call{
-      &matrix, input.rows_for(matrix, cpu, arena), kRows, nullptr, {y.data(), kRows, n_out, n_out}};
-  double best = 0.0;
-  for (int w = 0; w < kWindows; ++w) {
-    const auto start = Clock::now();
-    std::int64_t n = 0;
-    while (Clock::now() - start < kWindow) {
-      backend::gemm(cpu, {&call, 1});
-      ++n;
-    }
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    best = std::max(best, 2.0 * static_cast<double>(n * kRows * n_out * kWidth) / seconds);
-  }
-  return best;
+// What the products of prompts are made of.
+kernels::peak::Arithmetic arithmetic_of(const backend::Cpu& cpu) {
+  using kernels::peak::Arithmetic;
+  if (cpu.tiles) return Arithmetic::kBf16;
+  return cpu.act == backend::ActPolicy::kF32 ? Arithmetic::kF32 : Arithmetic::kInt8;
 }
 
 }  // namespace
 
 Ceilings measure_ceilings(session::Session& session) {
   constexpr std::uint64_t kBytes = std::uint64_t{256} << 20;
-  const int n_threads = session.cpu().pool.size();
+  const session::bench::Ceilings all =
+      session::bench::measure_ceilings(session.cpu(), detect_topology().cores, kBytes, nullptr);
   Ceilings ceilings;
-  for (const session::BandwidthPoint& p :
-       session::measure_read_bandwidth(detect_topology().cores, n_threads, kBytes)) {
+  for (const session::BandwidthPoint& p : all.read)
     ceilings.bytes_per_second = std::max(ceilings.bytes_per_second, p.bytes_per_second);
-  }
-  for (const auto format : {tensor::Format::kQ8_0, tensor::Format::kQ4_0, tensor::Format::kQ4_K}) {
-    ceilings.flops = std::max(ceilings.flops, product_peak(session.cpu(), format));
+  if (const session::bench::Peak* peak = all.peak(arithmetic_of(session.cpu()))) {
+    ceilings.flops = peak->rate.median;
+    ceilings.peak = peak->kernel->name;
   }
   return ceilings;
 }
@@ -121,11 +94,13 @@ std::string module_report(session::Session& session, const Ceilings& ceilings, b
                fmt::format("{:.2f}", row.seconds * 1e3),
                fmt::format("{:.1f} %", 100.0 * row.seconds / total),
                weighs ? fmt::format("{:.1f}", rate / 1e9) : "",
-               weighs ? fmt::format("{:.0f} %", 100.0 * rate / ceiling) : ""});
+               weighs && ceiling > 0.0 ? fmt::format("{:.0f} %", 100.0 * rate / ceiling) : ""});
   }
-  return table.markdown() + fmt::format("ceiling: {:.1f} {}\n", ceiling / 1e9,
-                                        prefill ? "GFLOP/s, the product kernel in cache"
-                                                : "GB/s, memory read by all threads");
+  const std::string what = prefill
+                               ? fmt::format("GFLOP/s, {} on all threads", ceilings.peak)
+                               : std::string("GB/s, memory read by all threads");
+  return table.markdown() +
+         (ceiling > 0.0 ? fmt::format("ceiling: {:.1f} {}\n", ceiling / 1e9, what) : "");
 }
 
 }  // namespace kt::app

@@ -2,7 +2,8 @@
 // reaches and its share of this machine's ceiling.
 //
 //   decode: bytes of weights read per second against the measured memory bandwidth
-//   prefill: multiply-adds per second against the product kernel's own peak, in cache
+//   prefill: multiply-adds per second against what the processor multiplies at most, in registers,
+//            in the arithmetic of its products (bf16 tiles, int8, floats)
 //
 // Thread rule: main thread.
 #pragma once
@@ -15,7 +16,8 @@ namespace kt::app {
 /// What the machine can do at most, measured in under a second.
 struct Ceilings {
   double bytes_per_second = 0.0;
-  double flops = 0.0;  // 2 per multiply-add
+  double flops = 0.0;  // 2 per multiply-add; 0 when no kernel measures it (--isa ref)
+  std::string peak;    // the kernel that reaches them
 };
 Ceilings measure_ceilings(session::Session& session);
 
