@@ -118,7 +118,7 @@ def test_logits_on_a_trained_model(smollm2, prompt, tmp_path):
           f"{top1_agreement(exact, peer):.3f}")
     assert theirs <= 1e-2
     assert ours <= 1.05 * theirs
-    # Positions that change their first choice are near ties, few enough for luck: two standard errors of the difference.
+    # Changed first choices are near ties, few enough for luck: two standard errors of the difference.
     agree = top1_agreement(exact, peer)
     assert top1_agreement(exact, fast) >= agree - 2 * np.sqrt(2 * agree * (1 - agree) / len(prompt))
 
