@@ -96,9 +96,8 @@ std::string module_report(session::Session& session, const Ceilings& ceilings, b
                weighs ? fmt::format("{:.1f}", rate / 1e9) : "",
                weighs && ceiling > 0.0 ? fmt::format("{:.0f} %", 100.0 * rate / ceiling) : ""});
   }
-  const std::string what = prefill
-                               ? fmt::format("GFLOP/s, {} on all threads", ceilings.peak)
-                               : std::string("GB/s, memory read by all threads");
+  const std::string what = prefill ? fmt::format("GFLOP/s, {} on all threads", ceilings.peak)
+                                   : std::string("GB/s, memory read by all threads");
   return table.markdown() +
          (ceiling > 0.0 ? fmt::format("ceiling: {:.1f} {}\n", ceiling / 1e9, what) : "");
 }

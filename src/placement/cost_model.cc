@@ -74,8 +74,8 @@ class StepTimer {
       share = touched / static_cast<double>(moe.n_experts);
       rows.m = rows_ * static_cast<double>(moe.n_active) / touched;
       rows.each = n_rows_ * moe.n_active / moe.n_experts;
-    } else if (m.kind == "Attention") {
-      rows.step = rows.each = 1;  // the matrices of its heads keep the kernel for few rows
+      rows.tiled = tile_rows_of_expert(rows_ * static_cast<double>(moe.n_active) /
+                                       static_cast<double>(moe.n_experts));
     }
     if (m.kind == "Embedding") {
       values(static_cast<double>(in_.config.d_model), false);
@@ -87,7 +87,9 @@ class StepTimer {
     }
   }
 
-  static ProductRows same_rows(std::int64_t n) { return {static_cast<double>(n), n, n}; }
+  static ProductRows same_rows(std::int64_t n) {
+    return {static_cast<double>(n), n, n, static_cast<double>(tile_rows(n))};
+  }
 
   void cpu_products(const ModuleCost& m, double share, const ProductRows& rows) {
     const CpuRates& cpu = in_.machine.cpu;

@@ -139,6 +139,21 @@ Ram parse_ram(std::string_view text) {
   return ram;
 }
 
+std::int64_t tile_rows(std::int64_t n) { return n <= 16 ? 16 : (n + 31) / 32 * 32; }
+
+double tile_rows_of_expert(double mean) {
+  constexpr double kMany = 500.0;  // exp(-mean) is above the smallest double
+  if (mean > kMany) return mean + 16.0;
+  double probability = std::exp(-mean), sum = 0.0;
+  const double chosen = 1.0 - probability;
+  for (std::int64_t n = 1; n < static_cast<std::int64_t>(mean + 10.0 * std::sqrt(mean) + 20.0);
+       ++n) {
+    probability *= mean / static_cast<double>(n);
+    sum += probability * static_cast<double>(tile_rows(n));
+  }
+  return sum / chosen;
+}
+
 double CpuRates::seconds(const ProductWeights& weights, const ProductRows& rows) const {
   if (rows.m <= 0.0 || weights.n <= 0.0) return 0.0;
   const auto measured = multiply.find(weights.format);
@@ -151,7 +166,7 @@ double CpuRates::seconds(const ProductWeights& weights, const ProductRows& rows)
   const ProductRates& p =
       wide != measured->second.end() ? wide->second : measured->second.rbegin()->second;
   if (backend::takes_batch(p.batch_rows_each, rows.step, rows.each))
-    return weights.n * interpolate(p.batch, rows.m);
+    return weights.n * interpolate(p.batch, rows.tiled);
   return weights.n * interpolate(p.few, rows.m) + weights.n_pieces * p.jump / n_threads;
 }
 

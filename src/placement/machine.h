@@ -58,7 +58,14 @@ struct ProductRows {
   double m = 1.0;
   std::int64_t step = 1;
   std::int64_t each = 1;  // of the step's rows, for each matrix on average, touched or not
+  double tiled = 1.0;     // what tile kernels make of m: whole tiles
 };
+
+/// Rows that tile kernels compute where n come: 16, or a multiple of 32.
+std::int64_t tile_rows(std::int64_t n);
+/// The same for an expert that a step of many rows chose: these come by chance, `mean` on average
+/// (a Poisson distribution, without the experts that get none).
+double tile_rows_of_expert(double mean);
 
 /// How fast the CPU computes; times include reading cold weights from memory.
 struct CpuRates {

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "base/error.h"
 #include "placement/cost_model.h"
 
@@ -37,7 +39,7 @@ TEST(Machine, OtherTextIsAUsageError) {
   EXPECT_THROW(parse_flops("2X", "--cpu-flops"), Error);
 }
 
-ProductRows rows(double m) { return {m, 1, 1}; }
+ProductRows rows(double m) { return {m, 1, 1, m}; }
 
 TEST(CpuRates, PointsAreJoinedByLinesAndExtended) {
   CpuRates rates;
@@ -91,9 +93,14 @@ TEST(CostModel, ExpertsTakeTheTileKernelByTheRowsOfTheStepAndTheirOwn) {
   const auto slow = [](double n_rows) { return n_rows * 1e6 * 1e-9; };
   // 31 rows are too few; 32 give each of 8 experts 8; each of 64 would get only 3.
   EXPECT_NEAR(experts_seconds(31, 8, 2), slow(31 * 2), 1e-9);
-  EXPECT_NEAR(experts_seconds(32, 8, 2), slow(32 * 2) / 10, 1e-9);
+  const auto fast = [](std::int64_t n_rows, std::int64_t n_experts, std::int64_t n_active) {
+    const double each = static_cast<double>(n_rows * n_active) / static_cast<double>(n_experts);
+    return touched_experts(n_experts, n_active, static_cast<double>(n_rows)) *
+           tile_rows_of_expert(each) * 1e6 * 1e-10;
+  };
+  EXPECT_NEAR(experts_seconds(32, 8, 2), fast(32, 8, 2), 1e-9);
   EXPECT_NEAR(experts_seconds(32, 64, 6), slow(32 * 6), 1e-9);
-  EXPECT_NEAR(experts_seconds(54, 64, 6), slow(54 * 6) / 10, 1e-9);
+  EXPECT_NEAR(experts_seconds(54, 64, 6), fast(54, 64, 6), 1e-9);
 }
 
 TEST(CpuRates, TheRooflineHasOneCorner) {
@@ -113,6 +120,20 @@ TEST(CostModel, TouchedExperts) {
   EXPECT_DOUBLE_EQ(touched_experts(256, 8, 1), 8.0);
   EXPECT_NEAR(touched_experts(256, 8, 512), 256.0, 0.01);
   EXPECT_NEAR(touched_experts(8, 2, 2), 8.0 * (1.0 - 0.75 * 0.75), 1e-12);
+}
+
+TEST(TileRows, OfExpertsByChance) {
+  EXPECT_EQ(tile_rows(1), 16);
+  EXPECT_EQ(tile_rows(17), 32);
+  EXPECT_EQ(tile_rows(65), 96);
+  EXPECT_NEAR(tile_rows_of_expert(0.01), 16.0, 0.01);
+  // Simulated: 100000 experts of 32 rows on average.
+  std::mt19937 rng(1);
+  std::poisson_distribution<std::int64_t> draw(32.0);
+  double sum = 0.0;
+  for (int i = 0; i < 100000; ++i) sum += static_cast<double>(tile_rows(draw(rng)));
+  EXPECT_NEAR(tile_rows_of_expert(32.0), sum / 100000, 0.3);
+  EXPECT_NEAR(tile_rows_of_expert(499.0), tile_rows_of_expert(501.0), 4.0);
 }
 
 }  // namespace
