@@ -304,7 +304,7 @@ inline Lanes lanes_of(const Args& a, const Plan& p, std::int64_t row_tile, std::
     const std::int64_t position = position_of(a, row < p.n_rows ? row : p.n_rows - 1) - key_begin;
     std::int64_t lo = a.window > 0 ? position - a.window + 1 : 0;
     std::int64_t hi = position + 1 < n_keys ? position + 1 : n_keys;
-    lo = lo < 0 ? 0 : lo;
+    lo = lo < 0 ? 0 : lo < n_keys ? lo : n_keys;  // a window may begin behind the split
     hi = hi < lo ? lo : hi;
     begin[i] = static_cast<std::int32_t>(lo);
     end[i] = static_cast<std::int32_t>(hi);
