@@ -16,22 +16,16 @@
 namespace kt::kernels::attention {
 namespace {
 
-using formats::Format;
+#include "kernels/cpu/attention/attention_common.inc"
 
 constexpr std::int64_t kTile = 16;                   // rows
 constexpr std::int64_t kWide = 32;                   // bf16 values of a tile's row
 constexpr std::int64_t kTileValues = kTile * kWide;  // 1 KiB
-constexpr std::int64_t kBlock = tensor::kKvPageLen;  // keys
 constexpr std::int64_t kRowTiles = kMaxRows / kTile;
 constexpr std::int64_t kGroups = kSplitKeys / kWide;  // of 32 keys
 constexpr float kRaised = 0x1p100f;                   // queries and weights for an fp16 cache
 constexpr float kLeft = 0x1p12f;                      // what then is missing to 2^112
 constexpr float kLog2e = 1.44269504f;
-
-struct Q8Block {
-  std::uint16_t scale;
-  std::int8_t q[32];
-};
 
 inline std::int64_t padded(std::int64_t n) { return (n + kWide - 1) / kWide * kWide; }
 
@@ -41,7 +35,7 @@ struct Plan {
   std::uint16_t* q;  // [kRowTiles][dk / 32] tiles [16 pairs of d][16 rows][2]
   std::uint16_t* k;  // [kBlock / 16][dk / 32] tiles [16 keys][32 d]
   std::uint16_t*
-      v;  // [kGroups][dv / 16] tiles [16 pairs of keys][16 d][2], d as interleave() leaves them
+      v;  // [kGroups][dv / 16] tiles [16 pairs of keys][16 d][2], d in its packing's order
   std::uint16_t* p;  // [kRowTiles][kGroups] tiles [16 rows][32 keys]
   float* s;          // [kSplitKeys][kMaxRows]
   float* part;       // a state
@@ -50,7 +44,7 @@ struct Plan {
 
 inline Plan make_plan(const Args& a) {
   Plan p{};
-  p.n_rows = a.n_tokens * a.n_heads;
+  p.n_rows = count_rows(a);
   p.row_tiles = (p.n_rows + kTile - 1) / kTile;
   p.dk = padded(a.dim_qk);
   p.dv = padded(a.dim_v);
@@ -64,14 +58,6 @@ inline Plan make_plan(const Args& a) {
   return p;
 }
 
-// A state: largest score (to the base 2) and sum per row, then the weighted values [n_rows, dv].
-inline float* max_of(float* state) { return state; }
-inline float* sum_of(float* state) { return state + kMaxRows; }
-inline float* values_of(float* state) { return state + 2 * kMaxRows; }
-
-inline std::int64_t position_of(const Args& a, std::int64_t row) {
-  return a.position + row / a.n_heads;
-}
 inline std::int64_t last_position(const Args& a, const Plan& p, std::int64_t row_tile) {
   const std::int64_t end = (row_tile + 1) * kTile;
   return position_of(a, (end < p.n_rows ? end : p.n_rows) - 1);
@@ -155,8 +141,8 @@ inline void configure_tiles() {
   load_tile_config(config);
 }
 
-// Tiles 0 to 3 [+]= sums over n steps of A tiles (4, 5) and B tiles (6, 7); steps of `a` and `b`
-// values.
+// Tiles 0 to 3 = sums over n steps of products of A tiles (4, 5) with B tiles (6, 7); tiles and
+// steps of `a` and `b` are that many values apart.
 template <int A, int B>
 inline void multiply(const std::uint16_t* a, std::int64_t a_tile, std::int64_t a_step,
                      const std::uint16_t* b, std::int64_t b_tile, std::int64_t b_step,
@@ -189,19 +175,6 @@ inline void store_sums(float* c, std::int64_t stride) {
   if constexpr (B == 2) _tile_stored(1, c + kTile, bytes);
   if constexpr (A == 2) _tile_stored(2, c + kTile * stride, bytes);
   if constexpr (A == 2 && B == 2) _tile_stored(3, c + kTile * stride + kTile, bytes);
-}
-
-struct Rows {
-  const std::byte* base;
-  std::size_t stride;
-  const std::byte* at(std::int64_t i) const { return base + static_cast<std::size_t>(i) * stride; }
-};
-
-inline Rows rows_of(const Args& a, const tensor::KvStreamView& s, std::int64_t first) {
-  const std::int64_t row = std::int64_t{a.pages[first / kBlock]} * kBlock;
-  return {s.base + static_cast<std::size_t>(row) * s.row_bytes +
-              static_cast<std::size_t>(a.kv_head) * s.head_bytes,
-          s.row_bytes};
 }
 
 // Keys of a block to tiles; what lacks in the last tile is zero.
@@ -359,8 +332,8 @@ inline __m512 weigh_group(const Lanes& l, const float* s, std::int64_t first, __
   return sum;
 }
 
-// Weights of a tile of rows for groups of 32 keys up to `groups`, to p.p; largest score and sum to
-// p.part.
+// Weights of a tile of rows for groups of 32 keys up to `groups`, to p.p; largest score (to the
+// base 2) and sum to p.part.
 inline void weigh_tile(const Plan& p, const Lanes& l, std::int64_t row_tile, std::int64_t groups) {
   const float* s = p.s + row_tile * kTile;
   const __m512 factor = _mm512_set1_ps(p.raised ? kLog2e * kLeft : kLog2e);
@@ -404,15 +377,7 @@ inline void sum_tiles(const Plan& p, std::int64_t row_tile, std::int64_t groups)
   }
 }
 
-void clear_state(const Args& a) noexcept {
-  const Plan p = make_plan(a);
-  for (std::int64_t r = 0; r < p.n_rows; ++r) {
-    max_of(a.state)[r] = -1e30f;
-    sum_of(a.state)[r] = 0.0f;
-  }
-  float* values = values_of(a.state);
-  for (std::int64_t i = 0; i < p.n_rows * p.dv; ++i) values[i] = 0.0f;
-}
+void clear_state(const Args& a) noexcept { empty_state(a, padded(a.dim_v)); }
 
 // Qᵀ: pairs of d of a tile's rows, transposed.
 void load_queries(const Args& a) noexcept {
@@ -427,8 +392,7 @@ void load_queries(const Args& a) noexcept {
         alignas(64) float x[32];
         for (std::int64_t j = 0; j < 32; ++j) x[j] = 0.0f;
         if (row < p.n_rows) {
-          const float* q =
-              a.q + row / a.n_heads * a.q_token_stride + row % a.n_heads * a.q_head_stride + d;
+          const float* q = query_of(a, row) + d;
           for (std::int64_t j = 0; j < n; ++j) x[j] = q[j] * scale;
         }
         rows[i] = round_32(x, kWide);
@@ -443,9 +407,8 @@ void load_queries(const Args& a) noexcept {
 // `raised` is what the values of the later part lack.
 inline void fold(const Args& a, const float* later, float raised) {
   const Plan p = make_plan(a);
-  const float* later_max = later;
-  const float* later_sum = later + kMaxRows;
-  const float* later_values = later + 2 * kMaxRows;
+  const float* later_max = max_of(later);
+  const float* later_sum = sum_of(later);
   for (std::int64_t r = 0; r < p.n_rows; r += kTile) {
     float* max = max_of(a.state) + r;
     float* sum = sum_of(a.state) + r;
@@ -460,7 +423,7 @@ inline void fold(const Args& a, const float* later, float raised) {
       sum[i] = sum[i] * own[i] + later_sum[r + i] * other[i];
       max[i] = max[i] > later_max[r + i] ? max[i] : later_max[r + i];
       float* values = values_of(a.state) + (r + i) * p.dv;
-      const float* from = later_values + (r + i) * p.dv;
+      const float* from = values_of(later) + (r + i) * p.dv;
       const __m512 own_factor = _mm512_set1_ps(own[i]);
       const __m512 other_factor = _mm512_set1_ps(other[i] * raised);
       for (std::int64_t d = 0; d < p.dv; d += 16) {
@@ -475,9 +438,7 @@ void fold_states(const Args& a, const float* later) noexcept { fold(a, later, 1.
 
 void add_split(const Args& a, std::int64_t key_begin, std::int64_t key_end) noexcept {
   const Plan p = make_plan(a);
-  const std::int64_t last = a.position + a.n_tokens;
-  const std::int64_t end = key_end < last ? key_end : last;
-  const std::int64_t n_keys = end - key_begin < kSplitKeys ? end - key_begin : kSplitKeys;
+  const std::int64_t n_keys = count_keys(a, key_begin, key_end);
   if (n_keys <= 0) return;
   configure_tiles();
   for (std::int64_t block = 0; block < n_keys; block += kBlock) {
@@ -503,7 +464,7 @@ void add_split(const Args& a, std::int64_t key_begin, std::int64_t key_end) noex
   fold(a, p.part, p.raised ? kLeft : 1.0f);
 }
 
-// d as interleave left them to their places.
+// 32 values of d from the order that pack_values() gives them to their own.
 inline void unravel(const float* from, float* to) {
   const __m512 low = _mm512_load_ps(from), high = _mm512_load_ps(from + 16);
   const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
@@ -515,7 +476,7 @@ inline void unravel(const float* from, float* to) {
 void finish_rows(const Args& a) noexcept {
   const Plan p = make_plan(a);
   for (std::int64_t r = 0; r < p.n_rows; ++r) {
-    float* out = a.out + r / a.n_heads * a.out_token_stride + r % a.n_heads * a.out_head_stride;
+    float* out = out_of(a, r);
     const float factor = 1.0f / sum_of(a.state)[r];
     for (std::int64_t d = 0; d < a.dim_v; d += kWide) {
       alignas(64) float x[32];
