@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "operators/builder.h"
+#include "operators/expand.h"
 #include "operators/test_source.h"
 
 namespace kt::operators {
@@ -522,6 +523,65 @@ TEST(LatentAttention, ExpandedChunksEqualAbsorbedOnes) {
   }
   const std::vector<std::int32_t> pages = {4, 1, 0, 2, 3, 8, 7, 6, 5};
   EXPECT_EQ(at_once.run_rows(x, tokens, positions, {{0, 575, 0, pages.data()}}), chunked);
+}
+
+// n matrices of random rows.
+HeadMatrices random_heads(backend::Cpu& cpu, tensor::Format format, std::int64_t n,
+                          std::int64_t k) {
+  constexpr std::int64_t kHeads = 2;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  HeadMatrices heads;
+  for (std::int64_t h = 0; h < kHeads; ++h) {
+    std::vector<float> x(static_cast<std::size_t>(n * k));
+    for (float& v : x) v = normal(random);
+    std::vector<std::byte> rows(formats::row_bytes(format, k) * static_cast<std::size_t>(n));
+    formats::traits(format).encode(x.data(), nullptr, rows.data(), n * k);
+    heads.add(cpu, kHeads, format, n, k, rows.data());
+  }
+  return heads;
+}
+
+// A file may hold V_b in a format that no tile kernel reads.
+TEST(LatentAttention, ExpandsKeysInTilesBesideValuesWithoutThem) {
+  constexpr std::int64_t kRank = 256, kRope = 16, kNope = 32, kValue = 32, kRows = 64;
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  const auto noise = [&](std::int64_t n) {
+    std::vector<float> x(static_cast<std::size_t>(n));
+    for (float& v : x) v = normal(random);
+    return x;
+  };
+  std::vector<float> cache = noise(kRows * (kRank + kRope)), q = noise(kRows * 2 * (kNope + kRope));
+  const std::int32_t page = 0;
+  const auto run = [&](bool tiles) {
+    backend::Cpu cpu(2, {}, detect_caps(), backend::ActPolicy::kQ16);
+    cpu.tiles = tiles;
+    const HeadMatrices k = random_heads(cpu, tensor::Format::kF16, kNope, kRank);
+    const HeadMatrices v = random_heads(cpu, tensor::Format::kTQ1_0, kValue, kRank);
+    ExpandArgs args{&k, &v, kRope, 0.005f, {}, {0, kRows, 0, &page}, {}, {}};
+    args.cache.base = reinterpret_cast<std::byte*>(cache.data());
+    args.cache.format = tensor::Format::kF32;
+    args.cache.n_heads = 1;
+    args.cache.dim = kRank + kRope;
+    args.cache.head_bytes = args.cache.row_bytes = sizeof(float) * (kRank + kRope);
+    args.q = {q.data(), kRows, 2 * (kNope + kRope), 2 * (kNope + kRope)};
+    std::vector<float> out(kRows * 2 * kValue);
+    args.out = {out.data(), kRows, 2 * kValue, 2 * kValue};
+    tensor::Arena arena;
+    const Batch batch{};
+    Step step{batch, cpu, arena, {}};
+    attend_expanded(step, args);
+    return out;
+  };
+  const std::vector<float> few = run(false), batch = run(true);
+  double error = 0.0, size = 0.0;
+  for (std::size_t i = 0; i < few.size(); ++i) {
+    error += std::pow(static_cast<double>(batch[i] - few[i]), 2);
+    size += std::pow(static_cast<double>(few[i]), 2);
+  }
+  EXPECT_GT(error, 0.0) << "the tile kernel runs";
+  EXPECT_LT(std::sqrt(error / size), 0.02);
 }
 
 // After the first chunk, no step of its size takes more work memory, in whichever form its rows

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
-#include <optional>
 
 namespace kt::operators {
 namespace {
@@ -27,9 +26,8 @@ class Expansion {
         kernel_(batch_ ? *step.cpu.batch_attention : *step.cpu.attention) {
     const std::int64_t n_workers = step.cpu.pool.size();
     latents_ = step.arena.matrix(n_workers * kSpan, rank_ + a_.rope_dim);
-    if (const auto form = rounded_form()) {
-      rounded_ = backend::ActMatrix(step.cpu, step.arena, *form, n_workers * kSpan, rank_);
-    }
+    make_rounded(*a_.k, n_workers * kSpan, rounded_[0]);
+    if (form_of(*a_.v) != form_of(*a_.k)) make_rounded(*a_.v, n_workers * kSpan, rounded_[1]);
     scratch_size_ = kSpan * (dim_qk_ + dim_v_) + attention::scratch_floats(dim_qk_, dim_v_);
     scratch_ = step.arena.allocate<float>(n_workers * scratch_size_);
     states_size_ = n_chunks() * attention::state_floats(dim_v_);
@@ -55,12 +53,11 @@ class Expansion {
     return matrices.heads.front().form(batch_ ? kSpan : 1);
   }
 
-  // The form of activations that is not floats, if one of the matrices reads it.
-  std::optional<kernels::dot::Act> rounded_form() const {
-    for (const HeadMatrices* matrices : {a_.k, a_.v}) {
-      if (form_of(*matrices) != kernels::dot::Act::kF32) return form_of(*matrices);
-    }
-    return std::nullopt;
+  // Memory for latents in the form that `matrices` read, unless that is floats.
+  void make_rounded(const HeadMatrices& matrices, std::int64_t n_rows, backend::ActMatrix& out) {
+    const kernels::dot::Act form = form_of(matrices);
+    if (form == kernels::dot::Act::kF32) return;
+    out = backend::ActMatrix(step_.cpu, step_.arena, form, n_rows, rank_);
   }
 
   void run_head(std::int64_t h, std::int64_t worker) noexcept {
@@ -79,11 +76,15 @@ class Expansion {
     float* row = latents_.row(to);
     formats::traits(a_.cache.format)
         .decode(a_.cache.at(a_.rows.pages, position, 0), row, latents_.n_cols);
-    if (!rounded_.empty()) rounded_.write(step_.cpu, to, 0, rank_, row);
+    for (backend::ActMatrix& rounded : rounded_) {
+      if (!rounded.empty()) rounded.write(step_.cpu, to, 0, rank_, row);
+    }
   }
 
   kernels::dot::ActRows latents_for(const HeadMatrices& matrices, std::int64_t row) const noexcept {
-    if (form_of(matrices) != kernels::dot::Act::kF32) return rounded_.view(row);
+    for (const backend::ActMatrix& rounded : rounded_) {
+      if (!rounded.empty() && rounded.form() == form_of(matrices)) return rounded.view(row);
+    }
     kernels::dot::ActRows rows;
     rows.f32 = latents_.row(row);
     rows.f32_stride = latents_.stride;
@@ -149,7 +150,7 @@ class Expansion {
   bool batch_;
   const attention::Kernel& kernel_;
   tensor::MatrixF latents_;                          // [n_workers · kSpan, kv_lora + rope]
-  backend::ActMatrix rounded_;                       // the same, kv_lora wide
+  backend::ActMatrix rounded_[2];                    // kv_lora of it, as k and v read it
   std::int64_t scratch_size_ = 0, states_size_ = 0;  // floats per worker
   float* scratch_ = nullptr;                         // keys, values, the kernel's own
   float* states_ = nullptr;                          // of a head's rows
