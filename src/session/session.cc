@@ -125,7 +125,7 @@ placement::Plan Session::place(const Options& options) const {
 }
 
 void Session::use_nodes(const Options& options, const placement::Plan& plan) {
-  if (cpu_->pool.n_nodes() == 1) return;
+  if (!cpu_->place.several_nodes()) return;
   NodePlan nodes = plan_nodes(topology_for(options), cpu_->pool.size(), node_bytes(plan));
   report_.nodes = std::move(nodes.summary);
   const CpuCaps caps = cpu_->caps;
