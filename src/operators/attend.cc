@@ -7,6 +7,10 @@ namespace {
 
 namespace attention = kernels::attention;
 
+// When fewer pieces than kFewPieces for each thread are divided by splits, about kWaveStates states
+// for each thread wait to be folded, beside one of each piece.
+constexpr std::int64_t kFewPieces = 2, kWaveStates = 4;
+
 /// Query rows of one kv head that one worker takes at a time.
 struct Piece {
   const attention::Kernel* kernel;
@@ -28,7 +32,7 @@ class AttendRegion {
     scratch_ = step_.arena.allocate<float>(n_threads_ * scratch_size_);
     std::int64_t most = 0;
     for (std::int64_t i = 0; i < n_pieces_; ++i) most = std::max(most, pieces_[i].range.count);
-    if (most > 1 && n_pieces_ < 2 * n_threads_ && n_threads_ > 1) {
+    if (most > 1 && n_pieces_ < kFewPieces * n_threads_ && n_threads_ > 1) {
       run_by_splits(most);
     } else {
       run_by_pieces();
@@ -43,7 +47,6 @@ class AttendRegion {
   // As many heads as rows of a call, but fewer when that would leave threads idle: each group of
   // heads reads the keys for itself.
   void choose_heads() {
-    constexpr std::int64_t kFewest = 4;
     const std::int64_t group = a_.n_heads / a_.n_kv_heads;
     heads_per_piece_ = std::min(group, attention::kMaxRows);
     std::int64_t units = 0;  // (rows, split) pairs per kv head
@@ -51,7 +54,8 @@ class AttendRegion {
       units += s.n_rows * range_of(s.position, s.position + s.n_rows).count;
     }
     const std::int64_t wanted = (n_threads_ + a_.n_kv_heads * units - 1) / (a_.n_kv_heads * units);
-    heads_per_piece_ = std::min(heads_per_piece_, std::max(kFewest, (group + wanted - 1) / wanted));
+    heads_per_piece_ =
+        std::min(heads_per_piece_, std::max(kFewestHeads, (group + wanted - 1) / wanted));
     head_chunks_ = (group + heads_per_piece_ - 1) / heads_per_piece_;
     tokens_per_piece_ = std::max<std::int64_t>(1, attention::kMaxRows / heads_per_piece_);
   }
@@ -65,10 +69,10 @@ class AttendRegion {
     for (const SequenceRows& s : sequences_) n_chunks += chunks_of(s.n_rows);
     pieces_ = step_.arena.allocate<Piece>(n_chunks * a_.n_kv_heads * head_chunks_);
     for (const SequenceRows& s : sequences_) {
-      const bool batch = step_.cpu.tiles && s.n_rows >= backend::kBatchRows;
+      const attention::Kernel& kernel = step_.cpu.attention_for(s.n_rows);
       for (std::int64_t token = 0; token < s.n_rows; token += tokens_per_piece_) {
         for (std::int64_t i = 0; i < a_.n_kv_heads * head_chunks_; ++i) {
-          add_piece(s, token, i, batch ? *step_.cpu.batch_attention : *step_.cpu.attention);
+          add_piece(s, token, i, kernel);
         }
       }
     }
@@ -118,7 +122,8 @@ class AttendRegion {
   // Few pieces over many keys: the splits of a piece go to different workers, some at a time so
   // that the states stay few, and are folded in their order.
   void run_by_splits(std::int64_t most) noexcept {
-    const std::int64_t wave = std::clamp<std::int64_t>(4 * n_threads_ / n_pieces_, 1, most);
+    const std::int64_t wave =
+        std::clamp<std::int64_t>(kWaveStates * n_threads_ / n_pieces_, 1, most);
     float* states = step_.arena.allocate<float>(n_pieces_ * (wave + 1) * state_size_);
     const auto state = [&](std::int64_t piece, std::int64_t slot) {
       return states + (piece * (wave + 1) + slot) * state_size_;
@@ -165,6 +170,11 @@ class AttendRegion {
 };
 
 }  // namespace
+
+std::int64_t attend_floats(std::int64_t dim_qk, std::int64_t dim_v, std::int64_t n_threads) {
+  return n_threads * (attention::scratch_floats(dim_qk, dim_v) +
+                      (kFewPieces + kWaveStates) * attention::state_floats(dim_v));
+}
 
 void attend(Step& step, std::span<const SequenceRows> sequences, const AttendArgs& args) noexcept {
   const std::size_t mark = step.arena.mark();

@@ -6,6 +6,9 @@
 
 namespace kt::operators {
 
+/// Query heads of a group that are not divided further.
+inline constexpr std::int64_t kFewestHeads = 4;
+
 struct AttendArgs {
   const float* q = nullptr;  // [n_rows, n_heads, dim_qk]
   std::int64_t n_heads = 0;
@@ -22,6 +25,9 @@ struct AttendArgs {
 /// Attention of every row of `sequences` (row_begin: into q and out) over its sequence's cache,
 /// which already holds the rows themselves.
 void attend(Step& step, std::span<const SequenceRows> sequences, const AttendArgs& args) noexcept;
+
+/// Floats of work memory that attend() takes at most.
+std::int64_t attend_floats(std::int64_t dim_qk, std::int64_t dim_v, std::int64_t n_threads);
 
 /// Calls f(row, sequence, position) for every row of the batch, in parallel when that pays.
 template <class F>

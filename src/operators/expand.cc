@@ -12,6 +12,15 @@ namespace attention = kernels::attention;
 // Cached positions expanded at a time: a head's keys and values of a span stay in L2.
 constexpr std::int64_t kSpan = attention::kSplitKeys;
 
+std::int64_t chunks_of(std::int64_t n_rows) {
+  return (n_rows + attention::kMaxRows - 1) / attention::kMaxRows;
+}
+
+// Keys and values of a span, and the kernel's own.
+std::int64_t head_floats(std::int64_t dim_qk, std::int64_t dim_v) {
+  return kSpan * (dim_qk + dim_v) + attention::scratch_floats(dim_qk, dim_v);
+}
+
 class Expansion {
  public:
   Expansion(Step& step, const ExpandArgs& args)
@@ -22,13 +31,12 @@ class Expansion {
         dim_v_(args.v->heads.front().n()),
         dim_qk_(nope_ + args.rope_dim),
         end_(args.rows.position + args.rows.n_rows),
-        batch_(step.cpu.tiles && args.rows.n_rows >= backend::kBatchRows),
-        kernel_(batch_ ? *step.cpu.batch_attention : *step.cpu.attention) {
+        kernel_(step.cpu.attention_for(args.rows.n_rows)) {
     const std::int64_t n_workers = step.cpu.pool.size();
     latents_ = step.arena.matrix(n_workers * kSpan, rank_ + a_.rope_dim);
     make_rounded(*a_.k, n_workers * kSpan, rounded_[0]);
     if (form_of(*a_.v) != form_of(*a_.k)) make_rounded(*a_.v, n_workers * kSpan, rounded_[1]);
-    scratch_size_ = kSpan * (dim_qk_ + dim_v_) + attention::scratch_floats(dim_qk_, dim_v_);
+    scratch_size_ = head_floats(dim_qk_, dim_v_);
     scratch_ = step.arena.allocate<float>(n_workers * scratch_size_);
     states_size_ = n_chunks() * attention::state_floats(dim_v_);
     states_ = step.arena.allocate<float>(n_workers * states_size_);
@@ -45,12 +53,10 @@ class Expansion {
   }
 
  private:
-  std::int64_t n_chunks() const {
-    return (a_.rows.n_rows + attention::kMaxRows - 1) / attention::kMaxRows;
-  }
+  std::int64_t n_chunks() const { return chunks_of(a_.rows.n_rows); }
 
   kernels::dot::Act form_of(const HeadMatrices& matrices) const {
-    return matrices.heads.front().form(batch_ ? kSpan : 1);
+    return matrices.heads.front().form(a_.rows.n_rows);
   }
 
   // Memory for latents in the form that `matrices` read, unless that is floats.
@@ -147,7 +153,6 @@ class Expansion {
   Step& step_;
   const ExpandArgs& a_;
   std::int64_t rank_, nope_, dim_v_, dim_qk_, end_;
-  bool batch_;
   const attention::Kernel& kernel_;
   tensor::MatrixF latents_;                          // [n_workers · kSpan, kv_lora + rope]
   backend::ActMatrix rounded_[2];                    // kv_lora of it, as k and v read it
@@ -158,6 +163,14 @@ class Expansion {
 };
 
 }  // namespace
+
+std::int64_t expand_floats(const io::MlaConfig& mla, std::int64_t n_rows, std::int64_t n_threads) {
+  const std::int64_t latents = mla.kv_lora_rank + mla.qk_rope_dim;
+  const std::int64_t rounded = mla.kv_lora_rank;  // in at most two forms, of up to 2.5 bytes each
+  const std::int64_t dim_qk = mla.qk_nope_dim + mla.qk_rope_dim;
+  return n_threads * (kSpan * (latents + 2 * rounded) + head_floats(dim_qk, mla.v_head_dim) +
+                      chunks_of(n_rows) * attention::state_floats(mla.v_head_dim));
+}
 
 void attend_expanded(Step& step, const ExpandArgs& args) noexcept {
   const std::size_t mark = step.arena.mark();

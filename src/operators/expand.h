@@ -6,6 +6,7 @@
 // running sums go on from span to span, so that the work memory does not grow with the context.
 // Results of a row do not depend on the other rows. Thread rule: as Module::run.
 #pragma once
+#include "io/model_config.h"
 #include "operators/head_matrices.h"
 
 namespace kt::operators {
@@ -22,5 +23,8 @@ struct ExpandArgs {
 };
 
 void attend_expanded(Step& step, const ExpandArgs& args) noexcept;
+
+/// Floats of work memory that it takes at most for n_rows query rows.
+std::int64_t expand_floats(const io::MlaConfig& mla, std::int64_t n_rows, std::int64_t n_threads);
 
 }  // namespace kt::operators

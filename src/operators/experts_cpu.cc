@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "operators/expert_blocking.h"
 #include "operators/makers.h"
 
 namespace kt::operators {
@@ -21,23 +22,6 @@ namespace {
 namespace dot = kernels::dot;
 using backend::ActMatrix;
 using backend::PackedMatrix;
-
-// Sizes of the work items, for the vector kernels or for the tile kernels, which expand weights
-// once per call and so want more rows and columns of each.
-struct Blocking {
-  std::int64_t panel = 64;        // rows per kernel call, at most
-  std::int64_t ff_chunk = 64;     // columns of h per task: two quantisation blocks
-  std::int64_t model_chunk = 64;  // output columns per task
-  std::int64_t align = 1;         // of the first row of each expert
-};
-
-Blocking tile_blocking(std::int64_t d_model, std::int64_t n_threads) {
-  constexpr std::int64_t kWidest = 256;  // times panel floats stay in L2
-  // Every output column costs the same, so whole rounds over the threads balance.
-  const std::int64_t rounds = (d_model + kWidest * n_threads - 1) / (kWidest * n_threads);
-  const std::int64_t per_task = (d_model + rounds * n_threads - 1) / (rounds * n_threads);
-  return {384, 128, (per_task + 31) / 32 * 32, dot::kTileRows};
-}
 
 // Every node's part of n output columns, cut into chunks of at most `width`.
 class Chunks {
@@ -105,7 +89,7 @@ class CpuExperts : public Experts {
     Kept kept;
     for (const WeightSpec& spec : weights()) kept.add(source, spec, recode_);
     for (KeptMatrix& m : kept.matrices)
-      m.piece_rows = m.n == d_ff_ ? Blocking{}.ff_chunk : Blocking{}.model_chunk;
+      m.piece_rows = m.n == d_ff_ ? ExpertBlocking{}.ff_chunk : ExpertBlocking{}.model_chunk;
     return kept;
   }
 
@@ -172,8 +156,9 @@ class CpuExperts : public Experts {
                          first.down.form(x.n_rows(), n_each)};
     const bool tiles = forms.gate == dot::Act::kBf16 || forms.up == dot::Act::kBf16 ||
                        forms.down == dot::Act::kBf16;
-    Blocking blocking = tiles ? tile_blocking(d_model_, step.cpu.pool.size()) : Blocking{};
-    if (forms.down != dot::Act::kBf16) blocking.model_chunk = Blocking{}.model_chunk;
+    ExpertBlocking blocking =
+        tiles ? tile_blocking(d_model_, step.cpu.pool.size()) : ExpertBlocking{};
+    if (forms.down != dot::Act::kBf16) blocking.model_chunk = ExpertBlocking{}.model_chunk;
     const Groups groups = group_rows(step, x.n_rows(), routing, blocking.align);
     const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
     const Input gate_in = gather(step, x, forms.gate, groups);
@@ -242,10 +227,10 @@ class CpuExperts : public Experts {
   }
 
   void run_gate_up(Step& step, const Input& gate_in, const Input& up_in, const Groups& groups,
-                   const Blocking& blocking, const ActMatrix& hidden) const noexcept {
+                   const ExpertBlocking& blocking, const ActMatrix& hidden) const noexcept {
     const std::int64_t width = blocking.ff_chunk;
     const Chunks chunks(step.cpu.pool, d_ff_, width);
-    const std::int64_t scratch_size = 2 * blocking.panel * width;
+    const std::int64_t scratch_size = blocking.gate_up_floats();
     float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
     const auto count = [&](int node) { return groups.n_active * chunks.count(node); };
     step.cpu.pool.run_nodes(count, [&](int node, std::int64_t task, int worker) {
@@ -269,11 +254,11 @@ class CpuExperts : public Experts {
     });
   }
 
-  void run_down(Step& step, const ActMatrix& hidden, const Groups& groups, const Blocking& blocking,
-                MatrixF result) const noexcept {
+  void run_down(Step& step, const ActMatrix& hidden, const Groups& groups,
+                const ExpertBlocking& blocking, MatrixF result) const noexcept {
     const std::int64_t width = blocking.model_chunk;
     const Chunks chunks(step.cpu.pool, d_model_, width);
-    const std::int64_t scratch_size = blocking.panel * width;
+    const std::int64_t scratch_size = blocking.down_floats();
     float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
     const auto count = [&](int node) { return chunks.count(node); };
     step.cpu.pool.run_nodes(count, [&](int node, std::int64_t task, int worker) {

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <map>
 
+#include "operators/attend.h"
+#include "operators/expand.h"
+#include "operators/expert_blocking.h"
 #include "operators/phased.h"
 #include "placement/layer_path.h"
 
@@ -120,8 +123,8 @@ std::uint64_t waiting_rows_bytes(const io::ModelConfig& config,
 namespace {
 
 struct RowBytes {
-  double f32 = 0.0;  // values kept as floats, per row
-  double q8 = 0.0;   // values kept as int8 with scale and sum
+  double f32 = 0.0;      // values kept as floats, per row
+  double rounded = 0.0;  // values kept as int8 with scale and sum, or as bf16
 };
 
 bool quantized(formats::Format format) { return formats::traits(format).block_len > 1; }
@@ -140,11 +143,11 @@ RowBytes row_bytes_of(const ModuleCost& m, const io::ModelConfig& c) {
     const bool second = m.path.ends_with(".k_proj") || m.path.ends_with(".v_proj") ||
                         m.path.ends_with(".up_proj") ||
                         m.path.ends_with(".kv_a_proj_with_mqa");  // input quantised by its sibling
-    if (quantized(w.format) && !second) r.q8 += static_cast<double>(w.k);
+    if (quantized(w.format) && !second) r.rounded += static_cast<double>(w.k);
   } else if (m.kind == "Attention") {
     r.f32 += heads * static_cast<double>(2 * c.mla.kv_lora_rank + c.mla.qk_rope_dim);
     for (const operators::KeptMatrix& w : m.kept.matrices) {
-      if (quantized(w.format)) r.q8 += heads * static_cast<double>(w.k);
+      if (quantized(w.format)) r.rounded += heads * static_cast<double>(w.k);
     }
   } else if (m.kind == "Gate") {
     r.f32 += static_cast<double>(2 * c.moe.n_experts + 2 * c.moe.n_active);
@@ -154,36 +157,54 @@ RowBytes row_bytes_of(const ModuleCost& m, const io::ModelConfig& c) {
     const bool q = quantized(m.kept.matrices.front().format);
     const bool q_down = quantized(m.kept.matrices.back().format);
     r.f32 += d + 2 * active + (q ? 0.0 : active * d) + (q_down ? 0.0 : active * d_ff);
-    r.q8 += (q ? d + active * d : 0.0) + (q_down ? active * d_ff : 0.0);
+    r.rounded += (q ? d + active * d : 0.0) + (q_down ? active * d_ff : 0.0);
   }
   return r;
+}
+
+double attention_scratch(const io::ModelConfig& c, std::int64_t chunk, const Packing& packing) {
+  const bool latent = c.mla.kv_lora_rank > 0;
+  const std::int64_t dim_v = latent ? c.mla.kv_lora_rank : c.head_dim;
+  const std::int64_t dim_qk = latent ? dim_v + c.mla.qk_rope_dim : dim_v;
+  std::int64_t floats = operators::attend_floats(dim_qk, dim_v, packing.n_threads);
+  if (latent) {
+    floats = std::max(floats, operators::expand_floats(c.mla, chunk, packing.n_threads));
+  }
+  return 4.0 * static_cast<double>(floats);
+}
+
+double experts_scratch(const io::ModelConfig& c, bool tiles, const Packing& packing) {
+  if (c.moe.n_experts == 0) return 0.0;
+  const operators::ExpertBlocking blocking =
+      tiles ? operators::tile_blocking(c.d_model, packing.n_threads) : operators::ExpertBlocking{};
+  const std::int64_t floats =
+      packing.n_threads * (blocking.gate_up_floats() + blocking.down_floats());
+  // Rows in bf16 that only fill up the last tile of each expert.
+  const std::int64_t filling = c.moe.n_experts * (blocking.align - 1) * (c.d_model + c.moe.d_ff);
+  return 4.0 * static_cast<double>(floats) + 2.0 * static_cast<double>(filling);
 }
 
 }  // namespace
 
 std::uint64_t workspace_bytes(const io::ModelConfig& c, const std::vector<ModuleCost>& modules,
                               std::int64_t chunk, const Packing& packing) {
-  const double q8 = packing.act == backend::ActPolicy::kF32   ? 0.0
-                    : packing.act == backend::ActPolicy::kQ16 ? 2.5
-                                                              : 1.25;
-  std::map<std::int64_t, double> layers;  // bytes per row
+  const bool tiles = backend::has_tiles(packing.caps, packing.act) && chunk >= backend::kBatchRows;
+  double rounded = packing.act == backend::ActPolicy::kF32   ? 0.0
+                   : packing.act == backend::ActPolicy::kQ16 ? 2.5
+                                                             : 1.25;
+  if (tiles) rounded = std::max(rounded, 2.0);  // bf16
+  std::map<std::int64_t, double> layers;        // bytes per row
   for (const ModuleCost& m : modules) {
     if (m.layer < 0) continue;
     const RowBytes r = row_bytes_of(m, c);
-    layers[m.layer] += 4.0 * r.f32 + q8 * r.q8;
+    layers[m.layer] += 4.0 * r.f32 + rounded * r.rounded;
   }
   double widest = 0.0;
   for (const auto& [layer, bytes] : layers) widest = std::max(widest, bytes);
-  const bool latent = c.mla.kv_lora_rank > 0;
-  const std::int64_t dim_v = latent ? c.mla.kv_lora_rank : c.head_dim;
-  const std::int64_t dim_qk = latent ? dim_v + c.mla.qk_rope_dim : dim_v;
-  const double per_row = widest + 4.0 * static_cast<double>(3 * c.d_model + dim_qk);
-  const auto n_threads = static_cast<double>(packing.n_threads);
-  constexpr double kExpertsScratch = 3.0 * 64 * 64 * 4;
-  const double scratch =
-      n_threads * (4.0 * static_cast<double>(kernels::attention::scratch_floats(dim_qk, dim_v) +
-                                             kernels::attention::state_floats(dim_v)) +
-                   (c.moe.n_experts > 0 ? kExpertsScratch : 0.0));
+  const std::int64_t cached =
+      c.mla.kv_lora_rank > 0 ? c.mla.kv_lora_rank + c.mla.qk_rope_dim : c.head_dim;
+  const double per_row = widest + 4.0 * static_cast<double>(3 * c.d_model + cached);
+  const double scratch = attention_scratch(c, chunk, packing) + experts_scratch(c, tiles, packing);
   const double outputs = 4.0 * static_cast<double>(c.vocab_size + 2 * c.d_model);
   return static_cast<std::uint64_t>(per_row * static_cast<double>(chunk) + scratch + outputs);
 }

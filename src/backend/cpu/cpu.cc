@@ -15,7 +15,7 @@ Cpu::Cpu(CpuPlace place_in, CpuCaps caps_in, ActPolicy act_in)
       pool(place.workers),
       caps(caps_in),
       act(act_in),
-      tiles((caps_in & kAmx) != 0 && act_in != ActPolicy::kF32),
+      tiles(has_tiles(caps_in, act_in)),
       quantize(dot::select_quantize(caps_in)),
       to_tiles(dot::select_to_tiles(caps_in)),
       elementwise(&kernels::elementwise::select(caps_in)),

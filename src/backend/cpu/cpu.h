@@ -41,6 +41,11 @@ constexpr bool takes_batch(std::int64_t least, std::int64_t n_rows, std::int64_t
   return least > 0 && n_rows >= kBatchRows && n_each >= least;
 }
 
+/// Whether a CPU with these features multiplies large steps by tile kernels.
+constexpr bool has_tiles(CpuCaps caps, ActPolicy act) {
+  return (caps & kAmx) != 0 && act != ActPolicy::kF32;
+}
+
 /// Everything operators need of the CPU; passed along, never global.
 struct Cpu {
   /// Of one NUMA node.
@@ -61,8 +66,11 @@ struct Cpu {
   kernels::dot::ToTilesFn to_tiles;
   const kernels::elementwise::Table* elementwise;
   const kernels::attention::Kernel* attention;
-  /// Of prompts of kBatchRows tokens or more, where `tiles` is set.
   const kernels::attention::Kernel* batch_attention;
+  /// The attention kernel for n_rows tokens of a sequence.
+  const kernels::attention::Kernel& attention_for(std::int64_t n_rows) const {
+    return tiles && n_rows >= kBatchRows ? *batch_attention : *attention;
+  }
 };
 
 /// Rows of weight matrices that are never divided between NUMA nodes: whole tiles of every kernel,
