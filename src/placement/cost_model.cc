@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "operators/attend.h"
+
 namespace kt::placement {
 namespace {
 
@@ -172,10 +174,12 @@ class StepTimer {
       return;
     }
     const CpuRates& cpu = in_.machine.cpu;
-    // Query heads in fours, and keys in splits, are what can be divided at most.
+    // What can be divided at most: a few query heads, and a split of keys.
     const std::int64_t kv_heads = latent ? 1 : c.n_kv_heads;
     const std::int64_t group = c.n_heads / std::max<std::int64_t>(1, kv_heads);
-    const double n_tasks = rows_ * static_cast<double>(kv_heads * ((group + 3) / 4)) *
+    const double n_tasks = rows_ *
+                           static_cast<double>(kv_heads * ((group + operators::kFewestHeads - 1) /
+                                                           operators::kFewestHeads)) *
                            std::ceil(seen / static_cast<double>(kernels::attention::kSplitKeys));
     const double threads = std::min(n_tasks, static_cast<double>(cpu.n_threads));
     const double compute = macs * (rows_ > 1.0 ? cpu.attend_many : cpu.attend_one) / threads;

@@ -2,7 +2,7 @@
 // each over the numbers of rows that it runs with, on weights that no cache holds.
 //
 //   jump:   (time of pieces of rows in random order - time in the order they lie) / pieces
-//   few:    what runs at m = 1 … 128 rows, and for experts and heads that get few
+//   few:    what runs at m = 1 … 128 rows, and for experts that get few
 //   batch:  the tile kernel, where there is one, at m = 2 … 512 rows of a step of kBatchRows or
 //   more
 //
