@@ -68,7 +68,8 @@ def compare(args, model: pathlib.Path) -> list[dict]:
         if n == 0:
             continue
         ours, theirs = samples["kt"][test], samples["llama.cpp"][test]
-        rows.append({"model": model.name, "test": f"{test}{n}" + (f" @ {args.depth}" if args.depth else ""), "kt": statistics.median(ours),
+        at = f" @ {args.depth}" if args.depth else ""
+        rows.append({"model": model.name, "test": f"{test}{n}{at}", "kt": statistics.median(ours),
                      "llama_cpp": statistics.median(theirs),
                      "ratio": statistics.median(ours) / statistics.median(theirs),
                      "kt_samples": ours, "llama_cpp_samples": theirs})

@@ -17,13 +17,13 @@ struct NumaNode {
 };
 
 struct Topology {
-  std::vector<int>
-      cores;          // one logical CPU per physical core allowed to this process, in NUMA order
-  int n_logical = 0;  // logical CPUs allowed
-  std::vector<NumaNode> nodes;         // at least one; CPUs of a node whose memory is not allowed
-                                       // belong to the nearest one
-  double cpu_quota = 0.0;              // cgroup CPU limit in cores; 0: none
-  std::uint64_t cache_bytes = 0;       // last-level caches of the allowed CPUs, summed; 0: unknown
+  std::vector<int> cores;         // one logical CPU per physical core allowed to this process, in
+                                  // NUMA order
+  int n_logical = 0;              // logical CPUs allowed
+  std::vector<NumaNode> nodes;    // at least one; CPUs of a node whose memory is not allowed belong
+                                  // to the nearest one
+  double cpu_quota = 0.0;         // cgroup CPU limit in cores; 0: none
+  std::uint64_t cache_bytes = 0;  // last-level caches of the allowed CPUs, summed; 0: unknown
   std::uint64_t memory_total = 0;      // bytes
   std::uint64_t memory_available = 0;  // bytes: MemAvailable, not above the cgroup's free part
 };

@@ -220,7 +220,7 @@ placement::CpuRates cpu_profile(backend::Cpu& cpu, const std::vector<int>& cores
   constexpr std::int64_t kBlock = kernels::attention::kMaxRows;
   rates.attend_one =
       attention(*cpu.attention, std::clamp<std::int64_t>(needs.heads_per_kv, 1, kBlock - 1));
-  rates.attend_many = attention(cpu.tiles ? *cpu.batch_attention : *cpu.attention, kBlock);
+  rates.attend_many = attention(cpu.attention_for(kBlock), kBlock);
   for (const auto& [format, k] : needs.weights) {
     if (formats::traits(format).encode == nullptr) continue;  // the roofline serves
     const std::string name = fmt::format("{} x{}", formats::traits(format).name, k);

@@ -122,8 +122,8 @@ ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::
   profile.rates.jump = measure_jump(cpu, matrix);
   profile.rates.batch_rows_each = matrix.batch_rows_each();
   if (profile.rates.batch_rows_each == 0) return profile;
-  constexpr std::int64_t kBatch[] = {2,  16,  32,
-                                     64, 128, 512};  // experts get few rows of large steps
+  // Experts get few rows of large steps.
+  constexpr std::int64_t kBatch[] = {2, 16, 32, 64, 128, 512};
   const kernels::dot::Act form = matrix.form(backend::kBatchRows);
   profile.rates.batch = measure(cpu, matrix, form, kBatch);
   return profile;

@@ -233,13 +233,20 @@ class AttentionTest : public testing::TestWithParam<const char*> {
 
 // Tokens, heads, position, dim_qk, dim_v, window, latent, format.
 constexpr Case kCases[] = {
-    {1, 1, 0, 8, 8, 0, false, Format::kF32},        {1, 4, 200, 64, 64, 0, false, Format::kF32},
-    {7, 3, 60, 64, 64, 0, false, Format::kF16},     {10, 3, 127, 24, 40, 0, false, Format::kF32},
-    {1, 32, 63, 576, 512, 0, true, Format::kF32},   {2, 5, 64, 80, 64, 0, true, Format::kBF16},
-    {8, 4, 150, 32, 32, 9, false, Format::kF32},    {8, 4, 150, 32, 32, 100, false, Format::kQ8_0},
-    {4, 1, 3, 96, 64, 2, false, Format::kF16},      {16, 4, 500, 128, 128, 0, false, Format::kF16},
-    {11, 5, 700, 40, 20, 300, false, Format::kF16}, {1, 64, 777, 576, 512, 0, true, Format::kF16},
-    {13, 1, 251, 64, 96, 0, false, Format::kBF16},  {9, 7, 270, 160, 32, 5, false, Format::kQ8_0},
+    {1, 1, 0, 8, 8, 0, false, Format::kF32},
+    {1, 4, 200, 64, 64, 0, false, Format::kF32},
+    {7, 3, 60, 64, 64, 0, false, Format::kF16},
+    {10, 3, 127, 24, 40, 0, false, Format::kF32},
+    {1, 32, 63, 576, 512, 0, true, Format::kF32},
+    {2, 5, 64, 80, 64, 0, true, Format::kBF16},
+    {8, 4, 150, 32, 32, 9, false, Format::kF32},
+    {8, 4, 150, 32, 32, 100, false, Format::kQ8_0},
+    {4, 1, 3, 96, 64, 2, false, Format::kF16},
+    {16, 4, 500, 128, 128, 0, false, Format::kF16},
+    {11, 5, 700, 40, 20, 300, false, Format::kF16},
+    {1, 64, 777, 576, 512, 0, true, Format::kF16},
+    {13, 1, 251, 64, 96, 0, false, Format::kBF16},
+    {9, 7, 270, 160, 32, 5, false, Format::kQ8_0},
     {64, 1, 1000, 20, 12, 40, false, Format::kF32},
     // In the first split some rows see nothing: their windows begin behind it.
     {16, 1, 545, 32, 160, 40, false, Format::kF16},
