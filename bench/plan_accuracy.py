@@ -5,7 +5,7 @@
 On a machine that others use, --cpu-time compares one thread's processor time instead of wall clock. The models are
 random weights in the shape of small relatives of published ones, larger than any cache. The best of the repetitions
 counts: other programs on the machine only take time away. The plan is made before and after, each time from rates of
-the CPU measured anew; the mean of both is printed, and a model is measured once more when they differ.
+the CPU measured anew; the mean of both is printed. When they differ, the model is measured again, up to four times.
 """
 import argparse
 import json

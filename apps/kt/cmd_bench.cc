@@ -106,7 +106,11 @@ void add_tokens(session::Session& session, std::int64_t n, std::uint64_t seed,
 double measure(session::Session& session, const Test& test, std::uint64_t seed) {
   std::vector<std::int32_t> prompt;
   add_tokens(session, test.depth, 0, &prompt);
-  if (test.depth > 0) generate(session, prompt, 1, true);
+  if (test.depth > 0) {
+    session.engine().set_trace(nullptr);
+    generate(session, prompt, 1, true);
+    session.engine().set_trace(session.trace());
+  }
   add_tokens(session, test.prefill ? test.n : 1, seed + 1, &prompt);
   const engine::Result result =
       generate(session, std::move(prompt), test.prefill ? 1 : test.n + 1, test.depth > 0);

@@ -19,10 +19,7 @@ int gpu_index(const std::string& device, const Machine& machine) {
 class StepTimer {
  public:
   StepTimer(const CostInput& input, const StepShape& shape)
-      : in_(input),
-        n_rows_(shape.rows),
-        rows_(static_cast<double>(shape.rows)),
-        position_(shape.position) {}
+      : in_(input), rows_(static_cast<double>(shape.rows)), position_(shape.position) {}
 
   StepTime run() {
     std::string at = "cpu";
@@ -69,13 +66,13 @@ class StepTimer {
   void module(const ModuleCost& m) {
     const int gpu = gpu_index(m.device, in_.machine);
     double share = 1.0;  // of the weights that are touched
-    ProductRows rows = same_rows(m.part == Part::kHead ? 1 : n_rows_);
+    ProductRows rows = same_rows(m.part == Part::kHead ? 1 : n_rows());
     if (m.kind == "Experts") {
       const auto& moe = in_.config.moe;
       const double touched = touched_experts(moe.n_experts, moe.n_active, rows_);
       share = touched / static_cast<double>(moe.n_experts);
       rows.m = rows_ * static_cast<double>(moe.n_active) / touched;
-      rows.each = n_rows_ * moe.n_active / moe.n_experts;
+      rows.each = n_rows() * moe.n_active / moe.n_experts;
       rows.tiled = tile_rows_of_expert(rows_ * static_cast<double>(moe.n_active) /
                                        static_cast<double>(moe.n_experts));
     }
@@ -89,8 +86,10 @@ class StepTimer {
     }
   }
 
+  std::int64_t n_rows() const { return static_cast<std::int64_t>(rows_); }
+
   static ProductRows same_rows(std::int64_t n) {
-    return {static_cast<double>(n), n, n, static_cast<double>(tile_rows(n))};
+    return {static_cast<double>(n), n, n, static_cast<double>(backend::batch_tile_rows(n))};
   }
 
   void cpu_products(const ModuleCost& m, double share, const ProductRows& rows) {
@@ -193,8 +192,7 @@ class StepTimer {
   }
 
   const CostInput& in_;
-  std::int64_t n_rows_;
-  double rows_;  // the same
+  double rows_;
   std::int64_t position_;
   StepTime time_;
   double cpu_experts_ = 0.0;

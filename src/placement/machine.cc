@@ -139,8 +139,6 @@ Ram parse_ram(std::string_view text) {
   return ram;
 }
 
-std::int64_t tile_rows(std::int64_t n) { return n <= 16 ? 16 : (n + 31) / 32 * 32; }
-
 double tile_rows_of_expert(double mean) {
   constexpr double kMany = 500.0;  // exp(-mean) is above the smallest double
   if (mean > kMany) return mean + 16.0;
@@ -149,7 +147,7 @@ double tile_rows_of_expert(double mean) {
   for (std::int64_t n = 1; n < static_cast<std::int64_t>(mean + 10.0 * std::sqrt(mean) + 20.0);
        ++n) {
     probability *= mean / static_cast<double>(n);
-    sum += probability * static_cast<double>(tile_rows(n));
+    sum += probability * static_cast<double>(backend::batch_tile_rows(n));
   }
   return sum / chosen;
 }

@@ -61,10 +61,8 @@ struct ProductRows {
   double tiled = 1.0;     // what tile kernels make of m: whole tiles
 };
 
-/// Rows that tile kernels compute where n come: 16, or a multiple of 32.
-std::int64_t tile_rows(std::int64_t n);
-/// The same for an expert that a step of many rows chose: these come by chance, `mean` on average
-/// (a Poisson distribution, without the experts that get none).
+/// backend::batch_tile_rows of an expert that a step of many rows chose: its rows come by chance,
+/// `mean` on average (a Poisson distribution, without the experts that get none).
 double tile_rows_of_expert(double mean);
 
 /// How fast the CPU computes; times include reading cold weights from memory.

@@ -123,15 +123,15 @@ TEST(CostModel, TouchedExperts) {
 }
 
 TEST(TileRows, OfExpertsByChance) {
-  EXPECT_EQ(tile_rows(1), 16);
-  EXPECT_EQ(tile_rows(17), 32);
-  EXPECT_EQ(tile_rows(65), 96);
+  EXPECT_EQ(backend::batch_tile_rows(1), 16);
+  EXPECT_EQ(backend::batch_tile_rows(17), 32);
+  EXPECT_EQ(backend::batch_tile_rows(65), 96);
   EXPECT_NEAR(tile_rows_of_expert(0.01), 16.0, 0.01);
   // Simulated: 100000 experts of 32 rows on average.
   std::mt19937 rng(1);
   std::poisson_distribution<std::int64_t> draw(32.0);
   double sum = 0.0;
-  for (int i = 0; i < 100000; ++i) sum += static_cast<double>(tile_rows(draw(rng)));
+  for (int i = 0; i < 100000; ++i) sum += static_cast<double>(backend::batch_tile_rows(draw(rng)));
   EXPECT_NEAR(tile_rows_of_expert(32.0), sum / 100000, 0.3);
   EXPECT_NEAR(tile_rows_of_expert(499.0), tile_rows_of_expert(501.0), 4.0);
 }

@@ -317,11 +317,10 @@ void gemm(Cpu& cpu, std::span<const GemmCall> calls) noexcept {
   const std::int64_t n_threads = cpu.pool.size();
   // Small enough that every thread gets several tasks, large enough to amortise the call.
   const std::int64_t width = std::clamp<std::int64_t>(n_total / (4 * n_threads), 16, 128);
+  const std::int64_t wide = batch_width(calls, n_threads);
   std::int64_t step[kMaxCalls];
-  for (std::size_t i = 0; i < calls.size(); ++i) {
-    step[i] = rows_per_task(*calls[i].matrix,
-                            calls[i].act.bf16 != nullptr ? batch_width(calls, n_threads) : width);
-  }
+  for (std::size_t i = 0; i < calls.size(); ++i)
+    step[i] = rows_per_task(*calls[i].matrix, calls[i].act.bf16 != nullptr ? wide : width);
   const auto rows_of = [&](int node, std::size_t i) {
     return cpu.pool.part(node, calls[i].matrix->n(), kRowGrain);
   };

@@ -41,6 +41,12 @@ constexpr bool takes_batch(std::int64_t least, std::int64_t n_rows, std::int64_t
   return least > 0 && n_rows >= kBatchRows && n_each >= least;
 }
 
+/// Rows that a tile kernel computes where a matrix gets n: 16, or a multiple of 32.
+constexpr std::int64_t batch_tile_rows(std::int64_t n) {
+  constexpr std::int64_t kPair = 2 * kernels::dot::kTileRows;
+  return n <= kernels::dot::kTileRows ? kernels::dot::kTileRows : (n + kPair - 1) / kPair * kPair;
+}
+
 /// Whether a CPU with these features multiplies large steps by tile kernels.
 constexpr bool has_tiles(CpuCaps caps, ActPolicy act) {
   return (caps & kAmx) != 0 && act != ActPolicy::kF32;

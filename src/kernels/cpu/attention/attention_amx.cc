@@ -18,10 +18,9 @@ namespace {
 
 #include "kernels/cpu/attention/attention_common.inc"
 
-constexpr std::int64_t kTile = 16;                   // rows
-constexpr std::int64_t kWide = 32;                   // bf16 values of a tile's row
-constexpr std::int64_t kTileValues = kTile * kWide;  // 1 KiB
-constexpr std::int64_t kRowTiles = kMaxRows / kTile;
+constexpr std::int64_t kTile = 16;                    // rows
+constexpr std::int64_t kWide = 32;                    // bf16 values of a tile's row
+constexpr std::int64_t kTileValues = kTile * kWide;   // 1 KiB
 constexpr std::int64_t kGroups = kSplitKeys / kWide;  // of 32 keys
 constexpr float kRaised = 0x1p100f;                   // queries and weights for an fp16 cache
 constexpr float kLeft = 0x1p12f;                      // what then is missing to 2^112
@@ -32,11 +31,11 @@ inline std::int64_t padded(std::int64_t n) { return (n + kWide - 1) / kWide * kW
 // Where things lie in the scratch, and what the cache asks for.
 struct Plan {
   std::int64_t n_rows, row_tiles, dk, dv;
-  std::uint16_t* q;  // [kRowTiles][dk / 32] tiles [16 pairs of d][16 rows][2]
+  std::uint16_t* q;  // [kMaxRows / 16][dk / 32] tiles [16 pairs of d][16 rows][2]
   std::uint16_t* k;  // [kBlock / 16][dk / 32] tiles [16 keys][32 d]
   std::uint16_t*
       v;  // [kGroups][dv / 16] tiles [16 pairs of keys][16 d][2], d in its packing's order
-  std::uint16_t* p;  // [kRowTiles][kGroups] tiles [16 rows][32 keys]
+  std::uint16_t* p;  // [kMaxRows / 16][kGroups] tiles [16 rows][32 keys]
   float* s;          // [kSplitKeys][kMaxRows]
   float* part;       // a state
   bool raised;

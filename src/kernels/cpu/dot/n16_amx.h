@@ -405,7 +405,7 @@ KT_INLINE void run_bf16(const DotArgs& args) {
   if (args.m == 0 || args.n == 0) return;
   const std::int64_t panel = kTileRows * args.k;  // bf16 values of 16 activation rows
   // Few rows have nothing to share among columns: sums stay in their accumulators over all k, and
-  // small blocks in L1.
+  // small blocks in L1. Few columns have no passage of activations to share.
   const bool resident = args.m <= 32;
   const std::int64_t group_cols = resident || args.n <= 64 ? 32 : kGroupCols;
   const std::int64_t block_k = resident ? kBlockK / 4 : kBlockK;
