@@ -13,7 +13,9 @@ for arg in "$@"; do
   esac
 done
 
-if [ "$quick" = 1 ]; then tools/setup/setup.sh || exit 1; else tools/setup/setup.sh fuzz || exit 1; fi
+groups=(torch)
+[ "$quick" = 1 ] || groups+=(fuzz)
+tools/setup/setup.sh "${groups[@]}" || exit 1
 ./dev build || exit 1
 
 results="$KT_ROOT/build/test-results"

@@ -151,6 +151,17 @@ install_python() {
   touch "$KT_VENV/.complete"
 }
 
+# PyTorch, with what it needs to be imported: 2 GB to fetch.
+install_torch() {
+  local wanted="$KT_ROOT/tools/setup/requirements-torch.txt" mark="$KT_VENV/.torch" stamp
+  stamp="$(sha256sum < "$wanted")"
+  [ "$(cat "$mark" 2>/dev/null)" = "$stamp" ] && return
+  say "installing PyTorch for the tests of the Python package (2 GB)"
+  logged "install PyTorch" "$KT_PYTHON" -m pip install --disable-pip-version-check --no-input --no-deps \
+    --no-cache-dir -r "$wanted"
+  echo "$stamp" >"$mark"
+}
+
 install_tidy() {
   [ -x "$KT_VENV/bin/clang-tidy" ] && return
   say "installing clang-tidy"
@@ -187,6 +198,7 @@ for group in "$@"; do
   case "$group" in
     fuzz) install_clang ;;
     tidy) install_tidy ;;
-    *) die "unknown set-up group '$group' (known: fuzz, tidy)" ;;
+    torch) install_torch ;;
+    *) die "unknown set-up group '$group' (known: fuzz, tidy, torch)" ;;
   esac
 done

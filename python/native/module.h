@@ -1,0 +1,12 @@
+// The extension module ktransformers._native: one function for each part adds that part's names.
+// Bindings convert and check arguments, nothing more; what they bind lives in src/. Thread rule:
+// called with Python's lock held.
+#pragma once
+#include <nanobind/nanobind.h>
+
+namespace kt::python {
+
+/// ktransformers.errors: kt::Error becomes the exception of its code.
+void add_errors(nanobind::module_& m);
+
+}  // namespace kt::python
