@@ -8,5 +8,7 @@ namespace kt::python {
 
 /// ktransformers.errors: kt::Error becomes the exception of its code.
 void add_errors(nanobind::module_& m);
+/// Injection, Sequences: operators inside a Transformers model.
+void add_injection(nanobind::module_& m);
 
 }  // namespace kt::python

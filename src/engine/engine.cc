@@ -34,7 +34,7 @@ struct Engine::Sequence {
   Result result;
   std::vector<std::int32_t> tokens;  // prompt and generated
   std::int64_t n_cached = 0;         // tokens whose keys and values are in the pages
-  std::vector<std::int32_t> pages;
+  PageTable pages;
   enum class State { kQueued, kRunning, kFinished } state = State::kQueued;
   std::uint64_t last_used = 0;
 
@@ -82,8 +82,7 @@ Engine::RequestId Engine::submit(Request request) {
   return id;
 }
 
-// Starts from the longest prefix that a finished sequence has cached. Pages that both hold whole
-// are shared, the page within which they part is copied, so that the other stays whole.
+// Starts from the longest prefix that a finished sequence has cached.
 void Engine::reuse_prefix(Sequence& sequence) {
   if (!sequence.request.reuse_prefix || sequence.request.on_prompt_logits) return;
   Sequence* best = nullptr;
@@ -106,29 +105,14 @@ void Engine::reuse_prefix(Sequence& sequence) {
     sequence.pages = std::move(best->pages);
     std::erase_if(sequences_, [best](const auto& s) { return s.get() == best; });
   } else {
-    const std::int64_t n_whole = best_length / tensor::kKvPageLen;
-    sequence.pages.assign(best->pages.begin(), best->pages.begin() + n_whole);
-    for (const std::int32_t page : sequence.pages) pool_.share(page);
-    const std::int32_t copy = pool_.take();
-    if (copy >= 0) {
-      pool_.copy(best->pages[static_cast<std::size_t>(n_whole)], copy);
-      sequence.pages.push_back(copy);
-    } else {
-      best_length = n_whole * tensor::kKvPageLen;
-    }
+    sequence.pages = best->pages.share(pool_, best_length);
   }
   sequence.n_cached = sequence.result.n_cached = best_length;
 }
 
+// Pages for the rows from those cached up to n_tokens; the longest unused sequences give way.
 bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
-  const auto wanted =
-      static_cast<std::size_t>((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen);
-  while (sequence.pages.size() < wanted) {
-    const std::int32_t page = pool_.take();
-    if (page >= 0) {
-      sequence.pages.push_back(page);
-      continue;
-    }
+  while (!sequence.pages.make_room(pool_, sequence.n_cached, n_tokens)) {
     const auto oldest =
         std::min_element(sequences_.begin(), sequences_.end(), [](const auto& a, const auto& b) {
           const auto key = [](const auto& s) {
@@ -137,7 +121,7 @@ bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
           return key(a) < key(b);
         });
     if (oldest == sequences_.end() || (*oldest)->state != Sequence::State::kFinished) return false;
-    for (const std::int32_t p : (*oldest)->pages) pool_.give_back(p);
+    (*oldest)->pages.truncate(pool_, 0);
     sequences_.erase(oldest);
   }
   return true;
@@ -408,8 +392,7 @@ void Engine::finish(Sequence& s, FinishReason reason) {
   s.request = {};
   if (reason != FinishReason::kError) return;
   s.n_cached = 0;  // what is cached may hold the NaN
-  for (const std::int32_t page : s.pages) pool_.give_back(page);
-  s.pages.clear();
+  s.pages.truncate(pool_, 0);
 }
 
 std::unique_ptr<Result> Engine::take_result(RequestId id) {

@@ -1,8 +1,16 @@
 #include "engine/kv_pool.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace kt::engine {
+namespace {
+
+std::int64_t pages_of(std::int64_t n_tokens) {
+  return (n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
+}
+
+}  // namespace
 
 std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
                                tensor::Format format) {
@@ -22,9 +30,7 @@ std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
 }
 
 KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
-               std::int64_t n_tokens, backend::Cpu& cpu)
-    : n_pages_((n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen),
-      n_users_(static_cast<std::size_t>(n_pages_)) {
+               std::int64_t n_tokens, backend::Cpu& cpu) {
   kv_bytes_per_token(layers, format);  // refuses formats that do not fit
   for (const tensor::KvLayerSpec& layer : layers) {
     KT_CHECK(!layer.streams.empty() && layer.streams.size() <= 2);
@@ -37,15 +43,39 @@ KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format fo
       s.dim = spec.dim;
       s.head_bytes = formats::row_bytes(format, spec.dim);
       s.row_bytes = s.head_bytes * static_cast<std::size_t>(spec.n_heads);
-      const std::size_t bytes =
-          s.row_bytes * static_cast<std::size_t>(n_pages_ * tensor::kKvPageLen);
-      buffers_.push_back(backend::NodeBuffer::shared(cpu.place, bytes, cpu.binding_refused));
-      s.base = buffers_.back().part(0);
     }
     layers_.push_back(view);
   }
-  for (std::int64_t page = n_pages_; page > 0; --page)
-    free_.push_back(static_cast<std::int32_t>(page - 1));
+  grow(n_tokens, cpu);
+}
+
+void KvPool::grow(std::int64_t n_tokens, backend::Cpu& cpu) {
+  const std::int64_t n_pages = pages_of(n_tokens);
+  if (n_pages <= n_pages_) return;
+  std::vector<backend::NodeBuffer> buffers;
+  const auto page_bytes = [](const tensor::KvStreamView& s) {
+    return s.row_bytes * static_cast<std::size_t>(tensor::kKvPageLen);
+  };
+  for_streams([&](tensor::KvStreamView& s) {
+    buffers.push_back(backend::NodeBuffer::shared(
+        cpu.place, page_bytes(s) * static_cast<std::size_t>(n_pages), cpu.binding_refused));
+  });
+  std::size_t i = 0;
+  for_streams([&](tensor::KvStreamView& s) {
+    std::byte* base = buffers[i++].part(0);
+    if (n_pages_ > 0) {
+      std::memcpy(base, s.base, page_bytes(s) * static_cast<std::size_t>(n_pages_));
+    }
+    s.base = base;
+  });
+  buffers_ = std::move(buffers);
+  n_users_.resize(static_cast<std::size_t>(n_pages));
+  // The lowest is taken first.
+  std::vector<std::int32_t> added;
+  for (std::int64_t page = n_pages; page > n_pages_; --page)
+    added.push_back(static_cast<std::int32_t>(page - 1));
+  free_.insert(free_.begin(), added.begin(), added.end());
+  n_pages_ = n_pages;
 }
 
 std::int32_t KvPool::take() {
@@ -63,13 +93,48 @@ void KvPool::give_back(std::int32_t page) {
 }
 
 void KvPool::copy(std::int32_t from, std::int32_t to) {
-  for (const tensor::KvLayerView& layer : layers_) {
-    for (const tensor::KvStreamView& s : layer.streams) {
-      if (s.base != nullptr) {
-        std::memcpy(s.at(&to, 0, 0), s.at(&from, 0, 0),
-                    s.row_bytes * static_cast<std::size_t>(tensor::kKvPageLen));
-      }
-    }
+  for_streams([&](const tensor::KvStreamView& s) {
+    std::memcpy(s.at(&to, 0, 0), s.at(&from, 0, 0),
+                s.row_bytes * static_cast<std::size_t>(tensor::kKvPageLen));
+  });
+}
+
+bool PageTable::make_room(KvPool& pool, std::int64_t begin, std::int64_t end) {
+  const std::int64_t first = begin / tensor::kKvPageLen;
+  if (begin % tensor::kKvPageLen != 0 && pool.is_shared(pages_[static_cast<std::size_t>(first)])) {
+    const std::int32_t own = pool.take();
+    if (own < 0) return false;
+    std::int32_t& page = pages_[static_cast<std::size_t>(first)];
+    pool.copy(page, own);
+    pool.give_back(page);
+    page = own;
+  }
+  while (static_cast<std::int64_t>(pages_.size()) < pages_of(end)) {
+    const std::int32_t page = pool.take();
+    if (page < 0) return false;
+    pages_.push_back(page);
+  }
+  return true;
+}
+
+std::int64_t PageTable::n_wanted(const KvPool& pool, std::int64_t begin, std::int64_t end) const {
+  const auto n = static_cast<std::int64_t>(pages_.size());
+  const bool copies = begin % tensor::kKvPageLen != 0 &&
+                      pool.is_shared(pages_[static_cast<std::size_t>(begin / tensor::kKvPageLen)]);
+  return std::max<std::int64_t>(pages_of(end) - n, 0) + (copies ? 1 : 0);
+}
+
+PageTable PageTable::share(KvPool& pool, std::int64_t n_tokens) const {
+  PageTable other;
+  other.pages_.assign(pages_.begin(), pages_.begin() + pages_of(n_tokens));
+  for (const std::int32_t page : other.pages_) pool.share(page);
+  return other;
+}
+
+void PageTable::truncate(KvPool& pool, std::int64_t n_tokens) {
+  while (static_cast<std::int64_t>(pages_.size()) > pages_of(n_tokens)) {
+    pool.give_back(pages_.back());
+    pages_.pop_back();
   }
 }
 

@@ -1,6 +1,7 @@
 // Memory of the key/value cache: one buffer per layer and stream, cut into pages of kKvPageLen
-// tokens that sequences take, share and give back. All memory is reserved at construction. Thread
-// rule: used by the engine's thread.
+// tokens that sequences take, share and give back. Memory is reserved at construction and by
+// grow(). A PageTable holds the pages of one sequence; a page that several hold is copied by the
+// one that writes next. Thread rule: used by one thread, the engine's.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -25,19 +26,49 @@ class KvPool {
   std::int64_t n_free() const { return static_cast<std::int64_t>(free_.size()); }
   /// A page, or -1 when none is free.
   std::int32_t take();
-  /// Adds a user to a page, which must not be written any more.
+  /// Adds a user to a page, which must not be written then.
   void share(std::int32_t page);
   /// Ends one use; the page is free when no user is left.
   void give_back(std::int32_t page);
+  bool is_shared(std::int32_t page) const { return n_users_[static_cast<std::size_t>(page)] > 1; }
   /// Copies the rows of all layers from one page to another.
   void copy(std::int32_t from, std::int32_t to);
+  /// Makes room for at least n_tokens in all; pages keep their numbers and rows. Throws kNoMemory.
+  void grow(std::int64_t n_tokens, backend::Cpu& cpu);
 
  private:
-  std::int64_t n_pages_;
+  template <class F>
+  void for_streams(F&& visit) {
+    for (tensor::KvLayerView& layer : layers_) {
+      for (tensor::KvStreamView& s : layer.streams) {
+        if (s.row_bytes != 0) visit(s);
+      }
+    }
+  }
+  std::int64_t n_pages_ = 0;
   std::vector<std::int32_t> free_;
   std::vector<std::int32_t> n_users_;  // of each page
   std::vector<tensor::KvLayerView> layers_;
   std::vector<backend::NodeBuffer> buffers_;
+};
+
+class PageTable {
+ public:
+  const std::int32_t* data() const { return pages_.data(); }
+  bool empty() const { return pages_.empty(); }
+  /// Room for positions [begin, end), which may be written then: takes the pages that are missing,
+  /// and copies the one of `begin` when others use it. False when no page is free; what it took
+  /// stays.
+  bool make_room(KvPool& pool, std::int64_t begin, std::int64_t end);
+  /// Pages that make_room would take.
+  std::int64_t n_wanted(const KvPool& pool, std::int64_t begin, std::int64_t end) const;
+  /// A table of the first n_tokens, on the same pages.
+  PageTable share(KvPool& pool, std::int64_t n_tokens) const;
+  /// Gives back the pages behind the first n_tokens.
+  void truncate(KvPool& pool, std::int64_t n_tokens);
+
+ private:
+  std::vector<std::int32_t> pages_;
 };
 
 }  // namespace kt::engine

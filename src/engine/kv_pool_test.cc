@@ -122,5 +122,60 @@ TEST(KvPool, IsDealtOutOverTheNodes) {
   EXPECT_EQ(pool.layers()[0].streams[1].base, bound[1].data());
 }
 
+// Writes `value` to every byte of one row of the first stream.
+void fill_row(KvPool& pool, const PageTable& pages, std::int64_t position, int value) {
+  const tensor::KvStreamView& s = pool.layers()[0].streams[0];
+  std::memset(s.at(pages.data(), position, 0), value, s.row_bytes);
+}
+
+int row_value(const KvPool& pool, const PageTable& pages, std::int64_t position) {
+  return std::to_integer<int>(*pool.layers()[0].streams[0].at(pages.data(), position, 0));
+}
+
+TEST(PageTable, AForkWritesItsOwnCopy) {
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  KvPool pool(two_layers(), Format::kF16, 4 * tensor::kKvPageLen, cpu);
+  PageTable one;
+  ASSERT_TRUE(one.make_room(pool, 0, 70));
+  fill_row(pool, one, 3, 1);
+  fill_row(pool, one, 65, 2);
+  PageTable two = one.share(pool, 70);
+  EXPECT_EQ(pool.n_free(), 2);
+  EXPECT_EQ(two.n_wanted(pool, 70, 71), 1);
+  ASSERT_TRUE(two.make_room(pool, 70, 71));
+  fill_row(pool, two, 65, 3);
+  EXPECT_EQ(row_value(pool, one, 65), 2);
+  EXPECT_EQ(row_value(pool, two, 3), 1);
+  EXPECT_EQ(one.n_wanted(pool, 70, 71), 0);  // it has the page alone again
+  two.truncate(pool, 0);
+  EXPECT_EQ(pool.n_free(), 2);
+  one.truncate(pool, 0);
+  EXPECT_EQ(pool.n_free(), 4);
+}
+
+TEST(PageTable, TellsWhenNoPageIsFree) {
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  KvPool pool(two_layers(), Format::kF16, 2 * tensor::kKvPageLen, cpu);
+  PageTable one;
+  ASSERT_TRUE(one.make_room(pool, 0, 2 * tensor::kKvPageLen - 1));
+  PageTable two = one.share(pool, 2 * tensor::kKvPageLen - 1);
+  EXPECT_FALSE(two.make_room(pool, 2 * tensor::kKvPageLen - 1, 2 * tensor::kKvPageLen));
+  one.truncate(pool, tensor::kKvPageLen);
+  EXPECT_TRUE(two.make_room(pool, 2 * tensor::kKvPageLen - 1, 2 * tensor::kKvPageLen));
+}
+
+TEST(KvPool, GrowsAndKeepsRows) {
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  KvPool pool(two_layers(), Format::kF16, tensor::kKvPageLen, cpu);
+  PageTable pages;
+  ASSERT_TRUE(pages.make_room(pool, 0, 10));
+  fill_row(pool, pages, 9, 7);
+  EXPECT_FALSE(pages.make_room(pool, 10, 100));
+  pool.grow(3 * tensor::kKvPageLen, cpu);
+  ASSERT_TRUE(pages.make_room(pool, 10, 100));
+  EXPECT_EQ(row_value(pool, pages, 9), 7);
+  EXPECT_EQ(pool.n_free(), 1);
+}
+
 }  // namespace
 }  // namespace kt::engine

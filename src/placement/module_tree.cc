@@ -1,6 +1,7 @@
 #include "placement/module_tree.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "models/model.h"
@@ -116,8 +117,9 @@ class TreeMaker {
 
  private:
   void add(std::string path, std::string_view kind, std::string stands_for, bool has_weights) {
+    const bool is_native = stands_for == path;
     nodes_.push_back({std::move(path), kind, classes_of(family_, kind, config_.rope.kind),
-                      std::move(stands_for), has_weights});
+                      std::move(stands_for), is_native, has_weights});
   }
 
   const io::ModelConfig& config_;
@@ -134,6 +136,33 @@ std::vector<ModuleNode> module_tree(const io::ModelConfig& config) {
   TreeMaker maker(config);
   maker.visit(*model);
   return maker.take();
+}
+
+std::vector<ModuleNode> foreign_nodes(const io::ModelConfig& config,
+                                      const std::vector<ForeignModule>& modules) {
+  std::map<std::string, ModuleNode> here;
+  for (ModuleNode& node : module_tree(config)) {
+    std::string path = node.path;
+    here.emplace(std::move(path), std::move(node));
+  }
+  const auto find = [&](std::string path) {
+    auto it = here.find(path);
+    constexpr std::string_view kName = ".mlp", kOther = ".block_sparse_moe";
+    const std::size_t at = path.find(kName);
+    if (it != here.end() || at == std::string::npos) return it;
+    return here.find(path.replace(at, kName.size(), kOther));
+  };
+  std::vector<ModuleNode> nodes;
+  for (const ForeignModule& module : modules) {
+    ModuleNode& node = nodes.emplace_back();
+    const auto it = find(module.path);
+    if (it != here.end()) node = it->second;
+    if (it == here.end()) node.kind = "Other";
+    node.path = module.path;
+    node.classes = module.classes;
+    node.has_weights = module.has_weights;
+  }
+  return nodes;
 }
 
 std::vector<std::string> known_module_classes() {

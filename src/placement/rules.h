@@ -13,8 +13,10 @@
 // to 1 MiB. Thread rule: pure.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -52,19 +54,35 @@ struct RuleFile {
   std::vector<Rule> rules;
 };
 
-/// Reads the grammar. Throws kBadFile with every problem found, one diagnostic each.
-RuleFile parse_rules(std::string text, const std::string& path);
+/// Reads the grammar. Throws kBadFile with every problem found, one diagnostic each. With a
+/// catalogue, keyword arguments of classes that it lacks are left to the caller, who provides them:
+/// any YAML is allowed there, and none of it is in the result.
+RuleFile parse_rules(std::string text, const std::string& path,
+                     const operators::Catalogue* only = nullptr);
+
+/// The module tree of another program, a Transformers model in Python, for rules to decide instead
+/// of module_tree(config), with what its classes are there.
+struct ForeignTree {
+  std::vector<ModuleNode> nodes;               // of foreign_nodes
+  std::map<std::string, std::string> missing;  // class paths of the file that it lacks: why
+  std::set<std::string> operators;             // classes, not of the catalogue, that it provides
+};
 
 struct RuleContext {
   const io::ModelConfig& config;
   std::shared_ptr<const operators::Catalogue> catalogue;
   operators::Devices devices;
   std::string default_device = "cpu";  // of modules that no rule matches
+  const ForeignTree* foreign = nullptr;
 };
 
 struct RuleResult {
   operators::Placement placement;
   std::vector<std::string> warnings;  // formatted diagnostics
+  /// For every node of the tree the index of the rule that decided it; kNoRule, or kNotVisited
+  /// below a rule with `recursive: False`.
+  static constexpr int kNoRule = -1, kNotVisited = -2;
+  std::vector<int> decided_by;
 };
 
 /// Decides every module. Throws kBadFile with every problem found: classes and operators nobody

@@ -47,7 +47,7 @@ class Applier {
       : file_(file),
         context_(context),
         errors_(file.path, file.text),
-        tree_(module_tree(context.config)),
+        tree_(context.foreign != nullptr ? context.foreign->nodes : module_tree(context.config)),
         placement_(context.catalogue) {}
 
   RuleResult run() {
@@ -60,11 +60,17 @@ class Applier {
     }
     check_match_classes();
     std::string closed;  // path below which modules are not visited
-    for (const ModuleNode& node : tree_) {
-      if (!closed.empty() && node.path.starts_with(closed)) continue;
+    decided_by_.assign(tree_.size(), RuleResult::kNoRule);
+    for (std::size_t i = 0; i < tree_.size(); ++i) {
+      const ModuleNode& node = tree_[i];
+      if (!closed.empty() && node.path.starts_with(closed)) {
+        decided_by_[i] = RuleResult::kNotVisited;
+        continue;
+      }
       closed.clear();
       const Rule* rule = first_match(node);
       if (rule == nullptr) continue;
+      decided_by_[i] = static_cast<int>(rule - file_.rules.data());
       place(*rule, node);
       if (!rule->recursive) closed = node.path + ".";
     }
@@ -72,14 +78,16 @@ class Applier {
       if (matches_[i] == 0) warn_unmatched(i);
     }
     errors_.raise();
-    return {std::move(placement_), errors_.warnings()};
+    return {std::move(placement_), errors_.warnings(), std::move(decided_by_)};
   }
 
  private:
   bool name_matches(std::size_t rule, const ModuleNode& node) {
     if (!regexes_[rule]) return true;
     try {
-      return regexes_[rule]->search(node.path, regex_budget_);
+      if (regexes_[rule]->search(node.path, regex_budget_)) return true;
+      return node.is_native && node.stands_for != node.path &&
+             regexes_[rule]->search(node.stands_for, regex_budget_);
     } catch (const Error& e) {
       errors_.error(file_.rules[rule].name->at, e.what());
       errors_.raise();
@@ -106,9 +114,10 @@ class Applier {
     for (const Rule& rule : file_.rules) {
       if (!rule.match_class) continue;
       const std::string& name = rule.match_class->value;
+      if (context_.foreign != nullptr && !context_.foreign->missing.contains(name)) continue;
       if (std::binary_search(known.begin(), known.end(), name)) continue;
       const auto near = errors_.enough() ? std::nullopt : nearest(name, known);
-      errors_.error(rule.match_class->at, fmt::format("no module class '{}'", shortened(name)),
+      errors_.error(rule.match_class->at, missing_class("module", name),
                     near ? fmt::format("did you mean {}?", *near) : "");
     }
   }
@@ -162,7 +171,8 @@ class Applier {
     entry.reason = fmt::format("rule, line {}", rule.at.line);
     entry.kwargs = checked.kwargs;
     if (rule.replace_class.value != "default") {
-      if (row == nullptr || !check_kind(rule, *row, node)) return;
+      if (row == nullptr || !check_kind(rule, *row, node))
+        return;  // another program's, or an error
     } else if (node.has_weights && !checked.has_device) {
       errors_.error(
           rule.replace_class.at,
@@ -182,8 +192,8 @@ class Applier {
   }
 
   void store(const Rule& rule, const ModuleNode& node, Placement::Entry entry) {
-    if (node.stands_for == node.path) {
-      placement_.entries[node.path] = std::move(entry);
+    if (node.is_native) {
+      placement_.entries[node.stands_for] = std::move(entry);
       return;
     }
     if (node.kind ==
@@ -197,11 +207,20 @@ class Applier {
     }
   }
 
+  // "no module class 'a.B'", with the reason of the program that has the tree.
+  std::string missing_class(std::string_view what, const std::string& name) const {
+    std::string text = fmt::format("no {} class '{}'", what, shortened(name));
+    if (context_.foreign == nullptr) return text;
+    const auto why = context_.foreign->missing.find(name);
+    return why == context_.foreign->missing.end() ? text : text + ": " + shortened(why->second);
+  }
+
   const OperatorRow* find_class(const Rule& rule) {
     const std::string& name = rule.replace_class.value;
     const OperatorRow* row =
         name.find('.') == std::string::npos ? nullptr : context_.catalogue->find(name);
     if (row != nullptr) return row;
+    if (context_.foreign != nullptr && context_.foreign->operators.contains(name)) return nullptr;
     if (const std::string_view why = operators::refused_class(name); !why.empty()) {
       errors_.error(rule.replace_class.at,
                     fmt::format("no operator class '{}': {}", shortened(name), why));
@@ -213,7 +232,7 @@ class Applier {
     if (const OperatorRow* bare = context_.catalogue->find(name.substr(name.rfind('.') + 1))) {
       near = bare->class_path();
     }
-    errors_.error(rule.replace_class.at, fmt::format("no operator class '{}'", shortened(name)),
+    errors_.error(rule.replace_class.at, missing_class("operator", name),
                   near ? fmt::format("did you mean {}?", *near)
                        : "docs/rules.md lists the classes; --plugin adds your own");
     return nullptr;
@@ -459,6 +478,7 @@ class Applier {
   std::vector<ModuleNode> tree_;
   std::vector<std::optional<Regex>> regexes_;
   std::vector<std::int64_t> matches_;
+  std::vector<int> decided_by_;
   std::map<const Rule*, Checked> checked_;
   std::int64_t regex_budget_ = kRegexBudget;
   Placement placement_;

@@ -88,7 +88,8 @@ void check_size(std::size_t size, const std::string& path) {
 
 class Parser {
  public:
-  explicit Parser(RuleFile& file) : file_(file), errors_(file.path, file.text) {}
+  Parser(RuleFile& file, const operators::Catalogue* only)
+      : file_(file), only_(only), errors_(file.path, file.text) {}
 
   void run() {
     YAML::Node root;
@@ -220,6 +221,8 @@ class Parser {
     // `device` had a meaning in the first versions of the original only; it is read and ignored.
     const auto it = parts.find("kwargs");
     if (it == parts.end() || it->second.IsNull()) return;
+    const std::string& name = rule.replace_class.value;
+    if (only_ != nullptr && name != "default" && only_->find(name) == nullptr) return;
     if (!it->second.IsMap()) keys(it->second, "'kwargs'", {});
     if (!it->second.IsMap()) return;
     if (it->second.size() > kMaxKwargs) {
@@ -284,18 +287,19 @@ class Parser {
   }
 
   RuleFile& file_;
+  const operators::Catalogue* only_;
   RuleErrors errors_;
 };
 
 }  // namespace
 
-RuleFile parse_rules(std::string text, const std::string& path) {
+RuleFile parse_rules(std::string text, const std::string& path, const operators::Catalogue* only) {
   RuleFile file{path, std::move(text), {}};
   check_size(file.text.size(), path);
   if (file.text.find('\0') != std::string::npos) {
     fail(ErrorCode::kBadFile, path, "a binary file is no rule file");
   }
-  Parser(file).run();
+  Parser(file, only).run();
   return file;
 }
 

@@ -17,53 +17,19 @@ import tempfile
 
 import numpy as np
 import torch
-import transformers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
+from support.hf_model import hf_model  # noqa: E402
 from support.hf_weights import read_gguf  # noqa: E402
 
 TYPES = ["F32", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K"]
 N_TOKENS = 40
 
 
-def stack_experts(weights: dict, keys: set) -> dict:
-    """Per-expert matrices to the stacked tensors that Transformers 5 models hold."""
-    out, experts = {}, {}
-    for name, w in weights.items():
-        name = name.replace("block_sparse_moe", "mlp")
-        if ".experts." in name:
-            head, tail = name.split(".experts.")
-            index, part = tail.split(".")[:2]
-            part = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}.get(part, part)
-            experts.setdefault(head, {}).setdefault(part, {})[int(index)] = w
-        else:
-            out[name] = w
-    for head, parts in experts.items():
-        stack = {p: np.stack([m[i] for i in range(len(m))]) for p, m in parts.items()}
-        out[f"{head}.experts.gate_up_proj"] = np.concatenate([stack["gate_proj"], stack["up_proj"]], axis=1)
-        out[f"{head}.experts.down_proj"] = stack["down_proj"]
-    return out
-
-
 def hf_logits(config: dict, weights: dict, tokens: np.ndarray) -> np.ndarray:
-    config = dict(config)
-    if config["model_type"] == "kimi_k2":  # Transformers has it as remote code on the DeepSeek-V3 classes
-        config["model_type"] = "deepseek_v3"
-    hf_config = transformers.AutoConfig.for_model(**config)
-    model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32,
-                                                          attn_implementation="eager")
-    state = model.state_dict()
-    loaded = {k: torch.from_numpy(np.array(v)) for k, v in stack_experts(weights, set(state)).items()}
-    if config["tie_word_embeddings"]:
-        loaded["lm_head.weight"] = loaded["model.embed_tokens.weight"]
-    missing = {k for k in state if "inv_freq" not in k} - set(loaded)
-    left = set(loaded) - set(state)
-    assert not missing and not left, f"missing {sorted(missing)[:5]}, left over {sorted(left)[:5]}"
-    model.load_state_dict(loaded, strict=False)
-    model.eval()
     with torch.no_grad():
-        return model(torch.from_numpy(tokens)[None]).logits[0].float().numpy()
+        return hf_model(config, weights)(torch.from_numpy(tokens)[None]).logits[0].float().numpy()
 
 
 def main() -> None:

@@ -1,0 +1,4 @@
+"""Classes of Llama, by the names that rule files match."""
+from ktransformers.models.historic import publish
+
+publish(__name__, "llama", "Llama", {})

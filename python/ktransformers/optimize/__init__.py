@@ -1,0 +1,1 @@
+"""Injection of operators into Transformers models."""

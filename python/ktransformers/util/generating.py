@@ -1,0 +1,115 @@
+"""prefill_and_generate: one prompt, streamed to the terminal."""
+import time
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TextStreamer
+
+from ktransformers.errors import UnsupportedError, UsageError
+from ktransformers.util.utils import tf_logits_warper
+
+
+@dataclass
+class Run:
+    """What one prompt did; times in seconds."""
+    n_prompt: int
+    tokens: list[int] = field(default_factory=list)
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    n_decoded: int = 0
+
+    def report(self) -> str:
+        def rate(n, seconds):
+            return n / seconds if seconds > 0 else 0.0
+        return "\n".join([
+            f"prompt eval count:    {self.n_prompt} token(s)",
+            f"prompt eval duration: {self.prefill_seconds}s",
+            f"prompt eval rate:     {rate(self.n_prompt, self.prefill_seconds)} tokens/s",
+            f"eval count:           {len(self.tokens)} token(s)",
+            f"eval duration:        {self.decode_seconds}s",
+            f"eval rate:            {rate(self.n_decoded, self.decode_seconds)} tokens/s",
+        ])
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    ids = set()
+    for eos in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        ids.update(eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    if isinstance(end, int) and end != tokenizer.unk_token_id:
+        ids.add(end)
+    return sorted(ids)
+
+
+def native_sampling(config) -> dict[str, float] | None:
+    """The engine's sampling parameters for a generation config; None when it asks for more than they can say."""
+    if config.epsilon_cutoff or config.eta_cutoff:
+        return None
+    if not config.do_sample:
+        return {"temperature": 0.0, "repetition_penalty": config.repetition_penalty or 1.0}
+    return {"temperature": 1.0 if config.temperature is None else config.temperature, "top_k": config.top_k or 0,
+            "top_p": 1.0 if config.top_p is None else config.top_p, "min_p": config.min_p or 0.0,
+            "typical_p": 1.0 if config.typical_p is None else config.typical_p,
+            "repetition_penalty": config.repetition_penalty or 1.0,
+            "seed": int(torch.randint(1, 2**53, ()))}
+
+
+def run_native(model, prompt: list[int], sampling: dict[str, float], max_new_tokens: int, stops: list[int],
+               on_token) -> Run:
+    result = model.injected.native.generate(prompt, sampling, max_new_tokens, stops, on_token)
+    return Run(len(prompt), result["tokens"], result["prefill_seconds"], result["decode_seconds"],
+               result["n_decoded"])
+
+
+def run_by_forward(model, prompt: list[int], max_new_tokens: int, stops: list[int], on_token) -> Run:
+    config = model.generation_config
+    warpers = tf_logits_warper(config)
+    run = Run(len(prompt))
+    cache = model.new_cache(len(prompt) + max_new_tokens)
+    tokens = torch.tensor([prompt])
+    step = tokens
+    while len(run.tokens) < max_new_tokens:
+        start = time.perf_counter()
+        logits = model(step, use_cache=True, logits_to_keep=1, **{model.injected.cache_name: cache}).logits[:, -1]
+        if config.do_sample:
+            probabilities = torch.softmax(warpers(tokens, logits.float()), dim=-1)
+            step = torch.multinomial(probabilities, num_samples=1)
+        else:
+            step = logits.argmax(dim=-1, keepdim=True)
+        seconds = time.perf_counter() - start
+        if run.tokens:
+            run.decode_seconds += seconds
+            run.n_decoded += 1
+        else:
+            run.prefill_seconds += seconds
+        token = int(step)
+        if token in stops:
+            break
+        tokens = torch.cat([tokens, step], dim=1)
+        run.tokens.append(token)
+        on_token(token)
+    return run
+
+
+def generate_one(model, tokenizer, inputs: torch.Tensor, max_new_tokens: int, mode: str,
+                 force_think: bool) -> list[int]:
+    if mode != "normal":
+        raise UnsupportedError("the selection of blocks of a long context is not there; 'normal' attends to all of it",
+                               f"mode={mode!r}")
+    if not isinstance(inputs, torch.Tensor) or inputs.ndim != 2 or inputs.shape[0] != 1 or inputs.shape[1] == 0:
+        raise UsageError("a tensor [1, tokens] of one prompt is wanted", "inputs")
+    prompt = inputs[0].tolist()
+    if force_think:
+        prompt += tokenizer.encode("<think>\n", add_special_tokens=False)
+        print("<think>")
+    streamer = TextStreamer(tokenizer, skip_special_tokens=False)
+    on_token = lambda token: streamer.put(torch.tensor([token]))  # noqa: E731
+    stops = stop_ids(model, tokenizer)
+    sampling = native_sampling(model.generation_config)
+    if sampling is None or model.injected.why_not_whole(model, {}):
+        run = run_by_forward(model, prompt, max_new_tokens, stops, on_token)
+    else:
+        run = run_native(model, prompt, sampling, max_new_tokens, stops, on_token)
+    streamer.end()
+    print(run.report())
+    return run.tokens
