@@ -7,7 +7,7 @@ class KtError(Exception):
     code = "internal"
 
     def __init__(self, message: str, path: str = ""):
-        super().__init__(message)
+        super().__init__(f"{path}: {message}" if path else message)
         self.path = path
 
 
@@ -66,5 +66,5 @@ _CLASSES = {c.code: c for c in (UsageError, NotFoundError, BadFileError, Unsuppo
 
 
 def make(code: str, message: str, path: str) -> KtError:
-    """The exception of a native error."""
-    return _CLASSES[code](message, path)
+    """The exception of a native error, whose message begins with its path."""
+    return _CLASSES[code](message.removeprefix(path + ": "), path)

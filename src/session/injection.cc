@@ -12,9 +12,10 @@
 namespace kt::session {
 namespace {
 
-// Kimi-K2 is a DeepSeek-V3 with other numbers, and GGUF files do not tell them apart.
+// Kimi-K2 is a DeepSeek-V3 with other numbers, Mistral a Llama; GGUF files do not tell them apart.
 std::string_view family(const io::ModelConfig& c) {
-  return c.architecture == "kimi_k2" ? "deepseek_v3" : std::string_view(c.architecture);
+  if (c.architecture == "kimi_k2") return "deepseek_v3";
+  return c.architecture == "mistral" ? "llama" : std::string_view(c.architecture);
 }
 
 // Weights of another model, or another size of it, would be found out tensor by tensor otherwise.

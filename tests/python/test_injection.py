@@ -144,11 +144,11 @@ def test_the_model_keeps_its_class_and_its_modules(small_models):
 def test_weights_are_read_when_something_wants_them(small_models):
     small = small_models("mixtral")
     model = small.injected()
+    weight = model.model.layers[0].mlp.experts.gate_up_proj
+    assert isinstance(weight, LazyWeight) and "not read" in repr(weight)
     state = model.state_dict()
     reference = small.reference.state_dict()
     assert set(state) == set(reference)
-    weight = model.model.layers[0].mlp.experts.gate_up_proj
-    assert isinstance(weight, LazyWeight) and "not read" in repr(weight)
     for name, value in reference.items():
         torch.testing.assert_close(state[name] + 0, value, rtol=0, atol=0)
 

@@ -16,13 +16,16 @@ from ktransformers.errors import UnsupportedError, UsageError
 from ktransformers.injection.cache import EngineCache
 from ktransformers.injection.weights import WeightLoader
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# Transformers leaves its own hooks on modules once an output was asked for; they do nothing in other calls.
+_IDLE_HOOKS = "transformers.utils.output_capturing"
 
 
-def watched(module: nn.Module) -> bool:
-    """Whether something hangs on this module's forward()."""
-    state = module.__dict__
-    return bool(state["_forward_hooks"] or state["_forward_pre_hooks"]) or "forward" in state
+def watched(state: dict[str, Any]) -> bool:
+    """Whether something hangs on the forward() of the module that has these attributes."""
+    if "forward" in state or state["_forward_pre_hooks"]:
+        return True
+    hooks = state["_forward_hooks"]
+    return bool(hooks) and any(getattr(h, "__module__", None) != _IDLE_HOOKS for h in hooks.values())
 
 
 class Members:
@@ -38,7 +41,7 @@ class Members:
         for siblings, name, child, state in self._edges:
             if siblings.get(name) is not child:
                 return f"module '{name}' was replaced"
-            if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state:
+            if watched(state):
                 return f"module '{name}' has a hook"
         for siblings, n in self._counts:
             if len(siblings) != n:
@@ -209,7 +212,7 @@ def _forward(model: nn.Module, original, arguments: dict[str, Any]) -> Any:
         state.tell(why)
         result = _by_modules(model, original, arguments, cache, part, shape)
     else:
-        columns = wanted_columns(arguments.get("logits_to_keep") or 0, shape[1])
+        columns = wanted_columns(arguments.get("logits_to_keep", 0), shape[1])
         result = _result(model, arguments, run_whole(state, inputs, cache, part, columns))
     cache.end(*shape, part)
     result[name] = cache if use_cache or given else None
