@@ -232,9 +232,12 @@ class Applier {
     if (const OperatorRow* bare = context_.catalogue->find(name.substr(name.rfind('.') + 1))) {
       near = bare->class_path();
     }
-    errors_.error(rule.replace_class.at, missing_class("operator", name),
-                  near ? fmt::format("did you mean {}?", *near)
-                       : "docs/rules.md lists the classes; --plugin adds your own");
+    errors_.error(
+        rule.replace_class.at, missing_class("operator", name),
+        near ? fmt::format("did you mean {}?", *near)
+             : fmt::format("docs/rules.md lists the classes; {}",
+                           context_.foreign != nullptr ? "your own are imported by their path"
+                                                       : "--plugin adds your own"));
     return nullptr;
   }
 
@@ -435,8 +438,10 @@ class Applier {
                                 n_gpus == 0 ? std::string("is no GPU here, only cpu")
                                             : fmt::format("are cpu and {} GPU{}, from cuda:0 on",
                                                           n_gpus, n_gpus == 1 ? "" : "s")),
-                    fmt::format("--emulate-gpus {} lets the CPU stand in for GPUs",
-                                std::int64_t{*index} + 1));
+                    context_.foreign != nullptr
+                        ? "device_map={'cuda': 'cpu'} lets the CPU stand in for GPUs"
+                        : fmt::format("--emulate-gpus {} lets the CPU stand in for GPUs",
+                                      std::int64_t{*index} + 1));
     } else {
       const auto near = nearest(name, {"cpu", "cuda", "cuda:0"});
       errors_.error(
