@@ -71,11 +71,35 @@ def test_float_activations_equal_transformers(goldens, name, file_type):
     assert (logits.argmax(axis=-1) == reference.argmax(axis=-1)).all()
 
 
+@pytest.fixture(scope="module")
+def has_isa():
+    cpu = run_kt("version").stdout.rpartition("cpu:")[2].split()
+    return lambda isa: isa == "ref" or isa in cpu
+
+
+@pytest.mark.parametrize("isa", ["ref", "avx2", "avx512", "amx"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_reference_kernels_equal_transformers(goldens, name):
+def test_every_instruction_set_equals_transformers(goldens, name, isa, has_isa):
+    """Logits and the likeliest token at every position, with float activations; with the defaults the same bounds as
+    those of trained models (AMX takes bf16 for these 40 rows)."""
+    if not has_isa(isa):
+        pytest.skip(f"this CPU has no {isa}")
     golden = goldens[name]
-    logits = golden.logits(golden.model("F32"), *PROOF, "--isa", "ref")
-    assert mean_kl(golden.arrays["F32"], logits) <= 1e-9
+    for file_type in ("F32", "Q4_K_M"):
+        logits = golden.logits(golden.model(file_type), *PROOF, "--isa", isa)
+        assert mean_kl(golden.arrays[file_type], logits) <= 1e-9
+        assert (logits.argmax(axis=-1) == golden.arrays[file_type].argmax(axis=-1)).all()
+    logits = golden.logits(golden.model("Q4_K_M"), "--isa", isa)
+    assert mean_kl(golden.arrays["Q4_K_M"], logits) <= (2e-3 if isa == "amx" else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "llama"])
+def test_first_choices_are_the_same_on_every_instruction_set(goldens, name, has_isa):
+    golden = goldens[name]
+    choices = set()
+    for isa in filter(has_isa, ["ref", "avx2", "avx512"]):  # AMX rounds prompts to bf16
+        choices.add(tuple(golden.logits(golden.model("Q4_K_M"), "--isa", isa).argmax(axis=-1)))
+    assert len(choices) == 1
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
