@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "base/error.h"
 #include "input.h"
 #include "io/atomic_file.h"
+#include "session/generate.h"
 
 namespace kt::app {
 
@@ -60,21 +60,10 @@ Conversation Conversation::load(const std::string& path) {
 }
 
 std::string Conversation::render(const session::Session& session) const {
-  const text::ChatTemplate* chat_template = session.chat_template();
-  if (chat_template == nullptr || session.tokenizer() == nullptr) {
-    fail(ErrorCode::kUnsupported, session.source().path(),
-         "has no chat template; kt run completes plain text with it");
-  }
-  const text::Tokenizer& tokenizer = *session.tokenizer();
-  const auto spelling = [&tokenizer](std::optional<text::TokenId> id) {
-    return id ? tokenizer.id_to_piece(*id) : std::string_view();
-  };
   const std::string messages = json(-1);
   text::ChatInput input;
   input.messages_json = messages;
-  input.bos_token = spelling(tokenizer.bos());
-  input.eos_token = spelling(tokenizer.eos());
-  return chat_template->render(input);
+  return session::render_chat(session, input);
 }
 
 }  // namespace kt::app

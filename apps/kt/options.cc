@@ -240,17 +240,16 @@ session::TextRequest SamplingArgs::request() const {
 
 void SamplingArgs::advise(const io::SamplingAdvice& advice,
                           engine::SamplingParams* sampling) const {
-  const auto set = [this](const char* flag, const auto& value, auto* target) {
-    if (value && command->count(flag) == 0) {
-      *target = static_cast<std::remove_reference_t<decltype(*target)>>(*value);
-    }
+  const engine::SamplingParams advised = session::advised_sampling(advice);
+  const auto set = [&](const char* flag, auto field) {
+    if (command->count(flag) == 0) sampling->*field = advised.*field;
   };
-  set("--temp", advice.temperature, &sampling->temperature);
-  set("--top-k", advice.top_k, &sampling->top_k);
-  set("--top-p", advice.top_p, &sampling->top_p);
-  set("--min-p", advice.min_p, &sampling->min_p);
-  set("--typical", advice.typical_p, &sampling->typical_p);
-  set("--repeat-penalty", advice.repetition_penalty, &sampling->repetition_penalty);
+  set("--temp", &engine::SamplingParams::temperature);
+  set("--top-k", &engine::SamplingParams::top_k);
+  set("--top-p", &engine::SamplingParams::top_p);
+  set("--min-p", &engine::SamplingParams::min_p);
+  set("--typical", &engine::SamplingParams::typical_p);
+  set("--repeat-penalty", &engine::SamplingParams::repetition_penalty);
 }
 
 std::string examples(const std::vector<std::string>& lines) {

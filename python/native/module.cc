@@ -5,4 +5,5 @@ NB_MODULE(_native, m) {
   m.attr("__version__") = KT_VERSION;
   kt::python::add_errors(m);
   kt::python::add_injection(m);
+  kt::python::add_engine(m);
 }

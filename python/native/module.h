@@ -10,5 +10,7 @@ namespace kt::python {
 void add_errors(nanobind::module_& m);
 /// Injection, Sequences: operators inside a Transformers model.
 void add_injection(nanobind::module_& m);
+/// What ktransformers.Engine and ktransformers.plan are made of (engine.py, planning.py).
+void add_engine(nanobind::module_& m);
 
 }  // namespace kt::python

@@ -45,6 +45,9 @@ struct Engine::Sequence {
   }
   std::int64_t n_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
   bool in_prompt() const { return n_cached < result.n_prompt; }
+  bool cancelled() const {
+    return request.cancelled != nullptr && request.cancelled->load(std::memory_order_relaxed);
+  }
 };
 
 Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options)
@@ -196,7 +199,7 @@ void Engine::run_layer_wise(Sequence& s) {
     add_rows(s, p, count, chunks.emplace_back());
     p += count;
   }
-  if (!run_layers(chunks, x, delta)) return;  // step() ends the request
+  if (!run_layers(s, chunks, x, delta)) return;  // step() ends the request
   double seconds = seconds_since(start);
   std::int64_t row = 0;
   for (const Rows& chunk : chunks) {
@@ -217,7 +220,8 @@ void Engine::run_layer_wise(Sequence& s) {
 }
 
 // False when it was cancelled between layers, or when weights could not be read (broken_).
-bool Engine::run_layers(const std::vector<Rows>& chunks, tensor::MatrixF x, tensor::MatrixF delta) {
+bool Engine::run_layers(const Sequence& sequence, const std::vector<Rows>& chunks,
+                        tensor::MatrixF x, tensor::MatrixF delta) {
   const auto for_chunks = [&](auto&& run) {
     std::int64_t row = 0;
     for (const Rows& chunk : chunks) {
@@ -234,7 +238,7 @@ bool Engine::run_layers(const std::vector<Rows>& chunks, tensor::MatrixF x, tens
     layered_->embed(step, in);
   });
   for (std::int64_t i = 0; i < layered_->n_layers(); ++i) {
-    if (cancel_.load(std::memory_order_relaxed)) return false;
+    if (cancel_.load(std::memory_order_relaxed) || sequence.cancelled()) return false;
     try {
       operators::enter_phase(layered_->layer(i), Phase::kPrefill, loader);
       for_chunks([&](operators::Step& step, tensor::MatrixF in, tensor::MatrixF pending) {
@@ -275,10 +279,10 @@ bool Engine::step() {
   std::erase_if(sequences_, [](const auto& s) {
     return s->state == Sequence::State::kFinished && s->pages.empty();
   });
-  if (cancel_.exchange(false, std::memory_order_relaxed)) {
-    for (const auto& s : sequences_) {
-      if (s->state != Sequence::State::kFinished) finish(*s, FinishReason::kCancelled);
-    }
+  const bool all = cancel_.exchange(false, std::memory_order_relaxed);
+  for (const auto& s : sequences_) {
+    if (s->state == Sequence::State::kFinished || !(all || s->cancelled())) continue;
+    finish(*s, FinishReason::kCancelled);
   }
   start_queued();
   for (const auto& s : sequences_) {

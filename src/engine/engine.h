@@ -62,6 +62,8 @@ struct Request {
   std::function<void(std::int64_t row, std::span<const float> logits)> on_prompt_logits;
   /// Called after each prompt chunk.
   std::function<void(std::int64_t done, std::int64_t total)> on_prefill;
+  /// Set from any thread, it ends this request at the next step; may be null.
+  std::shared_ptr<const std::atomic<bool>> cancelled;
 };
 
 /// What a finished request did; times in seconds of wall clock.
@@ -118,7 +120,8 @@ class Engine {
   void end_all();
   bool goes_layer_wise(const Sequence& sequence) const;
   void run_layer_wise(Sequence& sequence);
-  bool run_layers(const std::vector<Rows>& chunks, tensor::MatrixF x, tensor::MatrixF delta);
+  bool run_layers(const Sequence& sequence, const std::vector<Rows>& chunks, tensor::MatrixF x,
+                  tensor::MatrixF delta);
   void take_outputs(Sequence& sequence, std::int64_t n_rows, const tensor::ConstMatrixF& logits,
                     std::int64_t* logit_row, double seconds);
   void take_token(Sequence& sequence, std::span<const float> logits);

@@ -1,22 +1,19 @@
 #include "session/generate.h"
 
-#include "session/stop_filter.h"
-#include "text/detokenizer.h"
-
 namespace kt::session {
 namespace {
 
-void check_stops(const std::vector<std::string>& stops) {
+const std::vector<std::string>& checked(const std::vector<std::string>& stops) {
   for (const std::string& s : stops) {
-    if (s.empty()) fail(ErrorCode::kUsage, "--stop", "an empty stop string would stop at once");
+    if (s.empty()) fail(ErrorCode::kUsage, "stop", "an empty stop string would stop at once");
   }
+  return stops;
 }
 
 }  // namespace
 
-TextResult generate_text(Session& session, const TextRequest& request) {
+engine::Request engine_request(const Session& session, const TextRequest& request) {
   KT_CHECK(session.tokenizer() != nullptr);
-  check_stops(request.stop);
   const text::Tokenizer& tokenizer = *session.tokenizer();
   engine::Request run;
   run.prompt = tokenizer.encode(request.prompt, request.add_special, request.parse_special);
@@ -26,19 +23,61 @@ TextResult generate_text(Session& session, const TextRequest& request) {
   run.stop_tokens = session.stop_tokens();
   run.ignore_stop_tokens = request.ignore_eos;
   run.on_prefill = request.on_prefill;
-  StopFilter filter(request.stop, request.on_text);
-  text::IncrementalDetokenizer detokenizer(tokenizer, true, false);
-  run.on_token = [&](const engine::SampledToken& token) {
-    const std::string_view piece = detokenizer.push(token.id);
-    return piece.empty() || filter.push(piece);
-  };
+  return run;
+}
+
+TextOutput::TextOutput(const text::Tokenizer& tokenizer, const std::vector<std::string>& stops,
+                       StopFilter::Sink sink)
+    : filter_(checked(stops), std::move(sink)), detokenizer_(tokenizer, true, false) {}
+
+bool TextOutput::push(std::int32_t token) {
+  const std::string_view piece = detokenizer_.push(token);
+  return piece.empty() || filter_.push(piece);
+}
+
+void TextOutput::finish() {
+  filter_.push(detokenizer_.flush());
+  filter_.flush();
+}
+
+TextResult generate_text(Session& session, const TextRequest& request) {
+  engine::Request run = engine_request(session, request);
+  TextOutput output(*session.tokenizer(), request.stop, request.on_text);
+  run.on_token = [&](const engine::SampledToken& token) { return output.push(token.id); };
   TextResult result;
   result.engine = session.engine().generate(std::move(run));
-  filter.push(detokenizer.flush());
-  filter.flush();
-  result.hit_stop_string = filter.hit();
-  result.text = filter.text();
+  output.finish();
+  result.hit_stop_string = output.hit_stop_string();
+  result.text = output.text();
   return result;
+}
+
+std::string render_chat(const Session& session, text::ChatInput input) {
+  if (session.chat_template() == nullptr || session.tokenizer() == nullptr) {
+    fail(ErrorCode::kUnsupported, session.source().path(),
+         "has no chat template, it completes plain text only");
+  }
+  const text::Tokenizer& tokenizer = *session.tokenizer();
+  const auto spelling = [&tokenizer](std::optional<text::TokenId> id) {
+    return id ? tokenizer.id_to_piece(*id) : std::string_view();
+  };
+  input.bos_token = spelling(tokenizer.bos());
+  input.eos_token = spelling(tokenizer.eos());
+  return session.chat_template()->render(input);
+}
+
+engine::SamplingParams advised_sampling(const io::SamplingAdvice& advice) {
+  engine::SamplingParams sampling;
+  const auto set = [](const auto& value, auto* target) {
+    if (value) *target = static_cast<std::remove_reference_t<decltype(*target)>>(*value);
+  };
+  set(advice.temperature, &sampling.temperature);
+  set(advice.top_k, &sampling.top_k);
+  set(advice.top_p, &sampling.top_p);
+  set(advice.min_p, &sampling.min_p);
+  set(advice.typical_p, &sampling.typical_p);
+  set(advice.repetition_penalty, &sampling.repetition_penalty);
+  return sampling;
 }
 
 std::string speed_report(const engine::Result& r) {

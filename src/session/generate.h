@@ -1,6 +1,7 @@
-// Text in, text out over one Session: renders or tokenises, generates, detokenises incrementally,
-// and cuts at stop strings (which may span tokens). `kt run`, `kt chat` and later the servers use
-// it. Thread rule: the thread that drives the Session.
+// Text in, text out over one Session: tokenises, generates, detokenises incrementally, and cuts at
+// stop strings (which may span tokens). `kt run`, `kt chat` and the worker of Python and the
+// servers use it. Thread rule: generate_text belongs to the thread that drives the Session; the
+// rest is pure.
 #pragma once
 #include <functional>
 #include <string>
@@ -8,6 +9,8 @@
 #include <vector>
 
 #include "session/session.h"
+#include "session/stop_filter.h"
+#include "text/detokenizer.h"
 
 namespace kt::session {
 
@@ -32,6 +35,34 @@ struct TextResult {
 };
 
 TextResult generate_text(Session& session, const TextRequest& request);
+
+/// The engine's side of a request: prompt, sampling and limits; on_token is left to the caller.
+engine::Request engine_request(const Session& session, const TextRequest& request);
+
+/// The text of one request as its tokens come. Throws kUsage for an empty stop string.
+class TextOutput {
+ public:
+  /// `sink` gets the text that is certain, and returns false when it wants no more; may be null.
+  TextOutput(const text::Tokenizer& tokenizer, const std::vector<std::string>& stops,
+             StopFilter::Sink sink);
+  /// False once the text has ended.
+  bool push(std::int32_t token);
+  /// Passes on what was held back, after the last token.
+  void finish();
+  const std::string& text() const { return filter_.text(); }
+  bool hit_stop_string() const { return filter_.hit(); }
+
+ private:
+  StopFilter filter_;
+  text::IncrementalDetokenizer detokenizer_;
+};
+
+/// The prompt that the model's chat template makes of messages; bos_token and eos_token are filled
+/// in. Throws kUnsupported when the model has no template, else as ChatTemplate::render.
+std::string render_chat(const Session& session, text::ChatInput input);
+
+/// The default sampling with what the makers of a model advise instead, where they do.
+engine::SamplingParams advised_sampling(const io::SamplingAdvice& advice);
 
 /// The six-line speed report of the original program:
 ///   prompt eval count / duration / rate, eval count / duration / rate.

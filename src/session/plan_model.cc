@@ -28,7 +28,7 @@ Host describe_host(const PlanRequest& request) {
   host.packing.caps = detect_caps();
   host.packing.n_threads = request.n_threads > 0 ? request.n_threads : default_threads(topology);
   placement::Machine& m = host.machine;
-  m.ram = topology.memory_available;
+  m.ram = topology.memory_available + request.held;
   for (const std::string& gpu : request.gpus) m.gpus.push_back(placement::parse_gpu(gpu));
   if (!request.link.empty()) m.link = placement::parse_rate(request.link, "--pcie");
   if (!request.disk.empty()) m.disk = placement::parse_rate(request.disk, "--disk");

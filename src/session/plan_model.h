@@ -20,6 +20,7 @@ struct PlanRequest : RunOptions {
   std::string disk;
   std::string cpu_flops;
   bool remeasure = false;
+  std::uint64_t held = 0;  // bytes of this machine that count as free, though this process has them
 };
 
 struct PlannedModel {

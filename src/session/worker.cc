@@ -1,0 +1,271 @@
+#include "session/worker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "tensor/kv_view.h"
+
+namespace kt::session {
+namespace {
+
+std::exception_ptr closed_error() {
+  return std::make_exception_ptr(Error(ErrorCode::kCancelled, "the engine was closed"));
+}
+
+std::int64_t pages(std::int64_t n_tokens) {
+  return (n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
+}
+
+}  // namespace
+
+Worker::Worker(Options options) : options_(std::move(options)) {
+  options_.on_load = [this](std::uint64_t done, std::uint64_t total, double rate) {
+    const std::lock_guard lock(mutex_);
+    if (closing_) std::rethrow_exception(closed_error());  // out of Session::open
+    loading_ = {done, total, rate};
+  };
+  options_.on_warning = [this](const std::string& warning) {
+    const std::lock_guard lock(mutex_);
+    warnings_.push_back(warning);
+  };
+  thread_ = std::thread([this] { main(); });
+}
+
+Worker::~Worker() { close(); }
+
+bool Worker::wait_open(std::chrono::milliseconds longest) {
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_for(lock, longest, [this] { return opened_; })) return false;
+  if (error_) std::rethrow_exception(error_);
+  return true;
+}
+
+Worker::Loading Worker::loading() const {
+  const std::lock_guard lock(mutex_);
+  return loading_;
+}
+
+std::vector<std::string> Worker::warnings() const {
+  const std::lock_guard lock(mutex_);
+  return warnings_;
+}
+
+void Worker::fail_closed() { fail(ErrorCode::kUsage, "engine", "is closed; open another one"); }
+
+void Worker::check_open() const {
+  if (closing_ || !opened_) fail_closed();
+  if (error_) std::rethrow_exception(error_);
+}
+
+std::shared_ptr<Ticket> Worker::submit(engine::Request request, std::vector<std::string> stops) {
+  Job job;
+  job.ticket = std::make_shared<Ticket>();
+  job.request = std::move(request);
+  job.request.cancelled = job.ticket->cancel_flag();
+  job.stops = std::move(stops);
+  const std::shared_ptr<Ticket> ticket = job.ticket;
+  const std::lock_guard lock(mutex_);
+  check_open();
+  queued_.push_back(std::move(job));
+  changed_.notify_all();
+  return ticket;
+}
+
+void Worker::cancel_all() {
+  const std::lock_guard lock(mutex_);
+  cancel_all_ = true;
+  changed_.notify_all();
+}
+
+void Worker::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+    changed_.notify_all();
+  }
+  {
+    const std::shared_lock lock(session_mutex_);
+    if (session_ != nullptr) session_->engine().cancel();  // between the layers of a long prompt
+  }
+  const std::lock_guard lock(join_mutex_);
+  if (thread_.joinable()) thread_.join();
+}
+
+void Worker::call(std::function<void(Session&)> f) {
+  std::future<void> done;
+  {
+    const std::lock_guard lock(mutex_);
+    check_open();
+    calls_.push_back({std::move(f), {}});
+    done = calls_.back().done.get_future();
+    changed_.notify_all();
+  }
+  done.get();
+}
+
+void Worker::main() {
+  if (!open()) return;
+  try {
+    serve();
+  } catch (...) {
+    // The engine may be in the middle of anything: nothing is asked of it any more.
+    const std::exception_ptr error = std::current_exception();
+    end_jobs(error);
+    std::unique_lock lock(mutex_);
+    error_ = error;
+    changed_.wait(lock, [this] { return closing_; });
+  }
+  end_jobs(closed_error());
+  const std::unique_lock lock(session_mutex_);
+  session_.reset();
+}
+
+bool Worker::open() {
+  std::unique_ptr<Session> session;
+  std::exception_ptr error;
+  try {
+    session = Session::open(options_);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  {
+    const std::unique_lock lock(session_mutex_);
+    session_ = std::move(session);
+  }
+  const std::lock_guard lock(mutex_);
+  error_ = error;
+  opened_ = true;
+  changed_.notify_all();
+  return !error;
+}
+
+void Worker::serve() {
+  while (true) {
+    std::deque<Call> calls;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] {
+        return closing_ || !queued_.empty() || !calls_.empty() || !active_.empty() ||
+               !waiting_.empty();
+      });
+      if (closing_) return;
+      std::move(queued_.begin(), queued_.end(), std::back_inserter(waiting_));
+      queued_.clear();
+      calls.swap(calls_);
+      if (std::exchange(cancel_all_, false)) {
+        for (const Job& job : active_) job.ticket->cancel();
+        for (const Job& job : waiting_) job.ticket->cancel();
+      }
+    }
+    for (Call& call : calls) {
+      try {
+        call.run(*session_);
+        call.done.set_value();
+      } catch (...) {
+        call.done.set_exception(std::current_exception());
+      }
+    }
+    admit();
+    if (active_.empty()) continue;
+    session_->engine().step();
+    deliver();
+  }
+}
+
+// Starts waiting requests in order while the cache surely holds all of them.
+void Worker::admit() {
+  const engine::EngineOptions& options = session_->engine().options();
+  const std::int64_t room = pages(options.kv_tokens > 0 ? options.kv_tokens : options.context);
+  std::int64_t used = 0;
+  for (const Job& job : active_) used += job.n_pages;
+  for (auto job = waiting_.begin(); job != waiting_.end();) {
+    const auto n_prompt = static_cast<std::int64_t>(job->request.prompt.size());
+    const std::int64_t most = job->request.max_tokens;
+    const bool limited = most >= 0 && most <= options.context - n_prompt;
+    job->n_pages = pages(limited ? n_prompt + most : options.context);
+    if (job->ticket->cancelled()) {
+      TextResult result;
+      result.engine.reason = engine::FinishReason::kCancelled;
+      job->ticket->finish(std::move(result));
+      job = waiting_.erase(job);
+      continue;
+    }
+    if (!active_.empty() && used + job->n_pages > room) return;
+    active_.push_back(std::move(*job));
+    job = waiting_.erase(job);
+    if (start(active_.back())) {
+      used += active_.back().n_pages;
+    } else {
+      active_.pop_back();
+    }
+  }
+}
+
+// Hands a request to the engine; false when something is wrong with it.
+bool Worker::start(Job& job) {
+  try {
+    Ticket* ticket = job.ticket.get();
+    if (session_->tokenizer() != nullptr) {
+      job.output = std::make_unique<TextOutput>(*session_->tokenizer(), job.stops,
+                                                [ticket](std::string_view text) {
+                                                  ticket->push(text);
+                                                  return true;
+                                                });
+    } else if (!job.stops.empty()) {
+      fail(ErrorCode::kUsage, "stop", "strings need a model with a tokenizer");
+    }
+    job.request.on_token = [ticket, output = job.output.get()](const engine::SampledToken& token) {
+      ticket->push(token);
+      return output == nullptr || output->push(token.id);
+    };
+    job.id = session_->engine().submit(std::move(job.request));
+    return true;
+  } catch (...) {
+    job.ticket->fail(std::current_exception());
+    return false;
+  }
+}
+
+void Worker::deliver() {
+  for (auto job = active_.begin(); job != active_.end();) {
+    const std::unique_ptr<engine::Result> done = session_->engine().take_result(job->id);
+    if (done == nullptr) {
+      ++job;
+      continue;
+    }
+    if (done->reason == engine::FinishReason::kError) {
+      job->ticket->fail(std::make_exception_ptr(Error(ErrorCode::kInternal, done->error)));
+    } else {
+      TextResult result;
+      result.engine = std::move(*done);
+      if (job->output != nullptr) {
+        job->output->finish();
+        result.hit_stop_string = job->output->hit_stop_string();
+        result.text = job->output->text();
+      }
+      job->ticket->finish(std::move(result));
+    }
+    job = active_.erase(job);
+  }
+}
+
+// Fails whatever is known of; nothing new comes in afterwards.
+void Worker::end_jobs(const std::exception_ptr& error) {
+  std::deque<Job> queued;
+  std::deque<Call> calls;
+  {
+    const std::lock_guard lock(mutex_);
+    queued.swap(queued_);
+    calls.swap(calls_);
+    if (!closing_) error_ = error;
+  }
+  for (const Job& job : active_) job.ticket->fail(error);
+  for (const Job& job : waiting_) job.ticket->fail(error);
+  for (const Job& job : queued) job.ticket->fail(error);
+  for (Call& call : calls) call.done.set_exception(error);
+  active_.clear();
+  waiting_.clear();
+}
+
+}  // namespace kt::session

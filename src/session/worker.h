@@ -1,0 +1,108 @@
+// A thread that opens a Session and drives it for everyone else: requests from any thread are run
+// together, as many at a time as the cache surely holds to their end; the rest wait in order.
+//
+//   submit → queue ─admit→ Engine::step ─tokens, text→ Ticket
+//
+// What a request may need: prompt and max_tokens, or the whole context without a limit. An
+// exception out of a step ends every request and all later ones. Thread rule: any thread.
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <future>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "session/ticket.h"
+
+namespace kt::session {
+
+class Worker {
+ public:
+  /// Starts opening the model; on_load and on_warning of the options are the Worker's own.
+  explicit Worker(Options options);
+  /// close().
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  /// Waits so long for the model at most; true once it is open. Throws what opening threw.
+  bool wait_open(std::chrono::milliseconds longest);
+  struct Loading {
+    std::uint64_t done = 0, total = 0;  // bytes
+    double rate = 0.0;                  // bytes per second
+  };
+  Loading loading() const;
+  /// Warnings about the rule file so far.
+  std::vector<std::string> warnings() const;
+
+  /// Queues a request, whose callbacks run on the worker's thread; on_token and cancelled are the
+  /// Worker's own. Text comes when the model has a tokenizer. What is wrong with the request shows
+  /// in the Ticket. Throws kUsage when closed or not open yet.
+  std::shared_ptr<Ticket> submit(engine::Request request, std::vector<std::string> stops = {});
+  /// Ends all requests at the next step, with what there is.
+  void cancel_all();
+  /// Ends all requests with kCancelled, waits for the step in progress, frees the model.
+  void close();
+
+  /// f(const Session&) on the calling thread: for what does not change, such as configuration and
+  /// tokenizer. Throws kUsage when closed or not open yet.
+  template <class F>
+  auto read(F&& f) const {
+    const std::shared_lock lock(session_mutex_);
+    if (session_ == nullptr) fail_closed();
+    return f(std::as_const(*session_));
+  }
+  /// f(session) on the worker's thread between two steps; waits for it and throws what it threw.
+  void call(std::function<void(Session&)> f);
+
+ private:
+  struct Job {
+    std::shared_ptr<Ticket> ticket;
+    engine::Request request;
+    std::vector<std::string> stops;
+    std::unique_ptr<TextOutput> output;  // null without a tokenizer
+    engine::Engine::RequestId id = 0;
+    std::int64_t n_pages = 0;  // that it may need
+  };
+  struct Call {
+    std::function<void(Session&)> run;
+    std::promise<void> done;
+  };
+  [[noreturn]] static void fail_closed();
+  void check_open() const;  // with mutex_ held
+  void main();
+  bool open();
+  void serve();
+  void admit();
+  bool start(Job& job);
+  void deliver();
+  void end_jobs(const std::exception_ptr& error);
+
+  Options options_;
+  mutable std::mutex mutex_;  // of the members down to calls_
+  std::condition_variable changed_;
+  bool opened_ = false;  // or failed to, with error_
+  bool closing_ = false;
+  bool cancel_all_ = false;
+  std::exception_ptr error_;  // of opening, or of a step
+  Loading loading_;
+  std::vector<std::string> warnings_;
+  std::deque<Job> queued_;
+  std::deque<Call> calls_;
+
+  mutable std::shared_mutex session_mutex_;  // of the pointer, not of what it points to
+  std::unique_ptr<Session> session_;
+  std::list<Job> active_;  // the thread's own, as all below
+  std::deque<Job> waiting_;
+  std::mutex join_mutex_;
+  std::thread thread_;
+};
+
+}  // namespace kt::session

@@ -1,0 +1,186 @@
+// A Worker on the bundled model: requests together as alone, what ends them early, and what does
+// not fit.
+#include "session/worker.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include "base/error.h"
+
+namespace kt::session {
+namespace {
+
+using std::chrono::milliseconds;
+constexpr milliseconds kLong{60000};
+
+Options tiny_moe(std::int64_t context = 256) {
+  Options options;
+  options.model = std::string(KT_SOURCE_DIR) + "/models/tiny-moe/tiny-moe-q4_k_m.gguf";
+  options.context = context;
+  options.n_threads = 2;
+  return options;
+}
+
+engine::Request request(const Worker& worker, const std::string& prompt, std::int64_t n) {
+  TextRequest text;
+  text.prompt = prompt;
+  text.max_tokens = n;
+  text.ignore_eos = true;
+  text.sampling.temperature = 0.0f;
+  return worker.read([&](const Session& session) { return engine_request(session, text); });
+}
+
+TextResult wait(Ticket& ticket) {
+  while (true) {
+    EXPECT_TRUE(ticket.wait(kLong));
+    if (ticket.take().ended) return ticket.result();
+  }
+}
+
+ErrorCode failure(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.code();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return ErrorCode::kInternal;
+}
+
+TEST(Worker, RunsRequestsTogetherAsAlone) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  EXPECT_GT(worker.loading().total, 0u);
+  EXPECT_EQ(worker.loading().done, worker.loading().total);
+  const std::vector<std::string> prompts = {"Once upon a time", "The cat", "A dog and a bird"};
+  std::vector<std::string> alone;
+  for (const std::string& p : prompts)
+    alone.push_back(wait(*worker.submit(request(worker, p, 20))).text);
+  std::vector<std::shared_ptr<Ticket>> tickets;
+  for (const std::string& p : prompts) tickets.push_back(worker.submit(request(worker, p, 20)));
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    std::string text;
+    Ticket::News news;
+    while (!news.ended) {
+      ASSERT_TRUE(tickets[i]->wait(kLong));
+      news = tickets[i]->take();
+      text += news.text;
+    }
+    EXPECT_EQ(text, alone[i]);
+    EXPECT_EQ(tickets[i]->result().text, alone[i]);
+    EXPECT_EQ(tickets[i]->result().engine.tokens.size(), 20u);
+  }
+}
+
+TEST(Worker, EndsOneRequestAndNotItsNeighbour) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  const auto neighbour = worker.submit(request(worker, "The cat", 100));
+  const auto ended = worker.submit(request(worker, "Once upon a time", 100));
+  ASSERT_TRUE(ended->wait(kLong));
+  ended->cancel();
+  const TextResult result = wait(*ended);
+  EXPECT_EQ(result.engine.reason, engine::FinishReason::kCancelled);
+  EXPECT_LT(result.engine.tokens.size(), 100u);
+  EXPECT_EQ(wait(*neighbour).engine.tokens.size(), 100u);
+}
+
+TEST(Worker, LetsRequestsWaitForTheCache) {
+  Worker worker(tiny_moe(128));
+  ASSERT_TRUE(worker.wait_open(kLong));
+  std::vector<std::shared_ptr<Ticket>> tickets;
+  for (int i = 0; i < 4; ++i)  // each needs all of it
+    tickets.push_back(worker.submit(request(worker, "Once upon a time", 100)));
+  tickets[2]->cancel();
+  for (int i = 0; i < 4; ++i) {
+    const TextResult result = wait(*tickets[static_cast<std::size_t>(i)]);
+    if (i == 2) {
+      EXPECT_EQ(result.engine.reason, engine::FinishReason::kCancelled);
+    } else {
+      EXPECT_EQ(result.engine.reason, engine::FinishReason::kMaxTokens);
+      EXPECT_EQ(result.engine.tokens.size(), 100u);
+    }
+  }
+}
+
+TEST(Worker, CutsAtStopStrings) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  const std::string whole = wait(*worker.submit(request(worker, "Once upon a time", 20))).text;
+  const std::string stop = whole.substr(whole.size() / 2, 4);
+  const TextResult cut = wait(*worker.submit(request(worker, "Once upon a time", 20), {stop}));
+  EXPECT_TRUE(cut.hit_stop_string);
+  EXPECT_EQ(cut.text, whole.substr(0, whole.find(stop)));
+  const auto bad = worker.submit(request(worker, "Once", 2), {""});
+  EXPECT_EQ(failure([&] { wait(*bad); }), ErrorCode::kUsage);
+}
+
+TEST(Worker, SaysWhatIsWrongInTheTicket) {
+  Worker worker(tiny_moe(64));
+  ASSERT_TRUE(worker.wait_open(kLong));
+  engine::Request long_one;
+  long_one.prompt.assign(65, 1);
+  const auto ticket = worker.submit(std::move(long_one));
+  EXPECT_EQ(failure([&] { wait(*ticket); }), ErrorCode::kTooLong);
+  EXPECT_EQ(failure([&] { wait(*worker.submit({})); }), ErrorCode::kUsage);
+  EXPECT_EQ(wait(*worker.submit(request(worker, "Once", 3))).engine.tokens.size(), 3u);
+}
+
+TEST(Worker, ClosesInTheMiddle) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  const auto running = worker.submit(request(worker, "Once upon a time", 200));
+  ASSERT_TRUE(running->wait(kLong));
+  worker.close();
+  EXPECT_EQ(failure([&] { wait(*running); }), ErrorCode::kCancelled);
+  EXPECT_EQ(failure([&] { worker.submit({}); }), ErrorCode::kUsage);
+  EXPECT_EQ(failure([&] { worker.read([](const Session&) {}); }), ErrorCode::kUsage);
+  EXPECT_EQ(failure([&] { worker.call([](Session&) {}); }), ErrorCode::kUsage);
+  worker.close();
+}
+
+TEST(Worker, EndsEverythingWhenAStepThrows) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  engine::Request throws;
+  throws.prompt = {1, 2};
+  throws.on_prefill = [](std::int64_t, std::int64_t) { fail(ErrorCode::kIo, "disk", "is gone"); };
+  const auto ticket = worker.submit(std::move(throws));
+  EXPECT_EQ(failure([&] { wait(*ticket); }), ErrorCode::kIo);
+  EXPECT_EQ(failure([&] { worker.submit({}); }), ErrorCode::kIo);
+}
+
+TEST(Worker, TellsWhyItCannotOpen) {
+  Options options = tiny_moe();
+  options.model = "/nowhere/model.gguf";
+  Worker worker(options);
+  EXPECT_EQ(failure([&] { worker.wait_open(kLong); }), ErrorCode::kNotFound);
+}
+
+TEST(Worker, CallsBetweenSteps) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  std::thread::id there;
+  worker.call([&](Session&) { there = std::this_thread::get_id(); });
+  EXPECT_NE(there, std::this_thread::get_id());
+  EXPECT_EQ(failure([&] { worker.call([](Session&) { fail(ErrorCode::kIo, "x", "y"); }); }),
+            ErrorCode::kIo);
+}
+
+TEST(Ticket, HasADescriptorThatPollSees) {
+  Ticket ticket;
+  pollfd fd{ticket.descriptor(), POLLIN, 0};
+  EXPECT_EQ(::poll(&fd, 1, 0), 0);
+  ticket.push("a");
+  ticket.push("b");
+  EXPECT_EQ(::poll(&fd, 1, 0), 1);
+  EXPECT_EQ(ticket.take().text, "ab");
+  EXPECT_EQ(::poll(&fd, 1, 0), 0);
+  ticket.finish({});
+  EXPECT_EQ(::poll(&fd, 1, 0), 1);
+  EXPECT_TRUE(ticket.take().ended);
+  EXPECT_TRUE(ticket.take().ended);
+}
+
+}  // namespace
+}  // namespace kt::session
