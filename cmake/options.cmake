@@ -25,5 +25,7 @@ endif()
 
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
-find_package(GTest REQUIRED)
+if(KT_TESTS)
+  find_package(GTest REQUIRED)
+endif()
 find_package(nlohmann_json REQUIRED)

@@ -1,7 +1,8 @@
 # kt_rust_library(<target> CRATE <folder> LIB <name>): the static library of a Cargo crate that
 # uses cxx, as an imported target with the bridge's headers. Built by `cargo build --release --locked` inside
-# the build folder.
+# the build folder, or in KT_CARGO_TARGET.
 set(KT_RUST_MINIMUM 1.85)
+set(KT_CARGO_TARGET "" CACHE PATH "Folder for what cargo builds, to share it between build folders")
 find_program(KT_CARGO cargo REQUIRED)
 
 execute_process(COMMAND ${KT_CARGO} --version OUTPUT_VARIABLE kt_cargo_version COMMAND_ERROR_IS_FATAL ANY)
@@ -15,6 +16,9 @@ function(kt_rust_library target)
   cmake_parse_arguments(ARG "" "CRATE;LIB" "" ${ARGN})
   set(folder ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_CRATE})
   set(output ${CMAKE_CURRENT_BINARY_DIR}/${ARG_CRATE})
+  if(KT_CARGO_TARGET)
+    set(output ${KT_CARGO_TARGET}/${ARG_CRATE})
+  endif()
   set(library ${output}/release/lib${ARG_LIB}.a)
   set(cargo ${KT_CARGO})
   set(target_option)

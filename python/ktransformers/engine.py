@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import difflib
 import json
 import operator
 import os
@@ -264,7 +265,7 @@ def _is_one(prompt: object) -> bool:
     if isinstance(prompt, (bytes, bytearray, Mapping)) or not hasattr(prompt, "__len__"):
         raise TypeError(f"a prompt is text, token ids or messages, not {type(prompt).__name__}")
     if len(prompt) == 0:
-        raise UsageError("the prompt is empty", "prompt")
+        raise UsageError("is empty; at least one token is needed", "prompt")
     first = prompt[0]  # type: ignore[index]
     return isinstance(first, Mapping) or _is_id(first)
 
@@ -275,6 +276,13 @@ def _is_id(value: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _stops(stop: object) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else list(stop) if isinstance(stop, (list, tuple)) else [stop]
+    if not all(isinstance(one, str) for one in stops):
+        raise TypeError(f"stop: {stop!r} is not text or a list of text")
+    return stops
 
 
 def token_ids(tokens: object) -> list[int]:
@@ -487,17 +495,19 @@ class Engine:
             raise TypeError("one prompt is wanted, not a list of them")
         for name in wanted:
             if name not in Sampling.__annotations__:
-                raise TypeError(f"unexpected argument '{name}'; known: {', '.join(Sampling.__annotations__)}")
+                near = difflib.get_close_matches(name, Sampling.__annotations__, 1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise TypeError(f"unexpected argument '{name}'{hint}")
         sampling = self._worker.sampling()
         set_options(sampling, {name: value for name, value in wanted.items() if name not in _NOT_SAMPLING})
         max_tokens = wanted.get("max_tokens")
+        if max_tokens is not None and not _is_id(max_tokens):
+            raise TypeError(f"max_tokens: {max_tokens!r} is not a whole number")
         if max_tokens is not None and max_tokens < 0:
-            raise UsageError(f"{max_tokens}: a number from 0 on is wanted, or None", "max_tokens")
-        stop = wanted.get("stop", ())
+            raise UsageError(f"{max_tokens} is below 0; None is no limit", "max_tokens")
         return _Request(self._worker.submit(
-            self._tokens(prompt), sampling, -1 if max_tokens is None else max_tokens,
-            [stop] if isinstance(stop, str) else list(stop), wanted.get("ignore_eos", False),
-            wanted.get("reuse_prefix", True)))
+            self._tokens(prompt), sampling, -1 if max_tokens is None else max_tokens, _stops(wanted.get("stop", ())),
+            bool(wanted.get("ignore_eos", False)), bool(wanted.get("reuse_prefix", True))))
 
 
 class _naming:

@@ -131,7 +131,7 @@ nb::dict describe(Worker& worker) {
   {
     const nb::gil_scoped_release unlocked;
     worker.call([&](session::Session& s) {
-      opened.rows = placement::explain(s.model(), s.placement());
+      opened.rows = placement::explain_modules(s.model(), s.placement());
       opened.load = s.load_report();
       opened.path = s.source().path();
       opened.config = s.config();

@@ -56,7 +56,8 @@ std::vector<ExplainRow> merge_layers(const std::vector<ExplainRow>& rows) {
   return result;
 }
 
-std::vector<ExplainRow> explain(operators::Module& root, const operators::Placement& placement) {
+std::vector<ExplainRow> explain_modules(operators::Module& root,
+                                        const operators::Placement& placement) {
   std::vector<ExplainRow> rows;
   operators::walk(root, [&](operators::Module& module) {
     if (module.weights().empty() && module.weight_bytes() == 0) return;
@@ -64,7 +65,11 @@ std::vector<ExplainRow> explain(operators::Module& root, const operators::Placem
                     module.weight_format(), module.weight_bytes(),
                     placement.at(module.path()).reason});
   });
-  return merge_layers(rows);
+  return rows;
+}
+
+std::vector<ExplainRow> explain(operators::Module& root, const operators::Placement& placement) {
+  return merge_layers(explain_modules(root, placement));
 }
 
 std::string explain_summary(operators::Module& root) {

@@ -28,7 +28,11 @@ struct ExplainRow {
 /// of first sight.
 std::vector<ExplainRow> merge_layers(const std::vector<ExplainRow>& rows);
 
-/// Rows for modules that own weights, in tree order.
+/// One row for each module that owns weights, in tree order, under its own path.
+std::vector<ExplainRow> explain_modules(operators::Module& root,
+                                        const operators::Placement& placement);
+
+/// The same with equal layers merged.
 std::vector<ExplainRow> explain(operators::Module& root, const operators::Placement& placement);
 
 /// The rows as an aligned table with a total, ending in a newline.

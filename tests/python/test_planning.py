@@ -1,0 +1,64 @@
+"""ktransformers.plan says what `kt plan --json` says."""
+import json
+import pathlib
+
+import pytest
+
+import ktransformers
+from ktransformers import errors
+from support.kt import run_kt
+from support.models import tiny_moe_path
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "tests/data/golden_configs/deepseek_v3.json"
+MACHINE = {"gpus": ["1GiB@1000GB/s"], "ram": "128GiB@100GB/s", "cpu_flops": "1TFLOPS"}
+FLAGS = ["--gpu", "1GiB@1000GB/s", "--ram", "128GiB@100GB/s", "--cpu-flops", "1TFLOPS"]
+
+
+def test_plan_is_that_of_kt(tmp_path):
+    plan = ktransformers.plan(tiny_moe_path(), **MACHINE, context=512)
+    shown = json.loads(run_kt("plan", tiny_moe_path(), *FLAGS, "--ctx", 512, "--json", "--write-rules",
+                              tmp_path / "kt.yaml").stdout)
+    assert json.loads(plan.json) == shown
+    assert plan.context == shown["context"] == 512 and plan.architecture == "deepseek_v3"
+    assert [device.name for device in plan.devices] == ["cpu", "cuda:0"]
+    assert plan.devices[0].weights == shown["devices"][0]["weights"]
+    assert plan.speed.decode == shown["speed"]["decode"]
+    assert {m.path: (m.kind, m.operator, m.bytes) for m in plan.modules} == {
+        m["path"]: (m["class"], m["operator"], m["bytes"]) for m in shown["modules"]}
+    plan.write_rules(tmp_path / "ours.yaml")
+    assert (tmp_path / "ours.yaml").read_text() == plan.rules == (tmp_path / "kt.yaml").read_text()
+
+
+def test_plan_of_a_model_that_is_not_here():
+    plan = ktransformers.plan(CONFIG, format="Q8_0", ram="64GiB@50GB/s")
+    assert plan.type == "Q8_0" and plan.weight_bytes > 0 and not plan.rates_measured
+
+
+def test_written_rules_open(tmp_path):
+    ktransformers.plan(tiny_moe_path(), gpus=["1GiB@1000GB/s"], ram="8GiB@50GB/s").write_rules(tmp_path / "r.yaml")
+    with ktransformers.Engine(tiny_moe_path(), tmp_path / "r.yaml", emulate_gpus=1) as engine:
+        assert any(placed.device == "cuda:0" for placed in engine.placement.values())
+
+
+def test_plan_of_an_engine():
+    with ktransformers.Engine(tiny_moe_path(), context=256, kv="f32") as engine:
+        plan = engine.plan(**MACHINE)
+        assert plan.context == 256 and plan.cache_bytes == engine.cache_bytes
+        assert engine.plan(ram="8GiB@50GB/s", context=128).context == 128
+
+
+@pytest.mark.parametrize("arguments, error, text", [
+    ({"gpus": ["24"]}, errors.UsageError, "24"),
+    ({"gpus": [5]}, TypeError, "gpus: [5] is not a list of text"),
+    ({"ram": "much"}, errors.UsageError, "much"),
+    ({"ram": "1MiB"}, errors.NoMemoryError, "MiB"),
+    ({"cpu_flops": "1TFLOPS"}, errors.UsageError, "--ram"),
+    ({"model": CONFIG, "format": "Q9"}, errors.UsageError, "Q9"),
+    ({"model": "/nowhere"}, errors.NotFoundError, "/nowhere"),
+    ({"context": 10 ** 7}, errors.UsageError, "10000000"),
+])
+def test_bad_plans(arguments, error, text):
+    with pytest.raises(error) as raised:
+        ktransformers.plan(**{"model": tiny_moe_path(), **arguments})
+    assert text in str(raised.value)
