@@ -5,17 +5,26 @@ tree's models/, rules/, tests/ and include/ in it, and the files that the page s
 ```yaml NAME is the file NAME. A block opened with ```sh parse is not run (it needs a network, a model that is
 not in the tree, or is a ./dev command that runs these tests), but each line must be a command that exists, with
 flags that it knows.
+
+The blocks opened with ```python are run as one program, in the same kind of folder. Notebooks run from the first cell to
+the last.
 """
+import json
 import os
 import pathlib
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import notebook  # noqa: E402
+
 BLOCK = re.compile(r"^```sh([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHOWN_FILE = re.compile(r"^```(?:cpp|yaml) ([\w.]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OTHER_PROGRAMS = {"git", "cd", "cmake", "ctest", "python3", "pip", "pytest", "ninja"}
 
@@ -61,6 +70,14 @@ def check_dev(words: list[str]) -> None:
         assert not word.startswith("--") or word in text, f"./dev {words[1]} has no flag {word}"
 
 
+def show_files(page: pathlib.Path, folder: pathlib.Path) -> None:
+    """Makes a folder that has what the page's blocks need."""
+    for name, content in SHOWN_FILE.findall(page.read_text()):
+        (folder / name).write_text(content)
+    for name in ("models", "rules", "tests", "include"):
+        (folder / name).symlink_to(ROOT / name)
+
+
 @pytest.mark.parametrize("page, marks, text", blocks())
 def test_block(page, marks, text, build, tmp_path):
     assert set(marks) <= {"parse"}, f"unknown mark {marks}"
@@ -77,14 +94,37 @@ def test_block(page, marks, text, build, tmp_path):
                 for word in words[1:]:
                     assert not word.endswith(".py") or (ROOT / word).exists(), f"{word} does not exist"
         return
-    for name, content in SHOWN_FILE.findall(page.read_text()):
-        (tmp_path / name).write_text(content)
-    for folder in ("models", "rules", "tests", "include"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
+    show_files(page, tmp_path)
     env = {**os.environ, "PATH": f"{build / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, env=env, text=True,
                           capture_output=True, timeout=300, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("page", [page for page in documents() if PYTHON_BLOCK.search(page.read_text())],
+                         ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks(page, build, tmp_path):
+    show_files(page, tmp_path)
+    program = tmp_path / "blocks.py"
+    program.write_text("\n".join(PYTHON_BLOCK.findall(page.read_text())))
+    done = subprocess.run([sys.executable, program], cwd=tmp_path, text=True, capture_output=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": str(build / "python")}, check=False)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def cell_outputs(notebook: dict, kind: str) -> list[str]:
+    return ["".join(output["data"][kind]) for cell in notebook["cells"] for output in cell.get("outputs", [])
+            if kind in output.get("data", {})]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.ipynb")), ids=lambda path: path.name)
+def test_notebook_runs(path):
+    ran = notebook.run(path)
+    charts = cell_outputs(ran, "image/svg+xml")
+    assert charts and all(chart.startswith("<svg") for chart in charts)
+    shown = json.loads(path.read_text())
+    assert cell_outputs(shown, "image/svg+xml"), "has no outputs; tools/notebook.py writes them"
+    assert "/tmp/" not in path.read_text() and str(ROOT) not in path.read_text()
 
 
 def test_the_readme_shows_the_two_commands():

@@ -24,7 +24,7 @@ from ktransformers.errors import UsageError
 from ktransformers.planning import Plan, plan, set_options
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing import Self, Unpack
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
@@ -235,7 +235,12 @@ class AsyncTextStream:
         loop = asyncio.get_running_loop()
         news: asyncio.Future[None] = loop.create_future()
         descriptor = self._request.ticket.fileno()
-        loop.add_reader(descriptor, lambda: news.done() or news.set_result(None))
+
+        def arrived() -> None:
+            if not news.done():
+                news.set_result(None)
+
+        loop.add_reader(descriptor, arrived)
         try:
             await news
         except BaseException:
@@ -279,8 +284,9 @@ def _is_id(value: object) -> bool:
 
 
 def _stops(stop: object) -> list[str]:
-    stops = [stop] if isinstance(stop, str) else list(stop) if isinstance(stop, (list, tuple)) else [stop]
-    if not all(isinstance(one, str) for one in stops):
+    given = stop if isinstance(stop, (list, tuple)) else [stop]
+    stops = [one for one in given if isinstance(one, str)]
+    if len(stops) != len(given):
         raise TypeError(f"stop: {stop!r} is not text or a list of text")
     return stops
 
@@ -379,7 +385,8 @@ class Engine:
             warnings.warn(warning.rstrip(), RuleWarning, stacklevel=3)
 
     @overload
-    def generate(self, prompt: Prompt, **sampling: Unpack[Sampling]) -> Result: ...
+    def generate(  # type: ignore[overload-overlap]  # text is a sequence of texts, too
+        self, prompt: Prompt, **sampling: Unpack[Sampling]) -> Result: ...
 
     @overload
     def generate(self, prompt: Sequence[Prompt], **sampling: Unpack[Sampling]) -> list[Result]: ...

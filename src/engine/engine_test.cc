@@ -276,6 +276,20 @@ TEST_F(EngineTest, CancelReachesALongPrompt) {
   EXPECT_EQ(after.tokens, alone(request(400, 5)));
 }
 
+TEST_F(EngineTest, ACancelledRequestEndsAlone) {
+  auto engine = make(512, 16);
+  const auto cancelled = std::make_shared<std::atomic<bool>>(false);
+  Request ends = request(400, 5);
+  ends.cancelled = cancelled;
+  ends.on_prefill = [&](std::int64_t done, std::int64_t) { *cancelled = done == 32; };
+  const Engine::RequestId first = engine->submit(ends);
+  const Engine::RequestId second = engine->submit(request(50, 20));
+  while (engine->step()) {
+  }
+  EXPECT_EQ(engine->take_result(first)->reason, FinishReason::kCancelled);
+  EXPECT_EQ(engine->take_result(second)->tokens, alone(request(50, 20)));
+}
+
 TEST_F(EngineTest, TheContextFills) {
   auto engine = make(64, 32);
   const Result result = engine->generate(request(60, -1));

@@ -88,6 +88,7 @@ class LayerWiseTest : public testing::Test {
     options.layer_wise_threshold = placement.layer_wise_threshold;
     options.make_loader = [this] {
       ++n_loaders_;
+      if (cancel_at_loader_) *cancel_at_loader_ = true;
       return operators::Loader(source_, cpu_, {});
     };
     Engine engine(*model, cpu_, options);
@@ -132,7 +133,20 @@ class LayerWiseTest : public testing::Test {
   backend::Cpu cpu_{1, {}, detect_caps(), backend::ActPolicy::kF32};
   operators::Trace trace_{1 << 16};
   int n_loaders_ = 0;
+  std::shared_ptr<std::atomic<bool>> cancel_at_loader_;
 };
+
+TEST_F(LayerWiseTest, ACancelledPromptEndsBetweenLayers) {
+  with_engine(placement("KLinearTorch", "KLinearCPUInfer", 40), [&](Engine& engine) {
+    cancel_at_loader_ = std::make_shared<std::atomic<bool>>(false);
+    Request r = request(100, 5);
+    r.cancelled = cancel_at_loader_;
+    EXPECT_EQ(engine.generate(r).reason, FinishReason::kCancelled);
+    EXPECT_EQ(n_zones("model.layers.0.mlp.gate_proj"), 0);
+    cancel_at_loader_ = nullptr;
+    EXPECT_EQ(engine.generate(request(100, 5)).tokens.size(), 5u);
+  });
+}
 
 TEST_F(LayerWiseTest, EqualsPrefillByChunks) {
   const Outcome want = run(placement("KLinearTorch", "", 0), 100, 12, true);

@@ -136,7 +136,8 @@ bool Worker::open() {
   const std::lock_guard lock(mutex_);
   error_ = error;
   opened_ = true;
-  if (!error) loading_.done = loading_.total;  // the last report may have come too soon after another
+  if (!error)
+    loading_.done = loading_.total;  // the last report may have come too soon after another
   changed_.notify_all();
   return !error;
 }
