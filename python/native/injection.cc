@@ -117,32 +117,13 @@ void let_python_raise(F&& run) {
 
 // One prompt through the generate loop of the engine, with a cache for `context` tokens.
 nb::dict generate(Native& native, const std::vector<std::int32_t>& prompt,
-                  const std::map<std::string, double>& sampling, std::int64_t max_tokens,
+                  const engine::SamplingParams& sampling, std::int64_t max_tokens,
                   const std::vector<std::int32_t>& stop_tokens, const nb::callable& on_token) {
   engine::Request request;
   request.prompt = prompt;
   request.max_tokens = max_tokens;
   request.stop_tokens = stop_tokens;
-  engine::SamplingParams& p = request.sampling;
-  p = {.temperature = 0.0f, .top_k = 0, .top_p = 1.0f, .min_p = 0.0f, .repeat_last_n = -1};
-  for (const auto& [name, value] : sampling) {
-    if (name == "temperature")
-      p.temperature = static_cast<float>(value);
-    else if (name == "top_k")
-      p.top_k = static_cast<std::int32_t>(value);
-    else if (name == "top_p")
-      p.top_p = static_cast<float>(value);
-    else if (name == "min_p")
-      p.min_p = static_cast<float>(value);
-    else if (name == "typical_p")
-      p.typical_p = static_cast<float>(value);
-    else if (name == "repetition_penalty")
-      p.repetition_penalty = static_cast<float>(value);
-    else if (name == "seed")
-      p.seed = static_cast<std::uint64_t>(value);
-    else
-      fail(ErrorCode::kUsage, name, "is no sampling parameter");
-  }
+  request.sampling = sampling;
   bool raised = false;
   request.on_token = [&](const engine::SampledToken& token) {
     const nb::gil_scoped_acquire lock;

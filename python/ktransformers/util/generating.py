@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TextStreamer
 
+from ktransformers import _native
 from ktransformers.errors import UnsupportedError, UsageError
 from ktransformers.util.utils import tf_logits_warper
 
@@ -41,20 +42,25 @@ def stop_ids(model, tokenizer) -> list[int]:
     return sorted(ids)
 
 
-def native_sampling(config) -> dict[str, float] | None:
-    """The engine's sampling parameters for a generation config; None when it asks for more than they can say."""
+def native_sampling(config) -> _native.SamplingParams | None:
+    """The engine's sampling for a generation config; None when that asks for more than the engine has."""
     if config.epsilon_cutoff or config.eta_cutoff:
         return None
-    if not config.do_sample:
-        return {"temperature": 0.0, "repetition_penalty": config.repetition_penalty or 1.0}
-    return {"temperature": 1.0 if config.temperature is None else config.temperature, "top_k": config.top_k or 0,
-            "top_p": 1.0 if config.top_p is None else config.top_p, "min_p": config.min_p or 0.0,
-            "typical_p": 1.0 if config.typical_p is None else config.typical_p,
-            "repetition_penalty": config.repetition_penalty or 1.0,
-            "seed": int(torch.randint(1, 2**53, ()))}
+    sampling = _native.SamplingParams()
+    sampling.repetition_penalty = config.repetition_penalty or 1.0
+    sampling.repeat_last_n = -1
+    sampling.temperature = 0.0
+    if config.do_sample:
+        sampling.temperature = 1.0 if config.temperature is None else config.temperature
+        sampling.seed = int(torch.randint(1, 2**53, ()))
+    sampling.top_k = config.top_k or 0
+    sampling.top_p = 1.0 if config.top_p is None else config.top_p
+    sampling.min_p = config.min_p or 0.0
+    sampling.typical_p = 1.0 if config.typical_p is None else config.typical_p
+    return sampling
 
 
-def run_native(model, prompt: list[int], sampling: dict[str, float], max_new_tokens: int, stops: list[int],
+def run_native(model, prompt: list[int], sampling: _native.SamplingParams, max_new_tokens: int, stops: list[int],
                on_token) -> Run:
     result = model.injected.native.generate(prompt, sampling, max_new_tokens, stops, on_token)
     return Run(len(prompt), result["tokens"], result["prefill_seconds"], result["decode_seconds"],
