@@ -191,7 +191,7 @@ void Loader::place(std::span<const Packing> matrices, backend::NodeBuffer& stora
       bytes[static_cast<std::size_t>(node)] += p.matrix->part_bytes(rows_of(node, p));
     }
   }
-  storage = backend::NodeBuffer(cpu_.place, bytes, cpu_.binding_refused);
+  storage = backend::NodeBuffer(cpu_.place, bytes, cpu_.binding_refused, small_);
   for (int node = 0; node < pool.n_nodes(); ++node) {
     std::byte* at = storage.part(static_cast<std::size_t>(node));
     for (const Packing& p : matrices) {

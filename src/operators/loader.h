@@ -90,6 +90,7 @@ class Loader {
   const io::WeightSource& source_;
   backend::Cpu& cpu_;
   Progress progress_;
+  backend::SmallWeights small_;
   std::uint64_t bytes_done_ = 0;
   std::set<std::string> used_;
 };

@@ -39,6 +39,19 @@ Pages& Pages::operator=(Pages&& other) noexcept {
   return *this;
 }
 
+SmallWeights::Piece SmallWeights::take(std::size_t bytes) {
+  // What no piece touches takes no memory.
+  constexpr std::size_t kStretch = std::size_t{64} << 20;
+  const std::size_t size = (bytes + 63) / 64 * 64;
+  if (stretch_ == nullptr || used_ + size > stretch_->bytes().size()) {
+    stretch_ = std::make_shared<const Pages>(kStretch);
+    used_ = 0;
+  }
+  const Piece piece{stretch_, stretch_->bytes().subspan(used_, bytes)};
+  used_ += size;
+  return piece;
+}
+
 std::vector<int> CpuPlace::nodes() const {
   if (!interleave.empty()) return interleave;
   std::vector<int> nodes;
@@ -60,6 +73,15 @@ NodeBuffer::NodeBuffer(const CpuPlace& place, std::span<const std::size_t> part_
   }
 }
 
+NodeBuffer::NodeBuffer(const CpuPlace& place, std::span<const std::size_t> part_bytes, int& refusal,
+                       SmallWeights& small) {
+  if (place.several_nodes() || part_bytes.front() >= SmallWeights::kMost) {
+    *this = NodeBuffer(place, part_bytes, refusal);
+  } else {
+    piece_ = small.take(part_bytes.front());
+  }
+}
+
 NodeBuffer NodeBuffer::shared(const CpuPlace& place, std::size_t bytes, int& refusal) {
   NodeBuffer buffer;
   if (place.several_nodes()) {
@@ -78,6 +100,7 @@ void NodeBuffer::add(const CpuPlace& place, std::size_t bytes, std::span<const i
 }
 
 std::vector<std::span<const std::byte>> NodeBuffer::spans() const {
+  if (piece_.owner != nullptr) return {piece_.bytes};
   std::vector<std::span<const std::byte>> spans;
   if (pages_.empty()) spans.push_back({buffer_.data(), buffer_.size()});
   for (const Pages& pages : pages_) {

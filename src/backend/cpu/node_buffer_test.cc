@@ -44,6 +44,39 @@ TEST(NodeBuffer, OneNodeIsOneBufferOfTheseBytes) {
   EXPECT_EQ(buffer.part(0), buffer.spans()[0].data());
 }
 
+TEST(NodeBuffer, SmallWeightsShareHugePages) {
+  CpuPlace place;
+  place.workers = {{0, 1, {}}};
+  int refusal = 0;
+  std::vector<NodeBuffer> buffers;
+  {
+    SmallWeights small;
+    for (const std::size_t bytes : {std::size_t{1000}, std::size_t{100}, kHuge, std::size_t{100}}) {
+      buffers.emplace_back(place, std::span(&bytes, 1), refusal, small);
+      EXPECT_EQ(buffers.back().spans()[0].size(), bytes);
+    }
+  }
+  EXPECT_EQ(reinterpret_cast<std::size_t>(buffers[0].part(0)) % kHuge, 0u);
+  EXPECT_EQ(buffers[1].part(0), buffers[0].part(0) + 1024);
+  EXPECT_EQ(buffers[3].part(0), buffers[1].part(0) + 128) << "the large one is elsewhere";
+  buffers.erase(buffers.begin(), buffers.begin() + 3);
+  std::memset(buffers[0].part(0), 1, 100);
+}
+
+TEST(SmallWeights, FullStretchesAreFollowedByOthers) {
+  SmallWeights small;
+  std::vector<SmallWeights::Piece> pieces;
+  for (int i = 0; i < 70; ++i) {
+    pieces.push_back(small.take(SmallWeights::kMost - 1));
+    pieces.back().bytes[0] = static_cast<std::byte>(i);
+    pieces.back().bytes.back() = static_cast<std::byte>(i);
+  }
+  for (int i = 0; i < 70; ++i) {
+    EXPECT_EQ(pieces[static_cast<std::size_t>(i)].bytes[0], static_cast<std::byte>(i));
+    EXPECT_EQ(pieces[static_cast<std::size_t>(i)].bytes.back(), static_cast<std::byte>(i));
+  }
+}
+
 TEST(NodeBuffer, EachPartIsBoundToItsNodeInWholePages) {
   std::vector<Bound> bound;
   const CpuPlace place = recording(bound);
