@@ -91,7 +91,7 @@ double measure_values(backend::Cpu& cpu) {
   constexpr std::int64_t kValues = 4096;
   const std::vector<float> x = noise(kValues);
   tensor::Arena arena;
-  const backend::ActMatrix rows(cpu, arena, kernels::dot::Act::kQ8, 1, kValues);
+  const backend::ActMatrix rows(cpu, arena, cpu.rounded_form(), 1, kValues);
   const double seconds = least_seconds(15, [&] { rows.write(cpu, 0, 0, kValues, x.data()); });
   return seconds / kValues;
 }

@@ -17,6 +17,7 @@ Cpu::Cpu(CpuPlace place_in, CpuCaps caps_in, ActPolicy act_in)
       act(act_in),
       tiles(has_tiles(caps_in, act_in)),
       quantize(dot::select_quantize(caps_in)),
+      quantize16(dot::select_quantize16(caps_in)),
       to_tiles(dot::select_to_tiles(caps_in)),
       elementwise(&kernels::elementwise::select(caps_in)),
       attention(&kernels::attention::select(caps_in)),
@@ -33,8 +34,7 @@ const dot::Kernel* choose_batch_kernel(const dot::Kernel& kernel, const Cpu& cpu
 
 const dot::Kernel& choose_kernel(CpuCaps caps, ActPolicy act, tensor::Format format,
                                  std::int64_t k) {
-  const dot::Kernel* kernel = nullptr;
-  if (act != ActPolicy::kF32) kernel = dot::select(format, dot::Act::kQ8, k, caps);
+  const dot::Kernel* kernel = dot::select(format, rounded_form(caps, act), k, caps);
   if (kernel == nullptr) kernel = dot::select(format, dot::Act::kF32, k, caps);
   if (kernel == nullptr) {
     fail(ErrorCode::kUnsupported, {},
@@ -142,8 +142,9 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
 dot::ActRows offset_rows(const dot::ActRows& act, std::int64_t row, std::int64_t k) {
   dot::ActRows r = act;
   if (r.f32 != nullptr) r.f32 += row * r.f32_stride;
-  if (r.q != nullptr) {
-    r.q += row * r.terms * r.q_stride;
+  if (r.scale != nullptr) {
+    if (r.q != nullptr) r.q += row * r.terms * r.q_stride;
+    if (r.q16 != nullptr) r.q16 += row * r.q_stride;
     r.scale += row * r.terms * r.block_stride;
     r.sum += row * r.terms * r.block_stride;
   }
@@ -160,8 +161,13 @@ ActMatrix::ActMatrix(const Cpu& cpu, tensor::Arena& arena, dot::Act form, std::i
       rows_.f32_stride = k;
       return;
     case dot::Act::kQ8:
-      rows_.terms = cpu.act_terms();
-      rows_.q = q_ = arena.allocate<std::int8_t>(m * rows_.terms * k);
+    case dot::Act::kQ16:
+      if (form == dot::Act::kQ8) {
+        rows_.terms = cpu.act_terms();
+        rows_.q = q_ = arena.allocate<std::int8_t>(m * rows_.terms * k);
+      } else {
+        rows_.q16 = q16_ = arena.allocate<std::int16_t>(m * k);
+      }
       rows_.scale = scale_ = arena.allocate<float>(m * rows_.terms * k / dot::kQ8Block);
       rows_.sum = sum_ = arena.allocate<float>(m * rows_.terms * k / dot::kQ8Block);
       rows_.q_stride = k;
@@ -187,6 +193,11 @@ void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::i
       std::memcpy(f32_ + row * k_ + col, x, static_cast<std::size_t>(n) * sizeof(float));
       return;
     case dot::Act::kQ8: write_q8(cpu, row, col, n, x); return;
+    case dot::Act::kQ16: {
+      const std::int64_t block = (row * k_ + col) / dot::kQ8Block;
+      cpu.quantize16(x, n, q16_ + row * k_ + col, scale_ + block, sum_ + block);
+      return;
+    }
     case dot::Act::kBf16:
       cpu.to_tiles(x, n, bf16_ + tile_row(row, k_) + col / dot::kTileCols * dot::kTileValues);
       return;
@@ -224,13 +235,19 @@ void ActMatrix::copy(std::int64_t row, const dot::ActRows& other,
       std::memcpy(f32_ + row * k_, other.f32 + from * other.f32_stride,
                   static_cast<std::size_t>(k_) * sizeof(float));
       return;
-    case dot::Act::kQ8: {
+    case dot::Act::kQ8:
+    case dot::Act::kQ16: {
       const dot::ActRows source = offset_rows(other, from, k_);
       const std::int64_t blocks = k_ / dot::kQ8Block;
       const std::int64_t first = row * rows_.terms;
       const auto n = static_cast<std::size_t>(rows_.terms);
       const std::size_t floats = n * static_cast<std::size_t>(blocks) * sizeof(float);
-      std::memcpy(q_ + first * k_, source.q, n * static_cast<std::size_t>(k_));
+      const std::size_t values = n * static_cast<std::size_t>(k_);
+      if (form_ == dot::Act::kQ8) {
+        std::memcpy(q_ + first * k_, source.q, values);
+      } else {
+        std::memcpy(q16_ + first * k_, source.q16, values * sizeof(std::int16_t));
+      }
       std::memcpy(scale_ + first * blocks, source.scale, floats);
       std::memcpy(sum_ + first * blocks, source.sum, floats);
       return;
@@ -255,7 +272,7 @@ dot::ActRows Activation::rows_in(dot::Act form, Cpu& cpu, tensor::Arena& arena) 
     r.f32_stride = x_.stride;
     return r;
   }
-  ActMatrix& rows = form == dot::Act::kQ8 ? q8_ : bf16_;
+  ActMatrix& rows = form == dot::Act::kBf16 ? bf16_ : rounded_;
   if (rows.empty()) {
     rows = ActMatrix(cpu, arena, form, x_.n_rows, x_.n_cols);
     const auto write_row = [&](std::int64_t r, int) {

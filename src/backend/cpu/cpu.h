@@ -23,8 +23,9 @@
 namespace kt::backend {
 
 /// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32
-/// once per layer. kQ16 keeps 15 bits as the sum of two such roundings (of the value, then of what
-/// is left): twice the multiplications, the same weight reads. kF32 keeps them in float (proofs).
+/// once per layer. kQ16 keeps 15 bits: as int16 blocks of 32, or where the CPU multiplies bytes best
+/// as the sum of two int8 roundings (of the value, then of what is left). kF32 keeps them in float
+/// (proofs).
 /// Where tile kernels exist, large steps (kBatchRows) use them, with activations in bf16 (unless
 /// kF32): less than half the error of kQ8, far more than that of kQ16.
 enum class ActPolicy { kQ8, kQ16, kF32 };
@@ -47,6 +48,13 @@ constexpr std::int64_t batch_tile_rows(std::int64_t n) {
   return n <= kernels::dot::kTileRows ? kernels::dot::kTileRows : (n + kPair - 1) / kPair * kPair;
 }
 
+/// The form of activations that quantised weights are multiplied with, but for large steps by tiles.
+constexpr kernels::dot::Act rounded_form(CpuCaps caps, ActPolicy act) {
+  using kernels::dot::Act;
+  if (act == ActPolicy::kF32) return Act::kF32;
+  return act == ActPolicy::kQ16 && (caps & kAvx512Vnni) == 0 ? Act::kQ16 : Act::kQ8;
+}
+
 /// Whether a CPU with these features multiplies large steps by tile kernels.
 constexpr bool has_tiles(CpuCaps caps, ActPolicy act) {
   return (caps & kAmx) != 0 && act != ActPolicy::kF32;
@@ -61,14 +69,19 @@ struct Cpu {
   ThreadPool pool;
   /// errno of a node's memory that could not be had for weights; 0: none.
   int binding_refused = 0;
-  /// Int8 rows per quantised activation row.
-  std::int64_t act_terms() const { return act == ActPolicy::kQ16 ? 2 : 1; }
+  /// Of matrix products with quantised weights.
+  kernels::dot::Act rounded_form() const { return backend::rounded_form(caps, act); }
+  /// Int8 rows per activation row in the form kQ8.
+  std::int64_t act_terms() const {
+    return act == ActPolicy::kQ16 && rounded_form() == kernels::dot::Act::kQ8 ? 2 : 1;
+  }
   CpuCaps caps;
   ActPolicy act;
   /// Whether matrices packed from now on get a tile kernel for batches. Set where the CPU has
   /// tiles; tests set it elsewhere, to run the slow twins.
   bool tiles;
   kernels::dot::QuantizeFn quantize;
+  kernels::dot::Quantize16Fn quantize16;
   kernels::dot::ToTilesFn to_tiles;
   const kernels::elementwise::Table* elementwise;
   const kernels::attention::Kernel* attention;
@@ -193,6 +206,7 @@ class ActMatrix {
   kernels::dot::ActRows rows_;
   float* f32_ = nullptr;  // what rows_ points to, to write
   std::int8_t* q_ = nullptr;
+  std::int16_t* q16_ = nullptr;
   float* scale_ = nullptr;
   float* sum_ = nullptr;
   std::uint16_t* bf16_ = nullptr;
@@ -213,7 +227,7 @@ class Activation {
 
  private:
   tensor::ConstMatrixF x_;
-  ActMatrix q8_, bf16_;
+  ActMatrix rounded_, bf16_;
 };
 
 struct GemmCall {

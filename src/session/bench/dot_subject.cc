@@ -57,10 +57,10 @@ class DotSubject : public Subject {
     act_.f32 = x_.data();
     act_.f32_stride = k_;
     if (kernel_.act == dot::Act::kQ8) quantize();
-    if (kernel_.act == dot::Act::kBf16) {
-      const backend::ActMatrix tiles(cpu_, arena_, kernel_.act, m, k_);
-      for (std::int64_t i = 0; i < m; ++i) tiles.write(cpu_, i, 0, k_, x_.data() + i * k_);
-      act_ = tiles.view();
+    if (kernel_.act == dot::Act::kQ16 || kernel_.act == dot::Act::kBf16) {
+      const backend::ActMatrix rows(cpu_, arena_, kernel_.act, m, k_);
+      for (std::int64_t i = 0; i < m; ++i) rows.write(cpu_, i, 0, k_, x_.data() + i * k_);
+      act_ = rows.view();
     }
     per_call_ =
         std::clamp<std::int64_t>(static_cast<std::int64_t>(kBytesPerCall / bytes_) / m, 1, copies_);

@@ -107,6 +107,7 @@ double bits_per_weight(const Case& what, const Subject& subject,
 Arithmetic arithmetic_of(kernels::dot::Act act, formats::Format weight) {
   switch (act) {
     case kernels::dot::Act::kQ8: return Arithmetic::kInt8;
+    case kernels::dot::Act::kQ16: return Arithmetic::kInt16;
     case kernels::dot::Act::kBf16: return Arithmetic::kBf16;
     case kernels::dot::Act::kF32: break;
   }
@@ -118,6 +119,7 @@ const char* name_of(Arithmetic arithmetic) {
     case Arithmetic::kF32: return "f32";
     case Arithmetic::kBf16: return "bf16";
     case Arithmetic::kInt8: return "int8";
+    case Arithmetic::kInt16: return "int16";
   }
   return "";
 }

@@ -32,7 +32,7 @@ using kernels::peak::Arithmetic;
 /// Of a kernel with these activations and weights. BF16 weights with float activations could be
 /// multiplied as BF16 where the CPU does that.
 Arithmetic arithmetic_of(kernels::dot::Act act, formats::Format weight);
-const char* name_of(Arithmetic arithmetic);  // "f32", "bf16", "int8"
+const char* name_of(Arithmetic arithmetic);  // "f32", "bf16", "int8", "int16"
 
 class Subject {
  public:

@@ -40,8 +40,8 @@ bool keeps_float(Format weight) {
 std::span<const Kernel> kernels() { return kKernels; }
 
 const Kernel* select(Format weight, Act act, std::int64_t k, CpuCaps caps) {
-  // Int8 activations would cost accuracy and win nothing where the weights are floats themselves.
-  if (act == Act::kQ8 && keeps_float(weight)) return nullptr;
+  // Integer activations would cost accuracy and win nothing where the weights are floats themselves.
+  if ((act == Act::kQ8 || act == Act::kQ16) && keeps_float(weight)) return nullptr;
   for (const Kernel& row : kKernels) {
     const bool fits = row.weight == weight && row.act == act && k % row.k_step == 0;
     if (fits && (caps & row.caps) == row.caps) return &row;
@@ -111,6 +111,10 @@ ToTilesFn select_to_tiles(CpuCaps caps) {
 
 QuantizeFn select_quantize(CpuCaps caps) {
   return (caps & kAvx2) != 0 ? quantize_row_avx2 : quantize_row_ref;
+}
+
+Quantize16Fn select_quantize16(CpuCaps caps) {
+  return (caps & kAvx2) != 0 ? quantize16_row_avx2 : quantize16_row_ref;
 }
 
 }  // namespace kt::kernels::dot

@@ -6,7 +6,7 @@
 // rows, no horizontal sum is needed, each lane's reduction order over k is fixed (result is bitwise
 // the same for every m), and the same bytes are an AMX/VNNI B tile. Pack kRows keeps the file's
 // rows: the reference rows use it. Activations are float rows, or rows quantised once per layer to
-// int8 blocks of 32 with a float scale. Thread rule: kernels are pure, called concurrently on
+// int8 or int16 blocks of 32 with a float scale. Thread rule: kernels are pure, called concurrently on
 // disjoint outputs.
 #pragma once
 #include <cstddef>
@@ -18,7 +18,7 @@
 
 namespace kt::kernels::dot {
 
-enum class Act : std::uint8_t { kF32, kQ8, kBf16 };
+enum class Act : std::uint8_t { kF32, kQ8, kQ16, kBf16 };
 enum class Pack : std::uint8_t { kRows, kN16 };
 
 inline constexpr std::int64_t kQ8Block = 32;
@@ -27,18 +27,19 @@ inline constexpr std::int64_t kTileRows = 16;
 inline constexpr std::int64_t kTileCols = 32;
 inline constexpr std::int64_t kTileValues = kTileRows * kTileCols;
 
-/// Where value i of 32 lies in its tile row.
+/// Where value i of 32 lies in its tile row, and in a block of int16 activations.
 constexpr std::int64_t tile_column(std::int64_t i) {
   return i % 4 == 1 ? i + 1 : i % 4 == 2 ? i - 1 : i;
 }
 
-/// m activation rows of k values. Act::kF32 reads f32; Act::kQ8 reads q, scale and sum; Act::kBf16
-/// reads bf16.
+/// m activation rows of k values. Act::kF32 reads f32; Act::kQ8 reads q, scale and sum; Act::kQ16
+/// q16, scale and sum; Act::kBf16 bf16.
 struct ActRows {
   const float* f32 = nullptr;  // [m, k], f32_stride elements apart
   std::int64_t f32_stride = 0;
-  const std::int8_t* q = nullptr;  // [m, k], q_stride bytes apart; |q| <= 127
-  std::int64_t q_stride = 0;
+  const std::int8_t* q = nullptr;  // [m, k]; |q| <= 127
+  const std::int16_t* q16 = nullptr;  // [m, k], each 4 k in the order 0, 2, 1, 3; |q| <= 32767
+  std::int64_t q_stride = 0;          // elements of q or q16
   const float* scale = nullptr;  // [m, k/32], block_stride elements apart
   const float* sum = nullptr;    // [m, k/32]: scale * Σ q of the block (for formats with an offset)
   std::int64_t block_stride = 0;
@@ -82,7 +83,7 @@ std::span<const Kernel> kernels();
 
 /// The fastest row for weights [n, k] of `weight` and this activation type on `caps`; the ref row
 /// when no other fits; nullptr when k is not a multiple of the format's block (no row exists), and
-/// for F32, F16, BF16 and E4M3 weights with Act::kQ8: those keep float activations, so ask again
+/// for F32, F16, BF16 and E4M3 weights with integer activations: those keep floats, so ask again
 /// with Act::kF32. Rows with Act::kBf16 exist for tile units only (nullptr elsewhere) and pay for
 /// batches.
 const Kernel* select(formats::Format weight, Act act, std::int64_t k, CpuCaps caps);
@@ -112,6 +113,12 @@ void unpack_row(const Kernel& kernel, const std::byte* packed, std::int64_t row,
 using QuantizeFn = void (*)(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                             float* sum) noexcept;
 QuantizeFn select_quantize(CpuCaps caps);
+
+/// The same for Act::kQ16: scale = max|x| / 32767, q in the order of ActRows::q16; a block whose
+/// maximum is below 1e-33 counts as zeros.
+using Quantize16Fn = void (*)(const float* x, std::int64_t k, std::int16_t* q, float* scale,
+                              float* sum) noexcept;
+Quantize16Fn select_quantize16(CpuCaps caps);
 
 /// Rounds k floats (a multiple of 32) of one row to bf16, nearest even, in tile order: 32 values
 /// (tile_column), then the next 32 kTileValues further on. Bitwise the same on every ISA.

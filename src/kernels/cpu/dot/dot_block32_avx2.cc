@@ -1,4 +1,4 @@
-// AVX2 rows with int8 activations: blocks of 32 (Q4_0 … Q8_1, IQ4_NL, MXFP4), of 64 and 128 (NVFP4,
+// AVX2 rows with int8 and int16 activations: blocks of 32 (Q4_0 … Q8_1, IQ4_NL, MXFP4), of 64 and 128 (NVFP4,
 // Q1_0, the groups I4 of int4 checkpoints).
 #include "kernels/cpu/dot/n16_avx2.h"
 
@@ -176,22 +176,18 @@ struct I4 : WeightBase {
 
 }  // namespace
 
-#define KT_ROW(weight, name)               \
-  void name(const DotArgs& args) noexcept; \
-  void name(const DotArgs& args) noexcept { run_q8<weight>(args); }
-KT_ROW(Q4_0, dot_f32_q8_q4_0_n16_avx2)
-KT_ROW(Q4_1, dot_f32_q8_q4_1_n16_avx2)
-KT_ROW(Q5_0, dot_f32_q8_q5_0_n16_avx2)
-KT_ROW(Q5_1, dot_f32_q8_q5_1_n16_avx2)
-KT_ROW(Q8_0, dot_f32_q8_q8_0_n16_avx2)
-KT_ROW(IQ4_NL, dot_f32_q8_iq4_nl_n16_avx2)
-KT_ROW(MXFP4, dot_f32_q8_mxfp4_n16_avx2)
-KT_ROW(I4<32>, dot_f32_q8_i4_32_n16_avx2)
-KT_ROW(I4<64>, dot_f32_q8_i4_64_n16_avx2)
-KT_ROW(I4<128>, dot_f32_q8_i4_128_n16_avx2)
-KT_ROW(Q8_0, dot_f32_q8_q8_1_n16_avx2)
-KT_ROW(Q1_0, dot_f32_q8_q1_0_n16_avx2)
-KT_ROW(NVFP4, dot_f32_q8_nvfp4_n16_avx2)
-#undef KT_ROW
+KT_ROWS(Q4_0, q4_0)
+KT_ROWS(Q4_1, q4_1)
+KT_ROWS(Q5_0, q5_0)
+KT_ROWS(Q5_1, q5_1)
+KT_ROWS(Q8_0, q8_0)
+KT_ROWS(IQ4_NL, iq4_nl)
+KT_ROWS(MXFP4, mxfp4)
+KT_ROWS(I4<32>, i4_32)
+KT_ROWS(I4<64>, i4_64)
+KT_ROWS(I4<128>, i4_128)
+KT_ROWS(Q8_0, q8_1)
+KT_ROWS(Q1_0, q1_0)
+KT_ROWS(NVFP4, nvfp4)
 
 }  // namespace kt::kernels::dot

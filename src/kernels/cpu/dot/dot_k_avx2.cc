@@ -1,4 +1,4 @@
-// AVX2 rows with int8 activations: super-blocks of 256 (Q2_K … Q6_K, Q8_K, TQ2_0, IQ4_XS).
+// AVX2 rows with int8 and int16 activations: super-blocks of 256 (Q2_K … Q6_K, Q8_K, TQ2_0, IQ4_XS).
 #include "kernels/cpu/dot/n16_avx2.h"
 
 namespace kt::kernels::dot {
@@ -217,17 +217,13 @@ struct IQ4_XS : WeightBase {
 
 }  // namespace
 
-#define KT_ROW(weight, name)               \
-  void name(const DotArgs& args) noexcept; \
-  void name(const DotArgs& args) noexcept { run_q8<weight>(args); }
-KT_ROW(Q2_K, dot_f32_q8_q2_k_n16_avx2)
-KT_ROW(Q3_K, dot_f32_q8_q3_k_n16_avx2)
-KT_ROW(Q4_K, dot_f32_q8_q4_k_n16_avx2)
-KT_ROW(Q5_K, dot_f32_q8_q5_k_n16_avx2)
-KT_ROW(Q6_K, dot_f32_q8_q6_k_n16_avx2)
-KT_ROW(IQ4_XS, dot_f32_q8_iq4_xs_n16_avx2)
-KT_ROW(Q8_K, dot_f32_q8_q8_k_n16_avx2)
-KT_ROW(TQ2_0, dot_f32_q8_tq2_0_n16_avx2)
-#undef KT_ROW
+KT_ROWS(Q2_K, q2_k)
+KT_ROWS(Q3_K, q3_k)
+KT_ROWS(Q4_K, q4_k)
+KT_ROWS(Q5_K, q5_k)
+KT_ROWS(Q6_K, q6_k)
+KT_ROWS(IQ4_XS, iq4_xs)
+KT_ROWS(Q8_K, q8_k)
+KT_ROWS(TQ2_0, tq2_0)
 
 }  // namespace kt::kernels::dot

@@ -1,4 +1,4 @@
-// Int8 quantisation with AVX2; bitwise equal to quantize_row_ref.
+// Int8 and int16 quantisation with AVX2; bitwise equal to the ref functions.
 #include <immintrin.h>
 
 #include "kernels/cpu/dot/quantize.h"
@@ -20,16 +20,16 @@ inline std::int32_t sum_lanes(__m256i v) noexcept {
   return _mm_cvtsi128_si32(s);
 }
 
-}  // namespace
+constexpr __m256i kNone = {};
 
-void quantize_row_avx2(const float* x, std::int64_t k, std::int8_t* q, float* scale,
-                       float* sum) noexcept {
+/// store(b, n): the values of block b, whose lanes of n[i] are values 8 i .. 8 i + 7.
+template <class Store>
+inline void quantize(const float* x, std::int64_t k, float most, float tiny, float* scale,
+                     float* sum, const Store& store) noexcept {
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-  // packs work inside 128-bit halves; this puts the 32-bit groups back in order.
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  for (std::int64_t b = 0; b < k / 32; ++b, x += 32, q += 32) {
+  for (std::int64_t b = 0; b < k / 32; ++b, x += 32) {
     __m256 v[4];
-    __m256i bits = _mm256_setzero_si256();
+    __m256i bits = kNone, n[4] = {kNone, kNone, kNone, kNone};
     for (int i = 0; i < 4; ++i) {
       v[i] = _mm256_loadu_ps(x + 8 * i);
       bits = _mm256_max_epi32(bits, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
@@ -37,23 +37,49 @@ void quantize_row_avx2(const float* x, std::int64_t k, std::int8_t* q, float* sc
     const std::int32_t max_bits = max_lanes(bits);
     const float max = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(max_bits)));
     const bool finite = max_bits < 0x7f800000;
-    if (!finite || !(max >= kQuantizeTiny)) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_setzero_si256());
+    if (!finite || !(max >= tiny)) {
+      store(b, n);
       scale[b] = finite ? 0.0f : __builtin_nanf("");
       sum[b] = scale[b];
       continue;
     }
-    const __m256 inverse = _mm256_set1_ps(127.0f / max);
-    __m256i n[4];
+    const __m256 inverse = _mm256_set1_ps(most / max);
     for (int i = 0; i < 4; ++i) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+    store(b, n);
     const __m256i total =
         _mm256_add_epi32(_mm256_add_epi32(n[0], n[1]), _mm256_add_epi32(n[2], n[3]));
-    const __m256i bytes =
-        _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_permutevar8x32_epi32(bytes, order));
-    scale[b] = max / 127.0f;
+    scale[b] = max / most;
     sum[b] = scale[b] * static_cast<float>(sum_lanes(total));
   }
+}
+
+}  // namespace
+
+void quantize_row_avx2(const float* x, std::int64_t k, std::int8_t* q, float* scale,
+                       float* sum) noexcept {
+  // packs work inside 128-bit halves; this puts the 32-bit groups back in order.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  quantize(x, k, 127.0f, kQuantizeTiny, scale, sum, [&](std::int64_t b, const __m256i (&n)[4]) {
+    const __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + 32 * b),
+                        _mm256_permutevar8x32_epi32(bytes, order));
+  });
+}
+
+void quantize16_row_avx2(const float* x, std::int64_t k, std::int16_t* q, float* scale,
+                         float* sum) noexcept {
+  const __m256i order = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  quantize(x, k, 32767.0f, kQuantize16Tiny, scale, sum,
+           [&](std::int64_t b, const __m256i (&n)[4]) {
+             for (int i = 0; i < 4; i += 2) {
+               const __m256i words =
+                   _mm256_permute4x64_epi64(_mm256_packs_epi32(n[i], n[i + 1]), 0xd8);
+               _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + 32 * b + 8 * i),
+                                   _mm256_shuffle_epi8(words, order));
+             }
+           });
 }
 
 }  // namespace kt::kernels::dot

@@ -36,13 +36,17 @@ void add_f32(Lanes& acc, const float* w, const float* a, std::int64_t n) {
   acc += (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-void add_q8(Lanes& acc, const float* w, const ActRows& act, std::int64_t row, std::int64_t k0,
-            std::int64_t n) {
-  const std::int8_t* q = act.q + row * act.q_stride + k0;
+// Int8 activations, or int16.
+void add_int(Lanes& acc, const float* w, const ActRows& act, bool wide, std::int64_t row,
+             std::int64_t k0, std::int64_t n) {
+  const std::int64_t first = row * act.q_stride + k0;
   const float* scale = act.scale + row * act.block_stride + k0 / kQ8Block;
   for (std::int64_t b = 0; b < n / kQ8Block; ++b) {
     float a[kQ8Block];
-    for (std::int64_t i = 0; i < kQ8Block; ++i) a[i] = static_cast<float>(q[b * kQ8Block + i]);
+    for (std::int64_t i = 0; i < kQ8Block; ++i) {
+      const std::int64_t at = first + b * kQ8Block;
+      a[i] = static_cast<float>(wide ? act.q16[at + tile_column(i)] : act.q[at + i]);
+    }
     Lanes sum = {};
     for (std::int64_t i = 0; i < kQ8Block; i += kLanes) {
       sum += load(w + b * kQ8Block + i) * load(a + i);
@@ -68,7 +72,7 @@ void run(const DotArgs& args, formats::Format format, Act act) {
           if (act == Act::kF32) {
             add_f32(acc[i], w, args.act.f32 + (m0 + i) * args.act.f32_stride + k0, n);
           } else {
-            add_q8(acc[i], w, args.act, m0 + i, k0, n);
+            add_int(acc[i], w, args.act, act == Act::kQ16, m0 + i, k0, n);
           }
         }
       }
@@ -87,11 +91,15 @@ int round_even(float x) {
 #define KT_FORMAT(id, name, ggml_type, block_len, block_bytes, decode, encode) \
   void dot_f32_f32_##id##_rows_ref(const DotArgs& args) noexcept;              \
   void dot_f32_q8_##id##_rows_ref(const DotArgs& args) noexcept;               \
+  void dot_f32_q16_##id##_rows_ref(const DotArgs& args) noexcept;              \
   void dot_f32_f32_##id##_rows_ref(const DotArgs& args) noexcept {             \
     run(args, formats::Format::id, Act::kF32);                                 \
   }                                                                            \
   void dot_f32_q8_##id##_rows_ref(const DotArgs& args) noexcept {              \
     run(args, formats::Format::id, Act::kQ8);                                  \
+  }                                                                            \
+  void dot_f32_q16_##id##_rows_ref(const DotArgs& args) noexcept {             \
+    run(args, formats::Format::id, Act::kQ16);                                 \
   }
 #include "formats/formats.inc"
 #undef KT_FORMAT
@@ -130,9 +138,13 @@ void run_tiles(const DotArgs& args, formats::Format format) {
 #include "kernels/cpu/dot/tiles.inc"
 #undef KT_TILE
 
-void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale,
-                      float* sum) noexcept {
-  for (std::int64_t b = 0; b < k / kQ8Block; ++b, x += kQ8Block, q += kQ8Block) {
+namespace {
+
+/// put(block, i, v): value i of the block that begins there.
+template <class Put>
+void quantize(const float* x, std::int64_t k, int most, float tiny, float* scale, float* sum,
+              const Put& put) {
+  for (std::int64_t b = 0; b < k / kQ8Block; ++b, x += kQ8Block) {
     // Bit patterns of magnitudes order like the values, with infinity and NaN on top.
     std::uint32_t max_bits = 0;
     for (int i = 0; i < kQ8Block; ++i) {
@@ -141,17 +153,34 @@ void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* sca
     }
     const bool finite = max_bits < 0x7f800000u;
     const float max = std::bit_cast<float>(max_bits);
-    const bool usable = finite && max >= kQuantizeTiny;
-    const float inverse = usable ? 127.0f / max : 0.0f;
+    const bool usable = finite && max >= tiny;
+    const float limit = static_cast<float>(most);
+    const float inverse = usable ? limit / max : 0.0f;
     int total_q = 0;
     for (int i = 0; i < kQ8Block; ++i) {
       const int v = usable ? round_even(x[i] * inverse) : 0;
-      q[i] = static_cast<std::int8_t>(v);
+      put(b * kQ8Block, i, v);
       total_q += v;
     }
-    scale[b] = usable ? max / 127.0f : finite ? 0.0f : std::bit_cast<float>(0x7fc00000u);
+    scale[b] = usable ? max / limit : finite ? 0.0f : std::bit_cast<float>(0x7fc00000u);
     sum[b] = scale[b] * static_cast<float>(total_q);
   }
+}
+
+}  // namespace
+
+void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale,
+                      float* sum) noexcept {
+  quantize(x, k, 127, kQuantizeTiny, scale, sum, [q](std::int64_t block, int i, int v) {
+    q[block + i] = static_cast<std::int8_t>(v);
+  });
+}
+
+void quantize16_row_ref(const float* x, std::int64_t k, std::int16_t* q, float* scale,
+                        float* sum) noexcept {
+  quantize(x, k, 32767, kQuantize16Tiny, scale, sum, [q](std::int64_t block, int i, int v) {
+    q[block + tile_column(i)] = static_cast<std::int16_t>(v);
+  });
 }
 
 void to_tiles_ref(const float* x, std::int64_t k, std::uint16_t* out) noexcept {

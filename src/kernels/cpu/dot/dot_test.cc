@@ -128,12 +128,24 @@ struct Activations {
   std::vector<float> f32;
   std::vector<std::int8_t> q;
   std::vector<float> scale, sum;
+  std::vector<std::int16_t> q16;
+  std::vector<float> scale16, sum16;
   std::vector<std::uint16_t> bf16;
-  ActRows rows;
+  ActRows rows;  // scale and sum of q
+  ActRows in(Act act) const {
+    ActRows r = rows;
+    if (act == Act::kQ16) r.scale = scale16.data(), r.sum = sum16.data();
+    return r;
+  }
   float value(Act act, std::int64_t i, std::int64_t j) const {
     const float x = f32[static_cast<std::size_t>(i * rows.f32_stride + j)];
     if (act == Act::kF32) return x;
     if (act == Act::kBf16) return bf16_to_f32(f32_to_bf16(x));
+    if (act == Act::kQ16) {
+      return scale16[static_cast<std::size_t>(i * rows.block_stride + j / kQ8Block)] *
+             static_cast<float>(rows.q16[i * rows.q_stride + j / kQ8Block * kQ8Block +
+                                         tile_column(j % kQ8Block)]);
+    }
     return rows.scale[i * rows.block_stride + j / kQ8Block] *
            static_cast<float>(rows.q[i * rows.q_stride + j]);
   }
@@ -160,12 +172,15 @@ Activations one_row(const Activations& a, std::int64_t i) {
   fill_tiles(one);
   one.rows.f32 = one.f32.data();
   one.rows.q += i * a.rows.q_stride;
+  one.rows.q16 += i * a.rows.q_stride;
   one.rows.scale += i * a.rows.block_stride;
   one.rows.sum += i * a.rows.block_stride;
+  one.scale16.erase(one.scale16.begin(), one.scale16.begin() + i * a.rows.block_stride);
+  one.sum16.erase(one.sum16.begin(), one.sum16.begin() + i * a.rows.block_stride);
   return one;
 }
 
-/// extreme: every |q| is 127, all of one sign per row.
+/// extreme: every |q| is the largest, all of one sign per row.
 Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::mt19937& rng) {
   Activations a;
   a.m = m;
@@ -177,6 +192,9 @@ Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::
   a.q.resize(static_cast<std::size_t>(m * a.rows.q_stride));
   a.scale.resize(static_cast<std::size_t>(m * a.rows.block_stride));
   a.sum.resize(a.scale.size());
+  a.q16.resize(a.q.size());
+  a.scale16.resize(a.scale.size());
+  a.sum16.resize(a.scale.size());
   std::normal_distribution<float> normal;
   for (std::int64_t i = 0; i < m; ++i) {
     float* x = a.f32.data() + i * a.rows.f32_stride;
@@ -184,10 +202,14 @@ Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::
     quantize_row_ref(x, k / kQ8Block * kQ8Block, a.q.data() + i * a.rows.q_stride,
                      a.scale.data() + i * a.rows.block_stride,
                      a.sum.data() + i * a.rows.block_stride);
+    quantize16_row_ref(x, k / kQ8Block * kQ8Block, a.q16.data() + i * a.rows.q_stride,
+                       a.scale16.data() + i * a.rows.block_stride,
+                       a.sum16.data() + i * a.rows.block_stride);
   }
   fill_tiles(a);
   a.rows.f32 = a.f32.data();
   a.rows.q = a.q.data();
+  a.rows.q16 = a.q16.data();
   a.rows.scale = a.scale.data();
   a.rows.sum = a.sum.data();
   return a;
@@ -292,7 +314,7 @@ TEST_P(KernelRow, AgreesWithDoublePrecision) {
       const std::vector<std::byte> packed = pack_all(kernel, w);
       for (const std::int64_t m : {0, 1, 2, 3, 4, 5, 7, 16, 33}) {
         const Activations a = make_activations(m, k, false, rng);
-        expect_product(kernel, w, a, run_kernel(kernel, packed, w, a.rows, m), 1.0);
+        expect_product(kernel, w, a, run_kernel(kernel, packed, w, a.in(kernel.act), m), 1.0);
       }
     }
   }
@@ -315,7 +337,7 @@ TEST_P(KernelRow, TypicalErrorOfTilesIsThatOfBf16) {
   }
   w.decode(kernel.weight);
   const Activations a = make_activations(m, k, false, rng);
-  const std::vector<float> got = run_kernel(kernel, pack_all(kernel, w), w, a.rows, m);
+  const std::vector<float> got = run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), m);
   double error = 0, size = 0;
   for (std::int64_t i = 0; i < m; ++i) {
     for (std::int64_t r = 0; r < n; ++r) {
@@ -339,7 +361,7 @@ TEST_P(KernelRow, SurvivesExtremeCodes) {
   const Activations a = make_activations(5, k, true, rng);
   for (const int fill : {0x00, 0xff, 0x80, 0x7f, 0x88, 0xf0, 0x0f}) {
     const Weights w = make_weights(kernel.weight, 17, k, fill, rng);
-    expect_product(kernel, w, a, run_kernel(kernel, pack_all(kernel, w), w, a.rows, 5), 16.0, 0.2);
+    expect_product(kernel, w, a, run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), 5), 16.0, 0.2);
   }
 }
 
@@ -353,11 +375,11 @@ TEST_P(KernelRow, BitwiseIndependentOfOtherRows) {
   const Activations a = make_activations(70, k, false, rng);
   std::vector<float> alone;
   for (std::int64_t i = 0; i < a.m; ++i) {
-    const std::vector<float> row = run_kernel(kernel, packed, w, one_row(a, i).rows, 1);
+    const std::vector<float> row = run_kernel(kernel, packed, w, one_row(a, i).in(kernel.act), 1);
     alone.insert(alone.end(), row.begin(), row.end());
   }
   for (const std::int64_t m : {2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 15, 17, 70}) {
-    const std::vector<float> together = run_kernel(kernel, packed, w, a.rows, m);
+    const std::vector<float> together = run_kernel(kernel, packed, w, a.in(kernel.act), m);
     ASSERT_EQ(0, std::memcmp(together.data(), alone.data(), together.size() * sizeof(float)))
         << kernel.name << " m " << m;
   }
@@ -380,7 +402,7 @@ TEST(DotF8, EveryCodeIsExactAndNanStaysInItsRow) {
     }
     w.decode(kernel.weight);
     Activations a = make_activations(9, k, true, rng);
-    const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.rows, 9);
+    const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), 9);
     for (std::int64_t i = 0; i < 9; ++i) {
       for (std::int64_t r = 0; r < n; ++r) {
         const float value = w.values[static_cast<std::size_t>(r * k + r % 128)];
@@ -402,7 +424,7 @@ TEST_P(KernelRow, PartOfTheRowsGivesTheSameBits) {
   const Weights w = make_weights(kernel.weight, 48, k, -1, rng);
   const std::vector<std::byte> packed = pack_all(kernel, w);
   const Activations a = make_activations(3, k, false, rng);
-  const std::vector<float> all = run_kernel(kernel, packed, w, a.rows, 3);
+  const std::vector<float> all = run_kernel(kernel, packed, w, a.in(kernel.act), 3);
   Weights part = w;
   part.n = 20;
   const std::int64_t first = 16;
@@ -411,7 +433,7 @@ TEST_P(KernelRow, PartOfTheRowsGivesTheSameBits) {
   const std::size_t skipped = packed_bytes(kernel, first, k);
   const std::vector<std::byte> rest(packed.begin() + static_cast<std::ptrdiff_t>(skipped),
                                     packed.end());
-  const std::vector<float> some = run_kernel(kernel, rest, part, a.rows, 3);
+  const std::vector<float> some = run_kernel(kernel, rest, part, a.in(kernel.act), 3);
   for (std::int64_t i = 0; i < 3; ++i) {
     for (std::int64_t r = 0; r < part.n; ++r) {
       ASSERT_EQ(some[static_cast<std::size_t>(i * part.n + r)],
@@ -458,8 +480,10 @@ TEST_P(KernelRow, NanStaysInItsRow) {
   a.f32[static_cast<std::size_t>(2 * a.rows.f32_stride)] = nan;
   a.scale[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   a.sum[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
+  a.scale16[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
+  a.sum16[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   fill_tiles(a);
-  const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.rows, 6);
+  const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), 6);
   for (std::size_t i = 0; i < out.size(); ++i)
     EXPECT_EQ(std::isnan(out[i]), i / 16 == 2) << kernel.name;
 }
@@ -482,6 +506,7 @@ TEST(DotSelect, EveryFormatHasAReferenceRow) {
     const bool plain =
         formats::traits(row.weight).block_len < kQ8Block || row.weight == Format::kF8_E4M3_B128;
     EXPECT_EQ(select(row.weight, Act::kQ8, 256, 0) == nullptr, plain) << row.name;
+    EXPECT_EQ(select(row.weight, Act::kQ16, 256, 0) == nullptr, plain) << row.name;
   }
 }
 
@@ -495,6 +520,7 @@ TEST(DotSelect, ObeysCapsAndLength) {
                "dot_f32_q8_q4_k_n16_avx2");
   EXPECT_STREQ(select(Format::kQ4_K, Act::kQ8, 512, kAvx2 | kAvx512 | kAvx512Vnni)->name,
                "dot_f32_q8_q4_k_n16_avx512");
+  EXPECT_STREQ(select(Format::kQ4_K, Act::kQ16, 512, kAvx2)->name, "dot_f32_q16_q4_k_n16_avx2");
   EXPECT_EQ(select(Format::kQ4_K, Act::kQ8, 288, kAvx2), nullptr);
   EXPECT_EQ(select(Format::kQ8_0, Act::kF32, 40, kAvx2), nullptr);
   EXPECT_EQ(select(Format::kBF16, Act::kQ8, 64, kAvx2), nullptr);
@@ -542,6 +568,45 @@ TEST_P(Quantize, RoundsToNearestAndSums) {
       }
       EXPECT_EQ(peak, 127);
       EXPECT_EQ(sum[b], scale[b] * static_cast<float>(total));
+    }
+  }
+}
+
+TEST_P(Quantize, SixteenBitsRoundToNearestAndSum) {
+  const Quantize16Fn quantize = select_quantize16(GetParam());
+  std::mt19937 rng(15);
+  std::normal_distribution<float> normal;
+  for (int trial = 0; trial < 200; ++trial) {
+    std::vector<float> x(96);
+    const float size = std::ldexp(1.0f, static_cast<int>(rng() % 200) - 100);
+    for (float& v : x) v = normal(rng) * size;
+    if (trial % 4 == 0) x[40] = std::numeric_limits<float>::infinity();
+    if (trial % 4 == 1) std::fill(x.begin() + 32, x.begin() + 64, 1e-34f);
+    std::int16_t q[96], q_ref[96];
+    float scale[3], sum[3], scale_ref[3], sum_ref[3];
+    quantize(x.data(), 96, q, scale, sum);
+    quantize16_row_ref(x.data(), 96, q_ref, scale_ref, sum_ref);
+    EXPECT_EQ(std::memcmp(q, q_ref, sizeof(q)), 0);
+    EXPECT_EQ(std::memcmp(scale, scale_ref, sizeof(scale)), 0);
+    EXPECT_EQ(std::memcmp(sum, sum_ref, sizeof(sum)), 0);
+    for (int b = 0; b < 3; ++b) {
+      int total = 0, peak = 0;
+      const bool number = b != 1 || trial % 4 > 1;
+      for (int i = 32 * b; i < 32 * b + 32; ++i) {
+        const int v = q[32 * b + tile_column(i % 32)];
+        total += v;
+        peak = std::max(peak, std::abs(v));
+        if (number) {
+          EXPECT_LE(std::fabs(double{x[static_cast<std::size_t>(i)]} - double{scale[b]} * v),
+                    0.51 * scale[b]);
+        }
+      }
+      EXPECT_EQ(peak, number ? 32767 : 0);
+      if (number) {
+        EXPECT_EQ(sum[b], scale[b] * static_cast<float>(total));
+      } else {
+        EXPECT_TRUE(trial % 4 == 0 ? std::isnan(scale[b]) : scale[b] == 0.0f) << scale[b];
+      }
     }
   }
 }

@@ -15,7 +15,7 @@
 
 namespace kt::kernels::peak {
 
-enum class Arithmetic : std::uint8_t { kF32, kBf16, kInt8 };
+enum class Arithmetic : std::uint8_t { kF32, kBf16, kInt8, kInt16 };
 
 struct Kernel {
   const char* name;  // peak_<arithmetic>_<isa>

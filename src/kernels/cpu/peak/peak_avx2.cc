@@ -1,4 +1,5 @@
-// AVX2: fused multiply-adds, and the int8 chain maddubs → add in 16 bits → madd → add in 32 bits.
+// AVX2: fused multiply-adds, the int8 chain maddubs → add in 16 bits → madd → add in 32 bits, and
+// the int16 chain madd → add in 32 bits.
 #include <immintrin.h>
 
 #include "kernels/cpu/peak/peak.h"
@@ -38,6 +39,23 @@ void peak_int8_avx2(std::int64_t rounds) noexcept {
       }
       s = _mm256_add_epi32(s, _mm256_madd_epi16(narrow, ones));
       asm volatile("" : "+x"(a));
+    }
+  }
+  for (__m256i& s : sum) asm volatile("" ::"x"(s));
+}
+
+void peak_int16_avx2(std::int64_t rounds) noexcept;
+void peak_int16_avx2(std::int64_t rounds) noexcept {
+  constexpr int kSums = 12;
+  __m256i a = _mm256_set1_epi16(3), b = _mm256_set1_epi16(5), sum[kSums];
+  for (__m256i& s : sum) {
+    s = _mm256_setzero_si256();
+    asm volatile("" : "+x"(s));
+  }
+  for (std::int64_t r = 0; r < rounds; ++r) {
+    for (__m256i& s : sum) {
+      s = _mm256_add_epi32(s, _mm256_madd_epi16(a, b));
+      asm volatile("" : "+x"(a));  // another product to the compiler
     }
   }
   for (__m256i& s : sum) asm volatile("" ::"x"(s));

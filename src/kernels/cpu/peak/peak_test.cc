@@ -31,6 +31,7 @@ TEST(Peak, NamesSayIsaAndArithmetic) {
     const std::string name = kernel.name;
     const bool int8 = name.find("int8") != std::string::npos;
     EXPECT_EQ(int8, kernel.arithmetic == Arithmetic::kInt8) << name;
+    EXPECT_EQ(name.find("int16") != std::string::npos, kernel.arithmetic == Arithmetic::kInt16);
     EXPECT_EQ(name.find("amx") != std::string::npos, (kernel.caps & kAmx) != 0) << name;
     EXPECT_GT(kernel.ops_per_round, 0.0);
   }
