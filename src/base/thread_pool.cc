@@ -121,17 +121,35 @@ void ThreadPool::run_region(Call call, void* context) noexcept {
   bind_caller();
   call_ = call;
   context_ = context;
-  n_busy_.store(n_threads_ - 1, std::memory_order_relaxed);
+  inside_.store(kOpen, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
   work(0);
-  for (int spin = 0; n_busy_.load(std::memory_order_acquire) != 0; ++spin) {
-    if (spin < kSpins) {
+  int spins = 0;
+  const auto wait = [&spins] {
+    if (spins++ < kSpins) {
       __builtin_ia32_pause();
     } else {
       sched_yield();
     }
+  };
+  if (within_nodes_) {  // what other nodes have not taken yet is for their workers only
+    for (int w = 0; w < n_threads_; ++w) {
+      const Share& share = shares_[static_cast<std::size_t>(w)];
+      while (share.next.load(std::memory_order_relaxed) < share.end) wait();
+    }
   }
+  inside_.fetch_and(~kOpen, std::memory_order_relaxed);
+  while (inside_.load(std::memory_order_acquire) != 0) wait();
+}
+
+bool ThreadPool::enter() noexcept {
+  std::uint32_t now = inside_.load(std::memory_order_relaxed);
+  while ((now & kOpen) != 0) {
+    // Acquires the region that is open, be it a later one than that which woke this worker.
+    if (inside_.compare_exchange_weak(now, now + 1, std::memory_order_acquire)) return true;
+  }
+  return false;
 }
 
 void ThreadPool::worker_main(int worker) {
@@ -141,10 +159,11 @@ void ThreadPool::worker_main(int worker) {
       __builtin_ia32_pause();
     }
     epoch_.wait(seen, std::memory_order_acquire);
-    ++seen;
+    seen = epoch_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
+    if (!enter()) continue;
     work(worker);
-    n_busy_.fetch_sub(1, std::memory_order_release);
+    inside_.fetch_sub(1, std::memory_order_release);
   }
 }
 

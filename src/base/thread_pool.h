@@ -3,7 +3,8 @@
 // run(n, f) calls f(task, worker) once for each task in [0, n) and returns when all are done.
 // Workers get fixed contiguous shares and steal single tasks from the others' shares once theirs is
 // empty, from workers of their own NUMA node first. run_nodes(count, f) gives each node its own
-// tasks, which only its workers do: for work on memory of that node. Between regions workers spin
+// tasks, which only its workers do: for work on memory of that node. A region ends when its tasks
+// are done: workers that the system has not let run by then miss it. Between regions workers spin
 // for a short while (a step issues regions back to back) and then park in the kernel, so an idle
 // process uses no CPU. Thread rule: run() from one thread at a time; the caller is worker 0.
 #pragma once
@@ -94,6 +95,7 @@ class ThreadPool {
   void run_region(Call call, void* context) noexcept;
   void work(int worker) noexcept;
   void drain(std::int64_t share_of, int worker) noexcept;
+  bool enter() noexcept;
   void worker_main(int worker);
   void bind_caller() noexcept;
 
@@ -108,7 +110,9 @@ class ThreadPool {
   Call call_ = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<std::uint32_t> epoch_{0};
-  alignas(64) std::atomic<int> n_busy_{0};
+  // Workers inside the region, and kOpen while more may come in.
+  static constexpr std::uint32_t kOpen = std::uint32_t{1} << 31;
+  alignas(64) std::atomic<std::uint32_t> inside_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
 };

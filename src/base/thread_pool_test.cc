@@ -33,6 +33,19 @@ TEST(ThreadPool, ManyRegionsBackToBack) {
   EXPECT_EQ(sum, 20000 * 21);
 }
 
+TEST(ThreadPool, RegionsEndWithoutWorkersThatDoNotRun) {
+  // Far more workers than CPUs, so that most are not running while a region lasts.
+  ThreadPool pool(64, {});
+  std::atomic<std::int64_t> sum{0};
+  std::int64_t plain = 0;
+  for (int region = 0; region < 3000; ++region) {
+    const int add = region;  // read by late workers if a region let them in too late
+    pool.run(2, [&](std::int64_t task, int) { sum += task + add; });
+    plain += 1 + 2 * add;
+  }
+  EXPECT_EQ(sum, plain);
+}
+
 TEST(ThreadPool, OneSlowTaskDoesNotStopTheOthers) {
   ThreadPool pool(2, {});
   std::atomic<bool> others_done{false};

@@ -97,9 +97,10 @@ double measure_values(backend::Cpu& cpu) {
 }
 
 std::string machine_key(const backend::Cpu& cpu) {
-  return fmt::format("{} | {} | {} threads | {} terms{}", cpu_model_name(), describe_caps(cpu.caps),
-                     cpu.pool.size(), cpu.act_terms(),
-                     cpu.act == backend::ActPolicy::kF32 ? " f32" : "");
+  constexpr const char* kActs[] = {"q8", "q16", "f32"};  // of ActPolicy
+  return fmt::format("{} | {} | {} threads | {}, {} terms", cpu_model_name(),
+                     describe_caps(cpu.caps), cpu.pool.size(), kActs[static_cast<int>(cpu.act)],
+                     cpu.act_terms());
 }
 
 std::string attention_key(const ProfileNeeds& n, std::int64_t rows) {

@@ -289,14 +289,15 @@ dot::ActRows Activation::rows_in(dot::Act form, Cpu& cpu, tensor::Arena& arena) 
 
 namespace {
 
-// Weight rows per task of the tile kernels, which pass all activations for up to 128: those with
-// which the threads are done first, when passing activations costs as much as 16 more rows.
-std::int64_t batch_width(std::span<const GemmCall> calls, std::int64_t n_threads) {
+// Weight rows per task, a multiple of `step`, with which the threads are done first, when a task
+// costs as much as `extra` more rows.
+std::int64_t best_width(std::span<const GemmCall> calls, std::int64_t n_threads, std::int64_t most,
+                        std::int64_t step, std::int64_t extra) {
   std::int64_t best = 0, least = 0;
-  for (std::int64_t width = 128; width >= 32; width -= 32) {
+  for (std::int64_t width = most; width >= step; width -= step) {
     std::int64_t n_tasks = 0;
     for (const GemmCall& c : calls) n_tasks += (c.matrix->n() + width - 1) / width;
-    const std::int64_t cost = (n_tasks + n_threads - 1) / n_threads * (width + 16);
+    const std::int64_t cost = (n_tasks + n_threads - 1) / n_threads * (width + extra);
     if (best == 0 || cost < least) best = width, least = cost;
   }
   return best;
@@ -332,9 +333,11 @@ void gemm(Cpu& cpu, std::span<const GemmCall> calls) noexcept {
   std::int64_t n_total = 0;
   for (const GemmCall& c : calls) n_total += c.matrix->n();
   const std::int64_t n_threads = cpu.pool.size();
-  // Small enough that every thread gets several tasks, large enough to amortise the call.
-  const std::int64_t width = std::clamp<std::int64_t>(n_total / (4 * n_threads), 16, 128);
-  const std::int64_t wide = batch_width(calls, n_threads);
+  // Small enough that every thread gets several tasks, large enough to amortise the call. Tile
+  // kernels pass all activations for each task.
+  const std::int64_t most = std::clamp<std::int64_t>(n_total / (3 * n_threads) / 16 * 16, 16, 128);
+  const std::int64_t width = best_width(calls, n_threads, most, 16, 8);
+  const std::int64_t wide = best_width(calls, n_threads, 128, 32, 16);
   std::int64_t step[kMaxCalls];
   for (std::size_t i = 0; i < calls.size(); ++i)
     step[i] = rows_per_task(*calls[i].matrix, calls[i].act.bf16 != nullptr ? wide : width);

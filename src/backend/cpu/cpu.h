@@ -23,11 +23,10 @@
 namespace kt::backend {
 
 /// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32
-/// once per layer. kQ16 keeps 15 bits: as int16 blocks of 32, or where the CPU multiplies bytes best
-/// as the sum of two int8 roundings (of the value, then of what is left). kF32 keeps them in float
-/// (proofs).
-/// Where tile kernels exist, large steps (kBatchRows) use them, with activations in bf16 (unless
-/// kF32): less than half the error of kQ8, far more than that of kQ16.
+/// once per layer. kQ16 keeps 15 bits: as int16 blocks of 32, or where the CPU multiplies bytes
+/// best as the sum of two int8 roundings (of the value, then of what is left). kF32 keeps them in
+/// float (proofs). Where tile kernels exist, large steps (kBatchRows) use them, with activations in
+/// bf16 (unless kF32): less than half the error of kQ8, far more than that of kQ16.
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
 /// When tiles are worth it: steps of that many rows, and that many rows for each matrix on average
@@ -48,7 +47,8 @@ constexpr std::int64_t batch_tile_rows(std::int64_t n) {
   return n <= kernels::dot::kTileRows ? kernels::dot::kTileRows : (n + kPair - 1) / kPair * kPair;
 }
 
-/// The form of activations that quantised weights are multiplied with, but for large steps by tiles.
+/// The form of activations that quantised weights are multiplied with, but for large steps by
+/// tiles.
 constexpr kernels::dot::Act rounded_form(CpuCaps caps, ActPolicy act) {
   using kernels::dot::Act;
   if (act == ActPolicy::kF32) return Act::kF32;

@@ -40,7 +40,8 @@ bool keeps_float(Format weight) {
 std::span<const Kernel> kernels() { return kKernels; }
 
 const Kernel* select(Format weight, Act act, std::int64_t k, CpuCaps caps) {
-  // Integer activations would cost accuracy and win nothing where the weights are floats themselves.
+  // Integer activations would cost accuracy and win nothing where the weights are floats
+  // themselves.
   if ((act == Act::kQ8 || act == Act::kQ16) && keeps_float(weight)) return nullptr;
   for (const Kernel& row : kKernels) {
     const bool fits = row.weight == weight && row.act == act && k % row.k_step == 0;

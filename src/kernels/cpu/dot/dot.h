@@ -6,8 +6,8 @@
 // rows, no horizontal sum is needed, each lane's reduction order over k is fixed (result is bitwise
 // the same for every m), and the same bytes are an AMX/VNNI B tile. Pack kRows keeps the file's
 // rows: the reference rows use it. Activations are float rows, or rows quantised once per layer to
-// int8 or int16 blocks of 32 with a float scale. Thread rule: kernels are pure, called concurrently on
-// disjoint outputs.
+// int8 or int16 blocks of 32 with a float scale. Thread rule: kernels are pure, called concurrently
+// on disjoint outputs.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -37,11 +37,11 @@ constexpr std::int64_t tile_column(std::int64_t i) {
 struct ActRows {
   const float* f32 = nullptr;  // [m, k], f32_stride elements apart
   std::int64_t f32_stride = 0;
-  const std::int8_t* q = nullptr;  // [m, k]; |q| <= 127
+  const std::int8_t* q = nullptr;     // [m, k]; |q| <= 127
   const std::int16_t* q16 = nullptr;  // [m, k], each 4 k in the order 0, 2, 1, 3; |q| <= 32767
   std::int64_t q_stride = 0;          // elements of q or q16
-  const float* scale = nullptr;  // [m, k/32], block_stride elements apart
-  const float* sum = nullptr;    // [m, k/32]: scale * Σ q of the block (for formats with an offset)
+  const float* scale = nullptr;       // [m, k/32], block_stride elements apart
+  const float* sum = nullptr;  // [m, k/32]: scale * Σ q of the block (for formats with an offset)
   std::int64_t block_stride = 0;
   /// Rows of q, scale and sum that add up to one activation row: 2 when a row is split into a high
   /// and a low int8 part. Kernels do not read it: their caller passes m * terms rows and adds the

@@ -1,5 +1,5 @@
-// AVX2 rows with int8 and int16 activations: blocks of 32 (Q4_0 … Q8_1, IQ4_NL, MXFP4), of 64 and 128 (NVFP4,
-// Q1_0, the groups I4 of int4 checkpoints).
+// AVX2 rows with int8 and int16 activations: blocks of 32 (Q4_0 … Q8_1, IQ4_NL, MXFP4), of 64 and
+// 128 (NVFP4, Q1_0, the groups I4 of int4 checkpoints).
 #include "kernels/cpu/dot/n16_avx2.h"
 
 namespace kt::kernels::dot {
@@ -17,6 +17,8 @@ struct Q4_0 : WeightBase {
     scale = load_fp16(t.d);
     offset = times(scale, -8.0f);
   }
+  static constexpr bool kNibbles = true;
+  KT_INLINE static const std::uint8_t (*lines(const Tile& t, int))[64] { return t.q; }
   KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
     return nibbles(t.q, pass, g, h);
   }
@@ -31,6 +33,8 @@ struct Q4_1 : WeightBase {
     scale = load_fp16(t.d);
     offset = load_fp16(t.m);
   }
+  static constexpr bool kNibbles = true;
+  KT_INLINE static const std::uint8_t (*lines(const Tile& t, int))[64] { return t.q; }
   KT_INLINE static __m256i codes(const Tile& t, int, int pass, int g, int h) {
     return nibbles(t.q, pass, g, h);
   }
@@ -169,6 +173,8 @@ struct I4 : WeightBase {
     scale = u.scale;
     offset = u.offset;
   }
+  static constexpr bool kNibbles = true;
+  KT_INLINE static const std::uint8_t (*lines(const Tile& t, int b))[64] { return t.block[b].q; }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
     return nibbles(t.block[b].q, pass, g, h);
   }

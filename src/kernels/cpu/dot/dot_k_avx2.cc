@@ -1,4 +1,5 @@
-// AVX2 rows with int8 and int16 activations: super-blocks of 256 (Q2_K … Q6_K, Q8_K, TQ2_0, IQ4_XS).
+// AVX2 rows with int8 and int16 activations: super-blocks of 256 (Q2_K … Q6_K, Q8_K, TQ2_0,
+// IQ4_XS).
 #include "kernels/cpu/dot/n16_avx2.h"
 
 namespace kt::kernels::dot {
@@ -62,6 +63,8 @@ struct ScaleMinK : WeightBase {
 
 struct Q4_K : ScaleMinK<TileQ4_K> {
   static constexpr Widen kWiden = Widen::kBlock;
+  static constexpr bool kNibbles = true;
+  KT_INLINE static const std::uint8_t (*lines(const Tile& t, int b))[64] { return t.block[b].q; }
   KT_INLINE static __m256i codes(const Tile& t, int b, int pass, int g, int h) {
     return nibbles(t.block[b].q, pass, g, h);
   }

@@ -59,7 +59,7 @@ void quantize_row_avx2(const float* x, std::int64_t k, std::int8_t* q, float* sc
                        float* sum) noexcept {
   // packs work inside 128-bit halves; this puts the 32-bit groups back in order.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  quantize(x, k, 127.0f, kQuantizeTiny, scale, sum, [&](std::int64_t b, const __m256i (&n)[4]) {
+  quantize(x, k, 127.0f, kQuantizeTiny, scale, sum, [&](std::int64_t b, const __m256i(&n)[4]) {
     const __m256i bytes =
         _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + 32 * b),
@@ -71,15 +71,13 @@ void quantize16_row_avx2(const float* x, std::int64_t k, std::int16_t* q, float*
                          float* sum) noexcept {
   const __m256i order = _mm256_broadcastsi128_si256(
       _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
-  quantize(x, k, 32767.0f, kQuantize16Tiny, scale, sum,
-           [&](std::int64_t b, const __m256i (&n)[4]) {
-             for (int i = 0; i < 4; i += 2) {
-               const __m256i words =
-                   _mm256_permute4x64_epi64(_mm256_packs_epi32(n[i], n[i + 1]), 0xd8);
-               _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + 32 * b + 8 * i),
-                                   _mm256_shuffle_epi8(words, order));
-             }
-           });
+  quantize(x, k, 32767.0f, kQuantize16Tiny, scale, sum, [&](std::int64_t b, const __m256i(&n)[4]) {
+    for (int i = 0; i < 4; i += 2) {
+      const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(n[i], n[i + 1]), 0xd8);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + 32 * b + 8 * i),
+                          _mm256_shuffle_epi8(words, order));
+    }
+  });
 }
 
 }  // namespace kt::kernels::dot

@@ -171,9 +171,8 @@ void quantize(const float* x, std::int64_t k, int most, float tiny, float* scale
 
 void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                       float* sum) noexcept {
-  quantize(x, k, 127, kQuantizeTiny, scale, sum, [q](std::int64_t block, int i, int v) {
-    q[block + i] = static_cast<std::int8_t>(v);
-  });
+  quantize(x, k, 127, kQuantizeTiny, scale, sum,
+           [q](std::int64_t block, int i, int v) { q[block + i] = static_cast<std::int8_t>(v); });
 }
 
 void quantize16_row_ref(const float* x, std::int64_t k, std::int16_t* q, float* scale,

@@ -143,8 +143,8 @@ struct Activations {
     if (act == Act::kBf16) return bf16_to_f32(f32_to_bf16(x));
     if (act == Act::kQ16) {
       return scale16[static_cast<std::size_t>(i * rows.block_stride + j / kQ8Block)] *
-             static_cast<float>(rows.q16[i * rows.q_stride + j / kQ8Block * kQ8Block +
-                                         tile_column(j % kQ8Block)]);
+             static_cast<float>(
+                 rows.q16[i * rows.q_stride + j / kQ8Block * kQ8Block + tile_column(j % kQ8Block)]);
     }
     return rows.scale[i * rows.block_stride + j / kQ8Block] *
            static_cast<float>(rows.q[i * rows.q_stride + j]);
@@ -361,7 +361,8 @@ TEST_P(KernelRow, SurvivesExtremeCodes) {
   const Activations a = make_activations(5, k, true, rng);
   for (const int fill : {0x00, 0xff, 0x80, 0x7f, 0x88, 0xf0, 0x0f}) {
     const Weights w = make_weights(kernel.weight, 17, k, fill, rng);
-    expect_product(kernel, w, a, run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), 5), 16.0, 0.2);
+    expect_product(kernel, w, a, run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), 5),
+                   16.0, 0.2);
   }
 }
 

@@ -8,7 +8,7 @@
 // Int8 products are maddubs with the sign of a weight moved to the activation, widened before they
 // overflow. Int16 products are madd on codes widened to int16, which cannot overflow; they cost as
 // much as two int8 terms where codes need no sign, less where they do.
-// Each output sees the same operations in the same order whatever m is: from batch_min rows on the
+// Each output sees the same operations in the same order whatever m is: from kBatchMin rows on the
 // codes are expanded once into L1 (Bytes, Words), below they are expanded in registers.
 #pragma once
 #include <immintrin.h>
@@ -32,8 +32,9 @@ struct WeightBase {
   static constexpr bool kSubScales = false;   // sub_scale() gives integer scales of each 16 k
   static constexpr bool kSubMins = false;     // sub_mins() gives integer minima of each 16 k
   static constexpr bool kHalfScales = false;  // half_scale() gives float scales of each 16 k
+  static constexpr bool kNibbles = false;     // codes() are the nibbles of lines()
   static constexpr Widen kWiden = Widen::kHalf;
-  static constexpr bool kWords = false;    // codes lie as int16 (Words)
+  static constexpr bool kWords = false;  // codes lie as int16 (Words)
 };
 
 struct Pair {  // rows 0..7 and 8..15
@@ -235,6 +236,9 @@ template <class W>
 KT_INLINE __m256i words(const typename W::Tile& tile, int b, int pass, int g, int odd, int h) {
   if constexpr (W::kWords) {
     return W::words(tile, pass, g, odd, h);
+  } else if constexpr (W::kNibbles) {
+    const __m256i v = _mm256_srli_epi16(load32(W::lines(tile, b)[g] + 32 * h), 4 * pass + 8 * odd);
+    return pass + odd == 2 ? v : _mm256_and_si256(v, _mm256_set1_epi16(15));
   } else {
     const __m256i c = W::codes(tile, b, pass, g, h);
     if (W::kSigned) return _mm256_srai_epi16(odd == 1 ? c : _mm256_slli_epi16(c, 8), 8);
@@ -396,7 +400,7 @@ template <class W, bool kWide, int kM>
 constexpr int kChunkBlocks = 16;
 constexpr std::int64_t kBatchMax = 128;
 /// Rows from which on expanding pays.
-constexpr std::int64_t batch_min(bool wide) { return wide ? 8 : 16; }
+constexpr std::int64_t kBatchMin = 16;
 
 /// Description of a format whose codes of one block of 32 k lie expanded in memory as bytes.
 template <class W>
@@ -574,7 +578,7 @@ KT_INLINE void run(const DotArgs& args) {
   const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
   const std::int64_t n_units = args.k / (32 * W::kBlocks);
   for (std::int64_t col = 0; col < args.n; col += kN16Rows, tile += n_units) {
-    if (args.m >= batch_min(kWide)) {
+    if (args.m >= kBatchMin) {
       const std::int64_t n_batches = (args.m + kBatchMax - 1) / kBatchMax;
       for (std::int64_t i = 0; i < n_batches; ++i) {
         const std::int64_t begin = args.m * i / n_batches;
@@ -596,12 +600,8 @@ KT_INLINE void run(const DotArgs& args) {
 }  // namespace kt::kernels::dot
 
 /// The rows of one weight format.
-#define KT_ROWS(weight, id)                                         \
-  void dot_f32_q8_##id##_n16_avx2(const DotArgs& args) noexcept;    \
-  void dot_f32_q8_##id##_n16_avx2(const DotArgs& args) noexcept {   \
-    run<weight, false>(args);                                       \
-  }                                                                 \
-  void dot_f32_q16_##id##_n16_avx2(const DotArgs& args) noexcept;   \
-  void dot_f32_q16_##id##_n16_avx2(const DotArgs& args) noexcept {  \
-    run<weight, true>(args);                                        \
-  }
+#define KT_ROWS(weight, id)                                                                   \
+  void dot_f32_q8_##id##_n16_avx2(const DotArgs& args) noexcept;                              \
+  void dot_f32_q8_##id##_n16_avx2(const DotArgs& args) noexcept { run<weight, false>(args); } \
+  void dot_f32_q16_##id##_n16_avx2(const DotArgs& args) noexcept;                             \
+  void dot_f32_q16_##id##_n16_avx2(const DotArgs& args) noexcept { run<weight, true>(args); }
