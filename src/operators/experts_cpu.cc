@@ -154,18 +154,21 @@ class CpuExperts : public Experts {
     const std::int64_t n_each = x.n_rows() * routing.n_active / n_experts_;
     const Forms forms = {first.gate.form(x.n_rows(), n_each), first.up.form(x.n_rows(), n_each),
                          first.down.form(x.n_rows(), n_each)};
-    const bool tiles = forms.gate == dot::Act::kBf16 || forms.up == dot::Act::kBf16 ||
-                       forms.down == dot::Act::kBf16;
+    const bool tiles =
+        dot::is_tiles(forms.gate) || dot::is_tiles(forms.up) || dot::is_tiles(forms.down);
     ExpertBlocking blocking =
         tiles ? tile_blocking(d_model_, step.cpu.pool.size()) : ExpertBlocking{};
-    if (forms.down != dot::Act::kBf16) blocking.model_chunk = ExpertBlocking{}.model_chunk;
+    if (!dot::is_tiles(forms.down)) blocking.model_chunk = ExpertBlocking{}.model_chunk;
     const Groups groups = group_rows(step, x.n_rows(), routing, blocking.align);
     const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
     const Input gate_in = gather(step, x, forms.gate, groups);
     const Input up_in = forms.up == forms.gate ? gate_in : gather(step, x, forms.up, groups);
-    const ActMatrix hidden(step.cpu, step.arena, forms.down, groups.n_slots, d_ff_);
+    // Tasks make pieces of rows: what is rounded by rows waits for the last.
+    const bool by_rows = forms.down == dot::Act::kI8;
+    const ActMatrix hidden(step.cpu, step.arena, by_rows ? dot::Act::kF32 : forms.down,
+                           groups.n_slots, d_ff_);
     run_gate_up(step, gate_in, up_in, groups, blocking, hidden);
-    run_down(step, hidden, groups, blocking, result);
+    run_down(step, by_rows ? round_rows(step, hidden, groups) : hidden, groups, blocking, result);
     return {result};
   }
 
@@ -252,6 +255,14 @@ class CpuExperts : public Experts {
         }
       }
     });
+  }
+
+  ActMatrix round_rows(Step& step, const ActMatrix& floats, const Groups& groups) const noexcept {
+    const ActMatrix rows(step.cpu, step.arena, dot::Act::kI8, groups.n_slots, d_ff_);
+    step.cpu.pool.run(groups.n_slots, [&](std::int64_t i, int) {
+      if (groups.row[i] >= 0) rows.write(step.cpu, i, 0, d_ff_, floats.view(i).f32);
+    });
+    return rows;
   }
 
   void run_down(Step& step, const ActMatrix& hidden, const Groups& groups,

@@ -5,7 +5,7 @@ namespace kt::operators {
 void Kept::add(const KeptMatrix& matrix) {
   for (KeptMatrix& m : matrices) {
     if (m.format != matrix.format || m.stored != matrix.stored || m.n != matrix.n ||
-        m.k != matrix.k || m.piece_rows != matrix.piece_rows) {
+        m.k != matrix.k || m.piece_rows != matrix.piece_rows || m.scales != matrix.scales) {
       continue;
     }
     m.count += matrix.count;
@@ -21,7 +21,11 @@ void Kept::add(const io::WeightSource& source, const WeightSpec& spec, const Rec
     vector_bytes += static_cast<std::uint64_t>(spec.shape.count()) * sizeof(float);
     return;
   }
-  add({recode.target(info.format), info.format, info.shape.n_rows(), info.shape.n_cols()});
+  add({.format = recode.target(info.format),
+       .stored = info.format,
+       .n = info.shape.n_rows(),
+       .k = info.shape.n_cols(),
+       .scales = recode.scales()});
 }
 
 void Kept::count_file(const io::TensorInfo& info) {

@@ -21,6 +21,7 @@ struct KeptMatrix {
   std::int64_t count = 1;
   /// Rows that are read in one go before the next of another matrix; 0: all of a thread's share.
   std::int64_t piece_rows = 0;
+  backend::WeightScales scales = backend::WeightScales::kOfBlocks;
   double weights() const { return static_cast<double>(n) * static_cast<double>(k * count); }
 };
 

@@ -167,7 +167,7 @@ std::vector<backend::PackedMatrix> Loader::matrices(const std::vector<WeightSpec
     packings.push_back({&info});
     try {
       matrices.emplace_back(cpu_, recode.target(info.format), info.shape.n_rows(),
-                            info.shape.n_cols());
+                            info.shape.n_cols(), recode.scales());
     } catch (const Error& e) {
       if (e.code() != ErrorCode::kUnsupported) throw;
       throw Error(e.code(), "tensor '" + info.stored_name + "': " + e.what(), source_.path());

@@ -37,6 +37,10 @@ struct Recode {
   std::int64_t group = 64;  // kGroup: a multiple of 32, or -1 for a whole row
   /// Format after recoding.
   tensor::Format target(tensor::Format stored) const;
+  backend::WeightScales scales() const {
+    return kind == Kind::kGroup && group < 0 ? backend::WeightScales::kOfRows
+                                             : backend::WeightScales::kOfBlocks;
+  }
   /// Whether weights of that format come out otherwise.
   bool changes(tensor::Format stored) const;
   /// For people: "4 bits, groups of 64"; empty for kStored.

@@ -155,7 +155,10 @@ RowBytes row_bytes_of(const ModuleCost& m, const io::ModelConfig& c) {
     const auto active = static_cast<double>(c.moe.n_active);
     const auto d_ff = static_cast<double>(c.moe.d_ff);
     const bool q = quantized(m.kept.matrices.front().format);
-    const bool q_down = quantized(m.kept.matrices.back().format);
+    const operators::KeptMatrix& down = m.kept.matrices.back();
+    const bool q_down = quantized(down.format);
+    // Rounded by rows, they wait as floats for the last task.
+    if (down.scales == backend::WeightScales::kOfRows) r.f32 += active * d_ff;
     r.f32 += d + 2 * active + (q ? 0.0 : active * d) + (q_down ? 0.0 : active * d_ff);
     r.rounded += (q ? d + active * d : 0.0) + (q_down ? active * d_ff : 0.0);
   }

@@ -42,7 +42,7 @@ double pack(backend::Cpu& cpu, backend::PackedMatrix& matrix) {
 // delayed thread does not decide.
 std::vector<KernelPoint> measure(backend::Cpu& cpu, const backend::PackedMatrix& matrix,
                                  kernels::dot::Act form, std::span<const std::int64_t> rows) {
-  const bool tiles = form == kernels::dot::Act::kBf16;
+  const bool tiles = kernels::dot::is_tiles(form);
   const std::int64_t per_task = tiles ? 128 : kPiece;
   const std::int64_t k = matrix.k();
   std::vector<KernelPoint> points;

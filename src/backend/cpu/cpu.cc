@@ -19,6 +19,7 @@ Cpu::Cpu(CpuPlace place_in, CpuCaps caps_in, ActPolicy act_in)
       quantize(dot::select_quantize(caps_in)),
       quantize16(dot::select_quantize16(caps_in)),
       to_tiles(dot::select_to_tiles(caps_in)),
+      to_i8_tiles(dot::select_to_i8_tiles(caps_in)),
       elementwise(&kernels::elementwise::select(caps_in)),
       attention(&kernels::attention::select(caps_in)),
       batch_attention(&kernels::attention::select(caps_in, true)) {}
@@ -26,9 +27,14 @@ Cpu::Cpu(CpuPlace place_in, CpuCaps caps_in, ActPolicy act_in)
 namespace {
 
 // The kernel for batches that reads what `kernel` reads, or null.
-const dot::Kernel* choose_batch_kernel(const dot::Kernel& kernel, const Cpu& cpu, std::int64_t k) {
+const dot::Kernel* choose_batch_kernel(const dot::Kernel& kernel, const Cpu& cpu, std::int64_t k,
+                                       WeightScales scales) {
   if (!cpu.tiles) return nullptr;
-  const dot::Kernel* batch = dot::select(kernel.weight, dot::Act::kBf16, k, cpu.caps);
+  const dot::Kernel* batch = nullptr;
+  if (scales == WeightScales::kOfRows) {
+    batch = dot::select(kernel.weight, dot::Act::kI8, k, cpu.caps);
+  }
+  if (batch == nullptr) batch = dot::select(kernel.weight, dot::Act::kBf16, k, cpu.caps);
   return batch != nullptr && batch->pack == kernel.pack ? batch : nullptr;
 }
 
@@ -51,13 +57,14 @@ std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format form
   return (dot::packed_bytes(choose_kernel(caps, act, format, k), n, k) + 63) / 64 * 64;
 }
 
-PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k)
+PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k,
+                           WeightScales scales)
     : kernel_(&choose_kernel(cpu.caps, cpu.act, format, k)),
-      batch_(choose_batch_kernel(*kernel_, cpu, k)),
+      batch_(choose_batch_kernel(*kernel_, cpu, k, scales)),
       n_(n),
       k_(k) {
   tile_bytes_ = dot::packed_bytes(*kernel_, kernel_->n_tile, k);
-  if (batch_ != nullptr) {
+  if (batch_ != nullptr && batch_->act == dot::Act::kBf16) {
     exponents_.resize(
         static_cast<std::size_t>((n + kernel_->n_tile - 1) / kernel_->n_tile * kernel_->n_tile));
   }
@@ -102,7 +109,7 @@ void PackedMatrix::pack_rows(std::int64_t row, std::int64_t n_rows,
                              const std::byte* rows) noexcept {
   KT_CHECK(row % tile_rows() == 0 && row + n_rows <= n_);
   dot::pack(*kernel_, rows, n_rows, k_, at(row));
-  if (batch_ != nullptr) dot::row_exponents(*batch_, rows, n_rows, k_, exponents_.data() + row);
+  if (!exponents_.empty()) dot::row_exponents(*batch_, rows, n_rows, k_, exponents_.data() + row);
 }
 
 void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row,
@@ -117,7 +124,7 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
     args.m = m;
     args.out = out;
     args.out_stride = out_stride;
-    (act.bf16 != nullptr ? batch_ : kernel_)->run(args);
+    (act.tiles() ? batch_ : kernel_)->run(args);
     return;
   }
   constexpr std::int64_t kBlock = 32;  // activation rows whose two results wait on the stack
@@ -149,6 +156,10 @@ dot::ActRows offset_rows(const dot::ActRows& act, std::int64_t row, std::int64_t
     r.sum += row * r.terms * r.block_stride;
   }
   if (r.bf16 != nullptr) r.bf16 += row * k;  // whole panels of 16 rows
+  if (r.i8 != nullptr) {
+    r.i8 += row * r.terms * k;
+    r.i8_scale += row;
+  }
   return r;
 }
 
@@ -178,12 +189,24 @@ ActMatrix::ActMatrix(const Cpu& cpu, tensor::Arena& arena, dot::Act form, std::i
       rows_.bf16 = bf16_ = arena.allocate<std::uint16_t>(panels * dot::kTileRows * k);
       return;
     }
+    case dot::Act::kI8: {
+      const std::int64_t panels = (m + dot::kTileRows - 1) / dot::kTileRows;
+      rows_.terms = cpu.act_terms();
+      rows_.i8 = i8_ = arena.allocate<std::int8_t>(panels * rows_.terms * dot::kTileRows * k);
+      rows_.i8_scale = i8_scale_ = arena.allocate<float>(m);
+      return;
+    }
   }
 }
 
 // Where a row's first 32 values lie in the tiles of rows of k values.
 static std::int64_t tile_row(std::int64_t row, std::int64_t k) {
   return row / dot::kTileRows * dot::kTileRows * k + row % dot::kTileRows * dot::kTileCols;
+}
+
+static std::int64_t i8_tile_row(std::int64_t row, std::int64_t terms, std::int64_t k) {
+  return row / dot::kTileRows * terms * dot::kTileRows * k +
+         row % dot::kTileRows * dot::kI8TileCols;
 }
 
 void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
@@ -200,6 +223,10 @@ void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::i
     }
     case dot::Act::kBf16:
       cpu.to_tiles(x, n, bf16_ + tile_row(row, k_) + col / dot::kTileCols * dot::kTileValues);
+      return;
+    case dot::Act::kI8:
+      KT_CHECK(col == 0 && n == k_);
+      cpu.to_i8_tiles(x, n, rows_.terms, i8_ + i8_tile_row(row, rows_.terms, k_), i8_scale_ + row);
       return;
   }
 }
@@ -262,6 +289,17 @@ void ActMatrix::copy(std::int64_t row, const dot::ActRows& other,
       }
       return;
     }
+    case dot::Act::kI8: {
+      const std::int8_t* source = other.i8 + i8_tile_row(from, rows_.terms, k_);
+      std::int8_t* to = i8_ + i8_tile_row(row, rows_.terms, k_);
+      for (std::int64_t c = 0; c < rows_.terms * k_; c += dot::kI8TileCols) {
+        std::memcpy(to, source, dot::kI8TileCols);
+        source += dot::kI8TileBytes;
+        to += dot::kI8TileBytes;
+      }
+      i8_scale_[row] = other.i8_scale[from];
+      return;
+    }
   }
 }
 
@@ -272,7 +310,7 @@ dot::ActRows Activation::rows_in(dot::Act form, Cpu& cpu, tensor::Arena& arena) 
     r.f32_stride = x_.stride;
     return r;
   }
-  ActMatrix& rows = form == dot::Act::kBf16 ? bf16_ : rounded_;
+  ActMatrix& rows = form == dot::Act::kBf16 ? bf16_ : form == dot::Act::kI8 ? i8_ : rounded_;
   if (rows.empty()) {
     rows = ActMatrix(cpu, arena, form, x_.n_rows, x_.n_cols);
     const auto write_row = [&](std::int64_t r, int) {
@@ -312,7 +350,7 @@ std::int64_t rows_per_task(const PackedMatrix& matrix, std::int64_t wanted) {
 void run_task(const GemmCall& call, std::int64_t row, std::int64_t n_rows) noexcept {
   // Activation rows that stay in L2 while weight tiles pass; tile kernels expand the weights once
   // for all.
-  const std::int64_t panel = equal_part(call.m, call.act.bf16 != nullptr ? 512 : 128);
+  const std::int64_t panel = equal_part(call.m, call.act.tiles() ? 512 : 128);
   for (std::int64_t m0 = 0; m0 < call.m; m0 += panel) {
     const std::int64_t m = std::min(panel, call.m - m0);
     float* out = call.out.row(m0) + row;
@@ -340,7 +378,7 @@ void gemm(Cpu& cpu, std::span<const GemmCall> calls) noexcept {
   const std::int64_t wide = best_width(calls, n_threads, 128, 32, 16);
   std::int64_t step[kMaxCalls];
   for (std::size_t i = 0; i < calls.size(); ++i)
-    step[i] = rows_per_task(*calls[i].matrix, calls[i].act.bf16 != nullptr ? wide : width);
+    step[i] = rows_per_task(*calls[i].matrix, calls[i].act.tiles() ? wide : width);
   const auto rows_of = [&](int node, std::size_t i) {
     return cpu.pool.part(node, calls[i].matrix->n(), kRowGrain);
   };

@@ -25,8 +25,9 @@ namespace kt::backend {
 /// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32
 /// once per layer. kQ16 keeps 15 bits: as int16 blocks of 32, or where the CPU multiplies bytes
 /// best as the sum of two int8 roundings (of the value, then of what is left). kF32 keeps them in
-/// float (proofs). Where tile kernels exist, large steps (kBatchRows) use them, with activations in
-/// bf16 (unless kF32): less than half the error of kQ8, far more than that of kQ16.
+/// float (proofs). Where tile kernels exist, large steps (kBatchRows) use them (unless kF32), with
+/// activations in bf16: less than half the error of kQ8, far more than that of kQ16. Weights with
+/// one scale per row take int8 there, with one scale per row and as many terms.
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
 /// When tiles are worth it: steps of that many rows, and that many rows for each matrix on average
@@ -83,6 +84,7 @@ struct Cpu {
   kernels::dot::QuantizeFn quantize;
   kernels::dot::Quantize16Fn quantize16;
   kernels::dot::ToTilesFn to_tiles;
+  kernels::dot::ToI8TilesFn to_i8_tiles;
   const kernels::elementwise::Table* elementwise;
   const kernels::attention::Kernel* attention;
   const kernels::attention::Kernel* batch_attention;
@@ -101,6 +103,9 @@ inline constexpr std::int64_t kRowGrain = 32;
 std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format format, std::int64_t n,
                                 std::int64_t k);
 
+/// Whether all blocks of a row of quantised weights are known to have the same scale.
+enum class WeightScales { kOfBlocks, kOfRows };
+
 /// Weights [n, k] packed for the kernels that this CPU runs them with: one for few activation rows,
 /// and where it has tiles one for batches, from the same bytes.
 class PackedMatrix {
@@ -108,7 +113,8 @@ class PackedMatrix {
   PackedMatrix() = default;
   /// Chooses the kernels; throws kUnsupported when k does not suit the format. place(),
   /// place_part() or own() gives it memory.
-  PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k);
+  PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n, std::int64_t k,
+               WeightScales scales = WeightScales::kOfBlocks);
   /// Keeps all rows at `storage`: bytes() long, 64-byte aligned, somebody else's.
   void place(std::byte* storage) { parts_ = {.first = storage, .others = {}}; }
   /// Keeps rows from `begin` up to the next part's at `storage` (part_bytes), 64-byte aligned,
@@ -191,7 +197,7 @@ class ActMatrix {
   const kernels::dot::ActRows& view() const { return rows_; }
   kernels::dot::ActRows view(std::int64_t row) const { return offset_rows(rows_, row, k_); }
   /// Rounds n floats (a multiple of 32 unless the form is float) into columns [col, col + n) of a
-  /// row.
+  /// row; those of the whole row when the form has one scale for it (Act::kI8).
   void write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
              const float* x) const noexcept;
   /// Copies row `from` of other rows of the same form and width.
@@ -210,6 +216,8 @@ class ActMatrix {
   float* scale_ = nullptr;
   float* sum_ = nullptr;
   std::uint16_t* bf16_ = nullptr;
+  std::int8_t* i8_ = nullptr;
+  float* i8_scale_ = nullptr;
 };
 
 /// Input rows of one or more matrix products: floats, and their rounded twins made at first use.
@@ -227,7 +235,7 @@ class Activation {
 
  private:
   tensor::ConstMatrixF x_;
-  ActMatrix rounded_, bf16_;
+  ActMatrix rounded_, bf16_, i8_;
 };
 
 struct GemmCall {

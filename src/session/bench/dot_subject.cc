@@ -35,6 +35,7 @@ class DotSubject : public Subject {
           info, r % k_, 1,
           rows.data() + static_cast<std::size_t>(r) * rows.size() / static_cast<std::size_t>(n_));
     }
+    if (kernel_.act == dot::Act::kI8) share_scales(rows);
     const std::uint64_t wanted = std::min(4 * limits.cache_bytes, limits.memory);
     copies_ = static_cast<std::int64_t>(std::max<std::uint64_t>(1, (wanted + bytes_ - 1) / bytes_));
     weights_ = tensor::Buffer(bytes_ * static_cast<std::size_t>(copies_));
@@ -57,6 +58,7 @@ class DotSubject : public Subject {
     act_.f32 = x_.data();
     act_.f32_stride = k_;
     if (kernel_.act == dot::Act::kQ8) quantize();
+    if (kernel_.act == dot::Act::kI8) round_rows();
     if (kernel_.act == dot::Act::kQ16 || kernel_.act == dot::Act::kBf16) {
       const backend::ActMatrix rows(cpu_, arena_, kernel_.act, m, k_);
       for (std::int64_t i = 0; i < m; ++i) rows.write(cpu_, i, 0, k_, x_.data() + i * k_);
@@ -147,6 +149,31 @@ class DotSubject : public Subject {
     act_.block_stride = blocks;
   }
 
+  void round_rows() {
+    const std::int64_t panels = (m_ + dot::kTileRows - 1) / dot::kTileRows;
+    auto* tiles = arena_.allocate<std::int8_t>(panels * dot::kTileRows * k_);
+    auto* scale = arena_.allocate<float>(m_);
+    for (std::int64_t i = 0; i < m_; ++i) {
+      const std::int64_t first = i / dot::kTileRows * dot::kTileRows * k_;
+      cpu_.to_i8_tiles(x_.data() + i * k_, k_, 1,
+                       tiles + first + i % dot::kTileRows * dot::kI8TileCols, scale + i);
+    }
+    act_.i8 = tiles;
+    act_.i8_scale = scale;
+  }
+
+  // Weights again, with one scale for all blocks of a row.
+  void share_scales(std::vector<std::byte>& rows) const {
+    const operators::Recode recode = {operators::Recode::Kind::kGroup,
+                                      kernel_.weight == formats::Format::kQ8_0 ? 8 : 4, -1};
+    const std::size_t row_bytes = formats::row_bytes(kernel_.weight, k_);
+    std::vector<float> x(static_cast<std::size_t>(k_));
+    for (std::size_t at = 0; at < rows.size(); at += row_bytes) {
+      formats::traits(kernel_.weight).decode(rows.data() + at, x.data(), k_);
+      operators::encode_group(x.data(), k_, recode, rows.data() + at);
+    }
+  }
+
   void multiply(const std::byte* weights, std::int64_t row, float* out) const noexcept {
     dot::DotArgs args;
     args.k = k_;
@@ -155,7 +182,7 @@ class DotSubject : public Subject {
     args.n = std::min(kRowsPerTask, n_ - row);
     if (!exponents_.empty()) args.exponents = exponents_.data() + row;
     args.out_stride = n_;
-    const std::int64_t panel = kernel_.act == dot::Act::kBf16 ? kTilePanel : kPanel;
+    const std::int64_t panel = dot::is_tiles(kernel_.act) ? kTilePanel : kPanel;
     for (std::int64_t i = 0; i < m_; i += panel) {
       args.act = backend::offset_rows(act_, i, k_);
       args.m = std::min(panel, m_ - i);

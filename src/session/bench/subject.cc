@@ -106,7 +106,8 @@ double bits_per_weight(const Case& what, const Subject& subject,
 
 Arithmetic arithmetic_of(kernels::dot::Act act, formats::Format weight) {
   switch (act) {
-    case kernels::dot::Act::kQ8: return Arithmetic::kInt8;
+    case kernels::dot::Act::kQ8:
+    case kernels::dot::Act::kI8: return Arithmetic::kInt8;
     case kernels::dot::Act::kQ16: return Arithmetic::kInt16;
     case kernels::dot::Act::kBf16: return Arithmetic::kBf16;
     case kernels::dot::Act::kF32: break;

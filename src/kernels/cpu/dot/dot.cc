@@ -43,6 +43,7 @@ const Kernel* select(Format weight, Act act, std::int64_t k, CpuCaps caps) {
   // Integer activations would cost accuracy and win nothing where the weights are floats
   // themselves.
   if ((act == Act::kQ8 || act == Act::kQ16) && keeps_float(weight)) return nullptr;
+  if (act == Act::kI8 && k > kI8MaxK) return nullptr;
   for (const Kernel& row : kKernels) {
     const bool fits = row.weight == weight && row.act == act && k % row.k_step == 0;
     if (fits && (caps & row.caps) == row.caps) return &row;
@@ -108,6 +109,10 @@ void unpack_row(const Kernel& kernel, const std::byte* packed, std::int64_t row,
 
 ToTilesFn select_to_tiles(CpuCaps caps) {
   return (caps & kCaps_avx512) == kCaps_avx512 ? to_tiles_avx512 : to_tiles_ref;
+}
+
+ToI8TilesFn select_to_i8_tiles(CpuCaps caps) {
+  return (caps & kCaps_avx512) == kCaps_avx512 ? to_i8_tiles_avx512 : to_i8_tiles_ref;
 }
 
 QuantizeFn select_quantize(CpuCaps caps) {

@@ -18,14 +18,23 @@
 
 namespace kt::kernels::dot {
 
-enum class Act : std::uint8_t { kF32, kQ8, kQ16, kBf16 };
+enum class Act : std::uint8_t { kF32, kQ8, kQ16, kBf16, kI8 };
 enum class Pack : std::uint8_t { kRows, kN16 };
+/// Whether these activations are laid out as tiles of 16 rows.
+constexpr bool is_tiles(Act act) { return act == Act::kBf16 || act == Act::kI8; }
 
 inline constexpr std::int64_t kQ8Block = 32;
 /// A tile of bf16 activations: 16 rows of 32 k, contiguous; each 4 k in the order 0, 2, 1, 3.
 inline constexpr std::int64_t kTileRows = 16;
 inline constexpr std::int64_t kTileCols = 32;
 inline constexpr std::int64_t kTileValues = kTileRows * kTileCols;
+/// A tile of int8 activations: 16 rows of 64 k, contiguous, of as many bytes.
+inline constexpr std::int64_t kI8TileCols = 64;
+inline constexpr std::int64_t kI8TileBytes = kTileRows * kI8TileCols;
+/// What a step of the first of two int8 terms with one scale is of the second's.
+inline constexpr float kI8TermRatio = 254.0f;
+/// The longest row whose int8 products fit the int32 that they are summed in.
+inline constexpr std::int64_t kI8MaxK = 131072;
 
 /// Where value i of 32 lies in its tile row, and in a block of int16 activations.
 constexpr std::int64_t tile_column(std::int64_t i) {
@@ -33,7 +42,7 @@ constexpr std::int64_t tile_column(std::int64_t i) {
 }
 
 /// m activation rows of k values. Act::kF32 reads f32; Act::kQ8 reads q, scale and sum; Act::kQ16
-/// q16, scale and sum; Act::kBf16 bf16.
+/// q16, scale and sum; Act::kBf16 bf16; Act::kI8 i8, i8_scale and terms.
 struct ActRows {
   const float* f32 = nullptr;  // [m, k], f32_stride elements apart
   std::int64_t f32_stride = 0;
@@ -43,12 +52,17 @@ struct ActRows {
   const float* scale = nullptr;       // [m, k/32], block_stride elements apart
   const float* sum = nullptr;  // [m, k/32]: scale * Σ q of the block (for formats with an offset)
   std::int64_t block_stride = 0;
-  /// Rows of q, scale and sum that add up to one activation row: 2 when a row is split into a high
-  /// and a low int8 part. Kernels do not read it: their caller passes m * terms rows and adds the
-  /// results.
+  /// Int8 rows that add up to one activation row: 2 when it is split into a high and a low part.
+  /// Act::kQ8: rows of q, scale and sum; kernels do not read it, their caller passes m * terms rows
+  /// and adds the results. Act::kI8: tiles of each 16 rows, which the kernel adds.
   std::int64_t terms = 1;
   /// Tiles [ceil(m / 16)][k / 32][16][32]; k a multiple of 32. Rows past m are not read.
   const std::uint16_t* bf16 = nullptr;
+  /// Tiles [ceil(m / 16)][terms][k / 64][16][64]; k a multiple of 64. |i8| <= 127.
+  const std::int8_t* i8 = nullptr;
+  const float* i8_scale =
+      nullptr;  // [m], of the first term; the second's is 1 / kI8TermRatio of it
+  bool tiles() const { return bf16 != nullptr || i8 != nullptr; }
 };
 
 struct DotArgs {
@@ -84,8 +98,9 @@ std::span<const Kernel> kernels();
 /// The fastest row for weights [n, k] of `weight` and this activation type on `caps`; the ref row
 /// when no other fits; nullptr when k is not a multiple of the format's block (no row exists), and
 /// for F32, F16, BF16 and E4M3 weights with integer activations: those keep floats, so ask again
-/// with Act::kF32. Rows with Act::kBf16 exist for tile units only (nullptr elsewhere) and pay for
-/// batches.
+/// with Act::kF32. Rows with Act::kBf16 and Act::kI8 exist for tile units only (nullptr elsewhere)
+/// and pay for batches; those with Act::kI8 want weights with one scale per row: they read the
+/// scale of its first block.
 const Kernel* select(formats::Format weight, Act act, std::int64_t k, CpuCaps caps);
 
 /// Bytes of n rows (rounded up to n_tile) of k values packed for `kernel`.
@@ -124,5 +139,13 @@ Quantize16Fn select_quantize16(CpuCaps caps);
 /// (tile_column), then the next 32 kTileValues further on. Bitwise the same on every ISA.
 using ToTilesFn = void (*)(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
 ToTilesFn select_to_tiles(CpuCaps caps);
+
+/// Rounds k floats (a multiple of 64) of one row to int8 with one scale = max|x| / 127, nearest
+/// even, as 64 values of its row in a tile, then the next 64 kI8TileBytes further on. A second term
+/// holds what the first leaves, kTileRows * k bytes after it. Special values as QuantizeFn. Bitwise
+/// the same on every ISA.
+using ToI8TilesFn = void (*)(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
+                             float* scale) noexcept;
+ToI8TilesFn select_to_i8_tiles(CpuCaps caps);
 
 }  // namespace kt::kernels::dot

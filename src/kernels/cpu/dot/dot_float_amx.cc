@@ -12,6 +12,7 @@ template <class Pair>
 struct Half {
   using Tile = TileF16;
   using Unit = NoUnit;
+  static constexpr bool kInt8 = false;
   static constexpr bool kFloats = true;
   static constexpr bool kScaled = false;
   static constexpr std::int64_t kUnitK = 1;
@@ -42,6 +43,7 @@ struct BF16 {
 struct F8 {
   using Tile = TileF8;
   using Unit = NoUnit;
+  static constexpr bool kInt8 = false;
   static constexpr bool kFloats = true;
   static constexpr bool kScaled = true;
   static constexpr std::int64_t kUnitK = 128;

@@ -2,6 +2,7 @@
 // A weight row is decoded once per 64 activation rows in pieces of 256 values.
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "base/half.h"
@@ -140,6 +141,47 @@ void run_tiles(const DotArgs& args, formats::Format format) {
 
 namespace {
 
+// The int8 tile kernels' slow twin. Sums are exact; the weights' scale comes in once per row.
+void run_i8_tiles(const DotArgs& args, formats::Format format) {
+  const N16Layout& layout = *n16_layout(format);
+  const std::size_t tile_bytes = layout.tile_bytes(args.k);
+  std::vector<float> w(static_cast<std::size_t>(args.k));
+  for (std::int64_t j = 0; j < args.n; ++j) {
+    const std::byte* tile = args.weights + static_cast<std::size_t>(j / kN16Rows) * tile_bytes;
+    const int r = static_cast<int>(j % kN16Rows);
+    layout.unpack_row(tile, args.k, r, w.data());
+    std::uint16_t bits;  // both formats begin with the scales of the first block
+    std::memcpy(&bits, tile + 2 * r, 2);
+    const float scale = fp16_to_f32(bits);
+    for (std::int64_t i = 0; i < args.m; ++i) {
+      const std::int8_t* a = args.act.i8 + i / kTileRows * kTileRows * args.act.terms * args.k +
+                             i % kTileRows * kI8TileCols;
+      std::int64_t sums[2] = {0, 0};
+      for (std::int64_t k = 0; k < args.k; ++k) {
+        const float code = scale == 0.0f ? 0.0f : w[static_cast<std::size_t>(k)] / scale;
+        const std::int64_t at = k / kI8TileCols * kI8TileBytes + k % kI8TileCols;
+        for (std::int64_t t = 0; t < args.act.terms; ++t)
+          sums[t] += round_even(code) * a[t * kTileRows * args.k + at];
+      }
+      args.out[i * args.out_stride + j] =
+          (static_cast<float>(sums[0]) + static_cast<float>(sums[1]) * (1.0f / kI8TermRatio)) *
+          (args.act.i8_scale[i] * scale);
+    }
+  }
+}
+
+}  // namespace
+
+#define KT_I8_TILE(id, weight)                                   \
+  void dot_f32_i8_##id##_n16_ref(const DotArgs& args) noexcept;  \
+  void dot_f32_i8_##id##_n16_ref(const DotArgs& args) noexcept { \
+    run_i8_tiles(args, formats::Format::weight);                 \
+  }
+#include "kernels/cpu/dot/i8_tiles.inc"
+#undef KT_I8_TILE
+
+namespace {
+
 /// put(block, i, v): value i of the block that begins there.
 template <class Put>
 void quantize(const float* x, std::int64_t k, int most, float tiny, float* scale, float* sum,
@@ -185,6 +227,28 @@ void quantize16_row_ref(const float* x, std::int64_t k, std::int16_t* q, float* 
 void to_tiles_ref(const float* x, std::int64_t k, std::uint16_t* out) noexcept {
   for (std::int64_t c = 0; c < k; c += kTileCols, out += kTileValues) {
     for (std::int64_t i = 0; i < kTileCols; ++i) out[tile_column(i)] = f32_to_bf16(x[c + i]);
+  }
+}
+
+void to_i8_tiles_ref(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
+                     float* scale) noexcept {
+  std::uint32_t max_bits = 0;
+  for (std::int64_t i = 0; i < k; ++i) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu;
+    max_bits = bits > max_bits ? bits : max_bits;
+  }
+  const bool finite = max_bits < 0x7f800000u;
+  const float max = std::bit_cast<float>(max_bits);
+  const bool usable = finite && max >= kI8Tiny;
+  const float inverse = usable ? 127.0f / max : 0.0f;
+  *scale = usable ? max / 127.0f : finite ? 0.0f : std::bit_cast<float>(0x7fc00000u);
+  for (std::int64_t i = 0; i < k; ++i) {
+    std::int8_t* to = out + i / kI8TileCols * kI8TileBytes + i % kI8TileCols;
+    const int high = usable ? round_even(x[i] * inverse) : 0;
+    *to = static_cast<std::int8_t>(high);
+    if (terms == 1) continue;
+    const float left = usable ? x[i] - *scale * static_cast<float>(high) : 0.0f;
+    to[kTileRows * k] = static_cast<std::int8_t>(round_even(left * (inverse * kI8TermRatio)));
   }
 }
 

@@ -84,6 +84,13 @@ struct Weights {
   }
 };
 
+void share_scales(Format format, Weights& w) {
+  const std::size_t block = formats::traits(format).block_bytes;
+  for (std::size_t at = 0; at < w.bytes.size(); at += block)
+    std::memcpy(&w.bytes[at], &w.bytes[at / w.row_bytes * w.row_bytes], 2);
+  w.decode(format);
+}
+
 /// fill: -1 random codes, else that byte everywhere; scales stay random in both cases.
 Weights make_weights(Format format, std::int64_t n, std::int64_t k, int fill, std::mt19937& rng) {
   const formats::FormatTraits& t = formats::traits(format);
@@ -123,6 +130,15 @@ Weights make_weights(Format format, std::int64_t n, std::int64_t k, int fill, st
   return w;
 }
 
+/// Weights as the row wants them: for int8 tiles all blocks of a row get the scale of its first,
+/// which is where these formats' blocks begin.
+Weights weights_for(const Kernel& kernel, std::int64_t n, std::int64_t k, int fill,
+                    std::mt19937& rng) {
+  Weights w = make_weights(kernel.weight, n, k, fill, rng);
+  if (kernel.act == Act::kI8) share_scales(kernel.weight, w);
+  return w;
+}
+
 struct Activations {
   std::int64_t m, k;
   std::vector<float> f32;
@@ -131,6 +147,8 @@ struct Activations {
   std::vector<std::int16_t> q16;
   std::vector<float> scale16, sum16;
   std::vector<std::uint16_t> bf16;
+  std::vector<std::int8_t> i8;
+  std::vector<float> i8_scale;
   ActRows rows;  // scale and sum of q
   ActRows in(Act act) const {
     ActRows r = rows;
@@ -146,8 +164,17 @@ struct Activations {
              static_cast<float>(
                  rows.q16[i * rows.q_stride + j / kQ8Block * kQ8Block + tile_column(j % kQ8Block)]);
     }
+    if (act == Act::kI8) return i8_value(i, j);
     return rows.scale[i * rows.block_stride + j / kQ8Block] *
            static_cast<float>(rows.q[i * rows.q_stride + j]);
+  }
+  float i8_value(std::int64_t i, std::int64_t j) const {
+    const std::int8_t* high = rows.i8 + i / kTileRows * rows.terms * kTileRows * k +
+                              j / kI8TileCols * kI8TileBytes + i % kTileRows * kI8TileCols +
+                              j % kI8TileCols;
+    const float low =
+        rows.terms == 2 ? static_cast<float>(high[kTileRows * k]) / kI8TermRatio : 0.0f;
+    return rows.i8_scale[i] * (static_cast<float>(*high) + low);
   }
 };
 
@@ -163,6 +190,22 @@ void fill_tiles(Activations& a) {
   a.rows.bf16 = a.bf16.data();
 }
 
+/// The same as int8 tiles; what no row fills is not 0.
+void fill_i8_tiles(Activations& a, std::int64_t terms) {
+  if (a.k % kI8TileCols != 0) return;
+  const std::int64_t panel = terms * kTileRows * a.k;
+  a.i8.assign(static_cast<std::size_t>((a.m + kTileRows - 1) / kTileRows * panel), 0x55);
+  a.i8_scale.resize(static_cast<std::size_t>(a.m));
+  for (std::int64_t i = 0; i < a.m; ++i) {
+    to_i8_tiles_ref(a.f32.data() + i * a.rows.f32_stride, a.k, terms,
+                    a.i8.data() + i / kTileRows * panel + i % kTileRows * kI8TileCols,
+                    &a.i8_scale[static_cast<std::size_t>(i)]);
+  }
+  a.rows.terms = terms;
+  a.rows.i8 = a.i8.data();
+  a.rows.i8_scale = a.i8_scale.data();
+}
+
 /// Row i alone.
 Activations one_row(const Activations& a, std::int64_t i) {
   Activations one = a;
@@ -170,6 +213,7 @@ Activations one_row(const Activations& a, std::int64_t i) {
   const float* x = a.f32.data() + i * a.rows.f32_stride;
   one.f32.assign(x, x + a.rows.f32_stride);
   fill_tiles(one);
+  fill_i8_tiles(one, a.rows.terms);
   one.rows.f32 = one.f32.data();
   one.rows.q += i * a.rows.q_stride;
   one.rows.q16 += i * a.rows.q_stride;
@@ -207,6 +251,7 @@ Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::
                        a.sum16.data() + i * a.rows.block_stride);
   }
   fill_tiles(a);
+  fill_i8_tiles(a, 2);
   a.rows.f32 = a.f32.data();
   a.rows.q = a.q.data();
   a.rows.q16 = a.q16.data();
@@ -300,7 +345,7 @@ class KernelRow : public testing::TestWithParam<const Kernel*> {
   std::vector<std::int64_t> lengths() const {
     const std::int64_t step = GetParam()->k_step;
     if (step == 1) return {1, 2, 31, 64, 100, 257};
-    if (GetParam()->act == Act::kBf16) return {step, 2 * step, 768, 1280};  // over the blocks of k
+    if (is_tiles(GetParam()->act)) return {step, 2 * step, 768, 1280};  // over the blocks of k
     return {step, 2 * step, 3 * step};
   }
 };
@@ -310,20 +355,51 @@ TEST_P(KernelRow, AgreesWithDoublePrecision) {
   std::mt19937 rng(7);
   for (const std::int64_t k : lengths()) {
     for (const std::int64_t n : {1, 15, 16, 17, 33}) {
-      const Weights w = make_weights(kernel.weight, n, k, -1, rng);
+      const Weights w = weights_for(kernel, n, k, -1, rng);
       const std::vector<std::byte> packed = pack_all(kernel, w);
       for (const std::int64_t m : {0, 1, 2, 3, 4, 5, 7, 16, 33}) {
-        const Activations a = make_activations(m, k, false, rng);
+        Activations a = make_activations(m, k, false, rng);
         expect_product(kernel, w, a, run_kernel(kernel, packed, w, a.in(kernel.act), m), 1.0);
+        if (kernel.act != Act::kI8) continue;
+        fill_i8_tiles(a, 1);
+        expect_product(kernel, w, a, run_kernel(kernel, packed, w, a.rows, m), 1.0);
       }
     }
   }
 }
 
-// What rounding to bf16 costs on weights as models have them: Gaussian, encoded from floats.
-TEST_P(KernelRow, TypicalErrorOfTilesIsThatOfBf16) {
+// More rows and columns than a tile kernel takes in one go.
+TEST_P(KernelRow, TilesAgreeWithDoublePrecisionOnLargeBatches) {
   const Kernel& kernel = *GetParam();
-  if (kernel.act != Act::kBf16) GTEST_SKIP() << "not a tile kernel";
+  if (!is_tiles(kernel.act)) GTEST_SKIP() << "not a tile kernel";
+  std::mt19937 rng(16);
+  const Weights w = weights_for(kernel, 290, 256, -1, rng);
+  Activations a = make_activations(300, 256, false, rng);
+  expect_product(kernel, w, a, run_kernel(kernel, pack_all(kernel, w), w, a.rows, a.m), 1.0);
+}
+
+/// ‖y - y64‖ / ‖y64‖, y64 of the floats that the activations are rounded from.
+double typical_error(const Kernel& kernel, const Weights& w, const Activations& a) {
+  const std::vector<float> got = run_kernel(kernel, pack_all(kernel, w), w, a.rows, a.m);
+  double error = 0, size = 0;
+  for (std::int64_t i = 0; i < a.m; ++i) {
+    for (std::int64_t r = 0; r < w.n; ++r) {
+      double want = 0;
+      for (std::int64_t j = 0; j < w.k; ++j) {
+        want += a.value(Act::kF32, i, j) *
+                static_cast<double>(w.values[static_cast<std::size_t>(r * w.k + j)]);
+      }
+      error += std::pow(static_cast<double>(got[static_cast<std::size_t>(i * w.n + r)]) - want, 2);
+      size += want * want;
+    }
+  }
+  return std::sqrt(error / size);
+}
+
+// What rounding for tiles costs on weights as models have them: Gaussian, encoded from floats.
+TEST_P(KernelRow, TypicalErrorOfTilesIsThatOfTheirType) {
+  const Kernel& kernel = *GetParam();
+  if (!is_tiles(kernel.act)) GTEST_SKIP() << "not a tile kernel";
   std::mt19937 rng(15);
   std::normal_distribution<float> normal(0.0f, 0.02f);
   const std::int64_t n = 32, k = 1024, m = 20;
@@ -336,22 +412,15 @@ TEST_P(KernelRow, TypicalErrorOfTilesIsThatOfBf16) {
         .encode(x.data(), nullptr, w.bytes.data() + static_cast<std::size_t>(r) * w.row_bytes, k);
   }
   w.decode(kernel.weight);
-  const Activations a = make_activations(m, k, false, rng);
-  const std::vector<float> got = run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), m);
-  double error = 0, size = 0;
-  for (std::int64_t i = 0; i < m; ++i) {
-    for (std::int64_t r = 0; r < n; ++r) {
-      double want = 0;
-      for (std::int64_t j = 0; j < k; ++j) {
-        want += a.value(Act::kF32, i, j) *
-                static_cast<double>(w.values[static_cast<std::size_t>(r * k + j)]);
-      }
-      error += std::pow(static_cast<double>(got[static_cast<std::size_t>(i * n + r)]) - want, 2);
-      size += want * want;
-    }
+  if (kernel.act == Act::kI8) share_scales(kernel.weight, w);
+  Activations a = make_activations(m, k, false, rng);
+  if (kernel.act == Act::kBf16) {
+    EXPECT_LT(typical_error(kernel, w, a), 0.003) << kernel.name;
+    return;
   }
-  RecordProperty("relative_error", std::to_string(std::sqrt(error / size)));
-  EXPECT_LT(std::sqrt(error / size), 0.003) << kernel.name;
+  EXPECT_LT(typical_error(kernel, w, a), 6e-5) << kernel.name;
+  fill_i8_tiles(a, 1);
+  EXPECT_LT(typical_error(kernel, w, a), 0.012) << kernel.name;
 }
 
 TEST_P(KernelRow, SurvivesExtremeCodes) {
@@ -360,7 +429,7 @@ TEST_P(KernelRow, SurvivesExtremeCodes) {
   const std::int64_t k = kernel.k_step == 1 ? 96 : 2 * kernel.k_step;
   const Activations a = make_activations(5, k, true, rng);
   for (const int fill : {0x00, 0xff, 0x80, 0x7f, 0x88, 0xf0, 0x0f}) {
-    const Weights w = make_weights(kernel.weight, 17, k, fill, rng);
+    const Weights w = weights_for(kernel, 17, k, fill, rng);
     expect_product(kernel, w, a, run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), 5),
                    16.0, 0.2);
   }
@@ -371,7 +440,7 @@ TEST_P(KernelRow, BitwiseIndependentOfOtherRows) {
   std::mt19937 rng(9);
   const std::int64_t k = kernel.k_step == 1 ? 223 : 4 * kernel.k_step;
   const std::int64_t n = kernel.act == Act::kF32 ? 99 : 19;  // float rows take tiles together
-  const Weights w = make_weights(kernel.weight, n, k, -1, rng);
+  const Weights w = weights_for(kernel, n, k, -1, rng);
   const std::vector<std::byte> packed = pack_all(kernel, w);
   const Activations a = make_activations(70, k, false, rng);
   std::vector<float> alone;
@@ -422,7 +491,7 @@ TEST_P(KernelRow, PartOfTheRowsGivesTheSameBits) {
   const Kernel& kernel = *GetParam();
   std::mt19937 rng(10);
   const std::int64_t k = kernel.k_step == 1 ? 64 : kernel.k_step;
-  const Weights w = make_weights(kernel.weight, 48, k, -1, rng);
+  const Weights w = weights_for(kernel, 48, k, -1, rng);
   const std::vector<std::byte> packed = pack_all(kernel, w);
   const Activations a = make_activations(3, k, false, rng);
   const std::vector<float> all = run_kernel(kernel, packed, w, a.in(kernel.act), 3);
@@ -475,7 +544,7 @@ TEST_P(KernelRow, NanStaysInItsRow) {
   const Kernel& kernel = *GetParam();
   std::mt19937 rng(12);
   const std::int64_t k = kernel.k_step == 1 ? 64 : 2 * kernel.k_step;
-  const Weights w = make_weights(kernel.weight, 16, k, -1, rng);
+  const Weights w = weights_for(kernel, 16, k, -1, rng);
   Activations a = make_activations(6, k, false, rng);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   a.f32[static_cast<std::size_t>(2 * a.rows.f32_stride)] = nan;
@@ -484,6 +553,7 @@ TEST_P(KernelRow, NanStaysInItsRow) {
   a.scale16[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   a.sum16[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   fill_tiles(a);
+  fill_i8_tiles(a, 2);
   const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), 6);
   for (std::size_t i = 0; i < out.size(); ++i)
     EXPECT_EQ(std::isnan(out[i]), i / 16 == 2) << kernel.name;
@@ -661,6 +731,33 @@ TEST(ToTiles, SameBitsOnEveryIsa) {
     to_tiles(x, 64, got);
     to_tiles_ref(x, 64, want);
     ASSERT_EQ(std::memcmp(got, want, sizeof(got)), 0);
+  }
+}
+
+TEST(ToI8Tiles, RoundsWithOneScalePerRowAndSameBitsOnEveryIsa) {
+  const ToI8TilesFn to_tiles = select_to_i8_tiles(detect_caps());
+  std::mt19937 rng(17);
+  std::normal_distribution<float> normal;
+  const float inf = std::numeric_limits<float>::infinity();
+  const float special[] = {0.0f, 1e-34f, 3.3e38f, inf, std::numeric_limits<float>::quiet_NaN()};
+  for (int trial = 0; trial < 300; ++trial) {
+    const float size = std::ldexp(1.0f, static_cast<int>(rng() % 180) - 90);
+    float x[128];
+    for (float& v : x) v = trial < 10 ? 0.0f : normal(rng) * size;
+    if (trial < 10) x[70] = special[trial / 2];
+    std::vector<std::int8_t> got(2 * kTileRows * 128), want(2 * kTileRows * 128);
+    float scale = 0, want_scale = 0;
+    const std::int64_t terms = 1 + trial % 2;
+    to_tiles(x, 128, terms, got.data(), &scale);
+    to_i8_tiles_ref(x, 128, terms, want.data(), &want_scale);
+    ASSERT_EQ(got, want);
+    ASSERT_EQ(std::memcmp(&scale, &want_scale, 4), 0);
+    for (std::size_t i = 0; trial >= 10 && i < 128; ++i) {
+      const std::size_t at = i / 64 * kI8TileBytes + i % 64;
+      const double step = terms == 2 ? scale / double{kI8TermRatio} : double{scale};
+      const double value = double{scale} * got[at] + step * (terms == 2 ? got[at + 2048] : 0);
+      ASSERT_LE(std::fabs(value - double{x[i]}), 0.501 * step + 1e-5 * double{scale});
+    }
   }
 }
 

@@ -1,7 +1,7 @@
-// AMX tile kernels over kN16 tiles with bf16 activations; included by dot_<weight>_amx.cc only,
-// everything here is internal to that object.
+// AMX tile kernels over kN16 tiles; included by dot_<weight>_amx.cc only, everything here is
+// internal to that object. Described for bf16 activations; dot_i8_amx.cc has those of int8.
 //
-//   for each group of kGroupCols weight rows, for each block of kBlockK k:
+//   for each group of kGroupCols weight rows, for each block of kBlockTiles tiles along k:
 //     for each pair of activation tiles (32 rows), for each pair of the group's weight tiles:
 //       2 x 2 accumulators += A · B over the block, and between these products expand the group's
 //       weights of the next block to bf16 B tiles, so that both units are busy
@@ -20,9 +20,17 @@
 namespace kt::kernels::dot {
 namespace {
 
-constexpr std::int64_t kBlockK = 512;     // k expanded at a time: 2 weight tiles are 32 KiB
-constexpr std::int64_t kGroupCols = 128;  // weight rows expanded together: 128 KiB
-constexpr std::int64_t kBlockValues = kBlockK / kTileCols * kTileValues;  // of one weight tile
+/// B tiles along k that are expanded at a time, their values, and weight rows expanded together:
+/// 128 KiB.
+template <class W>
+constexpr std::int64_t kBlockTiles = W::kInt8 ? 8 : 16;
+template <class W>
+constexpr std::int64_t kBlockValues = kBlockTiles<W> * kTileValues;
+template <class W>
+constexpr std::int64_t kGroupCols = W::kInt8 ? 256 : 128;
+/// k in a tile.
+template <class W>
+constexpr std::int64_t kTileK = W::kInt8 ? kI8TileCols : kTileCols;
 
 /// GCC's tile intrinsics name no memory they touch; this keeps stores and loads on their side.
 KT_INLINE void memory_barrier() { asm volatile("" ::: "memory"); }
@@ -109,6 +117,7 @@ template <class Codes>
 struct Quantized : Codes {
   using Tile = typename Codes::Tile;
   using Unit = typename Codes::Unit;
+  static constexpr bool kInt8 = false;    // tiles of int8, sums of int32
   static constexpr bool kFloats = false;  // lines() makes a B tile
   static constexpr bool kScaled = true;   // by DotArgs::exponents
   static constexpr std::int64_t kUnitK = 32 * Codes::kBlocks;
@@ -182,7 +191,7 @@ KT_INLINE void expand_block(const typename W::Tile& tile, const typename W::Unit
   }
 }
 
-/// k [32 block, 32 block + 32) of one packed tile to a B tile.
+/// The kTileK k of one packed tile from block * kTileK on to a B tile.
 template <class W>
 [[gnu::noinline]] void expand_tile(const typename W::Tile* tile, const typename W::Unit& unit,
                                    std::int64_t block, __m512 factor, std::uint16_t* out) {
@@ -244,8 +253,8 @@ class Expander {
   /// From now on: k [k0, k0 + n_k) of the group of columns from col, to out[column tile].
   KT_INLINE void start(std::int64_t col, std::int64_t k0, std::int64_t n_k, std::uint16_t* out) {
     const std::int64_t n_cols = args_->n - col < group_ ? args_->n - col : group_;
-    block_ = k0 / kTileCols;
-    n_blocks_ = n_k / kTileCols;
+    block_ = k0 / kTileK<W>;
+    n_blocks_ = n_k / kTileK<W>;
     size_ = left_ = n_blocks_ * ((n_cols + 15) / 16);
     out_ = out;
     open(col);
@@ -267,11 +276,11 @@ class Expander {
                        kAhead);
     }
     expand_tile<W>(tile_[j], unit_[j], block, factor_[j],
-                   out_ + j * kBlockValues + k_ * kTileValues);
+                   out_ + j * kBlockValues<W> + k_ * kTileValues);
     if (++j_ < n_cols_) return;
     j_ = 0;
     if (++k_ < n_blocks_ || left_ == 0) return;
-    out_ += 2 * kBlockValues;
+    out_ += 2 * kBlockValues<W>;
     open(col_ + 32);
   }
   KT_INLINE void finish() {
@@ -311,7 +320,7 @@ class Expander {
 
 struct TileBlock {
   const std::uint16_t* a[2];    // first A tile of each row tile
-  const std::uint16_t* b;       // first B tile of each column tile, kBlockValues apart
+  const std::uint16_t* b;       // first B tile of each column tile, kBlockValues<W> apart
   const std::uint16_t* next_b;  // those that follow; null when b is in L1
   std::int64_t n_tiles;         // along k
   float* out;
@@ -320,6 +329,16 @@ struct TileBlock {
   bool load;  // or with what `out` holds, else they are still in their tiles
   bool store;
 };
+
+// C += A · B of int8 or bf16. A macro, because intrinsics want the names of tiles as literals.
+#define KT_TILE_PRODUCT(W, c, a, b) \
+  do {                              \
+    if constexpr (W::kInt8) {       \
+      _tile_dpbssd(c, a, b);        \
+    } else {                        \
+      _tile_dpbf16ps(c, a, b);      \
+    }                               \
+  } while (0)
 
 /// kRows x kCols tiles of `out` += A · B over the block; between products `next` gets on by its
 /// share, of which `due` keeps count over n_steps in all.
@@ -345,20 +364,20 @@ KT_INLINE void multiply(const TileBlock& t, Expander<W>& next, std::int64_t n_st
       const std::uint16_t* b = ahead < t.n_tiles ? t.b + ahead * kTileValues
                                                  : t.next_b + (ahead - t.n_tiles) * kTileValues;
       prefetch<kTileValues * sizeof(*b)>(b);
-      if constexpr (kCols == 2) prefetch<kTileValues * sizeof(*b)>(b + kBlockValues);
+      if constexpr (kCols == 2) prefetch<kTileValues * sizeof(*b)>(b + kBlockValues<W>);
     }
     _tile_loadd(4, t.a[0] + k * kTileValues, 64);
     _tile_loadd(6, t.b + k * kTileValues, 64);
-    _tile_dpbf16ps(0, 4, 6);
+    KT_TILE_PRODUCT(W, 0, 4, 6);
     if constexpr (kCols == 2) {
-      _tile_loadd(7, t.b + kBlockValues + k * kTileValues, 64);
-      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(7, t.b + kBlockValues<W> + k * kTileValues, 64);
+      KT_TILE_PRODUCT(W, 1, 4, 7);
     }
     if constexpr (kRows == 2) {
       _tile_loadd(5, t.a[1] + k * kTileValues, 64);
-      _tile_dpbf16ps(2, 5, 6);
+      KT_TILE_PRODUCT(W, 2, 5, 6);
     }
-    if constexpr (kRows == 2 && kCols == 2) _tile_dpbf16ps(3, 5, 7);
+    if constexpr (kRows == 2 && kCols == 2) KT_TILE_PRODUCT(W, 3, 5, 7);
     for (due += next.size(); due >= n_steps; due -= n_steps) next.step();
   }
   if (!t.store) return;
@@ -367,6 +386,8 @@ KT_INLINE void multiply(const TileBlock& t, Expander<W>& next, std::int64_t n_st
   if constexpr (kRows == 2) _tile_stored(2, c[1], stride);
   if constexpr (kRows == 2 && kCols == 2) _tile_stored(3, c[1] + 16, stride);
 }
+
+#undef KT_TILE_PRODUCT
 
 template <class W>
 KT_INLINE void multiply(const TileShape& shape, const TileBlock& block, Expander<W>& next,
@@ -399,16 +420,34 @@ KT_INLINE void scale_columns(const DotArgs& args, std::int64_t col) {
   }
 }
 
-template <class W>
-KT_INLINE void run_bf16(const DotArgs& args) {
-  alignas(64) std::uint16_t b[2][kGroupCols / 16 * kBlockValues];
-  if (args.m == 0 || args.n == 0) return;
-  const std::int64_t panel = kTileRows * args.k;  // bf16 values of 16 activation rows
+/// The activation tiles of a call, 16 rows each, and where they belong.
+struct RowTiles {
+  const std::uint16_t* first;
+  std::int64_t values;  // of one
+  std::int64_t n;
+  std::int64_t terms;  // consecutive ones hold terms of the same rows
+  std::int64_t m;      // rows in all
+  int rows(std::int64_t i) const { return i < n ? part(m, i / terms * 16) : 0; }
+};
+
+/// Where 32 rows x 32 columns of sums lie.
+struct Place {
+  float* out;
+  std::int64_t stride;
+};
+
+/// Sums of all tiles of rows and columns: those of row tiles i, i + 1 and columns [col, col + 32)
+/// at place(i, group, col), where finish(group, end) finds a group of columns when it is done.
+template <class W, class PlaceFn, class FinishFn>
+KT_INLINE void run_tiles(const DotArgs& args, const RowTiles& a, const PlaceFn& place,
+                         const FinishFn& finish) {
+  alignas(64) std::uint16_t b[2][kGroupCols<W> / 16 * kBlockValues<W>];
   // Few rows have nothing to share among columns: sums stay in their accumulators over all k, and
   // small blocks in L1. Few columns have no passage of activations to share.
-  const bool resident = args.m <= 32;
-  const std::int64_t group_cols = resident || args.n <= 64 ? 32 : kGroupCols;
-  const std::int64_t block_k = resident ? kBlockK / 4 : kBlockK;
+  const bool resident = a.n <= 2;
+  const std::int64_t group_cols = resident || args.n <= 64 ? 32 : kGroupCols<W>;
+  constexpr std::int64_t kBlock = kBlockTiles<W> * kTileK<W>;
+  const std::int64_t block_k = resident ? kBlock / 4 : kBlock;
   const auto length = [&](std::int64_t k0) {
     return args.k - k0 < block_k ? args.k - k0 : block_k;
   };
@@ -419,7 +458,7 @@ KT_INLINE void run_bf16(const DotArgs& args) {
   int now = 0;
   for (std::int64_t group = 0; group < args.n; group += group_cols) {
     const std::int64_t end = args.n - group < group_cols ? args.n : group + group_cols;
-    const std::int64_t n_pairs = (args.m + 31) / 32 * ((end - group + 31) / 32);
+    const std::int64_t n_pairs = (a.n + 1) / 2 * ((end - group + 31) / 32);
     for (std::int64_t k0 = 0; k0 < args.k; k0 += block_k, now ^= 1) {
       const bool last_k = k0 + block_k >= args.k;
       const std::int64_t next_group = last_k ? end : group, next_k = last_k ? 0 : k0 + block_k;
@@ -428,33 +467,52 @@ KT_INLINE void run_bf16(const DotArgs& args) {
       } else {
         next.stop();
       }
-      const std::int64_t n_tiles = length(k0) / kTileCols;
+      const std::int64_t n_tiles = length(k0) / kTileK<W>;
       std::int64_t due = 0;
       memory_barrier();
-      for (std::int64_t row = 0; row < args.m; row += 32) {
-        const std::uint16_t* a = args.act.bf16 + row / 16 * panel + k0 * 16;
-        float* out = args.out + row * args.out_stride;
+      for (std::int64_t i = 0; i < a.n; i += 2) {
+        const std::uint16_t* rows = a.first + i * a.values + k0 / kTileK<W> * kTileValues;
         for (std::int64_t col = group; col < end; col += 32) {
-          const TileShape shape = {{part(args.m, row), part(args.m, row + 16)},
+          const TileShape shape = {{a.rows(i), a.rows(i + 1)},
                                    {part(args.n, col), part(args.n, col + 16)}};
           if (!(shape == current)) configure(shape);
           current = shape;
-          const std::uint16_t* tiles = b[now] + (col - group) / 16 * kBlockValues;
-          const std::uint16_t* after = col + 32 < end ? tiles + 2 * kBlockValues : b[now];
-          const TileBlock block = {{a, a + panel}, tiles,     resident ? nullptr : after,
-                                   n_tiles,        out + col, args.out_stride,
-                                   k0 == 0,        !resident, !resident || last_k};
+          const std::uint16_t* tiles = b[now] + (col - group) / 16 * kBlockValues<W>;
+          const std::uint16_t* after = col + 32 < end ? tiles + 2 * kBlockValues<W> : b[now];
+          const Place to = place(i, group, col);
+          const TileBlock block = {{rows, rows + a.values},
+                                   tiles,
+                                   resident ? nullptr : after,
+                                   n_tiles,
+                                   to.out,
+                                   to.stride,
+                                   k0 == 0,
+                                   !resident,
+                                   !resident || last_k};
           multiply(shape, block, next, n_pairs * n_tiles, due);
         }
       }
       next.finish();
       memory_barrier();
     }
+    finish(group, end);
+  }
+  _tile_release();
+}
+
+template <class W>
+KT_INLINE void run_bf16(const DotArgs& args) {
+  if (args.m == 0 || args.n == 0) return;
+  const RowTiles a = {args.act.bf16, kTileRows * args.k, (args.m + 15) / 16, 1, args.m};
+  const auto place = [&](std::int64_t i, std::int64_t, std::int64_t col) {
+    return Place{args.out + 16 * i * args.out_stride + col, args.out_stride};
+  };
+  const auto finish = [&](std::int64_t group, std::int64_t end) {
     if constexpr (W::kScaled) {
       for (std::int64_t col = group; col < end; col += 16) scale_columns(args, col);
     }
-  }
-  _tile_release();
+  };
+  run_tiles<W>(args, a, place, finish);
 }
 
 }  // namespace

@@ -3,7 +3,8 @@
 //   Σ q;  int16: 32767 for 127, each 4 values in the order 0, 2, 1, 3
 // A block with a NaN or infinity gets q 0 and scale NaN; one below kQuantizeTiny (127 / max would
 // overflow) counts as zeros.
-// to_tiles_*: the same rows as bf16 tiles. Thread rule: pure.
+// to_tiles_*: the same rows as bf16 tiles; to_i8_tiles_*: as int8 tiles with one scale for the row.
+// Thread rule: pure.
 #pragma once
 #include <cstdint>
 
@@ -11,6 +12,8 @@ namespace kt::kernels::dot {
 
 inline constexpr float kQuantizeTiny = 1e-36f;
 inline constexpr float kQuantize16Tiny = 1e-33f;
+/// The same of rows that are rounded to int8 tiles: 127 * kI8TermRatio / max must not overflow.
+inline constexpr float kI8Tiny = 3e-34f;
 
 void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                       float* sum) noexcept;
@@ -24,5 +27,10 @@ void quantize16_row_avx2(const float* x, std::int64_t k, std::int16_t* q, float*
 
 void to_tiles_ref(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
 void to_tiles_avx512(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
+
+void to_i8_tiles_ref(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
+                     float* scale) noexcept;
+void to_i8_tiles_avx512(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
+                        float* scale) noexcept;
 
 }  // namespace kt::kernels::dot
