@@ -87,68 +87,90 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
   }
 }
 
-/// Asks for the weights read soon in place of block b: many rows take so long over a block that
-/// loads alone reach too short a way into memory.
-template <class Tile, int kBlocks>
-KT_INLINE void prefetch_ahead(const Tile* tile, int b) {
+/// Asks for the weights that are read some time after block b. Loads alone reach a short way into
+/// memory, and what the hardware fetches by itself leaves a quarter of the bandwidth unused.
+template <class Tile, int kBlocks, int kM>
+KT_INLINE void prefetch_ahead(const Tile& tile, int b) {
   constexpr std::int64_t kBytes = static_cast<std::int64_t>(sizeof(Tile)) / kBlocks;
-  if constexpr (kBytes > 512) return;  // codes of 8 bits: memory is the limit anyway
-  const char* p = reinterpret_cast<const char*>(tile) + b * kBytes + 1024;
+  constexpr std::int64_t kAhead = kM <= 2 ? 4096 : 2048;  // more rows take longer over each byte
+  const char* p = reinterpret_cast<const char*>(&tile) + b * kBytes + kAhead;
 #pragma GCC unroll 16
   for (std::int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
 }
 
+/// Adds block b of a tile, the block-th of the row, to its sums.
 template <class W, int kM>
-KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act,
-                       float* out, std::int64_t out_stride, __mmask16 used) {
-  __m512 acc[kM];
+KT_INLINE void add_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
+                         const Q8Rows<kM>& act, std::int64_t block, const HalfSums* half_sums,
+                         __m512 (&acc)[kM]) {
+  __m512i sum[kM], second[kM];
+  dot_block<W, kM>(tile, unit, b, act, 32 * block, half_sums, sum, second);
+  if constexpr (W::kHalfScales) {
+    const __m512 scales[2] = {W::half_scale(tile, b, 0), W::half_scale(tile, b, 1)};
 #pragma GCC unroll 8
-  for (int i = 0; i < kM; ++i) acc[i] = _mm512_setzero_ps();
+    for (int i = 0; i < kM; ++i) {
+      const __m512 a_scale = _mm512_set1_ps(act.scale[i][block]);
+      acc[i] =
+          _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_mul_ps(scales[0], a_scale), acc[i]);
+      acc[i] =
+          _mm512_fmadd_ps(_mm512_cvtepi32_ps(second[i]), _mm512_mul_ps(scales[1], a_scale), acc[i]);
+    }
+    return;
+  }
+  __m512 scale, offset;
+  W::scales(tile, unit, b, scale, offset);
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) {
+    const __m512 a_scale = _mm512_set1_ps(act.scale[i][block]);
+    acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_mul_ps(scale, a_scale), acc[i]);
+    if constexpr (W::kOffset) {
+      acc[i] = _mm512_fmadd_ps(offset, _mm512_set1_ps(act.sum[i][block]), acc[i]);
+    }
+    if constexpr (W::kSubMins) {
+      const std::int32_t* s = half_sums[i].v + 8 * b;
+      const __m512i min =
+          _mm512_add_epi32(_mm512_mullo_epi32(W::sub_min(tile, b, 0), _mm512_set1_epi32(s[0])),
+                           _mm512_mullo_epi32(W::sub_min(tile, b, 1), _mm512_set1_epi32(s[4])));
+      acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(offset, a_scale), acc[i]);
+    }
+  }
+}
+
+/// kT tiles side by side, whose kM outputs are at out, out + 16 ...; `used` are lanes of the last.
+/// Few rows take two: long activation rows, which leave the first-level cache while a tile passes,
+/// are then read half as often.
+template <class W, int kM, int kT>
+KT_INLINE void q8_rows(const typename W::Tile* first, std::int64_t n_units, const Q8Rows<kM>& act,
+                       float* out, std::int64_t out_stride, __mmask16 used) {
+  __m512 acc[kT][kM];
+#pragma GCC unroll 8
+  for (int i = 0; i < kT * kM; ++i) acc[i / kM][i % kM] = _mm512_setzero_ps();
   HalfSums half_sums[kHalves<W> ? kM : 1];
   std::int64_t block = 0;
-  for (std::int64_t u = 0; u < n_units; ++u, ++tile) {
-    const typename W::Unit unit = W::unit(*tile);
+  for (std::int64_t u = 0; u < n_units; ++u) {
+    typename W::Unit unit[kT];
+#pragma GCC unroll 2
+    for (int t = 0; t < kT; ++t) unit[t] = W::unit(first[t * n_units + u]);
     if constexpr (kHalves<W>) {
       for (int i = 0; i < kM; ++i)
         half_sums[i].compute(act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias, W::kBlocks);
     }
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
-      if constexpr (kM > 2) prefetch_ahead<typename W::Tile, W::kBlocks>(tile, b);
-      __m512i sum[kM], second[kM];
-      dot_block<W, kM>(*tile, unit, b, act, 32 * block, half_sums, sum, second);
-      if constexpr (W::kHalfScales) {
-        const __m512 scales[2] = {W::half_scale(*tile, b, 0), W::half_scale(*tile, b, 1)};
-#pragma GCC unroll 8
-        for (int i = 0; i < kM; ++i) {
-          const __m512 a_scale = _mm512_set1_ps(act.scale[i][block]);
-          acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_mul_ps(scales[0], a_scale),
-                                   acc[i]);
-          acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second[i]), _mm512_mul_ps(scales[1], a_scale),
-                                   acc[i]);
-        }
-        continue;
-      }
-      __m512 scale, offset;
-      W::scales(*tile, unit, b, scale, offset);
-#pragma GCC unroll 8
-      for (int i = 0; i < kM; ++i) {
-        const __m512 a_scale = _mm512_set1_ps(act.scale[i][block]);
-        acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_mul_ps(scale, a_scale), acc[i]);
-        if constexpr (W::kOffset) {
-          acc[i] = _mm512_fmadd_ps(offset, _mm512_set1_ps(act.sum[i][block]), acc[i]);
-        }
-        if constexpr (W::kSubMins) {
-          const std::int32_t* s = half_sums[i].v + 8 * b;
-          const __m512i min = _mm512_add_epi32(
-              _mm512_mullo_epi32(W::sub_min(*tile, b, 0), _mm512_set1_epi32(s[0])),
-              _mm512_mullo_epi32(W::sub_min(*tile, b, 1), _mm512_set1_epi32(s[4])));
-          acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(offset, a_scale), acc[i]);
-        }
+#pragma GCC unroll 2
+      for (int t = 0; t < kT; ++t) {
+        const typename W::Tile& tile = first[t * n_units + u];
+        prefetch_ahead<typename W::Tile, W::kBlocks, kM>(tile, b);
+        add_block<W, kM>(tile, unit[t], b, act, block, half_sums, acc[t]);
       }
     }
   }
+#pragma GCC unroll 2
+  for (int t = 0; t < kT; ++t) {
+    const __mmask16 lanes = t + 1 < kT ? static_cast<__mmask16>(0xffffu) : used;
 #pragma GCC unroll 8
-  for (int i = 0; i < kM; ++i) _mm512_mask_storeu_ps(out + i * out_stride, used, acc[i]);
+    for (int i = 0; i < kM; ++i)
+      _mm512_mask_storeu_ps(out + i * out_stride + 16 * t, lanes, acc[t][i]);
+  }
 }
 
 /// Lanes of the rows from `col` on that exist.
@@ -156,7 +178,7 @@ KT_INLINE __mmask16 used_lanes(std::int64_t n, std::int64_t col) {
   return static_cast<__mmask16>(n - col >= kN16Rows ? 0xffffu : (1u << (n - col)) - 1u);
 }
 
-template <class W, int kM>
+template <class W, int kM, int kT = 1>
 [[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units,
                                 const DotArgs& args, std::int64_t row, std::int64_t col) {
   Q8Rows<kM> act;
@@ -165,8 +187,8 @@ template <class W, int kM>
     act.scale[i] = args.act.scale + (row + i) * args.act.block_stride;
     act.sum[i] = W::kOffset ? args.act.sum + (row + i) * args.act.block_stride : nullptr;
   }
-  q8_rows<W, kM>(tile, n_units, act, args.out + row * args.out_stride + col, args.out_stride,
-                 used_lanes(args.n, col));
+  q8_rows<W, kM, kT>(tile, n_units, act, args.out + row * args.out_stride + col, args.out_stride,
+                     used_lanes(args.n, col + 16 * (kT - 1)));
 }
 
 /// All m rows on one weight tile before the next, so that the tile is read from cache after the
@@ -382,6 +404,16 @@ KT_INLINE void run_q8(const DotArgs& args) {
         batch_q8<W>(args, begin, args.m * (i + 1) / n_batches - begin);
       }
       col = (args.n + 15) / 32 * 32;  // a tile without a neighbour is left
+    }
+  }
+  for (; args.m <= 4 && col + kN16Rows < args.n; col += 2 * kN16Rows) {
+    const typename W::Tile* pair = tile + col / 16 * n_units;
+    switch (args.m) {
+      case 1: q8_panel<W, 1, 2>(pair, n_units, args, 0, col); break;
+      case 2: q8_panel<W, 2, 2>(pair, n_units, args, 0, col); break;
+      case 3: q8_panel<W, 3, 2>(pair, n_units, args, 0, col); break;
+      case 4: q8_panel<W, 4, 2>(pair, n_units, args, 0, col); break;
+      default: break;
     }
   }
   for (; col < args.n; col += kN16Rows) tile_q8<W>(args, tile + col / 16 * n_units, n_units, col);
