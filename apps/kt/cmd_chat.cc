@@ -224,7 +224,7 @@ class Chat {
                  static_cast<long long>(used),
                  static_cast<long long>(session_.engine().options().context),
                  static_cast<long long>(last_->n_cached));
-    std::fprintf(stderr, "load: %.2f s, weights %.1f MiB, key/value cache %.1f MiB\n", load.seconds,
+    std::fprintf(stderr, "%sweights %.1f MiB, key/value cache %.1f MiB\n", load_line(load).c_str(),
                  static_cast<double>(load.packed_bytes) / (1 << 20),
                  static_cast<double>(load.kv_bytes) / (1 << 20));
   }

@@ -77,7 +77,10 @@ int run(RunArgs args, const std::string& prompt, session::TextRequest request) {
   reading->finish();
   if (unfinished_line) print_piece("\n");
   finish_trace(*session, args.options.trace_file);
-  if (!args.quiet) std::fputs(session::speed_report(result.engine).c_str(), stderr);
+  if (!args.quiet) {
+    const std::string speed = session::speed_report(result.engine);
+    std::fputs((load_line(session->load_report()) + speed).c_str(), stderr);
+  }
   if (result.engine.reason == engine::FinishReason::kContextFull) {
     std::fprintf(stderr, "kt: the context of %lld tokens is full; --ctx makes it larger\n",
                  static_cast<long long>(session->engine().options().context));

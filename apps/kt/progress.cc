@@ -53,6 +53,12 @@ std::string transfer_detail(std::uint64_t done, std::uint64_t total, double byte
   return text;
 }
 
+std::string load_line(const session::LoadReport& load) {
+  const auto bytes = static_cast<double>(load.file_bytes);
+  return fmt::format("loaded {} in {:.1f} s, {:.2f} GB/s\n", format_bytes(bytes), load.seconds,
+                     bytes / 1e9 / std::max(load.seconds, 1e-9));
+}
+
 std::shared_ptr<Progress> show_loading(session::Options& options) {
   auto bar = std::make_shared<Progress>("loading");
   options.on_load = [bar](std::uint64_t done, std::uint64_t total, double rate) {
@@ -72,13 +78,12 @@ std::string ready_screen(session::Session& session) {
                         devices.n_gpus, devices.n_gpus == 1 ? "" : "s")
           : "";
   const std::string nodes = load.nodes.empty() ? "" : load.nodes + "\n";
-  return placement::explain_summary(session.model()) + stand_in + nodes +
-         fmt::format(
-             "ready after {:.1f} s: weights {}, cache {} for {} tokens ({}); {} threads, {}\n",
-             load.seconds, placement::human_bytes(load.packed_bytes),
-             placement::human_bytes(load.kv_bytes), engine.context,
-             formats::traits(engine.kv_format).name, session.cpu().pool.size(),
-             describe_caps(session.cpu().caps));
+  return placement::explain_summary(session.model()) + stand_in + nodes + load_line(load) +
+         fmt::format("ready: weights {}, cache {} for {} tokens ({}); {} threads, {}\n",
+                     placement::human_bytes(load.packed_bytes),
+                     placement::human_bytes(load.kv_bytes), engine.context,
+                     formats::traits(engine.kv_format).name, session.cpu().pool.size(),
+                     describe_caps(session.cpu().caps));
 }
 
 void finish_trace(session::Session& session, const std::string& path) {

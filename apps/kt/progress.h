@@ -40,6 +40,9 @@ void finish_trace(session::Session& session, const std::string& path);
 /// "1.2 GiB / 2.8 GiB  1.9 GB/s  ETA 3 s".
 std::string transfer_detail(std::uint64_t done, std::uint64_t total, double bytes_per_second);
 
+/// "loaded 2.8 GiB in 1.5 s, 1.98 GB/s", a line: what the file gave and how fast.
+std::string load_line(const session::LoadReport& load);
+
 /// Shows the prompt's progress of `request`, from the second call on.
 std::shared_ptr<Progress> show_prefill(session::TextRequest& request);
 
