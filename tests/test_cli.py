@@ -320,6 +320,7 @@ def test_bench(dummy, dummy_config):
     assert [r["test"] for r in rows] == ["pp16", "tg4"]
     assert all(len(r["samples_ts"]) == 2 and r["avg_ts"] > 0 for r in rows)
     assert "pp16 1/2" in done.stderr
+    assert re.search(r"^loaded [\d.]+ [KMG]iB in [\d.]+ s, [\d.]+ GB/s$", done.stderr, re.M)
     table = run_kt("bench", "--dummy", dummy_config, "--type", "Q8_0", "--layers", "1", "-p", "8", "-n", "2",
                    "-r", "1").stdout
     assert re.search(r"\| +pp8 \|", table) and "1 layers" in table and "±" in table
@@ -342,6 +343,16 @@ def test_bench_of_kernels(tmp_path):
     assert any(r["name"].startswith("dot_") for r in rows)
     for r in rows:
         assert r["seconds"] > 0 and r["samples"] >= 2 and 0 < r["error"] < 0.1, r
+
+
+def test_bench_of_attention(tmp_path):
+    file = tmp_path / "attention.json"
+    done = run_kt("bench", "--kernels", "^attention.*2048", "--shapes", "qwen3-30b", "--formats", "q8_0",
+                  "--m", "1,3", "-r", "2", "-t", "2", "--json", file)
+    assert re.search(r"attention q8_0 qwen3-30b 2048 .*32 heads of 128, 4 of keys and values, 2048 positions", done.stdout)
+    rows = json.loads(file.read_text())["results"]
+    assert [(r["m"], r["context"]) for r in rows] == [(1, 2048), (3, 2048)]
+    assert all(r["share_of_read"] > 0 and r["share_of_peak"] > 0 and r["error"] < 0.01 for r in rows)
 
 
 def test_bench_against_a_baseline(tmp_path):

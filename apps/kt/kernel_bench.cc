@@ -55,8 +55,10 @@ std::string results_text(const bench::Report& report) {
   std::string text;
   for (std::size_t i = 0; i < report.results.size();) {
     const bench::Result& first = report.results[i];
-    text += fmt::format("\n{}  [{} x {}, {:.2f} bits a weight", first.name, first.d_ff,
-                        first.d_model, first.bits_per_weight);
+    text += fmt::format("\n{}  [", first.name);
+    text += !first.about.empty() ? first.about
+                                 : fmt::format("{} x {}, {:.2f} bits a weight", first.d_ff,
+                                               first.d_model, first.bits_per_weight);
     if (first.n_experts != 0) {
       text += fmt::format(", {} experts, {} active, {} layers; {}", first.n_experts, first.n_active,
                           first.n_copies, first.kernel);
@@ -117,7 +119,7 @@ void add_kernel_bench_options(CLI::App& command, KernelBenchArgs& args) {
     return command.add_option(flag, value, text)->type_name(type)->group(group);
   };
   add("--kernels", args.filter, "[FILTER]",
-      "Measure CPU kernels and MoE layers whose names match a regular expression")
+      "Measure CPU kernels, MoE layers and attention whose names match a regular expression")
       ->expected(0, 1);
   add("--formats", args.formats, "LIST", "Weights, such as q4_k,q8_0,bf16,int8,int4");
   add("--shapes", args.shapes, "LIST",

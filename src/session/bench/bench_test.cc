@@ -74,7 +74,9 @@ TEST(Cases, FilterFormatsAndShapes) {
       (std::vector<std::string>{"moe q4_k deepseek-v3", "dot_f32_q8_q4_k_n16_avx512 deepseek-v3",
                                 "dot_f32_q8_q4_k_n16_avx2 deepseek-v3"}));
   EXPECT_EQ(names({"", {"q8_0"}, {}}, kAvx2),
-            (std::vector<std::string>{"moe q8_0 qwen3-30b", "dot_f32_q8_q8_0_n16_avx2 qwen3-30b"}));
+            (std::vector<std::string>{"moe q8_0 qwen3-30b", "attention q8_0 qwen3-30b 2048",
+                                      "attention q8_0 qwen3-30b 8192",
+                                      "dot_f32_q8_q8_0_n16_avx2 qwen3-30b"}));
   // Both have matrices [2048, 7168].
   EXPECT_EQ(names({"^dot.*avx512", {"q8_0"}, {"deepseek-v3", "kimi-k2"}}, kWide).size(), 1u);
   EXPECT_THROW(names({"nothing like it", {}, {}}, kWide), Error);
@@ -180,6 +182,41 @@ TEST(MoeSubject, FewerExpertsWhereMemoryIsShort) {
   EXPECT_NE(subject->note().find("times the last cache level"), std::string::npos);
   EXPECT_THROW(make_moe_subject(cpu, what, {1 << 20, static_cast<std::uint64_t>(expert), 1}),
                Error);
+}
+
+TEST(Cases, AttentionInFormatsThatACacheCanHave) {
+  EXPECT_EQ(
+      names({"^attention", {}, {}}, kWide),
+      (std::vector<std::string>{"attention f16 qwen3-30b 2048", "attention f16 qwen3-30b 8192",
+                                "attention bf16 qwen3-30b 2048", "attention bf16 qwen3-30b 8192",
+                                "attention q8_0 qwen3-30b 2048", "attention q8_0 qwen3-30b 8192"}));
+  EXPECT_EQ(names({"^attention.*8192", {"q4_k", "q8_0", "int8"}, {"deepseek-v3"}}, kWide),
+            (std::vector<std::string>{"attention q8_0 deepseek-v3 8192"}));
+  EXPECT_THROW(names({"^attention", {}, {"256x512:8:2"}}, kWide), Error);
+}
+
+TEST(AttentionSubject, ErrorIsSmall) {
+  backend::Cpu cpu(2, {}, detect_caps(), backend::ActPolicy::kQ8);
+  LayerShape shape = parse_shape("64x64:1:1");
+  for (const AttentionShape attention : {AttentionShape{6, 2, 64, 64}, {8, 1, 96, 64}}) {
+    shape.attention = attention;
+    for (const char* format : {"f16", "bf16", "q8_0"}) {
+      const Case what{nullptr, parse_format(format), shape, 300};
+      const auto subject = make_attention_subject(cpu, what, {1 << 18, 1u << 26, 40});
+      EXPECT_GT(subject->n_copies(), 1);
+      EXPECT_NE(subject->about().find("300 positions"), std::string::npos);
+      for (const std::int64_t m : {1, 40}) {
+        subject->prepare(m);
+        EXPECT_LT(subject->error(), 5e-3) << format;
+        EXPECT_GT(subject->error(), 0.0);
+        const Sample s = subject->run();
+        EXPECT_GT(s.seconds, 0.0);
+        EXPECT_GT(s.weight_bytes, 0.0);
+      }
+    }
+  }
+  const Case what{nullptr, parse_format("f16"), shape, 300};
+  EXPECT_THROW(make_attention_subject(cpu, what, {1 << 18, 1000, 40}), Error);
 }
 
 TEST(DotSubject, ErrorOfARowIsSmall) {

@@ -7,6 +7,7 @@
 
 #include "base/suggest.h"
 #include "placement/regex.h"
+#include "tensor/kv_view.h"
 
 namespace kt::session::bench {
 namespace {
@@ -86,6 +87,23 @@ void add_layers(const std::vector<LayerFormat>& wanted, const std::vector<LayerS
   }
 }
 
+// In the formats asked for that a cache can have, at two contexts.
+void add_attention(const std::vector<LayerFormat>& wanted, const std::vector<LayerShape>& shapes,
+                   Filter& filter, std::vector<Case>* cases) {
+  std::vector<LayerFormat> formats = wanted;
+  if (formats.empty()) formats = {parse_format("f16"), parse_format("bf16"), parse_format("q8_0")};
+  for (const LayerShape& shape : shapes) {
+    for (const LayerFormat& format : formats) {
+      for (const std::int64_t context : {2048, 8192}) {
+        Case c{nullptr, format, shape, context};
+        if (shape.attention.n_heads != 0 && format.backend.empty() &&
+            tensor::cache_format_fits(format.stored, shape.attention.dim_qk) && filter(c.name()))
+          cases->push_back(std::move(c));
+      }
+    }
+  }
+}
+
 // Each row on each matrix once, however many shapes have it.
 void add_rows(const std::vector<LayerFormat>& wanted, const std::vector<LayerShape>& shapes,
               CpuCaps caps, bool with_ref, Filter& filter, std::vector<Case>* cases) {
@@ -111,7 +129,8 @@ void add_rows(const std::vector<LayerFormat>& wanted, const std::vector<LayerSha
 
 std::span<const LayerShape> layer_shapes() {
   static const std::vector<LayerShape> shapes = {
-#define SHAPE(name, d_model, d_ff, n_experts, n_active) {name, d_model, d_ff, n_experts, n_active},
+#define SHAPE(name, d_model, d_ff, n_experts, n_active, n_heads, n_kv_heads, dim_qk, dim_v) \
+  {name, d_model, d_ff, n_experts, n_active, {n_heads, n_kv_heads, dim_qk, dim_v}},
 #include "session/bench/shapes.inc"
 #undef SHAPE
   };
@@ -181,6 +200,7 @@ std::vector<std::int64_t> parse_sizes(const std::string& flag, const std::string
 }
 
 std::string Case::name() const {
+  if (context != 0) return fmt::format("attention {} {} {}", format.name, shape.name, context);
   return kernel != nullptr ? fmt::format("{} {}", kernel->name, shape.name)
                            : fmt::format("moe {} {}", format.name, shape.name);
 }
@@ -194,6 +214,7 @@ std::vector<Case> select_cases(const Selection& selection, CpuCaps caps) {
   for (const std::string& name : selection.formats) wanted.push_back(parse_format(name));
   std::vector<Case> cases;
   add_layers(wanted, shapes, filter, &cases);
+  add_attention(wanted, shapes, filter, &cases);
   const bool with_ref = caps == 0 || selection.filter.find("ref") != std::string::npos;
   add_rows(wanted, shapes, caps, with_ref, filter, &cases);
   if (cases.empty()) {

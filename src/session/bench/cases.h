@@ -1,8 +1,8 @@
 // What a kernel bench can measure, as a list: the rows of the kernel tables that this CPU can run,
-// and MoE layers in the shapes of published models.
+// and MoE layers and attention in the shapes of published models.
 //
-//   case name = "<kernel row> <shape>" or "moe <format> <shape>"; a filter is a regular expression
-//   that is searched in it, letters of any case
+//   case name = "<kernel row> <shape>", "moe <format> <shape>" or "attention <format> <shape>
+//   <context>"; a filter is a regular expression that is searched in it, letters of any case
 //
 // Thread rule: pure.
 #pragma once
@@ -16,13 +16,24 @@
 
 namespace kt::session::bench {
 
-/// Routed experts of a layer.
+/// Attention of a layer over its cache.
+struct AttentionShape {
+  std::int64_t n_heads = 0;  // 0: unknown
+  std::int64_t n_kv_heads = 0;
+  std::int64_t dim_qk = 0;
+  std::int64_t dim_v = 0;
+  /// One stream holds keys, and in their first dim_v values what is summed (absorbed MLA).
+  bool latent() const { return dim_qk != dim_v; }
+};
+
+/// Routed experts of a layer, and its attention.
 struct LayerShape {
   std::string name;
   std::int64_t d_model = 0;
   std::int64_t d_ff = 0;
   std::int64_t n_experts = 0;
   std::int64_t n_active = 0;
+  AttentionShape attention = {};
 };
 /// The rows of shapes.inc.
 std::span<const LayerShape> layer_shapes();
@@ -48,19 +59,22 @@ std::vector<std::int64_t> parse_sizes(const std::string& flag, const std::string
 std::vector<std::string> split_list(const std::string& text);
 
 struct Case {
-  const kernels::dot::Kernel* kernel = nullptr;  // null: a MoE layer
-  LayerFormat format;
+  const kernels::dot::Kernel* kernel = nullptr;  // null: a MoE layer, or attention
+  LayerFormat format;                            // of weights, or of the cache
   LayerShape shape;
+  std::int64_t context = 0;  // positions that attention sees; 0: not attention
   std::string name() const;
 };
 
 struct Selection {
-  std::string filter;                // empty: everything
-  std::vector<std::string> formats;  // empty: all rows; q4_k, q8_0 and bf16 for MoE layers
-  std::vector<std::string> shapes;   // empty: qwen3-30b
+  std::string filter;  // empty: everything
+  // Empty: all rows; q4_k, q8_0 and bf16 for MoE layers; f16, bf16 and q8_0 for attention.
+  std::vector<std::string> formats;
+  std::vector<std::string> shapes;  // empty: qwen3-30b
 };
 
-/// MoE layers first, then kernel rows in table order, each on the matrix [d_ff, d_model] of the
+/// MoE layers first, then attention in those of the formats that a cache can have, then kernel rows
+/// in table order, each on the matrix [d_ff, d_model] of the
 /// shapes that suit it. Reference rows only count when `caps` has nothing better or the filter
 /// names "ref". Throws kUsage for unknown names, a layer whose widths do not suit a format asked
 /// for, and a filter that is no regular expression or matches nothing.

@@ -9,6 +9,7 @@ namespace kt::session::bench {
 namespace {
 
 constexpr std::int64_t kKernelSizes[] = {1, 2, 4, 8, 16, 32, 128, 512};
+constexpr std::int64_t kAttentionSizes[] = {1, 512};
 constexpr std::int64_t kLayerSizes[] = {1, 2, 4, 8, 16, 32, 128, 512, 2048};
 
 // "always [madvise] never" → "madvise".
@@ -24,19 +25,26 @@ std::string huge_pages() {
 // Of one case, with its weights in memory only as long as it lasts.
 std::vector<Result> run_case(backend::Cpu& cpu, const Case& what, const Request& request,
                              Sampling sampling, std::uint64_t cache_bytes) {
+  const auto take = [&](const auto& sizes) {
+    sampling.sizes.assign(std::begin(sizes), std::end(sizes));
+  };
   if (!request.sizes.empty()) {
-    sampling.sizes = request.sizes;
+    take(request.sizes);
   } else if (what.kernel != nullptr) {
-    sampling.sizes.assign(std::begin(kKernelSizes), std::end(kKernelSizes));
+    take(kKernelSizes);
+  } else if (what.context != 0) {
+    take(kAttentionSizes);
   } else {
-    sampling.sizes.assign(std::begin(kLayerSizes), std::end(kLayerSizes));
+    take(kLayerSizes);
   }
   Limits limits;
   limits.cache_bytes = cache_bytes;
   limits.memory = detect_topology().memory_available / 10 * 8;
   limits.largest = sampling.sizes.back();
-  const auto subject = what.kernel != nullptr ? make_dot_subject(cpu, what, limits)
-                                              : make_moe_subject(cpu, what, limits);
+  const auto make = what.kernel != nullptr ? make_dot_subject
+                    : what.context != 0    ? make_attention_subject
+                                           : make_moe_subject;
+  const auto subject = make(cpu, what, limits);
   return measure(cpu, what, *subject, sampling);
 }
 

@@ -84,7 +84,8 @@ class MoeSubject : public Subject {
         size_(size),
         source_(cpu.pool, size.shape, what.format, size.n_layers),
         routing_(size.n_layers, size.shape.n_experts, size.shape.n_active),
-        gate_(cpu, what.format.recode.target(what.format.stored), 16, size.shape.d_model) {
+        gate_(cpu, what.format.recode.target(what.format.stored), 16, size.shape.d_model,
+              what.format.recode.scales()) {
     placement_.default_entry.op = "KExpertsCPU";
     if (!what.format.backend.empty())
       placement_.default_entry.kwargs["backend"] = what.format.backend;

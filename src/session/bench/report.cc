@@ -25,6 +25,7 @@ Json to_json(const Result& r) {
     json["n_experts"] = r.n_experts;
     json["n_active"] = r.n_active;
   }
+  if (r.context != 0) json["context"] = r.context;
   json.update({{"copies", r.n_copies},
                {"bits_per_weight", r.bits_per_weight},
                {"m", r.m},

@@ -145,7 +145,9 @@ std::vector<Result> measure(backend::Cpu& cpu, const Case& what, Subject& subjec
     r.n_experts = subject.n_experts();
     r.n_active = r.n_experts == 0 ? 0 : what.shape.n_active;
     r.n_copies = subject.n_copies();
-    r.bits_per_weight = bits_per_weight(what, subject, probe.memory());
+    r.context = what.context;
+    r.about = subject.about();
+    if (r.context == 0) r.bits_per_weight = bits_per_weight(what, subject, probe.memory());
     r.m = m;
     r.seconds = summarize(samples.seconds);
     r.bytes_per_second = samples.weight_bytes / r.seconds.median;

@@ -50,6 +50,8 @@ class Subject {
   virtual std::string kernel() const = 0;
   virtual std::int64_t n_experts() const { return 0; }  // 0: no MoE layer
   virtual std::int64_t n_copies() const = 0;            // layers or matrices in rotation
+  /// Its sizes for people; empty: those of its case tell them.
+  virtual std::string about() const { return {}; }
   /// What is not as asked for; empty: nothing.
   virtual std::string note() const { return {}; }
 };
@@ -63,6 +65,9 @@ std::unique_ptr<Subject> make_dot_subject(backend::Cpu& cpu, const Case& what,
                                           const Limits& limits);
 std::unique_ptr<Subject> make_moe_subject(backend::Cpu& cpu, const Case& what,
                                           const Limits& limits);
+/// "Weights" are what the cache holds.
+std::unique_ptr<Subject> make_attention_subject(backend::Cpu& cpu, const Case& what,
+                                                const Limits& limits);
 
 /// What came out at one size.
 struct Result {
@@ -72,6 +77,8 @@ struct Result {
   std::string shape;
   std::int64_t d_model = 0, d_ff = 0, n_experts = 0, n_active = 0;
   std::int64_t n_copies = 0;
+  std::int64_t context = 0;      // of attention
+  std::string about;             // Subject::about()
   double bits_per_weight = 0.0;  // as packed
   std::int64_t m = 0;
   Summary seconds;
