@@ -46,19 +46,22 @@ void peak_int8_avx2(std::int64_t rounds) noexcept {
 
 void peak_int16_avx2(std::int64_t rounds) noexcept;
 void peak_int16_avx2(std::int64_t rounds) noexcept {
-  constexpr int kSums = 12;
+  constexpr int kSums = 8;
   __m256i a = _mm256_set1_epi16(3), b = _mm256_set1_epi16(5), sum[kSums];
-  for (__m256i& s : sum) {
-    s = _mm256_setzero_si256();
-    asm volatile("" : "+x"(s));
+#pragma GCC unroll 8
+  for (int i = 0; i < kSums; ++i) {
+    sum[i] = _mm256_setzero_si256();
+    asm volatile("" : "+x"(sum[i]));
   }
   for (std::int64_t r = 0; r < rounds; ++r) {
-    for (__m256i& s : sum) {
-      s = _mm256_add_epi32(s, _mm256_madd_epi16(a, b));
-      asm volatile("" : "+x"(a));  // another product to the compiler
+#pragma GCC unroll 8
+    for (int i = 0; i < kSums; ++i) {
+      asm("" : "+x"(a));  // another product to the compiler
+      sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(a, b));
     }
   }
-  for (__m256i& s : sum) asm volatile("" ::"x"(s));
+#pragma GCC unroll 8
+  for (int i = 0; i < kSums; ++i) asm volatile("" ::"x"(sum[i]));
 }
 
 }  // namespace kt::kernels::peak
