@@ -101,8 +101,13 @@ def test_block(page, marks, text, build, tmp_path):
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-@pytest.mark.parametrize("page", [page for page in documents() if PYTHON_BLOCK.search(page.read_text())],
-                         ids=lambda page: str(page.relative_to(ROOT)))
+def pages_with_python() -> list[pathlib.Path]:
+    """But those that show modules of a program: they have tests of their own (tests/python)."""
+    texts = {page: page.read_text() for page in documents()}
+    return [page for page, text in texts.items() if PYTHON_BLOCK.search(text) and "```python file=" not in text]
+
+
+@pytest.mark.parametrize("page", pages_with_python(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_blocks(page, build, tmp_path):
     show_files(page, tmp_path)
     program = tmp_path / "blocks.py"

@@ -70,7 +70,7 @@ def test_binaries_need_glibc_only(wheel, tmp_path):
 def test_engine_runs_without_torch_and_numpy(python):
     done = run(python, "-c", USE, tiny_moe_path())
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [", in a house near the sea, there lived a gent", "(3, 2048)"]
+    assert done.stdout.splitlines() == [", in a house near the sea, there lived a gentle", "(3, 2048)"]
 
 
 def test_kt_is_the_native_program(python):
