@@ -140,6 +140,11 @@ def test_rules_progress_and_trace(tmp_path):
     engine.close()
 
 
+def test_a_template_of_the_package():
+    with ktransformers.Engine(MODEL, ktransformers.RULES / "Moonlight-16B-A3B.yaml", emulate_gpus=1) as engine:
+        assert engine.placement["model.layers.3.self_attn.o_proj"].device == "cuda:0"
+
+
 def test_without_a_tokenizer(tmp_path):
     """A Hugging Face folder with weights only: ids in, ids out."""
     config = json.loads((ROOT / "models/tiny-moe/config.json").read_text())

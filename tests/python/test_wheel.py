@@ -16,6 +16,7 @@ sys.modules["torch"] = sys.modules["numpy"] = None  # importing either would fai
 import ktransformers
 with ktransformers.Engine(sys.argv[1]) as engine:
     print(engine.generate("Once upon a time", max_tokens=12, temperature=0).text)
+    assert (ktransformers.RULES / "Mixtral.yaml").exists()
     print(memoryview(engine.logits([0, 5, 9])).shape)
 """
 
