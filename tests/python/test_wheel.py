@@ -43,7 +43,7 @@ def python(wheel, tmp_path_factory) -> pathlib.Path:
 
 def run(*command) -> subprocess.CompletedProcess:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=60, env=env,
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=300, env=env,
                           cwd="/")
 
 
