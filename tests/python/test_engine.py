@@ -26,7 +26,7 @@ LONG = {"max_tokens": 900, "temperature": 0, "ignore_eos": True}  # seconds of w
 
 @pytest.fixture(scope="module")
 def engine():
-    with ktransformers.Engine(MODEL, threads=2) as opened:
+    with ktransformers.Engine(MODEL, threads=1) as opened:  # one thread waits for no other when the machine is busy
         yield opened
 
 
@@ -76,9 +76,10 @@ def test_batch_equals_alone_and_so_do_streams(engine):
     assert stream.result.tokens == alone[0].tokens
 
 
-def test_batch_of_more_than_the_cache_holds(engine):
-    results = engine.generate(["The cat"] * 4, max_tokens=600, temperature=0, ignore_eos=True)
-    assert {(r.finish_reason, len(r.tokens)) for r in results} == {("length", 600)}
+def test_batch_of_more_than_the_cache_holds():
+    with ktransformers.Engine(MODEL, threads=1, context=128) as engine:
+        results = engine.generate(["The cat"] * 4, max_tokens=80, temperature=0, ignore_eos=True)
+        assert {(r.finish_reason, len(r.tokens)) for r in results} == {("length", 80)}
 
 
 def test_sampling_arguments_count(engine):
@@ -112,7 +113,7 @@ def test_logits_are_those_of_kt(engine, tmp_path):
 
 def test_says_what_was_opened(engine):
     assert engine.config.architecture == "deepseek_v3" and engine.config.n_experts == 12
-    assert engine.context == 1024 and engine.threads == 2 and engine.has_chat_template
+    assert engine.context == 1024 and engine.threads == 1 and engine.has_chat_template
     experts = engine.placement["model.layers.3.mlp.experts"]
     assert (experts.operator, experts.device) == ("KExpertsCPU", "cpu") and experts.bytes > 1e6
     assert sum(placed.bytes for placed in engine.placement.values()) == engine.weight_bytes
@@ -211,7 +212,7 @@ def test_cancelling_a_task_ends_its_request(engine):
         requests = [stream._request for stream in streams]
 
         async def endless():
-            async for _ in streams.pop():
+            async for _ in streams.pop(0):
                 first.set()
 
         task = asyncio.create_task(endless())
@@ -219,7 +220,7 @@ def test_cancelling_a_task_ends_its_request(engine):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async for _ in streams.pop():
+        async for _ in streams.pop(0):
             break
         return requests
 
@@ -242,7 +243,7 @@ def test_cancel_ends_all(engine):
 CTRL_C = """
 import os, signal, sys, threading, time
 import ktransformers
-engine = ktransformers.Engine(sys.argv[1])
+engine = ktransformers.Engine(sys.argv[1], threads=1)
 start = 0.0
 def interrupt():
     global start
@@ -280,7 +281,7 @@ def test_ctrl_c_while_loading():
 
 
 def test_closing_ends_those_who_wait():
-    engine = ktransformers.Engine(MODEL)
+    engine = ktransformers.Engine(MODEL, threads=1)
     threading.Timer(0.2, engine.close).start()
     with pytest.raises(errors.CancelledError, match="closed"):
         engine.generate(["The"] * 20, **LONG)
@@ -293,7 +294,7 @@ def test_closing_ends_those_who_wait():
 
 
 def test_interpreter_ends_with_a_running_request(build):
-    code = ("import sys, ktransformers\nengine = ktransformers.Engine(sys.argv[1])\n"
+    code = ("import sys, ktransformers\nengine = ktransformers.Engine(sys.argv[1], threads=1)\n"
             "stream = engine.stream('The', ignore_eos=True)\nnext(stream)\nloop = [engine, stream]\n"
             "loop.append(loop)\nprint('done')")
     done = subprocess.run([sys.executable, "-c", code, MODEL], capture_output=True, text=True, timeout=300,

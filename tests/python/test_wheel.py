@@ -14,7 +14,7 @@ USE = """
 import sys
 sys.modules["torch"] = sys.modules["numpy"] = None  # importing either would fail
 import ktransformers
-with ktransformers.Engine(sys.argv[1]) as engine:
+with ktransformers.Engine(sys.argv[1], threads=1) as engine:
     print(engine.generate("Once upon a time", max_tokens=12, temperature=0).text)
     assert (ktransformers.RULES / "Mixtral.yaml").exists()
     print(memoryview(engine.logits([0, 5, 9])).shape)
