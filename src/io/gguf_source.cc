@@ -54,21 +54,31 @@ std::vector<TensorInfo> canonical_tensors(const ModelConfig& config, std::string
 }
 
 GgufSource::GgufSource(const std::string& path)
-    : path_(path), model_(GgufModel::open(path)), config_(config_from_gguf(model_)) {
-  for (const GgufModel::Entry& entry : model_.entries()) add_tensor(entry);
+    : path_(path),
+      model_(std::make_shared<GgufModel>(GgufModel::open(path))),
+      config_(config_from_gguf(*model_)) {
+  for (const GgufModel::Entry& entry : model_->entries()) add_tensor(entry);
+}
+
+GgufSource::GgufSource(std::shared_ptr<const GgufModel> model, const ModelConfig& config,
+                       std::string_view prefix)
+    : path_(model->path()), model_(std::move(model)), config_(config) {
+  for (const GgufModel::Entry& entry : model_->entries()) {
+    if (model_->tensor(entry).name.starts_with(prefix)) add_tensor(entry);
+  }
 }
 
 void GgufSource::add_tensor(const GgufModel::Entry& entry) {
-  const GgufTensor& stored = model_.tensor(entry);
+  const GgufTensor& stored = model_->tensor(entry);
   const bool split_kv_b =
       stored.name.ends_with(".attn_k_b.weight") || stored.name.ends_with(".attn_v_b.weight");
   if (split_kv_b) {
     // Some converters store both layouts; the joint one is the checkpoint's own.
     const std::string prefix(stored.name.substr(0, stored.name.size() - std::strlen("k_b.weight")));
-    if (model_.find(prefix + "kv_b.weight") != nullptr) return;
+    if (model_->find(prefix + "kv_b.weight") != nullptr) return;
   }
   auto infos = canonical_tensors(config_, stored.name, stored.format, stored.shape,
-                                 model_.files()[entry.file].path());
+                                 model_->files()[entry.file].path());
   Place place{entry.file, stored.offset, 0};
   const auto name = canonical_name(config_, stored.name);
   if (name && name->layout == NameLayout::kRopePairs) {
@@ -76,7 +86,7 @@ void GgufSource::add_tensor(const GgufModel::Entry& entry) {
     const bool block_vector =
         stored.shape.rank() == 1 && formats::traits(stored.format).block_len != 1;
     if (n % config_.head_dim != 0 || block_vector) {
-      fail(ErrorCode::kBadFile, model_.path(),
+      fail(ErrorCode::kBadFile, model_->path(),
            "tensor {} has shape {}, rows in heads of {} are wanted", quote(stored.name),
            stored.shape.to_string(), config_.head_dim);
     }
@@ -90,7 +100,7 @@ void GgufSource::add_tensor(const GgufModel::Entry& entry) {
 }
 
 void GgufSource::add(TensorInfo info, Place place) {
-  tensors_.add(std::move(info), model_.path());
+  tensors_.add(std::move(info), model_->path());
   places_.push_back(place);
 }
 
@@ -103,7 +113,7 @@ void GgufSource::read_rows(const TensorInfo& info, std::int64_t row, std::int64_
   KT_CHECK(row >= 0 && n_rows >= 0 && row <= info.shape.n_rows() &&
            n_rows <= info.shape.n_rows() - row);
   const Place& place = place_of(info);
-  const std::byte* data = model_.files()[place.file].file().bytes().data() + place.offset;
+  const std::byte* data = model_->files()[place.file].file().bytes().data() + place.offset;
   const std::size_t row_bytes = formats::row_bytes(info.format, info.shape.n_cols());
   if (place.rope_head_dim == 0) {
     std::memcpy(out, data + static_cast<std::size_t>(row) * row_bytes,
@@ -123,13 +133,13 @@ std::optional<tensor::WeightView> GgufSource::map(const TensorInfo& info) const 
   const Place& place = place_of(info);
   if (place.rope_head_dim != 0) return std::nullopt;
   return tensor::WeightView{info.format, info.shape,
-                            model_.files()[place.file].file().bytes().data() + place.offset};
+                            model_->files()[place.file].file().bytes().data() + place.offset};
 }
 
 void GgufSource::drop(const TensorInfo& info) const {
   const Place& place = place_of(info);
-  model_.files()[place.file].file().dont_need(static_cast<std::size_t>(place.offset),
-                                              total_bytes(info));
+  model_->files()[place.file].file().dont_need(static_cast<std::size_t>(place.offset),
+                                               total_bytes(info));
 }
 
 }  // namespace kt::io

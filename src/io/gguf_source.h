@@ -16,6 +16,9 @@ class GgufSource : public WeightSource {
  public:
   /// Throws as GgufModel::open and config_from_gguf do.
   explicit GgufSource(const std::string& path);
+  /// The tensors of an opened model whose names begin with `prefix`, for a model of `config`.
+  GgufSource(std::shared_ptr<const GgufModel> model, const ModelConfig& config,
+             std::string_view prefix);
 
   const std::string& path() const override { return path_; }
   const ModelConfig& config() const override { return config_; }
@@ -27,7 +30,7 @@ class GgufSource : public WeightSource {
   void drop(const TensorInfo& info) const override;
 
   /// The files behind it, for tokenizer and other metadata.
-  const GgufModel& gguf() const { return model_; }
+  const GgufModel& gguf() const { return *model_; }
 
  private:
   struct Place {
@@ -40,7 +43,7 @@ class GgufSource : public WeightSource {
   const Place& place_of(const TensorInfo& info) const;
 
   std::string path_;
-  GgufModel model_;
+  std::shared_ptr<const GgufModel> model_;
   ModelConfig config_;
   TensorTable tensors_;
   std::vector<Place> places_;  // of each tensor

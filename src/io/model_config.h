@@ -49,7 +49,9 @@ struct MoeConfig {
   std::int64_t n_groups_used = 1;
   bool group_top2 = false;  // a group scores by the sum of its best two (V3) instead of its best
   bool correction_bias = false;  // e_score_correction_bias steers the selection (V3)
-  bool shared_gate = false;      // a sigmoid gate scales the shared expert (Qwen2-MoE)
+  double swiglu_limit =
+      0.0;                   // gate at most this, up within ± this, before silu(gate) * up; 0: none
+  bool shared_gate = false;  // a sigmoid gate scales the shared expert (Qwen2-MoE)
 };
 
 struct MlaConfig {

@@ -222,6 +222,15 @@ void check_sizes(const IntWeight& w, const std::string& path) {
   }
 }
 
+void check_sizes(const Mxfp4Weight& w, const std::string& name, const std::string& path) {
+  if (w.k % 32 != 0) {
+    fail(ErrorCode::kBadFile, path,
+         "weight {} has rows of {} MXFP4 values, multiples of 32 are wanted", quote(name), w.k);
+  }
+  check_count({SafeType::kU8, w.codes}, w.n * w.k / 2, "bytes of codes", name, path);
+  check_count({SafeType::kU8, w.scales}, w.n * w.k / 32, "scales", name, path);
+}
+
 bool is_scattered(const IntWeight& w, const std::string& path) {
   bool scattered = false;
   for (std::int64_t c = 0; c < (w.group_of.empty() ? 0 : w.k); ++c) {
@@ -278,6 +287,14 @@ void read_rows(const IntWeight& weight, std::int64_t row, std::int64_t n_rows, s
       out += row_bytes;
     }
   }
+}
+
+void read_rows(const Mxfp4Weight& weight, std::int64_t row, std::int64_t n_rows, std::byte* out) {
+  const auto n_blocks = static_cast<std::size_t>(weight.k / 32);
+  const std::size_t begin = static_cast<std::size_t>(row) * n_blocks;
+  const std::size_t count = static_cast<std::size_t>(n_rows) * n_blocks;
+  convert_mxfp4(weight.codes.subspan(begin * 16, count * 16), weight.scales.subspan(begin, count),
+                out);
 }
 
 void convert_mxfp4(std::span<const std::byte> blocks, std::span<const std::byte> scales,

@@ -7,6 +7,8 @@
 //   I4_<g> compressed-tensors    weight_packed i32 [n, k/8], weight_scale [n, k/g]            →
 //   I4_<g> MXFP4 (gpt-oss)       *_blocks u8 [.., k/32, 16], *_scales u8 [.., k/32]           →
 //   MXFP4
+//   MXFP4 (DeepSeek-V4)          weight I8 [n, k/2], scale E8M0 [n, k/32]                     →
+//   MXFP4
 //
 // What those formats cannot hold exactly (8-bit codes, act-order, group sizes other than 32, 64 and
 // multiples of 128, rows that blocks do not divide) becomes F32, which is exact too: nothing is
@@ -67,6 +69,14 @@ struct IntWeight {
   std::int64_t n_groups() const { return (k + group - 1) / group; }
 };
 
+/// E2M1 codes, two to a byte with the even one in the low nibble, and an E8M0 scale for each 32.
+struct Mxfp4Weight {
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::span<const std::byte> codes;   // [n, k/2]
+  std::span<const std::byte> scales;  // [n, k/32]
+};
+
 /// Row format that holds the weight exactly.
 tensor::Format row_format(const Fp8Weight& weight);
 tensor::Format row_format(const IntWeight& weight);
@@ -75,6 +85,7 @@ tensor::Format row_format(const IntWeight& weight);
 /// naming the weight.
 void check_sizes(const Fp8Weight& weight, const std::string& name, const std::string& path);
 void check_sizes(const IntWeight& weight, const std::string& path);
+void check_sizes(const Mxfp4Weight& weight, const std::string& name, const std::string& path);
 
 /// Whether group_of names another group than c / group for some column c. Throws kBadFile for group
 /// numbers out of range.
@@ -83,6 +94,7 @@ bool is_scattered(const IntWeight& weight, const std::string& path);
 /// Rows [row, row + n_rows) as blocks of row_format(weight).
 void read_rows(const Fp8Weight& weight, std::int64_t row, std::int64_t n_rows, std::byte* out);
 void read_rows(const IntWeight& weight, std::int64_t row, std::int64_t n_rows, std::byte* out);
+void read_rows(const Mxfp4Weight& weight, std::int64_t row, std::int64_t n_rows, std::byte* out);
 
 /// n_blocks blocks of 32 values as gpt-oss stores them (16 bytes, even value in the low nibble)
 /// with their E8M0 scales → MXFP4 blocks (17 bytes each) at `out`.

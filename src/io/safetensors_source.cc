@@ -31,6 +31,7 @@ struct Companion {
   std::array<std::string_view, 2> owners;
 };
 constexpr Companion kCompanions[] = {
+    {".scale", {".weight", ""}},
     {".weight_scale_inv", {".weight", ""}},
     {".weight_scale", {".weight_packed", ".weight"}},
     {".weight_zero_point", {".weight_packed", ""}},
@@ -49,14 +50,31 @@ void check_bits(const QuantConfig& quant, const std::string& name, const std::st
        quote(name), quant.bits);
 }
 
+std::int64_t group_size(const QuantConfig& quant, const IntWeight& weight) {
+  if (quant.group_size < 0) return std::max<std::int64_t>(weight.k, 1);
+  if (quant.group_size > 0) return quant.group_size;
+  const std::int64_t n_groups = weight.n < 1 ? 0 : weight.scales.count() / weight.n;
+  return n_groups < 1 ? 0 : (weight.k + n_groups - 1) / n_groups;
+}
+
 }  // namespace
 
 SafetensorsSource::SafetensorsSource(const std::string& path)
     : path_(path),
       folder_(folder_of(path)),
       config_(load_hf_config(folder_)),
-      model_(SafetensorsModel::open(path)) {
-  for (const SafetensorsModel::Ref& ref : model_.refs()) add_tensor(ref);
+      model_(std::make_shared<SafetensorsModel>(SafetensorsModel::open(path))) {
+  for (const SafetensorsModel::Ref& ref : model_->refs()) add_tensor(ref);
+}
+
+SafetensorsSource::SafetensorsSource(std::shared_ptr<const SafetensorsModel> model,
+                                     const HfConfig& config, const std::string& path,
+                                     std::string_view prefix)
+    : path_(path), folder_(folder_of(path)), config_(config), model_(std::move(model)) {
+  const std::string below = std::string(prefix) + ".";
+  for (const SafetensorsModel::Ref& ref : model_->refs()) {
+    if (model_->tensor(ref).name.starts_with(below)) add_tensor(ref);
+  }
 }
 
 bool SafetensorsSource::is_companion(const std::string& name) const {
@@ -64,7 +82,7 @@ bool SafetensorsSource::is_companion(const std::string& name) const {
     if (!name.ends_with(companion.suffix)) continue;
     const std::string base(without_suffix(name, companion.suffix));
     for (const std::string_view owner : companion.owners) {
-      if (!owner.empty() && model_.find(base + std::string(owner)) != nullptr) return true;
+      if (!owner.empty() && model_->find(base + std::string(owner)) != nullptr) return true;
     }
   }
   return false;
@@ -86,7 +104,7 @@ std::string SafetensorsSource::canonical(std::string_view name) const {
 }
 
 void SafetensorsSource::add_tensor(const SafetensorsModel::Ref& ref) {
-  const SafeTensor& stored = model_.tensor(ref);
+  const SafeTensor& stored = model_->tensor(ref);
   const std::string& name = stored.name;
   if (is_ignored_name(config_.model, name) || is_companion(name)) return;
   if (name.ends_with(".mlp.experts.gate_up_proj")) {
@@ -103,6 +121,10 @@ void SafetensorsSource::add_tensor(const SafetensorsModel::Ref& ref) {
   if (name.ends_with(".weight") && stored.type == SafeType::kF8_E4M3) {
     return add_fp8(ref, std::string(without_suffix(name, ".weight")));
   }
+  if (config_.quant.method == QuantMethod::kMxfp4 && name.ends_with(".weight") &&
+      (stored.type == SafeType::kI8 || stored.type == SafeType::kU8)) {
+    return add_mxfp4(ref, std::string(without_suffix(name, ".weight")));
+  }
   add_plain(ref);
 }
 
@@ -112,7 +134,7 @@ void SafetensorsSource::add(TensorInfo info, Place place) {
 }
 
 void SafetensorsSource::add_plain(const SafetensorsModel::Ref& ref) {
-  const SafeTensor& stored = model_.tensor(ref);
+  const SafeTensor& stored = model_->tensor(ref);
   const auto format = plain_format(stored.type);
   if (!format) {
     fail(ErrorCode::kUnsupported, file_of(ref),
@@ -120,12 +142,12 @@ void SafetensorsSource::add_plain(const SafetensorsModel::Ref& ref) {
          "a quantization_config that explains it",
          quote(stored.name), safe_type_name(stored.type), config_.model.architecture);
   }
-  add({canonical(stored.name), stored.name, *format, stored.shape}, {Plain{model_.data(ref)}});
+  add({canonical(stored.name), stored.name, *format, stored.shape}, {Plain{model_->data(ref)}});
 }
 
 void SafetensorsSource::add_fused(const SafetensorsModel::Ref& ref, const std::string& prefix,
                                   bool gate_up) {
-  const SafeTensor& stored = model_.tensor(ref);
+  const SafeTensor& stored = model_->tensor(ref);
   const auto format = plain_format(stored.type);
   const MoeConfig& moe = config_.model.moe;
   const std::int64_t d_model = config_.model.d_model;
@@ -136,7 +158,7 @@ void SafetensorsSource::add_fused(const SafetensorsModel::Ref& ref, const std::s
          "tensor {} is {} {}, a float type and {} are wanted by config.json", quote(stored.name),
          safe_type_name(stored.type), stored.shape.to_string(), wanted.to_string());
   }
-  const auto bytes = model_.data(ref);
+  const auto bytes = model_->data(ref);
   const std::size_t part =
       static_cast<std::size_t>(moe.d_ff * d_model) * safe_type_bytes(stored.type);
   std::size_t at = 0;
@@ -157,13 +179,13 @@ void SafetensorsSource::add_fused(const SafetensorsModel::Ref& ref, const std::s
 }
 
 RawArray SafetensorsSource::raw(const std::string& name) const {
-  const SafetensorsModel::Ref* ref = model_.find(name);
+  const SafetensorsModel::Ref* ref = model_->find(name);
   if (ref == nullptr) return {};
-  return {model_.tensor(*ref).type, model_.data(*ref)};
+  return {model_->tensor(*ref).type, model_->data(*ref)};
 }
 
 void SafetensorsSource::add_fp8(const SafetensorsModel::Ref& ref, const std::string& base) {
-  const SafeTensor& stored = model_.tensor(ref);
+  const SafeTensor& stored = model_->tensor(ref);
   if (stored.shape.rank() != 2 || stored.shape[0] < 1 || stored.shape[1] < 1) {
     fail(ErrorCode::kBadFile, file_of(ref),
          "tensor {} is F8_E4M3 of shape {}, two dimensions are wanted", quote(stored.name),
@@ -172,7 +194,7 @@ void SafetensorsSource::add_fp8(const SafetensorsModel::Ref& ref, const std::str
   Fp8Weight weight;
   weight.n = stored.shape[0];
   weight.k = stored.shape[1];
-  weight.codes = model_.data(ref);
+  weight.codes = model_->data(ref);
   weight.scales = raw(base + ".weight_scale_inv");
   if (weight.scales.empty()) weight.scales = raw(base + ".weight_scale");
   if (weight.scales.empty()) {
@@ -193,6 +215,19 @@ void SafetensorsSource::add_fp8(const SafetensorsModel::Ref& ref, const std::str
   add({canonical(stored.name), stored.name, row_format(weight), stored.shape}, {weight});
 }
 
+void SafetensorsSource::add_mxfp4(const SafetensorsModel::Ref& ref, const std::string& base) {
+  const SafeTensor& stored = model_->tensor(ref);
+  const RawArray scales = raw(base + ".scale");
+  if (stored.shape.rank() != 2 || scales.empty()) {
+    fail(ErrorCode::kMismatch, file_of(ref),
+         "tensor {} of shape {} holds MXFP4 codes: [n, k/2] with {}.scale [n, k/32] is wanted",
+         quote(stored.name), stored.shape.to_string(), base);
+  }
+  const Mxfp4Weight weight{stored.shape[0], 2 * stored.shape[1], model_->data(ref), scales.bytes};
+  check_sizes(weight, stored.name, file_of(ref));
+  add({canonical(stored.name), stored.name, Format::kMXFP4, {weight.n, weight.k}}, {weight});
+}
+
 void SafetensorsSource::add_int(IntWeight weight, const std::string& stored_name) {
   const TensorInfo info{
       canonical(weight.name), stored_name, row_format(weight), {weight.n, weight.k}};
@@ -200,7 +235,7 @@ void SafetensorsSource::add_int(IntWeight weight, const std::string& stored_name
 }
 
 void SafetensorsSource::add_grouped(const SafetensorsModel::Ref& ref, const std::string& base) {
-  const SafeTensor& stored = model_.tensor(ref);
+  const SafeTensor& stored = model_->tensor(ref);
   const QuantConfig& quant = config_.quant;
   const bool awq = quant.method == QuantMethod::kAwq;
   if ((!awq && quant.method != QuantMethod::kGptq) || stored.shape.rank() != 2) {
@@ -219,9 +254,9 @@ void SafetensorsSource::add_grouped(const SafetensorsModel::Ref& ref, const std:
   if (__builtin_mul_overflow(packed, per_word, &packed)) packed = 0;
   weight.n = awq ? packed : stored.shape[1];
   weight.k = awq ? stored.shape[0] : packed;
-  weight.group = quant.group_size < 0 ? std::max<std::int64_t>(weight.k, 1) : quant.group_size;
   weight.codes = raw(stored.name);
   weight.scales = raw(base + ".scales");
+  weight.group = group_size(quant, weight);
   weight.zeros = raw(base + ".qzeros");
   weight.zero_offset = !awq && quant.plus_one_zeros ? 1.0f : 0.0f;
   if (!awq) weight.group_of = raw(base + ".g_idx");
@@ -233,7 +268,7 @@ void SafetensorsSource::add_grouped(const SafetensorsModel::Ref& ref, const std:
 }
 
 void SafetensorsSource::add_packed_rows(const SafetensorsModel::Ref& ref, const std::string& base) {
-  const SafeTensor& stored = model_.tensor(ref);
+  const SafeTensor& stored = model_->tensor(ref);
   const QuantConfig& quant = config_.quant;
   if (quant.method != QuantMethod::kCompressedTensors || stored.shape.rank() != 2) {
     fail(ErrorCode::kMismatch, file_of(ref),
@@ -247,8 +282,9 @@ void SafetensorsSource::add_packed_rows(const SafetensorsModel::Ref& ref, const 
   weight.packing = Int4Packing::kRows;
   weight.bits = static_cast<int>(quant.bits);
   const std::int64_t per_word = 32 / quant.bits;
+  const std::int64_t per_element = stored.type == SafeType::kU8 ? 8 / quant.bits : per_word;
   weight.n = stored.shape[0];
-  if (__builtin_mul_overflow(stored.shape[1], per_word, &weight.k)) weight.k = 0;
+  if (__builtin_mul_overflow(stored.shape[1], per_element, &weight.k)) weight.k = 0;
   const RawArray shape = raw(base + ".weight_shape");
   if (!shape.empty()) {
     // The unpacked shape tells how many values of the last word count.
@@ -260,14 +296,15 @@ void SafetensorsSource::add_packed_rows(const SafetensorsModel::Ref& ref, const 
     }
     if (k < 1 || k > weight.k || k <= weight.k - per_word) {
       fail(ErrorCode::kBadFile, file_of(ref),
-           "{}.weight_shape says rows of {} values, {} words of codes hold {}", base, k,
+           "{}.weight_shape says rows of {} values, {} elements of codes hold {}", base, k,
            stored.shape[1], weight.k);
     }
     weight.k = k;
   }
-  weight.group = quant.group_size < 0 ? std::max<std::int64_t>(weight.k, 1) : quant.group_size;
   weight.codes = raw(stored.name);
+  weight.codes.type = SafeType::kI32;  // bytes are the same codes in the same order
   weight.scales = raw(base + ".weight_scale");
+  weight.group = group_size(quant, weight);
   weight.zeros = raw(base + ".weight_zero_point");
   weight.group_of = raw(base + ".weight_g_idx");
   weight.fixed_zero = static_cast<float>(1 << (weight.bits - 1));
@@ -291,6 +328,8 @@ void SafetensorsSource::read_rows(const TensorInfo& info, std::int64_t row, std:
                 static_cast<std::size_t>(n_rows) * row_bytes);
   } else if (const auto* fp8 = std::get_if<Fp8Weight>(&place.data)) {
     io::read_rows(*fp8, row, n_rows, out);
+  } else if (const auto* mxfp4 = std::get_if<Mxfp4Weight>(&place.data)) {
+    io::read_rows(*mxfp4, row, n_rows, out);
   } else {
     const auto& weight = std::get<IntWeight>(place.data);
     if (!weight.scattered && row == 0 && is_scattered(weight, path_)) {
@@ -312,7 +351,7 @@ std::optional<tensor::WeightView> SafetensorsSource::map(const TensorInfo& info)
 }
 
 void SafetensorsSource::drop_bytes(std::span<const std::byte> bytes) const {
-  for (const SafetensorsFile& file : model_.files()) {
+  for (const SafetensorsFile& file : model_->files()) {
     const auto all = file.file().bytes();
     if (bytes.empty() || bytes.data() < all.data() || bytes.data() >= all.data() + all.size())
       continue;
@@ -324,6 +363,7 @@ void SafetensorsSource::drop(const TensorInfo& info) const {
   const Place& place = place_of(info);
   if (const auto* plain = std::get_if<Plain>(&place.data)) return drop_bytes(plain->bytes);
   if (const auto* fp8 = std::get_if<Fp8Weight>(&place.data)) return drop_bytes(fp8->codes);
+  if (const auto* mxfp4 = std::get_if<Mxfp4Weight>(&place.data)) return drop_bytes(mxfp4->codes);
   drop_bytes(std::get<IntWeight>(place.data).codes.bytes);
 }
 

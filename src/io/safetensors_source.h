@@ -22,6 +22,10 @@ class SafetensorsSource : public WeightSource {
   /// SafetensorsModel::open and load_hf_config do; kMismatch when tensors do not fit the
   /// quantization_config.
   explicit SafetensorsSource(const std::string& path);
+  /// The tensors of an opened model below "<prefix>.", stored as `config` says. Groups of no given
+  /// size have as many columns as their scales ask for.
+  SafetensorsSource(std::shared_ptr<const SafetensorsModel> model, const HfConfig& config,
+                    const std::string& path, std::string_view prefix);
 
   const std::string& path() const override { return path_; }
   const ModelConfig& config() const override { return config_.model; }
@@ -40,7 +44,7 @@ class SafetensorsSource : public WeightSource {
     std::span<const std::byte> bytes;
   };
   struct Place {
-    std::variant<Plain, Fp8Weight, IntWeight> data;
+    std::variant<Plain, Fp8Weight, IntWeight, Mxfp4Weight> data;
   };
   void add(TensorInfo info, Place place);
   const Place& place_of(const TensorInfo& info) const;
@@ -49,20 +53,21 @@ class SafetensorsSource : public WeightSource {
   void add_fp8(const SafetensorsModel::Ref& ref, const std::string& base);
   void add_grouped(const SafetensorsModel::Ref& ref, const std::string& base);
   void add_packed_rows(const SafetensorsModel::Ref& ref, const std::string& base);
+  void add_mxfp4(const SafetensorsModel::Ref& ref, const std::string& base);
   void add_int(IntWeight weight, const std::string& stored_name);
   void add_plain(const SafetensorsModel::Ref& ref);
   RawArray raw(const std::string& name) const;
   std::string canonical(std::string_view name) const;
   bool is_companion(const std::string& name) const;
   const std::string& file_of(const SafetensorsModel::Ref& ref) const {
-    return model_.files()[ref.file].path();
+    return model_->files()[ref.file].path();
   }
   void drop_bytes(std::span<const std::byte> bytes) const;
 
   std::string path_;
   std::string folder_;
   HfConfig config_;
-  SafetensorsModel model_;
+  std::shared_ptr<const SafetensorsModel> model_;
   TensorTable tensors_;
   std::vector<Place> places_;  // of each tensor
 };

@@ -68,6 +68,7 @@ class CpuExperts : public Experts {
         n_experts_(spec.config.moe.n_experts),
         d_model_(spec.config.d_model),
         d_ff_(spec.config.moe.d_ff),
+        limit_(static_cast<float>(spec.config.moe.swiglu_limit)),
         projections_(spec.projections),
         recode_(recode) {}
 
@@ -192,7 +193,9 @@ class CpuExperts : public Experts {
     g.end = step.arena.allocate<std::int32_t>(n_experts_);
     g.active = step.arena.allocate<std::int32_t>(n_experts_);
     std::fill(g.end, g.end + n_experts_, 0);
-    for (std::int64_t i = 0; i < n_routed; ++i) ++g.end[routing.ids[i]];
+    for (std::int64_t i = 0; i < n_routed; ++i) {
+      if (routing.ids[i] >= 0) ++g.end[routing.ids[i]];
+    }
     for (std::int64_t e = 0; e < n_experts_; ++e) {
       const std::int64_t count = g.end[e];
       if (count != 0) g.active[g.n_active++] = static_cast<std::int32_t>(e);
@@ -203,6 +206,7 @@ class CpuExperts : public Experts {
     g.weight = step.arena.allocate<float>(g.n_slots);
     std::fill(g.row, g.row + g.n_slots, -1);
     for (std::int64_t i = 0; i < n_routed; ++i) {
+      if (routing.ids[i] < 0) continue;
       const std::int32_t slot = g.end[routing.ids[i]]++;
       g.row[slot] = static_cast<std::int32_t>(i / routing.n_active);
       g.weight[slot] = routing.weights[i];
@@ -250,6 +254,7 @@ class CpuExperts : public Experts {
         expert.up.dot(up_in.view(r), m, col, n, up, width);
         for (std::int64_t i = 0; i < m; ++i) {
           float* h = gate + i * width;
+          if (limit_ > 0.0f) clamp(h, up + i * width, n);
           step.cpu.elementwise->silu_mul(h, up + i * width, n, h);
           hidden.write(step.cpu, r + i, col, n, h);
         }
@@ -294,9 +299,19 @@ class CpuExperts : public Experts {
     });
   }
 
+  // NaN stays NaN.
+  void clamp(float* gate, float* up, std::int64_t n) const noexcept {
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (gate[i] > limit_) gate[i] = limit_;
+      if (up[i] > limit_) up[i] = limit_;
+      if (up[i] < -limit_) up[i] = -limit_;
+    }
+  }
+
   std::int64_t n_experts_;
   std::int64_t d_model_;
   std::int64_t d_ff_;
+  float limit_;
   std::array<std::string, 3> projections_;
   Recode recode_;
   backend::NodeBuffer storage_;  // of all matrices

@@ -111,7 +111,7 @@ class Attention : public Module {
 /// Experts chosen for each row.
 struct Routing {
   std::int64_t n_active = 0;
-  std::int32_t* ids = nullptr;  // [n_rows, n_active]
+  std::int32_t* ids = nullptr;  // [n_rows, n_active]; gates give no negative ones
   float* weights = nullptr;     // [n_rows, n_active]
 };
 

@@ -128,6 +128,10 @@ class PackedMatrix {
   void keep(NodeBuffer storage) { owned_ = std::move(storage); }
   /// Packs rows [row, row + n_rows) from file layout; row must be a multiple of tile_rows().
   void pack_rows(std::int64_t row, std::int64_t n_rows, const std::byte* rows) noexcept;
+  /// What pack_rows() learns of the rows for batch kernels, beside the packed bytes: whole tiles,
+  /// or empty. With both kept elsewhere, another matrix of the same kind can be placed on them.
+  std::span<const std::int8_t> exponents() const { return exponents_; }
+  std::span<std::int8_t> exponents() { return exponents_; }
   bool empty() const { return kernel_ == nullptr; }
   std::int64_t n() const { return n_; }
   std::int64_t k() const { return k_; }
