@@ -12,5 +12,10 @@ void add_errors(nanobind::module_& m);
 void add_injection(nanobind::module_& m);
 /// What ktransformers.Engine and ktransformers.plan are made of (engine.py, planning.py).
 void add_engine(nanobind::module_& m);
+/// For ktransformers.ops: threads, ops on arrays, attention, experts of a layer.
+void add_compute(nanobind::module_& m);
+void add_ops(nanobind::module_& m);
+void add_attention(nanobind::module_& m);
+void add_expert_layer(nanobind::module_& m);
 
 }  // namespace kt::python
