@@ -116,8 +116,9 @@ def _op(name: str):
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """x [.., k] as a matrix with contiguous rows; a view where there can be one."""
-    x = x.detach().reshape(-1, x.shape[-1]) if x.dim() else x.detach()
-    return x if x.dim() and (x.stride(-1) == 1 or x.shape[-1] == 1) else x.contiguous()
+    x = x.detach()
+    x = x.flatten(0, -2) if x.dim() > 1 else x.reshape(1, -1)
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
@@ -187,8 +188,10 @@ class Packed(NamedTuple):
 
 
 def _row_values(rows, format):
-    f = format_named(format)
-    return int(rows.shape[-1]) // f.block_bytes * f.block_len
+    f, size = format_named(format), int(rows.shape[-1])
+    if size < 1 or size % f.block_bytes:
+        raise UsageError(f"weight: has rows of {size} bytes; {f.name} has blocks of {f.block_bytes}", "weight")
+    return size // f.block_bytes * f.block_len
 
 
 def _pack(rows, format, act):
@@ -301,9 +304,8 @@ def _experts(handle: int) -> Experts:
 def _moe(x, ids, weights, experts):
     rows = _rows(x)
     out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    k = ids.shape[-1]
-    _experts(experts).layer.forward(rows, _flat(ids).reshape(-1, k), _flat(weights).float().reshape(-1, k), out, None,
-                                    None, max(1, rows.shape[0]), True)
+    _experts(experts).layer.forward(rows, _rows(ids), _rows(weights).float(), out, None, None, max(1, rows.shape[0]),
+                                    True)
     return out.view(x.shape)
 
 
