@@ -12,16 +12,16 @@ from ktransformers.errors import MismatchError, UnsupportedError, UsageError
 
 # How the weights of a method are stored in a checkpoint, what becomes of them, and how they are kept then.
 _METHODS = {
-    "AMXINT4": ("fp8", "AMXInt4", {"Q4_0"}),
-    "AMXINT8": ("fp8", "AMXInt8", {"Q8_0"}),
-    "MOE_INT4": ("fp8", "AMXInt4", {"Q4_0"}),
-    "MOE_INT8": ("fp8", "AMXInt8", {"Q8_0"}),
-    "RAWINT4": ("compressed-tensors", "llamafile", {"I4_32", "I4_64", "I4_128"}),
-    "GPTQ_INT4": ("gptq", "llamafile", {"I4_32", "I4_64", "I4_128"}),
-    "FP8": ("fp8", "llamafile", {"F8_E4M3_B128"}),
-    "FP8_PERCHANNEL": ("", "llamafile", {"F8_E4M3_B128"}),
-    "BF16": ("", "llamafile", {"BF16"}),
-    "MXFP4": ("mxfp4", "llamafile", {"MXFP4"}),
+    "AMXINT4": ("fp8", "AMXInt4", ("Q4_0",)),
+    "AMXINT8": ("fp8", "AMXInt8", ("Q8_0",)),
+    "MOE_INT4": ("fp8", "AMXInt4", ("Q4_0",)),
+    "MOE_INT8": ("fp8", "AMXInt8", ("Q8_0",)),
+    "RAWINT4": ("compressed-tensors", "llamafile", ("I4_32", "I4_64", "I4_128")),
+    "GPTQ_INT4": ("gptq", "llamafile", ("I4_32", "I4_64", "I4_128")),
+    "FP8": ("fp8", "llamafile", ("F8_E4M3_B128",)),
+    "FP8_PERCHANNEL": ("", "llamafile", ("F8_E4M3_B128",)),
+    "BF16": ("", "llamafile", ("BF16",)),
+    "MXFP4": ("mxfp4", "llamafile", ("MXFP4",)),
     "LLAMAFILE": ("", "llamafile", None),
 }
 _FROM_TENSORS = ("AMXINT4", "AMXINT8", "MOE_INT4", "MOE_INT8", "BF16")
@@ -145,7 +145,7 @@ class KTMoEWrapper:
         layer = _native.ExpertLayer.from_files(self._compute, spec, files, self.layer_idx, quant)
         if kept is not None and layer.format not in kept:
             raise MismatchError(f"{self.weight_path}: layer {self.layer_idx} holds {layer.format} weights; method "
-                                f"{self.method} is for {' or '.join(sorted(kept))}", self.weight_path)
+                                f"{self.method} is for {' or '.join(kept)}", self.weight_path)
         self._layer = layer
 
     def load_weights_from_tensors(self, gate_proj: torch.Tensor, up_proj: torch.Tensor, down_proj: torch.Tensor,
