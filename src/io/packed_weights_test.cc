@@ -259,6 +259,16 @@ TEST(PackedWeights, Mxfp4) {
         (nibble & 8u ? -1.0f : 1.0f) * kValues[nibble & 7u] * (i < 32 ? 1.0f : 0.25f);
     EXPECT_EQ(got[i], value) << i;
   }
+  const Mxfp4Weight weight{2, 32, std::as_bytes(std::span(blocks)),
+                           std::as_bytes(std::span(scales))};
+  check_sizes(weight, "w", "f");
+  std::vector<std::byte> second(17);
+  read_rows(weight, 1, 1, second.data());
+  EXPECT_TRUE(std::equal(second.begin(), second.end(), rows.begin() + 17));
+  for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{3, 32}, {2, 16}, {1, 96}}) {
+    const Mxfp4Weight wrong{n, k, weight.codes, weight.scales};
+    testing::message_of([&] { check_sizes(wrong, "w", "f"); }, ErrorCode::kBadFile);
+  }
 }
 
 TEST(PackedWeights, WrongSizesAreRefused) {

@@ -284,6 +284,48 @@ TEST_F(ExpertsTest, ARowDoesNotDependOnItsBatch) {
   }
 }
 
+TEST_F(ExpertsTest, NegativeIdsAreLeftOut) {
+  const auto x = gaussian(3 * config.d_model, 6);
+  const auto run = [&](std::int64_t n_active, std::vector<std::int32_t> ids,
+                       std::vector<float> weights) {
+    Activation input({x.data(), 3, config.d_model, config.d_model});
+    std::vector<float> out(x.size(), 0.0f);
+    experts->collect(rig.step,
+                     experts->submit(rig.step, input, {n_active, ids.data(), weights.data()}),
+                     {out.data(), 3, config.d_model, config.d_model});
+    return out;
+  };
+  const auto few = run(1, {4, 7, 4}, {0.5f, 2.0f, 1.0f});
+  EXPECT_EQ(run(3, {-1, 4, -1, 7, -1, -5, -1, -1, 4}, {9, 0.5f, 9, 2.0f, 9, 9, 9, 9, 1.0f}), few);
+  EXPECT_EQ(run(1, {-1, -1, -1}, {1, 1, 1}), std::vector<float>(x.size(), 0.0f));
+}
+
+TEST_F(ExpertsTest, LimitsBoundGateAndUp) {
+  io::ModelConfig limited = config;
+  limited.moe.swiglu_limit = 1e-3;
+  auto bounded = Builder("", placement, nullptr)
+                     .experts("experts", {limited, {"gate_proj", "up_proj", "down_proj"}});
+  Loader loader(source, rig.cpu, {});
+  bounded->load(loader);
+  const auto x = gaussian(config.d_model, 6);
+  std::int32_t id = 3;
+  float weight = 1.0f;
+  Activation input({x.data(), 1, config.d_model, config.d_model});
+  std::vector<float> out(x.size(), 0.0f);
+  bounded->collect(rig.step, bounded->submit(rig.step, input, {1, &id, &weight}),
+                   {out.data(), 1, config.d_model, config.d_model});
+  // |silu(gate)| < 0.3 and |up| <= limit bound every product.
+  const io::TensorInfo* info = source.find("experts.3.down_proj.weight");
+  std::vector<float> down(static_cast<std::size_t>(info->shape.count()));
+  source.read_rows(*info, 0, info->shape.n_rows(), reinterpret_cast<std::byte*>(down.data()));
+  for (std::int64_t d = 0; d < config.d_model; ++d) {
+    float most = 0.0f;
+    for (std::int64_t f = 0; f < config.moe.d_ff; ++f)
+      most += std::fabs(down[static_cast<std::size_t>(d * config.moe.d_ff + f)]);
+    EXPECT_LE(std::fabs(out[static_cast<std::size_t>(d)]), 0.3f * 1e-3f * most);
+  }
+}
+
 TEST_F(ExpertsTest, MissingTensorIsNamed) {
   io::ModelConfig larger = config;
   larger.moe.n_experts = 13;
