@@ -8,7 +8,7 @@ from typing import Optional, Sequence
 import torch
 
 from ktransformers import _native, ops
-from ktransformers.errors import MismatchError, UnsupportedError, UsageError
+from ktransformers.errors import KtError, MismatchError, UnsupportedError, UsageError
 
 # How the weights of a method are stored in a checkpoint, what becomes of them, and how they are kept then.
 _METHODS = {
@@ -142,7 +142,11 @@ class KTMoEWrapper:
         if files.is_gguf != (self.method == "LLAMAFILE") and not (files.is_gguf and requantised):
             raise MismatchError(f"{self.weight_path}: holds {'GGUF' if files.is_gguf else 'safetensors'} files; method "
                                 f"{self.method} reads {'safetensors' if files.is_gguf else 'GGUF'}", self.weight_path)
-        layer = _native.ExpertLayer.from_files(self._compute, spec, files, self.layer_idx, quant)
+        try:
+            layer = _native.ExpertLayer.from_files(self._compute, spec, files, self.layer_idx, quant)
+        except KtError as error:
+            error.add_note(f"The method, {self.method}, says how the weights are stored; config.json is not read.")
+            raise
         if kept is not None and layer.format not in kept:
             raise MismatchError(f"{self.weight_path}: layer {self.layer_idx} holds {layer.format} weights; method "
                                 f"{self.method} is for {' or '.join(kept)}", self.weight_path)
@@ -191,7 +195,8 @@ class KTMoEWrapper:
             if y.dim() < 2 or y.shape[:-1].numel() != x.shape[0] or y.shape[-1] != topk_ids.shape[-1]:
                 raise UsageError(f"{name}: has shape {list(y.shape)}; [{x.shape[0]}, k] is wanted", name)
         # Copies, as the caller may go on writing.
-        return (x.clone(memory_format=torch.contiguous_format), topk_ids.detach().flatten(0, -2).to(torch.int64, copy=True),
+        return (x.clone(memory_format=torch.contiguous_format),
+                topk_ids.detach().flatten(0, -2).to(torch.int64, copy=True),
                 topk_weights.detach().flatten(0, -2).to(torch.float32, copy=True))
 
     @staticmethod

@@ -354,6 +354,18 @@ def test_compile(backend):
             assert torch.equal(compiled(x), block(x))
 
 
+def test_compile_to_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    packed = ops.pack(torch.randn(64, 64), "Q8_0")
+
+    def block(x):
+        return ops.linear(x * 2, packed.data, packed.format, packed.n) + 1
+
+    with torch.no_grad():
+        x = torch.randn(3, 64)
+        assert torch.allclose(torch.compile(block, fullgraph=True)(x), block(x), rtol=1e-5, atol=1e-5)
+
+
 def test_export():
     block, x = Block(), torch.randn(3, 64)
     program = torch.export.export(block, (x,))
