@@ -11,7 +11,9 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <limits>
 #include <mutex>
+#include <set>
 
 #include "module.h"
 
@@ -44,7 +46,8 @@ void want_rows(const Module& module, std::int64_t got, std::int64_t wanted, cons
   fail(ErrorCode::kUsage, module.path(), "{} is {}, wanted {}", what, got, wanted);
 }
 
-// One model, used by one thread at a time; Python's lock is free while it computes.
+// One model, used by one thread at a time; Python's lock is free while it computes. Callbacks into
+// Python must not come back here.
 class Native {
  public:
   explicit Native(std::unique_ptr<Injection> injection) : injection_(std::move(injection)) {}
@@ -62,6 +65,21 @@ class Native {
   std::mutex mutex_;
 };
 
+void want_own(Native& native, const Module& module) {
+  if (native.get().find(module.path()) == &module) return;
+  fail(ErrorCode::kUsage, module.path(), "it is a module of another model");
+}
+
+void want_own(Native& native, const Sequences& sequences) {
+  if (&sequences.cpu() == &native.get().cpu()) return;
+  fail(ErrorCode::kUsage, "sequences", "they are of another model");
+}
+
+void want_valid(const Sequences& sequences, const Sequences::Rows& rows) {
+  if (sequences.are_valid(rows)) return;
+  fail(ErrorCode::kUsage, "rows", "the sequences have changed since, or are others");
+}
+
 struct Tokens {
   std::vector<std::int32_t> ids;
   std::vector<Sequences::Feed> feeds;
@@ -72,11 +90,14 @@ Tokens tokens_of(const Injection& injection, const Sequences& sequences,
                  const std::vector<std::int64_t>& indices, const Ids& ids,
                  const std::vector<std::int64_t>& counts) {
   Tokens tokens;
-  std::int64_t total = 0;
-  for (const std::int64_t n : counts) total += n;
-  if (indices.size() != counts.size() || total != static_cast<std::int64_t>(ids.size())) {
-    fail(ErrorCode::kUsage, "tokens", "{} ids for counts that sum to {}", ids.size(), total);
+  std::size_t left = ids.size();
+  for (const std::int64_t n : counts) {
+    if (n < 0 || static_cast<std::size_t>(n) > left)
+      fail(ErrorCode::kUsage, "tokens", "the counts of tokens do not fit {} ids", ids.size());
+    left -= static_cast<std::size_t>(n);
   }
+  if (indices.size() != counts.size() || left != 0)
+    fail(ErrorCode::kUsage, "tokens", "the counts of tokens do not fit {} ids", ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const std::int64_t id = ids.data()[i];
     if (id < 0 || id >= injection.vocab_size()) {
@@ -86,7 +107,10 @@ Tokens tokens_of(const Injection& injection, const Sequences& sequences,
     tokens.ids.push_back(static_cast<std::int32_t>(id));
   }
   std::size_t begin = 0;
+  std::set<std::int64_t> seen;
   for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (!seen.insert(indices[i]).second)
+      fail(ErrorCode::kUsage, "sequences", "sequence {} comes twice", indices[i]);
     if (indices[i] < 0 || indices[i] >= sequences.size()) {
       fail(ErrorCode::kUsage, "sequences", "no sequence {}; there are {}", indices[i],
            sequences.size());
@@ -119,6 +143,10 @@ void let_python_raise(F&& run) {
 nb::dict generate(Native& native, const std::vector<std::int32_t>& prompt,
                   const engine::SamplingParams& sampling, std::int64_t max_tokens,
                   const std::vector<std::int32_t>& stop_tokens, const nb::callable& on_token) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (max_tokens < 0 || max_tokens > kMost)
+    fail(ErrorCode::kUsage, "max_tokens", "{}: 0 to {} are possible", max_tokens, kMost);
+  if (prompt.empty()) fail(ErrorCode::kUsage, "prompt", "it has no tokens");
   engine::Request request;
   request.prompt = prompt;
   request.max_tokens = max_tokens;
@@ -162,6 +190,7 @@ nb::dict generate(Native& native, const std::vector<std::int32_t>& prompt,
 void run_model(Native& native, Sequences& sequences, const std::vector<std::int64_t>& indices,
                const Ids& ids, const std::vector<std::int64_t>& counts,
                const std::vector<std::int64_t>& logit_rows, const Floats& logits) {
+  want_own(native, sequences);
   const Tokens tokens = tokens_of(native.get(), sequences, indices, ids, counts);
   const auto n_out = static_cast<std::int64_t>(logits.shape(0));
   if (logit_rows.size() != tokens.ids.size() ||
@@ -186,9 +215,17 @@ void run_model(Native& native, Sequences& sequences, const std::vector<std::int6
 
 // [n_rows, n_in] → [n_rows, n_out] of a Linear, Norm, Mlp or Moe.
 void run_module(Native& native, Module& module, const ConstFloats& x, const Floats& y) {
-  const auto* linear = dynamic_cast<const operators::Linear*>(&module);
-  const std::int64_t d_in = linear != nullptr ? linear->n_in() : view(x).n_cols;
-  const std::int64_t d_out = linear != nullptr ? linear->n_out() : view(x).n_cols;
+  want_own(native, module);
+  std::int64_t d_in = native.get().config().d_model, d_out = d_in;
+  if (const auto* linear = dynamic_cast<const operators::Linear*>(&module)) {
+    d_in = linear->n_in();
+    d_out = linear->n_out();
+  } else if (dynamic_cast<const operators::Norm*>(&module) != nullptr) {
+    const std::vector<operators::WeightSpec> weights = module.weights();
+    if (!weights.empty()) d_in = d_out = weights.front().shape.count();
+  } else if (dynamic_cast<const operators::Mlp*>(&module) == nullptr) {
+    fail(ErrorCode::kUsage, module.path(), "a module of kind {} cannot run alone", module.kind());
+  }
   want_rows(module, view(x).n_cols, d_in, "the width of its input");
   want_rows(module, view(y).n_cols, d_out, "the width of its output");
   want_rows(module, view(y).n_rows, view(x).n_rows, "the number of output rows");
@@ -197,9 +234,12 @@ void run_module(Native& native, Module& module, const ConstFloats& x, const Floa
 
 void run_experts(Native& native, Module& module, const ConstFloats& x, const Ids& ids,
                  const ConstFloats& weights, const Floats& y) {
+  want_own(native, module);
   const io::ModelConfig& config = native.get().config();
   const std::int64_t n_active = view(weights).n_cols;
   want_rows(module, view(x).n_cols, config.d_model, "the width of its input");
+  want_rows(module, view(y).n_rows, view(x).n_rows, "the number of output rows");
+  want_rows(module, view(y).n_cols, config.d_model, "the width of its output");
   want_rows(module, view(weights).n_rows, view(x).n_rows, "the number of weight rows");
   want_rows(module, static_cast<std::int64_t>(ids.size()), n_active * view(x).n_rows,
             "the number of ids");
@@ -221,6 +261,7 @@ void run_experts(Native& native, Module& module, const ConstFloats& x, const Ids
 nb::tuple run_gate(Native& native, Module& module, const ConstFloats& x,
                    const nb::ndarray<std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>& ids,
                    const Floats& weights) {
+  want_own(native, module);
   want_rows(module, view(x).n_cols, native.get().config().d_model, "the width of its input");
   want_rows(module, static_cast<std::int64_t>(ids.shape(0)), view(x).n_rows, "the rows of ids");
   want_rows(module, static_cast<std::int64_t>(ids.shape(1)), native.get().n_active(), "ids a row");
@@ -232,6 +273,9 @@ nb::tuple run_gate(Native& native, Module& module, const ConstFloats& x,
 
 void run_attention(Native& native, Module& module, std::int64_t layer, Sequences& sequences,
                    const Sequences::Rows& rows, const ConstFloats& x, const Floats& y) {
+  want_own(native, module);
+  want_own(native, sequences);
+  want_valid(sequences, rows);
   want_rows(module, view(x).n_rows, static_cast<std::int64_t>(rows.tokens.size()), "its rows");
   want_rows(module, view(x).n_cols, native.get().config().d_model, "the width of its input");
   want_rows(module, view(y).n_rows, view(x).n_rows, "the number of output rows");
@@ -243,6 +287,7 @@ void run_attention(Native& native, Module& module, std::int64_t layer, Sequences
 }
 
 void run_embedding(Native& native, Module& module, const Ids& ids, const Floats& y) {
+  want_own(native, module);
   std::vector<std::int32_t> tokens;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const std::int64_t id = ids.data()[i];
@@ -306,6 +351,9 @@ std::unique_ptr<Native> open_injection(
   options.kv = kv;
   options.chunk_size = chunk_size;
   options.isa = isa;
+  options.on_load = [](std::uint64_t, std::uint64_t, double) {
+    if (interrupted()) fail(ErrorCode::kCancelled, {}, "stopped");
+  };
   const operators::Catalogue catalogue;
   session::InjectionRules rules;
   rules.file = placement::parse_rules(rules_text, rules_path, &catalogue);
@@ -390,10 +438,13 @@ void add_injection(nb::module_& m) {
       .def(
           "module", [](Native& n, const std::string& path) { return n.get().find(path); },
           nb::rv_policy::reference_internal)
-      .def("load_all", [](Native& n) { n.locked([](Injection& s) { s.load_all(); }); })
+      .def("load_all",
+           [](Native& n) {
+             let_python_raise([&] { n.locked([](Injection& s) { s.load_all(); }); });
+           })
       .def("load",
            [](Native& n, const std::vector<std::string>& paths) {
-             n.locked([&](Injection& s) { s.load(paths); });
+             let_python_raise([&] { n.locked([&](Injection& s) { s.load(paths); }); });
            })
       .def("unload",
            [](Native& n, const std::string& path) {
@@ -403,16 +454,24 @@ void add_injection(nb::module_& m) {
       .def(
           "make_sequences",
           [](Native& n, std::int64_t n_tokens) {
+            if (n_tokens < 0) fail(ErrorCode::kUsage, "n_tokens", "{} tokens", n_tokens);
             return n.locked([&](Injection& s) { return s.make_sequences(n_tokens); });
           },
           nb::keep_alive<0, 1>())
-      .def("append",
-           [](Native& n, Sequences& s, const std::vector<std::int64_t>& indices, const Ids& ids,
-              const std::vector<std::int64_t>& counts) {
-             // The span of ids is only read while the rows are listed.
-             return s.append(tokens_of(n.get(), s, indices, ids, counts).feeds);
+      .def(
+          "append",
+          [](Native& n, Sequences& s, const std::vector<std::int64_t>& indices, const Ids& ids,
+             const std::vector<std::int64_t>& counts) {
+            want_own(n, s);
+            // The span of ids is only read while the rows are listed.
+            return s.append(tokens_of(n.get(), s, indices, ids, counts).feeds);
+          },
+          nb::keep_alive<0, 2>())
+      .def("commit",
+           [](Native&, Sequences& s, const Sequences::Rows& rows) {
+             want_valid(s, rows);
+             s.commit(rows);
            })
-      .def("commit", [](Native&, Sequences& s, const Sequences::Rows& rows) { s.commit(rows); })
       .def("run_model", &run_model)
       .def("generate", &generate, "prompt"_a, "sampling"_a, "max_tokens"_a, "stop_tokens"_a,
            "on_token"_a)

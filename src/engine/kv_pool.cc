@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 namespace kt::engine {
 namespace {
 
 std::int64_t pages_of(std::int64_t n_tokens) {
-  return (n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
+  return n_tokens / tensor::kKvPageLen + (n_tokens % tensor::kKvPageLen != 0 ? 1 : 0);
 }
 
 }  // namespace
@@ -52,6 +53,8 @@ KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format fo
 void KvPool::grow(std::int64_t n_tokens, backend::Cpu& cpu) {
   const std::int64_t n_pages = pages_of(n_tokens);
   if (n_pages <= n_pages_) return;
+  if (n_pages > std::numeric_limits<std::int32_t>::max())
+    fail(ErrorCode::kNoMemory, {}, "no cache can hold {} tokens", n_tokens);
   std::vector<backend::NodeBuffer> buffers;
   const auto page_bytes = [](const tensor::KvStreamView& s) {
     return s.row_bytes * static_cast<std::size_t>(tensor::kKvPageLen);

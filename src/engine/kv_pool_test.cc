@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <limits>
 #include <set>
 
 namespace kt::engine {
@@ -162,6 +163,20 @@ TEST(PageTable, TellsWhenNoPageIsFree) {
   EXPECT_FALSE(two.make_room(pool, 2 * tensor::kKvPageLen - 1, 2 * tensor::kKvPageLen));
   one.truncate(pool, tensor::kKvPageLen);
   EXPECT_TRUE(two.make_room(pool, 2 * tensor::kKvPageLen - 1, 2 * tensor::kKvPageLen));
+}
+
+TEST(KvPool, RefusesSizesThatNothingHolds) {
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  KvPool pool(two_layers(), Format::kF16, 1, cpu);
+  for (const std::int64_t n : {std::int64_t{1} << 40, std::numeric_limits<std::int64_t>::max()}) {
+    try {
+      pool.grow(n, cpu);
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kNoMemory);
+    }
+  }
+  EXPECT_EQ(pool.n_pages(), 1);
 }
 
 TEST(KvPool, GrowsAndKeepsRows) {

@@ -9,6 +9,7 @@ Sequences::Sequences(const operators::Model& model, backend::Cpu& cpu, tensor::F
     : cpu_(cpu), pool_(model.state_spec(), kv_format, n_tokens, cpu) {}
 
 void Sequences::select(std::span<const std::int64_t> parents) {
+  ++version_;
   std::vector<Sequence> chosen;
   for (const std::int64_t parent : parents) {
     Sequence& s = chosen.emplace_back();
@@ -21,6 +22,7 @@ void Sequences::select(std::span<const std::int64_t> parents) {
 }
 
 void Sequences::truncate(std::int64_t index, std::int64_t n_tokens) {
+  ++version_;
   Sequence& s = sequences_[static_cast<std::size_t>(index)];
   s.length = std::min(s.length, n_tokens);
   s.pages.truncate(pool_, s.length);
@@ -40,6 +42,8 @@ Sequences::Rows Sequences::append(std::span<const Feed> feeds) {
     pool_.grow(std::max(n_pages, pool_.n_pages() * 3 / 2) * tensor::kKvPageLen, cpu_);
   }
   Rows rows;
+  rows.owner = this;
+  rows.version = ++version_;
   for (const Feed& f : feeds) {
     Sequence& s = sequences_[static_cast<std::size_t>(f.sequence)];
     KT_CHECK(s.pages.make_room(pool_, s.length, end(f)));
@@ -55,6 +59,7 @@ Sequences::Rows Sequences::append(std::span<const Feed> feeds) {
 }
 
 void Sequences::commit(const Rows& rows) {
+  KT_CHECK(are_valid(rows));
   for (std::size_t i = 0; i < rows.indices.size(); ++i) {
     const operators::SequenceRows& s = rows.sequences[i];
     sequences_[static_cast<std::size_t>(rows.indices[i])].length = s.position + s.n_rows;

@@ -42,13 +42,19 @@ class Sequences {
     std::vector<std::int32_t> tokens, positions, logit_rows;
     std::vector<operators::SequenceRows> sequences;
     std::vector<std::int64_t> indices;  // of each entry of sequences
+    const Sequences* owner = nullptr;
+    std::uint64_t version = 0;  // of the owner
     operators::Batch batch() const { return {tokens, positions, sequences, logit_rows}; }
   };
   /// Makes room and lists the rows, in the order of the feeds, each of another sequence. Throws
   /// kNoMemory.
   Rows append(std::span<const Feed> feeds);
-  /// Counts the rows as cached.
+  /// Counts the rows as cached; they must be valid.
   void commit(const Rows& rows);
+  /// Whether these are rows of these sequences, and still valid.
+  bool are_valid(const Rows& rows) const { return rows.owner == this && rows.version == version_; }
+  /// The CPU that their memory belongs to.
+  const backend::Cpu& cpu() const { return cpu_; }
   std::span<const tensor::KvLayerView> kv() const { return pool_.layers(); }
 
  private:
@@ -59,6 +65,7 @@ class Sequences {
   backend::Cpu& cpu_;
   KvPool pool_;
   std::vector<Sequence> sequences_;
+  std::uint64_t version_ = 0;  // of the page tables
 };
 
 }  // namespace kt::engine

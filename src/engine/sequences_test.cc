@@ -102,5 +102,22 @@ TEST_F(SequencesTest, RejectedTokensAreForgotten) {
   EXPECT_EQ(one.length(0), 62);
 }
 
+TEST_F(SequencesTest, RowsAreValidUntilTheSequencesChange) {
+  Sequences one = make(200), other = make(200);
+  one.select(std::vector<std::int64_t>{-1});
+  other.select(std::vector<std::int64_t>{-1});
+  const auto a = tokens(5, 1);
+  const Sequences::Feed feed{0, a};
+  const Sequences::Rows rows = one.append({&feed, 1});
+  EXPECT_TRUE(one.are_valid(rows));
+  EXPECT_FALSE(other.are_valid(rows));
+  one.commit(rows);
+  EXPECT_TRUE(one.are_valid(rows));
+  const Sequences::Rows next = one.append({&feed, 1});
+  EXPECT_FALSE(one.are_valid(rows));
+  one.truncate(0, 3);
+  EXPECT_FALSE(one.are_valid(next));
+}
+
 }  // namespace
 }  // namespace kt::engine

@@ -93,29 +93,54 @@ operators::Module* Injection::find(const std::string& native_path) const {
   return it == modules_.end() ? nullptr : it->second;
 }
 
+operators::Module& Injection::get(const std::string& native_path) const {
+  operators::Module* module = find(native_path);
+  if (module == nullptr) fail(ErrorCode::kNotFound, native_path, "the model has no such module");
+  return *module;
+}
+
 void Injection::load_all() {
   operators::Loader loader = make_loader();
   models::load_model(*model_, loader);
+  operators::walk(*model_, [&](operators::Module& m) { loaded_.insert(&m); });
+  all_loaded_ = true;
 }
 
 void Injection::load(const std::vector<std::string>& native_paths) {
-  std::set<operators::Module*> chosen;
+  std::set<const operators::Module*> chosen;
   for (const std::string& path : native_paths) {
-    operators::Module* root = find(path);
-    KT_CHECK(root != nullptr);
-    operators::walk(*root, [&](operators::Module& m) { chosen.insert(&m); });
+    operators::walk(get(path), [&](operators::Module& m) {
+      if (!loaded_.contains(&m)) chosen.insert(&m);
+    });
   }
   operators::Loader loader = make_loader();
-  for (operators::Module* module : chosen) module->check(*source_);
+  for (const operators::Module* module : chosen) module->check(*source_);
+  bool all = true;
   operators::walk(*model_, [&](operators::Module& m) {
-    if (chosen.contains(&m)) m.load(loader);
+    if (chosen.contains(&m)) {
+      m.load(loader);
+      loaded_.insert(&m);
+    }
+    all = all && loaded_.contains(&m);
   });
+  all_loaded_ = all;
 }
 
 void Injection::unload(const std::string& native_path) {
-  operators::Module* root = find(native_path);
-  KT_CHECK(root != nullptr);
-  operators::walk(*root, [](operators::Module& m) { m.unload(); });
+  operators::Module& root = get(native_path);
+  all_loaded_ = false;
+  operators::walk(root, [&](operators::Module& m) {
+    m.unload();
+    loaded_.erase(&m);
+  });
+}
+
+void Injection::require_loaded(operators::Module& module) const {
+  if (all_loaded_) return;
+  operators::walk(module, [&](operators::Module& m) {
+    if (!loaded_.contains(&m) && !m.weights().empty())
+      fail(ErrorCode::kUsage, m.path(), "its weights are not loaded; call load() before");
+  });
 }
 
 std::unique_ptr<engine::Sequences> Injection::make_sequences(std::int64_t n_tokens) const {
@@ -141,6 +166,7 @@ void Injection::with_rows(std::int64_t n_rows, F&& run) {
 
 void Injection::run_model(engine::Sequences& sequences, std::span<const Feed> feeds,
                           const std::function<bool()>& stop) {
+  require_loaded(*model_);
   const std::int64_t chunk = options_.chunk_size;
   std::vector<std::size_t> done(feeds.size());
   while (true) {
@@ -182,6 +208,7 @@ void Injection::run_model(engine::Sequences& sequences, std::span<const Feed> fe
 }
 
 void Injection::run_module(operators::Module& module, tensor::ConstMatrixF x, tensor::MatrixF y) {
+  require_loaded(module);
   with_rows(x.n_rows, [&](operators::Step& step) {
     const auto copy_of_x = [&] {
       const tensor::MatrixF copy = arena_.matrix(x.n_rows, x.n_cols);
@@ -203,6 +230,7 @@ void Injection::run_module(operators::Module& module, tensor::ConstMatrixF x, te
 void Injection::run_experts(operators::Module& module, tensor::ConstMatrixF x,
                             const operators::Routing& routing, tensor::MatrixF y) {
   auto& experts = dynamic_cast<operators::Experts&>(module);
+  require_loaded(module);
   with_rows(x.n_rows, [&](operators::Step& step) {
     operators::Activation input(x);
     const auto ticket = experts.submit(step, input, routing);
@@ -214,6 +242,7 @@ void Injection::run_experts(operators::Module& module, tensor::ConstMatrixF x,
 void Injection::run_gate(operators::Module& module, tensor::ConstMatrixF x, std::int32_t* ids,
                          float* weights) {
   auto& gate = dynamic_cast<operators::Gate&>(module);
+  require_loaded(module);
   with_rows(x.n_rows, [&](operators::Step& step) {
     operators::Activation input(x);
     const operators::Routing routing = gate.run(step, input);
@@ -227,6 +256,7 @@ void Injection::run_attention(operators::Module& module, std::int64_t layer,
                               engine::Sequences& sequences, const engine::Sequences::Rows& rows,
                               tensor::ConstMatrixF x, tensor::MatrixF y) {
   auto& attention = dynamic_cast<operators::Attention&>(module);
+  require_loaded(module);
   auto& rotary = dynamic_cast<operators::Rotary&>(*find("model.rotary_emb"));
   with_step(rows.batch(), sequences.kv(), [&](operators::Step& step) {
     rotary.prepare(step);
@@ -240,6 +270,7 @@ void Injection::run_attention(operators::Module& module, std::int64_t layer,
 void Injection::run_embedding(operators::Module& module, std::span<const std::int32_t> tokens,
                               tensor::MatrixF y) {
   auto& embedding = dynamic_cast<operators::Embedding&>(module);
+  require_loaded(module);
   with_step({tokens, tokens, {}, {}}, {}, [&](operators::Step& step) { embedding.run(step, y); });
 }
 
@@ -265,6 +296,7 @@ void Injection::read(const std::string& name, float* out) const {
 }
 
 std::unique_ptr<engine::Engine> Injection::make_engine(std::int64_t context) {
+  require_loaded(*model_);
   engine::EngineOptions options;
   options.context = context;
   options.kv_format = kv_format(options_.kv);

@@ -53,7 +53,8 @@ class Injection {
   operators::Module* find(const std::string& native_path) const;
   /// Reads all weights. Throws as models::load_model.
   void load_all();
-  /// Reads the weights of these modules and of those below them.
+  /// Reads the weights of these modules and of those below them, where they are not loaded yet.
+  /// Throws kNotFound for unknown paths, and as models::load_model.
   void load(const std::vector<std::string>& native_paths);
   /// Gives the weights of a module and of those below it back.
   void unload(const std::string& native_path);
@@ -72,6 +73,7 @@ class Injection {
   void run_model(engine::Sequences& sequences, std::span<const Feed> feeds,
                  const std::function<bool()>& stop);
 
+  // These throw kUsage where weights of the module or of one below it are not loaded.
   /// Rows through one module: y [n_rows, width of the output] of a Linear, Norm, Mlp or Moe.
   void run_module(operators::Module& module, tensor::ConstMatrixF x, tensor::MatrixF y);
   /// Σ weight · expert(x); ids, weights: [n_rows, n_active].
@@ -98,6 +100,8 @@ class Injection {
 
  private:
   Injection() = default;
+  operators::Module& get(const std::string& native_path) const;
+  void require_loaded(operators::Module& module) const;
   template <class F>
   void with_step(const operators::Batch& batch, std::span<const tensor::KvLayerView> kv, F&& run);
   template <class F>
@@ -110,6 +114,8 @@ class Injection {
   operators::Placement placement_;
   std::unique_ptr<operators::Model> model_;
   std::map<std::string, operators::Module*> modules_;
+  std::set<const operators::Module*> loaded_;
+  bool all_loaded_ = false;
   std::vector<std::string> warnings_;
   std::vector<int> decided_by_;
   std::vector<placement::ModuleNode> nodes_;
