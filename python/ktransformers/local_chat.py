@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="of modules that no rule matches")
     parser.add_argument("--emulate_gpus", type=flag, nargs="?", const=True, default=False,
                         help="let the CPU compute what rules place on GPUs")
-    parser.add_argument("--use_cuda_graph", type=flag, default=True, help="has no effect without a GPU")
+    parser.add_argument("--use_cuda_graph", type=flag, nargs="?", const=True, default=True, help="has no effect without a GPU")
     parser.add_argument("--trust_remote_code", type=flag, nargs="?", const=True, default=False,
                         help="run the Python code that comes with the model")
     return parser
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
                                                 return_tensors="pt", return_dict=True)["input_ids"]
             prefill_and_generate(model, tokenizer, ids, args.max_new_tokens, args.use_cuda_graph, args.mode,
                                  args.force_think, args.chunk_size)
-    except KtError as error:
+    except (KtError, OSError, ValueError) as error:  # the others: from Transformers, or files that the user names
         print(f"local_chat: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

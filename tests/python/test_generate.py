@@ -133,9 +133,9 @@ class Tokenizer:
 def test_prefill_and_generate(small_models, capsys, mode):
     small = small_models("qwen3_moe")
     model = small.injected()
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=None)
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=None, repetition_penalty=1.3)
     prompt = small.tokens[:, :12]
-    wanted = generate(small.reference, prompt)[0][12:]
+    wanted = generate(small.reference, prompt, repetition_penalty=1.3)[0][12:]
     if mode == "modules":
         model.model.norm.register_forward_hook(lambda *args: None)
     with warnings.catch_warnings():

@@ -3,7 +3,7 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from transformers import TextStreamer
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
 
 from ktransformers import _native
 from ktransformers.errors import UnsupportedError, UsageError
@@ -69,7 +69,9 @@ def run_native(model, prompt: list[int], sampling: _native.SamplingParams, max_n
 
 def run_by_forward(model, prompt: list[int], max_new_tokens: int, stops: list[int], on_token) -> Run:
     config = model.generation_config
-    warpers = tf_logits_warper(config)
+    processors = tf_logits_warper(config) if config.do_sample else LogitsProcessorList()
+    if config.repetition_penalty not in (None, 1.0):
+        processors.insert(0, RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
     run = Run(len(prompt))
     cache = model.new_cache(len(prompt) + max_new_tokens)
     tokens = torch.tensor([prompt])
@@ -77,11 +79,11 @@ def run_by_forward(model, prompt: list[int], max_new_tokens: int, stops: list[in
     while len(run.tokens) < max_new_tokens:
         start = time.perf_counter()
         logits = model(step, use_cache=True, logits_to_keep=1, **{model.injected.cache_name: cache}).logits[:, -1]
-        if config.do_sample:
-            probabilities = torch.softmax(warpers(tokens, logits.float()), dim=-1)
-            step = torch.multinomial(probabilities, num_samples=1)
+        scores = processors(tokens, logits.float())
+        if config.do_sample and config.temperature != 0:
+            step = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1)
         else:
-            step = logits.argmax(dim=-1, keepdim=True)
+            step = scores.argmax(dim=-1, keepdim=True)
         seconds = time.perf_counter() - start
         if run.tokens:
             run.decode_seconds += seconds
@@ -109,7 +111,9 @@ def generate_one(model, tokenizer, inputs: torch.Tensor, max_new_tokens: int, mo
         prompt += tokenizer.encode("<think>\n", add_special_tokens=False)
         print("<think>")
     streamer = TextStreamer(tokenizer, skip_special_tokens=False)
-    on_token = lambda token: streamer.put(torch.tensor([token]))  # noqa: E731
+
+    def on_token(token: int) -> None:
+        streamer.put(torch.tensor([token]))
     stops = stop_ids(model, tokenizer)
     sampling = native_sampling(model.generation_config)
     if sampling is None or model.injected.why_not_whole(model, {}):
