@@ -1,10 +1,12 @@
 """optimize_and_load_gguf: models of every architecture against plain Transformers, whole and module by module."""
+import contextlib
 import warnings
 
 import pytest
 import torch
 from injected import ARCHITECTURES, LINEARS, mean_kl
 
+from ktransformers.errors import UsageError
 from ktransformers.injection.cache import EngineCache
 from ktransformers.injection.weights import LazyWeight
 from ktransformers.operators.linear import KTransformersLinear
@@ -100,7 +102,9 @@ def test_logits_to_keep(small_models):
     model = small.injected()
     everything = model(small.tokens).logits
     assert torch.equal(model(small.tokens, logits_to_keep=3).logits, everything[:, -3:])
-    assert torch.equal(model(small.tokens, logits_to_keep=torch.tensor([0, 7])).logits, everything[:, [0, 7]])
+    for columns in ([0, 7], [7, 0], [3, 3]):
+        kept = model(small.tokens, logits_to_keep=torch.tensor(columns)).logits
+        assert torch.equal(kept, everything[:, columns])
 
 
 def test_loss_and_outputs_of_the_interface(small_models):
@@ -153,6 +157,67 @@ def test_weights_are_read_when_something_wants_them(small_models):
         torch.testing.assert_close(state[name] + 0, value, rtol=0, atol=0)
 
 
+def test_tied_weights_stay_tied(small_models):
+    small = small_models("qwen2")
+    model, bare = small.injected(), small.bare()
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.num_parameters() == bare.num_parameters()
+    assert torch.equal(model.lm_head.weight + 0, small.reference.lm_head.weight)
+
+
+def test_a_module_replaced_before_the_first_call_counts(small_models):
+    small = small_models("qwen3_moe")
+    model = small.injected(mixed_rules(small))
+    wanted = model(small.tokens).logits
+    model = small.injected(mixed_rules(small))
+
+    class Zero(torch.nn.Module):
+        def forward(self, x):
+            return torch.zeros_like(x[..., :256])
+
+    model.model.layers[0].self_attn.o_proj = Zero()
+    with pytest.warns(UserWarning, match="'o_proj' was replaced"):
+        changed = model(small.tokens).logits
+    assert mean_kl(wanted, changed) > 1e-6
+
+
+def test_operators_keep_the_mode_of_the_original_module(small_models):
+    model = small_models("qwen3_moe").injected(mixed_rules(small_models("qwen3_moe")))
+    assert not model.model.layers[0].self_attn.orig_module.training
+
+
+def test_a_failed_forward_leaves_the_cache_as_it_was(small_models):
+    small = small_models("qwen3_moe")
+    model = small.injected()
+    whole = model(small.tokens).logits
+
+    def fail(*_):
+        raise RuntimeError("stopped")
+
+    cache = model.new_cache()
+    for begin, end in ((0, 17), (17, 40)):
+        with pytest.raises(UsageError, match="token id -1"):
+            model(torch.full((1, 3), -1), cache=cache)
+        hook = model.model.layers[-1].mlp.register_forward_hook(fail)
+        with pytest.warns(UserWarning, match="module by module") if begin == 0 else contextlib.nullcontext():
+            with pytest.raises((RuntimeError, UsageError), match="stopped" if begin == 0 else "another way"):
+                model(small.tokens[:, begin:end], cache=cache)
+        hook.remove()
+        assert cache.get_seq_length() == begin
+        assert torch.equal(model(small.tokens[:, begin:end], cache=cache).logits, whole[:, begin:end])
+    model.model.norm.register_forward_hook(lambda *_: None)
+    cache = model.new_cache()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = model(small.tokens).logits
+        model(small.tokens[:, :17], cache=cache)
+        hook = model.model.layers[-1].mlp.register_forward_hook(fail)
+        with pytest.raises(RuntimeError, match="stopped"):
+            model(small.tokens[:, 17:], cache=cache)
+        hook.remove()
+        assert mean_kl(whole[:, 17:], model(small.tokens[:, 17:], cache=cache).logits) <= 1e-12
+
+
 @pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
 def test_layers_unload_and_load(small_models, name):
     small = small_models(name)
@@ -164,5 +229,3 @@ def test_layers_unload_and_load(small_models, name):
     assert head.native.weight_bytes == 0
     head.load()
     assert torch.equal(model(small.tokens).logits, wanted)
-
-

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+import transformers
 from injected import LINEARS, mean_kl
 from test_rule_templates import RULES, TEMPLATES, model_of
 
@@ -90,8 +91,19 @@ class Broken(BaseInjectedModule):
 
 
 class BrokenLoad(Doubled):
+    def __init__(self, key, gguf_loader, config, orig_module, **kwargs):
+        super().__init__(key, gguf_loader, config, orig_module, **kwargs)
+        self.extra = torch.nn.Linear(2, 2)
+        self.in_features = 5
+
     def load(self):
         raise RuntimeError("no weights")
+
+
+class Block(BaseInjectedModule):
+    def load(self):
+        super().load()
+        self.gate_proj.weight.zero_()
 
 
 class NoModule:
@@ -154,8 +166,26 @@ def test_a_subclass_inside_a_native_block(small_models, own):
         assert mean_kl(small.reference(small.tokens).logits, logits) <= 1e-9
 
 
+def test_what_load_makes_of_children_stays(small_models, own):
+    small = small_models("llama")
+    model = small.injected(one_rule(r"^model\.layers\.0\.mlp$", f"{own}.Block"))
+    assert not model.model.layers[0].mlp.gate_proj.weight.any()
+    assert model.model.layers[0].mlp.up_proj.weight.any()
+
+
+def test_modules_that_a_rule_closes_have_no_entry(small_models):
+    small = small_models("qwen3_moe")
+    rules = r"- match: {name: '^model\.layers\.0\.self_attn$'}" + (
+        "\n  replace: {class: default, kwargs: {generate_device: cpu}}\n  recursive: False\n") + LINEARS
+    model = small.injected(rules)
+    assert "model.layers.0.self_attn" in model.gguf_loader.tensor_device_map
+    assert "model.layers.0.self_attn.q_proj" not in model.gguf_loader.tensor_device_map
+    assert "model.layers.1.self_attn.q_proj" in model.gguf_loader.tensor_device_map
+
+
 def state_of(model):
-    return {path: (type(m), dict(m._parameters), dict(m._buffers)) for path, m in model.named_modules()}
+    return {path: (type(m), dict(m._parameters), dict(m._buffers), m.training, m.__dict__.get("in_features"))
+            for path, m in model.named_modules()}
 
 
 BAD = {
@@ -176,6 +206,7 @@ BAD = {
     "kind": (one_rule("lm_head", "ktransformers.operators.layernorm.KRMSNorm"), errors.BadFileError,
              r"rules.yaml:2:[\s\S]*of kind Norm, but 'lm_head' is of kind Linear"),
     "yaml": ("- match: {name: [}", errors.BadFileError, r"rules.yaml:1"),
+    "tag": (one_rule("lm_head", "own_operators.Doubled", "factor: !thing 3"), errors.BadFileError, "!thing"),
     "match class": ("- match: {class: torch.nn.Lineer}\n  replace: {class: default}\n", errors.BadFileError,
                     r"rules.yaml:1[\s\S]*AttributeError"),
     "other architecture": ("- match: {class: ktransformers.models.modeling_llama.LlamaModel}\n  replace: {class: "
@@ -198,8 +229,8 @@ def test_bad_rules_leave_the_model_as_it_was(small_models, own, tmp_path, case):
     assert type(model) is cls
     after = state_of(model)
     assert before.keys() == after.keys()
-    for path, (kind, parameters, buffers) in before.items():
-        assert after[path][0] is kind
+    for path, (kind, parameters, buffers, *rest) in before.items():
+        assert after[path][0] is kind and after[path][3:] == tuple(rest)
         assert all(after[path][1][n] is p for n, p in parameters.items())
         assert all(after[path][2][n] is b for n, b in buffers.items())
 
@@ -223,6 +254,22 @@ def test_weights_that_are_not_the_models(small_models, tmp_path):
                                default_device="cpu")
     with pytest.raises(errors.NotFoundError, match="no such rule file"):
         optimize_and_load_gguf(qwen.bare(), tmp_path / "none.yaml", qwen.gguf, qwen.hf_config, default_device="cpu")
+
+
+def test_sizes_that_are_not_the_models(small_models, tmp_path):
+    small = small_models("llama")
+    config = small.hf_config
+    config.intermediate_size *= 2
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(errors.MismatchError, match="layers.0.mlp.gate_proj.weight: its shape is"):
+        optimize_and_load_gguf(model, rules_file(tmp_path), small.gguf, config, default_device="cpu")
+
+
+def test_files_that_are_no_rules(small_models, tmp_path):
+    small = small_models("llama")
+    with pytest.raises(errors.IoError, match="directory"):
+        optimize_and_load_gguf(small.bare(), tmp_path, small.gguf, small.hf_config, default_device="cpu")
 
 
 def test_a_missing_tensor(small_models, tmp_path):

@@ -53,6 +53,16 @@ class EngineCache(Cache):
             self.mask = torch.cat([past, ones[:, :length] if part is None else part], dim=1)
         self.columns += length
 
+    def abandon(self) -> None:
+        """Forgets what a forward() that failed has left."""
+        if self.columns == 0:
+            self.reset()
+            return
+        for i in range(len(self.sequences)):
+            self.sequences.truncate(i, self.columns if self.mask is None else int(self.mask[i].sum()))
+        for layer in self.layers:
+            layer.crop(min(0, self.columns - layer.get_seq_length()))
+
     # What Transformers does with it.
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

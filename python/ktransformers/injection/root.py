@@ -49,16 +49,6 @@ class Members:
         return ""
 
 
-def stands_alone(operator: nn.Module) -> bool:
-    """Whether an operator may compute its children itself: all of them are as injection left them."""
-    state = operator.__dict__
-    members = state.get("_members")
-    if members is None:
-        members = Members(operator)
-        object.__setattr__(operator, "_members", members)
-    return state.get("_native_below", True) and not members.changed()
-
-
 class Injected:
     """What an injected model knows about itself (`model.injected`)."""
 
@@ -141,8 +131,8 @@ def run_whole(state: Injected, input_ids: torch.Tensor, cache: EngineCache, part
               columns: list[int]) -> torch.Tensor:
     """Logits [batch, len(columns), vocabulary] in float32; zeros where a column is padding."""
     batch, length = input_ids.shape
-    place = {column: i for i, column in enumerate(columns)}
-    logits = torch.empty((batch * len(columns), state.native.vocab_size), dtype=torch.float32)
+    place = {column: i for i, column in enumerate(dict.fromkeys(columns))}
+    logits = torch.empty((batch * len(place), state.native.vocab_size), dtype=torch.float32)
     if part is not None:
         logits.zero_()
     ids, counts, rows = [], [], []
@@ -150,10 +140,11 @@ def run_whole(state: Injected, input_ids: torch.Tensor, cache: EngineCache, part
         real = range(length) if part is None else part[b].nonzero().view(-1).tolist()
         ids += [row[c] for c in real]
         counts.append(len(real))
-        rows += [b * len(columns) + place[c] if c in place else -1 for c in real]
+        rows += [b * len(place) + place[c] if c in place else -1 for c in real]
     state.native.run_model(cache.sequences, list(range(batch)), torch.tensor(ids, dtype=torch.int64), counts, rows,
                            logits)
-    return logits.view(batch, len(columns), -1)
+    logits = logits.view(batch, len(place), -1)
+    return logits if len(place) == len(columns) else logits[:, [place[c] for c in columns]]
 
 
 def begin_rows(state: Injected, input_ids: torch.Tensor | None, cache: EngineCache, part: torch.Tensor | None,
@@ -206,14 +197,18 @@ def _forward(model: nn.Module, original, arguments: dict[str, Any]) -> Any:
         raise UnsupportedError(f"a {type(cache).__name__}: pass none, or one of model.new_cache()", name)
     cache = cache if given else state.new_cache(shape[0] * shape[1])
     why = state.why_not_whole(model, arguments)
-    part = cache.begin(*shape, real_mask(arguments.get("attention_mask")), "modules" if why else "model")
-    check_positions(arguments.get("position_ids"), cache, part, shape)
-    if why:
-        state.tell(why)
-        result = _by_modules(model, original, arguments, cache, part, shape)
-    else:
-        columns = wanted_columns(arguments.get("logits_to_keep", 0), shape[1])
-        result = _result(model, arguments, run_whole(state, inputs, cache, part, columns))
+    try:
+        part = cache.begin(*shape, real_mask(arguments.get("attention_mask")), "modules" if why else "model")
+        check_positions(arguments.get("position_ids"), cache, part, shape)
+        if why:
+            state.tell(why)
+            result = _by_modules(model, original, arguments, cache, part, shape)
+        else:
+            columns = wanted_columns(arguments.get("logits_to_keep", 0), shape[1])
+            result = _result(model, arguments, run_whole(state, inputs, cache, part, columns))
+    except BaseException:
+        cache.abandon()
+        raise
     cache.end(*shape, part)
     result[name] = cache if use_cache or given else None
     if arguments.get("return_dict") is False:
@@ -239,8 +234,7 @@ def _result(model: nn.Module, arguments: dict[str, Any], logits: torch.Tensor):
     loss = None
     if arguments.get("labels") is not None:
         loss = model.loss_function(logits=logits, labels=arguments["labels"], vocab_size=logits.shape[-1])
-    output = CausalLMOutputWithPast(loss=loss, logits=logits)
-    return output
+    return CausalLMOutputWithPast(loss=loss, logits=logits)
 
 
 def make_injected(model: nn.Module, state: Injected) -> None:

@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from ktransformers import _native
-from ktransformers.errors import KtError, MismatchError, NotFoundError, UsageError
+from ktransformers.errors import BadFileError, IoError, KtError, MismatchError, NotFoundError, UsageError
 from ktransformers.injection import root
 from ktransformers.injection.weights import WeightLoader, lazy_parameter
 from ktransformers.operators.base_operator import NativeOperator
@@ -52,6 +52,8 @@ class Rules:
             self.text = pathlib.Path(path).read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise NotFoundError("no such rule file", path) from error
+        except OSError as error:
+            raise IoError(str(error.strerror), path) from error
         except UnicodeDecodeError as error:
             raise UsageError("a rule file is UTF-8 text", path) from error
         matched, replaced, self.lines = _native.rule_classes(self.text, path)
@@ -70,7 +72,11 @@ class Rules:
 
     def kwargs(self) -> list[dict[str, Any]]:
         """Keyword arguments of each rule, as Python values."""
-        return [(rule.get("replace") or {}).get("kwargs") or {} for rule in yaml.safe_load(self.text)]
+        try:
+            rules = yaml.safe_load(self.text)
+        except yaml.YAMLError as error:  # a tag in keyword arguments, which the native parser leaves alone
+            raise BadFileError(str(error), self.path) from error
+        return [(rule.get("replace") or {}).get("kwargs") or {} for rule in rules]
 
 
 def listing(model: nn.Module, rules: Rules) -> list[tuple[str, list[str], bool]]:
@@ -99,6 +105,19 @@ def is_of_transformers(module: nn.Module) -> bool:
     return package in ("torch", "transformers", "transformers_modules", "ktransformers")
 
 
+class Snapshot:
+    """What the modules of a model hold, to put it back."""
+
+    def __init__(self, model: nn.Module):
+        self._saved = [(table, dict(table)) for m in model.modules()
+                       for table in (m.__dict__, m._modules, m._parameters, m._buffers)]
+
+    def restore(self) -> None:
+        for table, content in self._saved:
+            table.clear()
+            table.update(content)
+
+
 class Injector:
     """One call of optimize_and_load_gguf."""
 
@@ -107,25 +126,26 @@ class Injector:
         self.loader = WeightLoader(native)
         self.decisions = decide(model, rules, native, default_device)
         self.operators: dict[str, nn.Module] = {}
-        self._undo: list = []
+        self._tied: dict[int, torch.Tensor] = {}  # identity of a meta parameter → what replaces it everywhere
 
     def run(self) -> None:
+        before = Snapshot(self.model)
         try:
             self._construct()
             self._put_in_place()
             self._load()
+            self._finish()
         except BaseException:
-            for undo in reversed(self._undo):
-                undo()
+            before.restore()
             raise
-        self._finish()
 
     def _where(self, decision: Decision) -> str:
         return f"{self.rules.path}:{decision.line}: '{decision.path}'"
 
     def _construct(self) -> None:
         for d in self.decisions:
-            self.loader.tensor_device_map[d.path] = d.kwargs
+            if d.visited:
+                self.loader.tensor_device_map[d.path] = d.kwargs
             if d.class_path == "default" or d.path == "":
                 continue  # what replaces the whole model in a rule is what this whole model becomes
             cls = self.rules.classes[d.class_path]
@@ -139,7 +159,6 @@ class Injector:
                                  self._where(d)) from error
             if isinstance(operator, NativeOperator):
                 self._attach(operator, d)
-            operator.train(False)
             self.operators[d.path] = operator
 
     def _attach(self, operator: NativeOperator, d: Decision) -> None:
@@ -151,9 +170,7 @@ class Injector:
     def _put_in_place(self) -> None:
         for path, operator in self.operators.items():
             parent, _, name = path.rpartition(".")
-            children = self.model.get_submodule(parent)._modules
-            self._undo.append(lambda c=children, n=name, old=children[name]: c.__setitem__(n, old))
-            children[name] = operator
+            self.model.get_submodule(parent)._modules[name] = operator
 
     def _is_ours(self, d: Decision) -> bool:
         """Whether the native model computes this module as the plan wants it."""
@@ -167,10 +184,9 @@ class Injector:
         self.obstacle = f"'{foreign[0].path}' is {type(self.model.get_submodule(foreign[0].path)).__name__}" \
             if foreign else ""
         for d in self.decisions:
-            below = d.path + "." if d.path else ""
-            if d.path in self.operators:
-                object.__setattr__(self.operators[d.path], "_native_below",
-                                   not any(f.path.startswith(below) for f in foreign if f.path != d.path))
+            operator = self.operators.get(d.path)
+            if isinstance(operator, NativeOperator):
+                operator.remember_children(all(not f.path.startswith(d.path + ".") for f in foreign))
         if not foreign:
             self.native.load_all()
         for d in self.decisions:
@@ -179,7 +195,6 @@ class Injector:
     def _load_one(self, d: Decision, whole: bool) -> None:
         operator = self.operators.get(d.path)
         if operator is not None and not isinstance(operator, NativeOperator):
-            self._save_parameters(d.module)
             try:
                 operator.load()
             except KtError:
@@ -190,21 +205,17 @@ class Injector:
             return
         if operator is not None and not whole:
             operator.load()
-        self._save_parameters(d.module)
         for name, meta in d.module._parameters.items():
-            if meta is not None:
+            if meta is not None and meta.is_meta:  # else load() of an operator above has read it
                 d.module._parameters[name] = self._parameter(d, name, meta)
         self._load_buffers(d)
 
-    def _save_parameters(self, module: nn.Module) -> None:
-        for table in (module._parameters, module._buffers):
-            self._undo.append(lambda t=table, old=dict(table): (t.clear(), t.update(old)))
-
-    def _parameter(self, d: Decision, name: str, meta: torch.Tensor):
-        full = f"{d.path}.{name}" if d.path else name
-        if not self.loader.has_parameter(full, meta.shape):
-            raise NotFoundError("the weights have no such tensor", full)
-        return lazy_parameter(self.loader, full, meta)
+    def _parameter(self, d: Decision, name: str, meta: torch.Tensor) -> torch.Tensor:
+        if id(meta) not in self._tied:
+            full = f"{d.path}.{name}" if d.path else name
+            self.loader.check_parameter(full, meta.shape)
+            self._tied[id(meta)] = lazy_parameter(self.loader, full, meta)
+        return self._tied[id(meta)]
 
     def _load_buffers(self, d: Decision) -> None:
         """Buffers of the checkpoint are read, others computed anew: a model on the meta device has none of them."""
@@ -226,8 +237,9 @@ class Injector:
         except Exception as error:
             raise MismatchError(f"its buffers are not in the weights and cannot be made anew: {error}",
                                 d.path) from error
-        for name, buffer in fresh._buffers.items():
-            module._buffers[name] = buffer
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = fresh._buffers[name]
 
     def _finish(self) -> None:
         self.model.eval()
@@ -257,5 +269,5 @@ def inject(model: nn.Module, rule_file: str, weights: str, config: Any, default_
                                     listing(model, rules), rules.missing, rules.operators, default_device, emulate,
                                     **options)
     for warning in native.warnings:
-        warnings.warn(warning, stacklevel=4)
+        warnings.warn(warning, stacklevel=3)
     Injector(model, rules, native, config, default_device).run()

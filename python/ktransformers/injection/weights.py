@@ -1,7 +1,9 @@
 """The weights of an injected model, by the names that Transformers gives them."""
+import math
+
 import torch
 
-from ktransformers.errors import NotFoundError
+from ktransformers.errors import MismatchError, NotFoundError
 
 
 class LazyWeight(torch.Tensor):
@@ -61,18 +63,14 @@ class WeightLoader:
         name = self._stored.get(name, name)
         if name not in self._tensors:
             raise NotFoundError("the weights have no such tensor", name)
-        out = torch.empty(self._tensors[name][0], dtype=torch.float32)
+        out = torch.empty(self._tensors[name][0], dtype=torch.float32, device="cpu")
         self.native.read(name, out.view(-1))
         return out.to(device=device, dtype=target_dtype)
 
     def read_parameter(self, name: str, shape: torch.Size) -> torch.Tensor:
         """A parameter of a Transformers module as float32; stacked experts are put together from single ones.
         Raises NotFoundError, MismatchError."""
-        for parts in self._parts_of(name, shape):
-            if all(self.has_tensor(n) for row in parts for n in row):
-                break
-        else:
-            raise NotFoundError("the weights have no such tensor", name)
+        parts = self.check_parameter(name, shape)
         if parts == [[name]]:
             value = self.load_gguf_tensor(name)
         else:
@@ -81,6 +79,18 @@ class WeightLoader:
 
     def has_parameter(self, name: str, shape: torch.Size) -> bool:
         return any(all(self.has_tensor(n) for row in parts for n in row) for parts in self._parts_of(name, shape))
+
+    def check_parameter(self, name: str, shape: torch.Size) -> list[list[str]]:
+        """Raises as read_parameter; gives the names of the tensors that it puts together."""
+        for parts in self._parts_of(name, shape):
+            if all(self.has_tensor(n) for row in parts for n in row):
+                break
+        else:
+            raise NotFoundError("the weights have no such tensor", name)
+        shapes = [self._tensors[self._stored.get(n, n)][0] for row in parts for n in row]
+        if sum(math.prod(s) for s in shapes) != shape.numel():
+            raise MismatchError(f"its shape is {tuple(shape)} in the model, {shapes[0]} in the weights", name)
+        return parts
 
     @staticmethod
     def _parts_of(name: str, shape: torch.Size) -> list[list[list[str]]]:

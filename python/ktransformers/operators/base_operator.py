@@ -47,6 +47,10 @@ class BaseInjectedModule(nn.Module):
         else:
             super().__setattr__(name, value)
 
+    def train(self, mode: bool = True) -> "BaseInjectedModule":
+        self.orig_module.training = mode  # its forward() may run: no dropout there
+        return super().train(mode)
+
     def forward(self, *args, **kwargs):
         return self.orig_module.forward(*args, **kwargs)
 
@@ -69,6 +73,7 @@ class NativeOperator(BaseInjectedModule):
     `native` is that operator (path, op, kind, kernel, weight_bytes). Alone, forward() runs it on the rows it is
     given, in float32; when the whole model is native, the model runs without coming here.
     """
+    _members = None  # root.Members while all modules below are native
 
     def attach(self, module, node_path: str) -> None:
         object.__setattr__(self, "native", module)
@@ -80,10 +85,14 @@ class NativeOperator(BaseInjectedModule):
     def unload(self) -> None:
         self.gguf_loader.native.unload(self.native_path)
 
+    def remember_children(self, are_native: bool) -> None:
+        """From now on, a module below that is replaced or gets a hook is noticed."""
+        from ktransformers.injection.root import Members
+        object.__setattr__(self, "_members", Members(self) if are_native else None)
+
     def _children_are_native(self) -> bool:
         """Whether nothing below was replaced by somebody else's module, or is watched by a hook."""
-        from ktransformers.injection.root import stands_alone
-        return stands_alone(self)
+        return self._members is not None and not self._members.changed()
 
 
 def rows_of(x: torch.Tensor) -> torch.Tensor:
