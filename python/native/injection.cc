@@ -5,7 +5,6 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/map.h>
-#include <nanobind/stl/set.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -62,7 +61,8 @@ class Native {
 
  private:
   std::unique_ptr<Injection> injection_;
-  std::mutex mutex_;
+  // Recursive: what Python is called for between steps (a streamer) may read weights.
+  std::recursive_mutex mutex_;
 };
 
 void want_own(Native& native, const Module& module) {
@@ -338,9 +338,10 @@ std::unique_ptr<Native> open_injection(
     const std::string& weights, const std::string& config, const std::string& rules_text,
     const std::string& rules_path,
     const std::vector<std::tuple<std::string, std::vector<std::string>, bool>>& modules,
-    const std::map<std::string, std::string>& missing, const std::set<std::string>& foreign,
-    const std::string& device, int emulate_gpus, int threads, const std::string& act,
-    const std::string& kv, std::int64_t chunk_size, const std::string& isa) {
+    const std::map<std::string, std::string>& missing,
+    const std::map<std::string, std::string>& foreign, const std::string& device, int emulate_gpus,
+    int threads, const std::string& act, const std::string& kv, std::int64_t chunk_size,
+    const std::string& isa) {
   const nb::gil_scoped_release unlock;
   session::Options options;
   options.model = weights;

@@ -16,7 +16,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -55,8 +54,8 @@ struct RuleFile {
 };
 
 /// Reads the grammar. Throws kBadFile with every problem found, one diagnostic each. With a
-/// catalogue, keyword arguments of classes that it lacks are left to the caller, who provides them:
-/// any YAML is allowed there, and none of it is in the result.
+/// catalogue, keyword arguments of classes that it lacks may be any YAML, for the caller who
+/// provides them; only those that an operator of ours could take are in the result.
 RuleFile parse_rules(std::string text, const std::string& path,
                      const operators::Catalogue* only = nullptr);
 
@@ -65,7 +64,9 @@ RuleFile parse_rules(std::string text, const std::string& path,
 struct ForeignTree {
   std::vector<ModuleNode> nodes;               // of foreign_nodes
   std::map<std::string, std::string> missing;  // class paths of the file that it lacks: why
-  std::set<std::string> operators;             // classes, not of the catalogue, that it provides
+  /// Classes, not of the catalogue, that it provides, with the class of the catalogue that each is
+  /// derived from: it takes that one's keyword arguments too. Empty: from none.
+  std::map<std::string, std::string> operators;
 };
 
 struct RuleContext {

@@ -156,6 +156,8 @@ class Applier {
     Checked& checked = it->second;
     if (!is_new) return checked;
     for (const Kwarg& kwarg : rule.kwargs) {
+      // A class of another program may have keyword arguments of its own.
+      if (is_foreign(rule) && kwarg_row(kwarg.name.value) == nullptr) continue;
       if (!check_kwarg(kwarg)) continue;
       checked.kwargs[kwarg.name.value] = kwarg.value;
       checked.has_device |= kwarg.name.value == "generate_device" && !is_none(kwarg.value);
@@ -207,6 +209,12 @@ class Applier {
     }
   }
 
+  // Whether another program provides the class.
+  bool is_foreign(const Rule& rule) const {
+    return context_.foreign != nullptr &&
+           context_.foreign->operators.contains(rule.replace_class.value);
+  }
+
   // "no module class 'a.B'", with the reason of the program that has the tree.
   std::string missing_class(std::string_view what, const std::string& name) const {
     std::string text = fmt::format("no {} class '{}'", what, shortened(name));
@@ -220,7 +228,7 @@ class Applier {
     const OperatorRow* row =
         name.find('.') == std::string::npos ? nullptr : context_.catalogue->find(name);
     if (row != nullptr) return row;
-    if (context_.foreign != nullptr && context_.foreign->operators.contains(name)) return nullptr;
+    if (is_foreign(rule)) return context_.catalogue->find(context_.foreign->operators.at(name));
     if (const std::string_view why = operators::refused_class(name); !why.empty()) {
       errors_.error(rule.replace_class.at,
                     fmt::format("no operator class '{}': {}", shortened(name), why));
@@ -402,6 +410,7 @@ class Applier {
   }
 
   void check_taken(const Rule& rule, const OperatorRow* row, const Placement::Entry& entry) {
+    if (is_foreign(rule)) return;
     for (const Kwarg& kwarg : rule.kwargs) {
       const std::string& name = kwarg.name.value;
       const auto takes = [&](const OperatorRow* r) { return r != nullptr && r->takes(name); };

@@ -222,7 +222,8 @@ class Parser {
     const auto it = parts.find("kwargs");
     if (it == parts.end() || it->second.IsNull()) return;
     const std::string& name = rule.replace_class.value;
-    if (only_ != nullptr && name != "default" && only_->find(name) == nullptr) return;
+    const bool foreign = only_ != nullptr && name != "default" && only_->find(name) == nullptr;
+    if (foreign && !it->second.IsMap()) return;
     if (!it->second.IsMap()) keys(it->second, "'kwargs'", {});
     if (!it->second.IsMap()) return;
     if (it->second.size() > kMaxKwargs) {
@@ -230,7 +231,10 @@ class Parser {
       return;
     }
     std::set<std::string> seen;
-    for (const auto& entry : it->second) kwarg(entry.first, entry.second, seen, rule);
+    for (const auto& entry : it->second) {
+      if (foreign && !(entry.first.IsScalar() && entry.second.IsScalar())) continue;
+      kwarg(entry.first, entry.second, seen, rule);
+    }
   }
 
   void kwarg(const YAML::Node& key, const YAML::Node& value, std::set<std::string>& seen,

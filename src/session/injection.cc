@@ -25,6 +25,7 @@ void check_same_model(const io::ModelConfig& theirs, const io::WeightSource& sou
     fail(ErrorCode::kMismatch, source.path(), "the weights are of type {}, the model is {}",
          ours.architecture, theirs.architecture);
   }
+  const bool latent = ours.mla.kv_lora_rank > 0;  // then the sizes of heads are not these
   const struct {
     const char* key;
     std::int64_t ours, theirs;
@@ -33,6 +34,8 @@ void check_same_model(const io::ModelConfig& theirs, const io::WeightSource& sou
       {"hidden_size", ours.d_model, theirs.d_model},
       {"vocab_size", ours.vocab_size, theirs.vocab_size},
       {"num_attention_heads", ours.n_heads, theirs.n_heads},
+      {"num_key_value_heads", latent ? 0 : ours.n_kv_heads, latent ? 0 : theirs.n_kv_heads},
+      {"head_dim", latent ? 0 : ours.head_dim, latent ? 0 : theirs.head_dim},
       {"kv_lora_rank", ours.mla.kv_lora_rank, theirs.mla.kv_lora_rank},
       {"number of experts", ours.moe.n_experts, theirs.moe.n_experts},
       {"num_experts_per_tok", ours.moe.n_active, theirs.moe.n_active},

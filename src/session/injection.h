@@ -27,7 +27,7 @@ struct InjectionRules {
   placement::RuleFile file;
   std::vector<placement::ForeignModule> modules;
   std::map<std::string, std::string> missing;  // as placement::ForeignTree
-  std::set<std::string> operators;
+  std::map<std::string, std::string> operators;
 };
 
 class Injection {

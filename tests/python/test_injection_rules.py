@@ -145,6 +145,7 @@ def test_a_subclass_of_an_operator(small_models, own):
     small = small_models("qwen3_moe")
     rules = one_rule("^lm_head$", f"{own}.Counted", "generate_device: cpu, generate_op: KLinearTorch") + LINEARS
     model = small.injected(rules)
+    assert (model.lm_head.native.op, model.lm_head.native.weight_format) == ("KLinearTorch", "F32")
     calls = sys.modules[own].Counted.calls
     with pytest.warns(UserWarning, match="'lm_head' is Counted"):
         logits = model(small.tokens).logits
@@ -201,6 +202,8 @@ BAD = {
              r"rules.yaml:1: 'lm_head': own_operators.BrokenLoad.load\(\) failed: RuntimeError: no weights"),
     "kwarg": (one_rule("lm_head", "ktransformers.operators.linear.KLinearMarlin", "num_bits: 5"), errors.BadFileError,
               r"rules.yaml:2:[\s\S]*num_bits"),
+    "kwarg of a subclass": (one_rule("lm_head", "own_operators.Counted", "generate_op: KLinearTorc"),
+                            errors.BadFileError, r"rules.yaml:2:[\s\S]*KLinearTorc[\s\S]*did you mean"),
     "device": (one_rule("lm_head", "ktransformers.operators.linear.KLinearMarlin", "generate_device: cuda:0"),
                errors.BadFileError, r"rules.yaml:2:[\s\S]*cuda:0"),
     "kind": (one_rule("lm_head", "ktransformers.operators.layernorm.KRMSNorm"), errors.BadFileError,

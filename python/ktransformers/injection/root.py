@@ -16,6 +16,7 @@ from ktransformers.errors import UnsupportedError, UsageError
 from ktransformers.injection.cache import EngineCache
 from ktransformers.injection.weights import WeightLoader
 
+_FIRST_ROOM = 32768  # tokens that a cache of generate() has room for before it grows
 # Transformers leaves its own hooks on modules once an output was asked for; they do nothing in other calls.
 _IDLE_HOOKS = "transformers.utils.output_capturing"
 
@@ -174,7 +175,7 @@ class InjectedForward:
                 raise UnsupportedError(f"'{generation_config.cache_implementation}': the cache of an injected model "
                                        "is the engine's", "cache_implementation")
             rows = batch_size * max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
-            model_kwargs[name] = self.injected.new_cache(rows * max_cache_length)
+            model_kwargs[name] = self.injected.new_cache(min(rows * max_cache_length, _FIRST_ROOM))
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, batch_size,
                                                      max_cache_length)
 

@@ -43,6 +43,12 @@ def import_class(path: str) -> type:
     return found
 
 
+def base_in(catalogue: set[str], cls: type) -> str:
+    """Path of the nearest operator of ours that a class is derived from; empty without one."""
+    paths = (f"{c.__module__}.{c.__qualname__}" for c in cls.__mro__)
+    return next((path for path in paths if path in catalogue), "")
+
+
 class Rules:
     """A rule file with its classes imported."""
 
@@ -68,7 +74,8 @@ class Rules:
                 self.missing[name] = f"{type(error).__name__}: {error}"
         self.matched = [m for m in dict.fromkeys(matched) if m in self.classes]
         self.replaced = replaced
-        self.operators = {r for r in replaced if r in self.classes} - {c for c, _ in _native.catalogue()}
+        ours = {path for path, _ in _native.catalogue()}
+        self.operators = {r: base_in(ours, self.classes[r]) for r in replaced if r in self.classes and r not in ours}
 
     def kwargs(self) -> list[dict[str, Any]]:
         """Keyword arguments of each rule, as Python values."""
@@ -121,8 +128,9 @@ class Snapshot:
 class Injector:
     """One call of optimize_and_load_gguf."""
 
-    def __init__(self, model: nn.Module, rules: Rules, native, config, default_device: str):
+    def __init__(self, model: nn.Module, rules: Rules, native, config, default_device: str, emulate: bool):
         self.model, self.rules, self.native, self.config = model, rules, native, config
+        self.emulate = emulate  # the CPU computes what rules place on GPUs
         self.loader = WeightLoader(native)
         self.decisions = decide(model, rules, native, default_device)
         self.operators: dict[str, nn.Module] = {}
@@ -153,13 +161,20 @@ class Injector:
                 continue  # attention computes it, as a warning has said
             try:
                 with torch.device("meta"):
-                    operator = cls(d.path, self.loader, self.config, d.module, **d.kwargs)
+                    operator = cls(d.path, self.loader, self.config, d.module, **self._redirected(d.kwargs))
             except Exception as error:
                 raise UsageError(f"{d.class_path} failed: {type(error).__name__}: {error}",
                                  self._where(d)) from error
             if isinstance(operator, NativeOperator):
                 self._attach(operator, d)
             self.operators[d.path] = operator
+
+    def _redirected(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments with the devices that a device map puts in the place of others."""
+        if not self.emulate:
+            return kwargs
+        return {k: "cpu" if k in ("generate_device", "prefill_device") and str(v).startswith("cuda") else v
+                for k, v in kwargs.items()}
 
     def _attach(self, operator: NativeOperator, d: Decision) -> None:
         module = self.native.module(d.native_path) if d.native_path else None
@@ -270,4 +285,4 @@ def inject(model: nn.Module, rule_file: str, weights: str, config: Any, default_
                                     **options)
     for warning in native.warnings:
         warnings.warn(warning, stacklevel=3)
-    Injector(model, rules, native, config, default_device).run()
+    Injector(model, rules, native, config, default_device, emulate > 0).run()

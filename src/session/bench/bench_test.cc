@@ -73,11 +73,11 @@ TEST(Cases, FilterFormatsAndShapes) {
             (std::vector<std::string>{
                 "moe q4_k deepseek-v3", "dot_f32_q8_q4_k_n16_avx512 deepseek-v3",
                 "dot_f32_q8_q4_k_n16_avx2 deepseek-v3", "dot_f32_q16_q4_k_n16_avx2 deepseek-v3"}));
-  EXPECT_EQ(names({"", {"q8_0"}, {}}, kAvx2),
-            (std::vector<std::string>{"moe q8_0 qwen3-30b", "attention q8_0 qwen3-30b 2048",
-                                      "attention q8_0 qwen3-30b 8192",
-                                      "dot_f32_q8_q8_0_n16_avx2 qwen3-30b",
-                                      "dot_f32_q16_q8_0_n16_avx2 qwen3-30b"}));
+  EXPECT_EQ(
+      names({"", {"q8_0"}, {}}, kAvx2),
+      (std::vector<std::string>{
+          "moe q8_0 qwen3-30b", "attention q8_0 qwen3-30b 2048", "attention q8_0 qwen3-30b 8192",
+          "dot_f32_q8_q8_0_n16_avx2 qwen3-30b", "dot_f32_q16_q8_0_n16_avx2 qwen3-30b"}));
   // Both have matrices [2048, 7168].
   EXPECT_EQ(names({"^dot.*avx512", {"q8_0"}, {"deepseek-v3", "kimi-k2"}}, kWide).size(), 1u);
   EXPECT_THROW(names({"nothing like it", {}, {}}, kWide), Error);
