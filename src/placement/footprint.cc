@@ -129,8 +129,8 @@ struct RowBytes {
 
 bool quantized(formats::Format format) { return formats::traits(format).block_len > 1; }
 
-// What running a module keeps per row until its layer ends.
-RowBytes row_bytes_of(const ModuleCost& m, const io::ModelConfig& c) {
+// What running a module keeps per row until its layer ends; rounds_rows: int8 tiles are used.
+RowBytes row_bytes_of(const ModuleCost& m, const io::ModelConfig& c, bool rounds_rows) {
   RowBytes r;
   const auto heads = static_cast<double>(c.n_heads);
   const auto d = static_cast<double>(c.d_model);
@@ -157,8 +157,8 @@ RowBytes row_bytes_of(const ModuleCost& m, const io::ModelConfig& c) {
     const bool q = quantized(m.kept.matrices.front().format);
     const operators::KeptMatrix& down = m.kept.matrices.back();
     const bool q_down = quantized(down.format);
-    // Rounded by rows, they wait as floats for the last task.
-    if (down.scales == backend::WeightScales::kOfRows) r.f32 += active * d_ff;
+    // What is rounded by rows waits for its last task as floats.
+    if (rounds_rows && down.scales == backend::WeightScales::kOfRows) r.f32 += active * d_ff;
     r.f32 += d + 2 * active + (q ? 0.0 : active * d) + (q_down ? 0.0 : active * d_ff);
     r.rounded += (q ? d + active * d : 0.0) + (q_down ? active * d_ff : 0.0);
   }
@@ -199,7 +199,7 @@ std::uint64_t workspace_bytes(const io::ModelConfig& c, const std::vector<Module
   std::map<std::int64_t, double> layers;        // bytes per row
   for (const ModuleCost& m : modules) {
     if (m.layer < 0) continue;
-    const RowBytes r = row_bytes_of(m, c);
+    const RowBytes r = row_bytes_of(m, c, tiles && packing.act == backend::ActPolicy::kQ8);
     layers[m.layer] += 4.0 * r.f32 + rounded * r.rounded;
   }
   double widest = 0.0;

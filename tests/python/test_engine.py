@@ -243,6 +243,7 @@ def test_cancel_ends_all(engine):
 CTRL_C = """
 import os, signal, sys, threading, time
 import ktransformers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 engine = ktransformers.Engine(sys.argv[1], threads=1)
 start = 0.0
 def interrupt():

@@ -31,7 +31,7 @@ const dot::Kernel* choose_batch_kernel(const dot::Kernel& kernel, const Cpu& cpu
                                        WeightScales scales) {
   if (!cpu.tiles) return nullptr;
   const dot::Kernel* batch = nullptr;
-  if (scales == WeightScales::kOfRows) {
+  if (scales == WeightScales::kOfRows && cpu.act == ActPolicy::kQ8) {
     batch = dot::select(kernel.weight, dot::Act::kI8, k, cpu.caps);
   }
   if (batch == nullptr) batch = dot::select(kernel.weight, dot::Act::kBf16, k, cpu.caps);
@@ -157,7 +157,7 @@ dot::ActRows offset_rows(const dot::ActRows& act, std::int64_t row, std::int64_t
   }
   if (r.bf16 != nullptr) r.bf16 += row * k;  // whole panels of 16 rows
   if (r.i8 != nullptr) {
-    r.i8 += row * r.terms * k;
+    r.i8 += row * k;  // whole panels too
     r.i8_scale += row;
   }
   return r;
@@ -191,8 +191,7 @@ ActMatrix::ActMatrix(const Cpu& cpu, tensor::Arena& arena, dot::Act form, std::i
     }
     case dot::Act::kI8: {
       const std::int64_t panels = (m + dot::kTileRows - 1) / dot::kTileRows;
-      rows_.terms = cpu.act_terms();
-      rows_.i8 = i8_ = arena.allocate<std::int8_t>(panels * rows_.terms * dot::kTileRows * k);
+      rows_.i8 = i8_ = arena.allocate<std::int8_t>(panels * dot::kTileRows * k);
       rows_.i8_scale = i8_scale_ = arena.allocate<float>(m);
       return;
     }
@@ -204,9 +203,8 @@ static std::int64_t tile_row(std::int64_t row, std::int64_t k) {
   return row / dot::kTileRows * dot::kTileRows * k + row % dot::kTileRows * dot::kTileCols;
 }
 
-static std::int64_t i8_tile_row(std::int64_t row, std::int64_t terms, std::int64_t k) {
-  return row / dot::kTileRows * terms * dot::kTileRows * k +
-         row % dot::kTileRows * dot::kI8TileCols;
+static std::int64_t i8_tile_row(std::int64_t row, std::int64_t k) {
+  return row / dot::kTileRows * dot::kTileRows * k + row % dot::kTileRows * dot::kI8TileCols;
 }
 
 void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
@@ -226,7 +224,7 @@ void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::i
       return;
     case dot::Act::kI8:
       KT_CHECK(col == 0 && n == k_);
-      cpu.to_i8_tiles(x, n, rows_.terms, i8_ + i8_tile_row(row, rows_.terms, k_), i8_scale_ + row);
+      cpu.to_i8_tiles(x, n, i8_ + i8_tile_row(row, k_), i8_scale_ + row);
       return;
   }
 }
@@ -290,9 +288,9 @@ void ActMatrix::copy(std::int64_t row, const dot::ActRows& other,
       return;
     }
     case dot::Act::kI8: {
-      const std::int8_t* source = other.i8 + i8_tile_row(from, rows_.terms, k_);
-      std::int8_t* to = i8_ + i8_tile_row(row, rows_.terms, k_);
-      for (std::int64_t c = 0; c < rows_.terms * k_; c += dot::kI8TileCols) {
+      const std::int8_t* source = other.i8 + i8_tile_row(from, k_);
+      std::int8_t* to = i8_ + i8_tile_row(row, k_);
+      for (std::int64_t c = 0; c < k_; c += dot::kI8TileCols) {
         std::memcpy(to, source, dot::kI8TileCols);
         source += dot::kI8TileBytes;
         to += dot::kI8TileBytes;

@@ -26,8 +26,9 @@ namespace kt::backend {
 /// once per layer. kQ16 keeps 15 bits: as int16 blocks of 32, or where the CPU multiplies bytes
 /// best as the sum of two int8 roundings (of the value, then of what is left). kF32 keeps them in
 /// float (proofs). Where tile kernels exist, large steps (kBatchRows) use them (unless kF32), with
-/// activations in bf16: less than half the error of kQ8, far more than that of kQ16. Weights with
-/// one scale per row take int8 there, with one scale per row and as many terms.
+/// activations in bf16: less than half the error of kQ8, far more than that of kQ16. With kQ8,
+/// weights with one scale per row take int8 there, also with one scale per row: the fastest and the
+/// least exact.
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
 /// When tiles are worth it: steps of that many rows, and that many rows for each matrix on average

@@ -155,7 +155,7 @@ class DotSubject : public Subject {
     auto* scale = arena_.allocate<float>(m_);
     for (std::int64_t i = 0; i < m_; ++i) {
       const std::int64_t first = i / dot::kTileRows * dot::kTileRows * k_;
-      cpu_.to_i8_tiles(x_.data() + i * k_, k_, 1,
+      cpu_.to_i8_tiles(x_.data() + i * k_, k_,
                        tiles + first + i % dot::kTileRows * dot::kI8TileCols, scale + i);
     }
     act_.i8 = tiles;

@@ -31,8 +31,6 @@ inline constexpr std::int64_t kTileValues = kTileRows * kTileCols;
 /// A tile of int8 activations: 16 rows of 64 k, contiguous, of as many bytes.
 inline constexpr std::int64_t kI8TileCols = 64;
 inline constexpr std::int64_t kI8TileBytes = kTileRows * kI8TileCols;
-/// What a step of the first of two int8 terms with one scale is of the second's.
-inline constexpr float kI8TermRatio = 254.0f;
 /// The longest row whose int8 products fit the int32 that they are summed in.
 inline constexpr std::int64_t kI8MaxK = 131072;
 
@@ -42,7 +40,7 @@ constexpr std::int64_t tile_column(std::int64_t i) {
 }
 
 /// m activation rows of k values. Act::kF32 reads f32; Act::kQ8 reads q, scale and sum; Act::kQ16
-/// q16, scale and sum; Act::kBf16 bf16; Act::kI8 i8, i8_scale and terms.
+/// q16, scale and sum; Act::kBf16 bf16; Act::kI8 i8 and i8_scale.
 struct ActRows {
   const float* f32 = nullptr;  // [m, k], f32_stride elements apart
   std::int64_t f32_stride = 0;
@@ -52,16 +50,16 @@ struct ActRows {
   const float* scale = nullptr;       // [m, k/32], block_stride elements apart
   const float* sum = nullptr;  // [m, k/32]: scale * Σ q of the block (for formats with an offset)
   std::int64_t block_stride = 0;
-  /// Int8 rows that add up to one activation row: 2 when it is split into a high and a low part.
-  /// Act::kQ8: rows of q, scale and sum; kernels do not read it, their caller passes m * terms rows
-  /// and adds the results. Act::kI8: tiles of each 16 rows, which the kernel adds.
+  /// Rows of q, scale and sum that add up to one activation row: 2 when a row is split into a high
+  /// and a low int8 part. Kernels do not read it: their caller passes m * terms rows and adds the
+  /// results.
   std::int64_t terms = 1;
   /// Tiles [ceil(m / 16)][k / 32][16][32]; k a multiple of 32. Rows past m are not read.
   const std::uint16_t* bf16 = nullptr;
-  /// Tiles [ceil(m / 16)][terms][k / 64][16][64]; k a multiple of 64. |i8| <= 127.
+  /// Tiles [ceil(m / 16)][k / 64][16][64]; k a multiple of 64. |i8| <= 127. Rows past m are not
+  /// read.
   const std::int8_t* i8 = nullptr;
-  const float* i8_scale =
-      nullptr;  // [m], of the first term; the second's is 1 / kI8TermRatio of it
+  const float* i8_scale = nullptr;  // [m], one per row
   bool tiles() const { return bf16 != nullptr || i8 != nullptr; }
 };
 
@@ -141,10 +139,9 @@ using ToTilesFn = void (*)(const float* x, std::int64_t k, std::uint16_t* out) n
 ToTilesFn select_to_tiles(CpuCaps caps);
 
 /// Rounds k floats (a multiple of 64) of one row to int8 with one scale = max|x| / 127, nearest
-/// even, as 64 values of its row in a tile, then the next 64 kI8TileBytes further on. A second term
-/// holds what the first leaves, kTileRows * k bytes after it. Special values as QuantizeFn. Bitwise
-/// the same on every ISA.
-using ToI8TilesFn = void (*)(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
+/// even, as 64 values of its row in a tile, then the next 64 kI8TileBytes further on. Special
+/// values as QuantizeFn. Bitwise the same on every ISA.
+using ToI8TilesFn = void (*)(const float* x, std::int64_t k, std::int8_t* out,
                              float* scale) noexcept;
 ToI8TilesFn select_to_i8_tiles(CpuCaps caps);
 

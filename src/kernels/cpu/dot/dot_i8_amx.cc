@@ -1,7 +1,7 @@
 // AMX rows with int8 activations, for weights whose rows have one scale each (backend: AMXInt8 and
 // AMXInt4 of KExpertsCPU): products are exact sums of all k, scales come in at the end.
 //
-//   out[i, j] = i8_scale[i] * scale[j] * (Σ_k high code + Σ_k low code / kI8TermRatio)
+//   out[i, j] = i8_scale[i] * scale[j] * Σ_k i8[i, k] code[j, k]
 //
 // Sums wait between blocks of k in 32 x 32 blocks of int32. A B tile is 16 lines of 4 k: two units
 // of codes, less their scales.
@@ -25,7 +25,7 @@ struct RowScaled {
   static constexpr bool kFloats = true;
   static constexpr bool kScaled = false;
   static constexpr std::int64_t kUnitK = kI8TileCols;
-  static constexpr std::int64_t kAhead = 4;  // units on their way from memory
+  static constexpr std::int64_t kAhead = 12;  // units on their way from memory
   KT_INLINE static void lines(const Tile* tile, std::int64_t block, __m512, std::uint16_t* out) {
     tile += block;
     prefetch<sizeof(Tile)>(tile + kAhead);
@@ -52,22 +52,11 @@ struct Nibbles {
   }
 };
 
-/// 16 sums of row i of 16, of one or two terms, as floats.
-KT_INLINE __m512 value(const float* sums, std::int64_t i, std::int64_t terms) {
-  __m512 v = _mm512_cvtepi32_ps(load64(sums + 32 * i));
-  if (terms == 2) {
-    const __m512 low = _mm512_cvtepi32_ps(load64(sums + 32 * (i + 16)));
-    v = _mm512_fmadd_ps(low, _mm512_set1_ps(1.0f / kI8TermRatio), v);
-  }
-  return v;
-}
-
-/// Rows [0, args.m), of at most kSumTiles tiles with all their terms and the columns of a group.
+/// Rows [0, args.m), of at most kSumTiles tiles with the columns of a group.
 template <class W>
 KT_INLINE void run_rows(const DotArgs& args, float* sums) {
-  const std::int64_t terms = args.act.terms;
   const RowTiles a = {reinterpret_cast<const std::uint16_t*>(args.act.i8), kTileRows * args.k / 2,
-                      (args.m + 15) / 16 * terms, terms, args.m};
+                      (args.m + 15) / 16, args.m};
   const std::int64_t n_pairs = (a.n + 1) / 2;
   // By columns, then rows.
   const auto block = [&](std::int64_t i, std::int64_t group, std::int64_t col) {
@@ -83,11 +72,10 @@ KT_INLINE void run_rows(const DotArgs& args, float* sums) {
           reinterpret_cast<const typename W::Tile*>(args.weights) + col / 16 * (args.k / W::kUnitK);
       const __m512 scale = load_fp16(tile->half[0].d);
       for (std::int64_t i = 0; i < args.m; ++i) {
-        const std::int64_t row_tile = i / 16 * terms;
-        const float* from = block(row_tile, group, col) + (col - group) % 32 + row_tile % 2 * 512;
+        const float* from = block(i / 16, group, col) + i % 32 * 32 + (col - group) % 32;
         const __m512 by = _mm512_mul_ps(scale, _mm512_set1_ps(args.act.i8_scale[i]));
         _mm512_mask_storeu_ps(args.out + i * args.out_stride + col, used,
-                              _mm512_mul_ps(value(from, i % 16, terms), by));
+                              _mm512_mul_ps(_mm512_cvtepi32_ps(load64(from)), by));
       }
     }
   };
@@ -99,11 +87,14 @@ KT_INLINE void run_i8(const DotArgs& args) {
   using W = RowScaled<Codes>;
   alignas(64) float sums[256 * kSumTiles];
   const std::int64_t cols = args.n < kGroupCols<W> ? (args.n + 31) / 32 * 32 : kGroupCols<W>;
-  const std::int64_t most = 16 * (kSumTiles * 16 / cols / args.act.terms / 2 * 2);
+  const std::int64_t most = kSumTiles * 16 / cols / 2 * 32;
+  // Equal parts of whole pairs of tiles, because each expands the weights for itself.
+  const std::int64_t n_parts = (args.m + most - 1) / most;
+  const std::int64_t share = n_parts == 0 ? 0 : ((args.m + n_parts - 1) / n_parts + 31) / 32 * 32;
   DotArgs rows = args;
-  for (std::int64_t first = 0; first < args.m && args.n > 0; first += most) {
-    rows.m = args.m - first < most ? args.m - first : most;
-    rows.act.i8 = args.act.i8 + first * args.act.terms * args.k;
+  for (std::int64_t first = 0; first < args.m && args.n > 0; first += share) {
+    rows.m = args.m - first < share ? args.m - first : share;
+    rows.act.i8 = args.act.i8 + first * args.k;
     rows.act.i8_scale = args.act.i8_scale + first;
     rows.out = args.out + first * args.out_stride;
     run_rows<W>(rows, sums);

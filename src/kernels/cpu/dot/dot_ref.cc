@@ -154,18 +154,15 @@ void run_i8_tiles(const DotArgs& args, formats::Format format) {
     std::memcpy(&bits, tile + 2 * r, 2);
     const float scale = fp16_to_f32(bits);
     for (std::int64_t i = 0; i < args.m; ++i) {
-      const std::int8_t* a = args.act.i8 + i / kTileRows * kTileRows * args.act.terms * args.k +
-                             i % kTileRows * kI8TileCols;
-      std::int64_t sums[2] = {0, 0};
+      const std::int8_t* a =
+          args.act.i8 + i / kTileRows * kTileRows * args.k + i % kTileRows * kI8TileCols;
+      std::int64_t sum = 0;
       for (std::int64_t k = 0; k < args.k; ++k) {
         const float code = scale == 0.0f ? 0.0f : w[static_cast<std::size_t>(k)] / scale;
         const std::int64_t at = k / kI8TileCols * kI8TileBytes + k % kI8TileCols;
-        for (std::int64_t t = 0; t < args.act.terms; ++t)
-          sums[t] += round_even(code) * a[t * kTileRows * args.k + at];
+        sum += round_even(code) * a[at];
       }
-      args.out[i * args.out_stride + j] =
-          (static_cast<float>(sums[0]) + static_cast<float>(sums[1]) * (1.0f / kI8TermRatio)) *
-          (args.act.i8_scale[i] * scale);
+      args.out[i * args.out_stride + j] = static_cast<float>(sum) * (args.act.i8_scale[i] * scale);
     }
   }
 }
@@ -230,8 +227,7 @@ void to_tiles_ref(const float* x, std::int64_t k, std::uint16_t* out) noexcept {
   }
 }
 
-void to_i8_tiles_ref(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
-                     float* scale) noexcept {
+void to_i8_tiles_ref(const float* x, std::int64_t k, std::int8_t* out, float* scale) noexcept {
   std::uint32_t max_bits = 0;
   for (std::int64_t i = 0; i < k; ++i) {
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu;
@@ -239,16 +235,12 @@ void to_i8_tiles_ref(const float* x, std::int64_t k, std::int64_t terms, std::in
   }
   const bool finite = max_bits < 0x7f800000u;
   const float max = std::bit_cast<float>(max_bits);
-  const bool usable = finite && max >= kI8Tiny;
+  const bool usable = finite && max >= kQuantizeTiny;
   const float inverse = usable ? 127.0f / max : 0.0f;
   *scale = usable ? max / 127.0f : finite ? 0.0f : std::bit_cast<float>(0x7fc00000u);
   for (std::int64_t i = 0; i < k; ++i) {
     std::int8_t* to = out + i / kI8TileCols * kI8TileBytes + i % kI8TileCols;
-    const int high = usable ? round_even(x[i] * inverse) : 0;
-    *to = static_cast<std::int8_t>(high);
-    if (terms == 1) continue;
-    const float left = usable ? x[i] - *scale * static_cast<float>(high) : 0.0f;
-    to[kTileRows * k] = static_cast<std::int8_t>(round_even(left * (inverse * kI8TermRatio)));
+    *to = static_cast<std::int8_t>(usable ? round_even(x[i] * inverse) : 0);
   }
 }
 

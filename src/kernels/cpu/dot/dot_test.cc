@@ -169,12 +169,9 @@ struct Activations {
            static_cast<float>(rows.q[i * rows.q_stride + j]);
   }
   float i8_value(std::int64_t i, std::int64_t j) const {
-    const std::int8_t* high = rows.i8 + i / kTileRows * rows.terms * kTileRows * k +
-                              j / kI8TileCols * kI8TileBytes + i % kTileRows * kI8TileCols +
-                              j % kI8TileCols;
-    const float low =
-        rows.terms == 2 ? static_cast<float>(high[kTileRows * k]) / kI8TermRatio : 0.0f;
-    return rows.i8_scale[i] * (static_cast<float>(*high) + low);
+    const std::int64_t at = i / kTileRows * kTileRows * k + j / kI8TileCols * kI8TileBytes +
+                            i % kTileRows * kI8TileCols + j % kI8TileCols;
+    return rows.i8_scale[i] * static_cast<float>(rows.i8[at]);
   }
 };
 
@@ -191,17 +188,16 @@ void fill_tiles(Activations& a) {
 }
 
 /// The same as int8 tiles; what no row fills is not 0.
-void fill_i8_tiles(Activations& a, std::int64_t terms) {
+void fill_i8_tiles(Activations& a) {
   if (a.k % kI8TileCols != 0) return;
-  const std::int64_t panel = terms * kTileRows * a.k;
+  const std::int64_t panel = kTileRows * a.k;
   a.i8.assign(static_cast<std::size_t>((a.m + kTileRows - 1) / kTileRows * panel), 0x55);
   a.i8_scale.resize(static_cast<std::size_t>(a.m));
   for (std::int64_t i = 0; i < a.m; ++i) {
-    to_i8_tiles_ref(a.f32.data() + i * a.rows.f32_stride, a.k, terms,
+    to_i8_tiles_ref(a.f32.data() + i * a.rows.f32_stride, a.k,
                     a.i8.data() + i / kTileRows * panel + i % kTileRows * kI8TileCols,
                     &a.i8_scale[static_cast<std::size_t>(i)]);
   }
-  a.rows.terms = terms;
   a.rows.i8 = a.i8.data();
   a.rows.i8_scale = a.i8_scale.data();
 }
@@ -213,7 +209,7 @@ Activations one_row(const Activations& a, std::int64_t i) {
   const float* x = a.f32.data() + i * a.rows.f32_stride;
   one.f32.assign(x, x + a.rows.f32_stride);
   fill_tiles(one);
-  fill_i8_tiles(one, a.rows.terms);
+  fill_i8_tiles(one);
   one.rows.f32 = one.f32.data();
   one.rows.q += i * a.rows.q_stride;
   one.rows.q16 += i * a.rows.q_stride;
@@ -251,7 +247,7 @@ Activations make_activations(std::int64_t m, std::int64_t k, bool extreme, std::
                        a.sum16.data() + i * a.rows.block_stride);
   }
   fill_tiles(a);
-  fill_i8_tiles(a, 2);
+  fill_i8_tiles(a);
   a.rows.f32 = a.f32.data();
   a.rows.q = a.q.data();
   a.rows.q16 = a.q16.data();
@@ -358,11 +354,8 @@ TEST_P(KernelRow, AgreesWithDoublePrecision) {
       const Weights w = weights_for(kernel, n, k, -1, rng);
       const std::vector<std::byte> packed = pack_all(kernel, w);
       for (const std::int64_t m : {0, 1, 2, 3, 4, 5, 7, 16, 33}) {
-        Activations a = make_activations(m, k, false, rng);
+        const Activations a = make_activations(m, k, false, rng);
         expect_product(kernel, w, a, run_kernel(kernel, packed, w, a.in(kernel.act), m), 1.0);
-        if (kernel.act != Act::kI8) continue;
-        fill_i8_tiles(a, 1);
-        expect_product(kernel, w, a, run_kernel(kernel, packed, w, a.rows, m), 1.0);
       }
     }
   }
@@ -374,7 +367,7 @@ TEST_P(KernelRow, TilesAgreeWithDoublePrecisionOnLargeBatches) {
   if (!is_tiles(kernel.act)) GTEST_SKIP() << "not a tile kernel";
   std::mt19937 rng(16);
   const Weights w = weights_for(kernel, 290, 256, -1, rng);
-  Activations a = make_activations(300, 256, false, rng);
+  const Activations a = make_activations(300, 256, false, rng);
   expect_product(kernel, w, a, run_kernel(kernel, pack_all(kernel, w), w, a.rows, a.m), 1.0);
 }
 
@@ -413,14 +406,8 @@ TEST_P(KernelRow, TypicalErrorOfTilesIsThatOfTheirType) {
   }
   w.decode(kernel.weight);
   if (kernel.act == Act::kI8) share_scales(kernel.weight, w);
-  Activations a = make_activations(m, k, false, rng);
-  if (kernel.act == Act::kBf16) {
-    EXPECT_LT(typical_error(kernel, w, a), 0.003) << kernel.name;
-    return;
-  }
-  EXPECT_LT(typical_error(kernel, w, a), 6e-5) << kernel.name;
-  fill_i8_tiles(a, 1);
-  EXPECT_LT(typical_error(kernel, w, a), 0.012) << kernel.name;
+  const Activations a = make_activations(m, k, false, rng);
+  EXPECT_LT(typical_error(kernel, w, a), kernel.act == Act::kBf16 ? 0.003 : 0.012) << kernel.name;
 }
 
 TEST_P(KernelRow, SurvivesExtremeCodes) {
@@ -553,7 +540,7 @@ TEST_P(KernelRow, NanStaysInItsRow) {
   a.scale16[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   a.sum16[static_cast<std::size_t>(2 * a.rows.block_stride)] = nan;
   fill_tiles(a);
-  fill_i8_tiles(a, 2);
+  fill_i8_tiles(a);
   const std::vector<float> out = run_kernel(kernel, pack_all(kernel, w), w, a.in(kernel.act), 6);
   for (std::size_t i = 0; i < out.size(); ++i)
     EXPECT_EQ(std::isnan(out[i]), i / 16 == 2) << kernel.name;
@@ -745,18 +732,15 @@ TEST(ToI8Tiles, RoundsWithOneScalePerRowAndSameBitsOnEveryIsa) {
     float x[128];
     for (float& v : x) v = trial < 10 ? 0.0f : normal(rng) * size;
     if (trial < 10) x[70] = special[trial / 2];
-    std::vector<std::int8_t> got(2 * kTileRows * 128), want(2 * kTileRows * 128);
+    std::vector<std::int8_t> got(kTileRows * 128), want(kTileRows * 128);
     float scale = 0, want_scale = 0;
-    const std::int64_t terms = 1 + trial % 2;
-    to_tiles(x, 128, terms, got.data(), &scale);
-    to_i8_tiles_ref(x, 128, terms, want.data(), &want_scale);
+    to_tiles(x, 128, got.data(), &scale);
+    to_i8_tiles_ref(x, 128, want.data(), &want_scale);
     ASSERT_EQ(got, want);
     ASSERT_EQ(std::memcmp(&scale, &want_scale, 4), 0);
     for (std::size_t i = 0; trial >= 10 && i < 128; ++i) {
-      const std::size_t at = i / 64 * kI8TileBytes + i % 64;
-      const double step = terms == 2 ? scale / double{kI8TermRatio} : double{scale};
-      const double value = double{scale} * got[at] + step * (terms == 2 ? got[at + 2048] : 0);
-      ASSERT_LE(std::fabs(value - double{x[i]}), 0.501 * step + 1e-5 * double{scale});
+      const double value = double{scale} * got[i / 64 * kI8TileBytes + i % 64];
+      ASSERT_LE(std::fabs(value - double{x[i]}), 0.5001 * double{scale});
     }
   }
 }

@@ -43,32 +43,23 @@ void to_tiles_avx512(const float* x, std::int64_t k, std::uint16_t* out) noexcep
   }
 }
 
-void to_i8_tiles_avx512(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
-                        float* scale) noexcept {
+void to_i8_tiles_avx512(const float* x, std::int64_t k, std::int8_t* out, float* scale) noexcept {
   const std::int32_t max_bits = max_magnitude(x, k);
   const float max = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(max_bits)));
   const bool finite = max_bits < 0x7f800000;
-  if (!finite || !(max >= kI8Tiny)) {
+  if (!finite || !(max >= kQuantizeTiny)) {
     *scale = finite ? 0.0f : __builtin_nanf("");
-    for (std::int64_t i = 0; i < terms * k; i += kI8TileCols)
-      _mm512_storeu_si512(out + i * kTileRows, _mm512_setzero_si512());
+    for (std::int64_t i = 0; i < k; i += kI8TileCols, out += kI8TileBytes)
+      _mm512_storeu_si512(out, _mm512_setzero_si512());
     return;
   }
-  const float inverse = 127.0f / max;
   *scale = max / 127.0f;
-  const __m512 step = _mm512_set1_ps(*scale), high_inverse = _mm512_set1_ps(inverse);
-  const __m512 low_inverse = _mm512_set1_ps(inverse * kI8TermRatio);
+  const __m512 inverse = _mm512_set1_ps(127.0f / max);
   for (std::int64_t i = 0; i < k; i += kI8TileCols, x += kI8TileCols, out += kI8TileBytes) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      const __m512 v = _mm512_loadu_ps(x + 16 * j);
-      const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(v, high_inverse));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * j), _mm512_cvtepi32_epi8(high));
-      if (terms == 1) continue;
-      const __m512 left = _mm512_sub_ps(v, _mm512_mul_ps(step, _mm512_cvtepi32_ps(high)));
-      const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(left, low_inverse));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + kTileRows * k + 16 * j),
-                       _mm512_cvtepi32_epi8(low));
+      const __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * j), inverse));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * j), _mm512_cvtepi32_epi8(v));
     }
   }
 }

@@ -425,9 +425,8 @@ struct RowTiles {
   const std::uint16_t* first;
   std::int64_t values;  // of one
   std::int64_t n;
-  std::int64_t terms;  // consecutive ones hold terms of the same rows
-  std::int64_t m;      // rows in all
-  int rows(std::int64_t i) const { return i < n ? part(m, i / terms * 16) : 0; }
+  std::int64_t m;  // rows in all
+  int rows(std::int64_t i) const { return part(m, 16 * i); }
 };
 
 /// Where 32 rows x 32 columns of sums lie.
@@ -447,7 +446,7 @@ KT_INLINE void run_tiles(const DotArgs& args, const RowTiles& a, const PlaceFn& 
   const bool resident = a.n <= 2;
   const std::int64_t group_cols = resident || args.n <= 64 ? 32 : kGroupCols<W>;
   constexpr std::int64_t kBlock = kBlockTiles<W> * kTileK<W>;
-  const std::int64_t block_k = resident ? kBlock / 4 : kBlock;
+  const std::int64_t block_k = resident ? 4 * kTileK<W> : kBlock;
   const auto length = [&](std::int64_t k0) {
     return args.k - k0 < block_k ? args.k - k0 : block_k;
   };
@@ -503,7 +502,7 @@ KT_INLINE void run_tiles(const DotArgs& args, const RowTiles& a, const PlaceFn& 
 template <class W>
 KT_INLINE void run_bf16(const DotArgs& args) {
   if (args.m == 0 || args.n == 0) return;
-  const RowTiles a = {args.act.bf16, kTileRows * args.k, (args.m + 15) / 16, 1, args.m};
+  const RowTiles a = {args.act.bf16, kTileRows * args.k, (args.m + 15) / 16, args.m};
   const auto place = [&](std::int64_t i, std::int64_t, std::int64_t col) {
     return Place{args.out + 16 * i * args.out_stride + col, args.out_stride};
   };

@@ -12,8 +12,6 @@ namespace kt::kernels::dot {
 
 inline constexpr float kQuantizeTiny = 1e-36f;
 inline constexpr float kQuantize16Tiny = 1e-33f;
-/// The same of rows that are rounded to int8 tiles: 127 * kI8TermRatio / max must not overflow.
-inline constexpr float kI8Tiny = 3e-34f;
 
 void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* scale,
                       float* sum) noexcept;
@@ -28,9 +26,7 @@ void quantize16_row_avx2(const float* x, std::int64_t k, std::int16_t* q, float*
 void to_tiles_ref(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
 void to_tiles_avx512(const float* x, std::int64_t k, std::uint16_t* out) noexcept;
 
-void to_i8_tiles_ref(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
-                     float* scale) noexcept;
-void to_i8_tiles_avx512(const float* x, std::int64_t k, std::int64_t terms, std::int8_t* out,
-                        float* scale) noexcept;
+void to_i8_tiles_ref(const float* x, std::int64_t k, std::int8_t* out, float* scale) noexcept;
+void to_i8_tiles_avx512(const float* x, std::int64_t k, std::int8_t* out, float* scale) noexcept;
 
 }  // namespace kt::kernels::dot
