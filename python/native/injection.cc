@@ -152,6 +152,7 @@ nb::dict generate(Native& native, const std::vector<std::int32_t>& prompt,
   request.max_tokens = max_tokens;
   request.stop_tokens = stop_tokens;
   request.sampling = sampling;
+  request.reuse_prefix = false;  // every prompt is timed as a whole
   bool raised = false;
   request.on_token = [&](const engine::SampledToken& token) {
     const nb::gil_scoped_acquire lock;
@@ -168,14 +169,14 @@ nb::dict generate(Native& native, const std::vector<std::int32_t>& prompt,
   engine::Result result;
   native.locked([&](Injection& s) {
     const auto n = static_cast<std::int64_t>(prompt.size()) + max_tokens;
-    const auto engine = s.make_engine(n);
+    engine::Engine& engine = s.engine(n);
     request.on_prefill = [&](std::int64_t, std::int64_t) {
       if (!raised && interrupted()) {
         raised = true;
-        engine->cancel();
+        engine.cancel();
       }
     };
-    result = engine->generate(std::move(request));
+    result = engine.generate(std::move(request));
   });
   if (raised) throw nb::python_error();
   nb::dict out;

@@ -298,15 +298,18 @@ void Injection::read(const std::string& name, float* out) const {
   source_->drop(*info);
 }
 
-std::unique_ptr<engine::Engine> Injection::make_engine(std::int64_t context) {
+engine::Engine& Injection::engine(std::int64_t context) {
   require_loaded(*model_);
+  if (engine_ != nullptr && engine_->options().context >= context) return *engine_;
   engine::EngineOptions options;
   options.context = context;
   options.kv_format = kv_format(options_.kv);
   options.chunk_size = std::min(options_.chunk_size, context);
   options.layer_wise_threshold = placement_.layer_wise_threshold;
   options.make_loader = [this] { return operators::Loader(*source_, *cpu_, {}); };
-  return std::make_unique<engine::Engine>(*model_, *cpu_, options);
+  engine_.reset();
+  engine_ = std::make_unique<engine::Engine>(*model_, *cpu_, options);
+  return *engine_;
 }
 
 }  // namespace kt::session

@@ -94,8 +94,9 @@ class Injection {
   void read(const std::string& name, float* out) const;
   const io::ModelConfig& config() const { return source_->config(); }
   std::int64_t vocab_size() const { return model_->vocab_size(); }
-  /// The one generate loop over the loaded model, with a cache of its own of `context` tokens.
-  std::unique_ptr<engine::Engine> make_engine(std::int64_t context);
+  /// The one generate loop over the loaded model, with a cache of its own of at least `context`
+  /// tokens; valid until it is asked for with more. Throws kUsage when weights are missing.
+  engine::Engine& engine(std::int64_t context);
   backend::Cpu& cpu() { return *cpu_; }
 
  private:
@@ -121,7 +122,8 @@ class Injection {
   std::vector<placement::ModuleNode> nodes_;
   operators::Loader::Progress on_load_;
   tensor::Arena arena_;
-  std::vector<std::int32_t> zeros_;  // tokens of rows that come from outside
+  std::unique_ptr<engine::Engine> engine_;  // kept: its memory is warm
+  std::vector<std::int32_t> zeros_;         // tokens of rows that come from outside
 };
 
 }  // namespace kt::session

@@ -62,7 +62,8 @@ PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n
     : kernel_(&choose_kernel(cpu.caps, cpu.act, format, k)),
       batch_(choose_batch_kernel(*kernel_, cpu, k, scales)),
       n_(n),
-      k_(k) {
+      k_(k),
+      far_(asks_far_ahead(cpu.caps)) {
   tile_bytes_ = dot::packed_bytes(*kernel_, kernel_->n_tile, k);
   if (batch_ != nullptr && batch_->act == dot::Act::kBf16) {
     exponents_.resize(
@@ -118,6 +119,7 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
   args.k = k_;
   args.weights = at(row);
   args.n = n_rows;
+  args.far = far_;
   if (!exponents_.empty()) args.exponents = exponents_.data() + row;
   if (act.q == nullptr || act.terms == 1) {
     args.act = act;

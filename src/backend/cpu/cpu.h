@@ -62,6 +62,10 @@ constexpr bool has_tiles(CpuCaps caps, ActPolicy act) {
   return (caps & kAmx) != 0 && act != ActPolicy::kF32;
 }
 
+/// Whether few rows ask for weights from far ahead (DotArgs::far). Measured: Xeons with AMX decode
+/// 1.4 times as fast, a Zen 4 at two thirds.
+constexpr bool asks_far_ahead(CpuCaps caps) { return (caps & kAmx) != 0; }
+
 /// Everything operators need of the CPU; passed along, never global.
 struct Cpu {
   /// Of one NUMA node.
@@ -163,6 +167,7 @@ class PackedMatrix {
   const kernels::dot::Kernel* batch_ = nullptr;
   std::int64_t n_ = 0;
   std::int64_t k_ = 0;
+  bool far_ = false;
   std::size_t tile_bytes_ = 0;
   std::size_t bytes_ = 0;
   struct Parts {

@@ -180,6 +180,7 @@ class DotSubject : public Subject {
     args.weights = weights + static_cast<std::size_t>(row / kernel_.n_tile) *
                                  dot::packed_bytes(kernel_, kernel_.n_tile, k_);
     args.n = std::min(kRowsPerTask, n_ - row);
+    args.far = backend::asks_far_ahead(cpu_.caps);
     if (!exponents_.empty()) args.exponents = exponents_.data() + row;
     args.out_stride = n_;
     const std::int64_t panel = dot::is_tiles(kernel_.act) ? kTilePanel : kPanel;

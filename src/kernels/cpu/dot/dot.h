@@ -74,6 +74,8 @@ struct DotArgs {
       nullptr;           // of those rows, whole tiles: row_exponents(); Act::kBf16 only
   float* out = nullptr;  // [m, n], out_stride elements apart; overwritten
   std::int64_t out_stride = 0;
+  /// Weights come from memory that must be asked for from far ahead. The results are the same.
+  bool far = false;
 };
 
 using DotFn = void (*)(const DotArgs& args) noexcept;

@@ -280,6 +280,10 @@ std::vector<float> run_kernel(const Kernel& kernel, const std::vector<std::byte>
   args.out = out.data();
   args.out_stride = stride;
   kernel.run(args);
+  const std::vector<float> near = out;
+  args.far = true;
+  kernel.run(args);
+  EXPECT_EQ(std::memcmp(near.data(), out.data(), near.size() * sizeof(float)), 0) << kernel.name;
   std::vector<float> result;
   for (std::int64_t i = 0; i < m; ++i) {
     const float* row = out.data() + i * stride;

@@ -88,11 +88,13 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
 }
 
 /// Asks for the weights that are read some time after block b. Loads alone reach a short way into
-/// memory, and what the hardware fetches by itself leaves a quarter of the bandwidth unused.
-template <class Tile, int kBlocks, int kM>
+/// memory where many rows take long over a block; two tiles side by side (DotArgs::far) are for
+/// memory that the hardware does not fetch from far enough ahead by itself.
+template <class Tile, int kBlocks, int kM, int kT>
 KT_INLINE void prefetch_ahead(const Tile& tile, int b) {
   constexpr std::int64_t kBytes = static_cast<std::int64_t>(sizeof(Tile)) / kBlocks;
-  constexpr std::int64_t kAhead = kM <= 2 ? 4096 : 2048;  // more rows take longer over each byte
+  if constexpr (kT == 1 && (kM <= 2 || kBytes > 512)) return;
+  constexpr std::int64_t kAhead = kT == 1 ? 1024 : kM <= 2 ? 4096 : 2048;
   const char* p = reinterpret_cast<const char*>(&tile) + b * kBytes + kAhead;
 #pragma GCC unroll 16
   for (std::int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
@@ -159,7 +161,7 @@ KT_INLINE void q8_rows(const typename W::Tile* first, std::int64_t n_units, cons
 #pragma GCC unroll 2
       for (int t = 0; t < kT; ++t) {
         const typename W::Tile& tile = first[t * n_units + u];
-        prefetch_ahead<typename W::Tile, W::kBlocks, kM>(tile, b);
+        prefetch_ahead<typename W::Tile, W::kBlocks, kM, kT>(tile, b);
         add_block<W, kM>(tile, unit[t], b, act, block, half_sums, acc[t]);
       }
     }
@@ -406,7 +408,7 @@ KT_INLINE void run_q8(const DotArgs& args) {
       col = (args.n + 15) / 32 * 32;  // a tile without a neighbour is left
     }
   }
-  for (; args.m <= 4 && col + kN16Rows < args.n; col += 2 * kN16Rows) {
+  for (; args.far && args.m <= 4 && col + kN16Rows < args.n; col += 2 * kN16Rows) {
     const typename W::Tile* pair = tile + col / 16 * n_units;
     switch (args.m) {
       case 1: q8_panel<W, 1, 2>(pair, n_units, args, 0, col); break;
