@@ -52,8 +52,8 @@ def config_of(name: str) -> dict:
 def make_weights(kt: pathlib.Path, name: str, folder: pathlib.Path) -> pathlib.Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(config_of(name)))
-    subprocess.run([kt, "quantize", "--dummy", path, path.with_suffix(".gguf"), "--type", "Q4_K_M"], check=True,
-                   capture_output=True)
+    subprocess.run([kt, "quantize", "--dummy", path, path.with_suffix(".gguf"), "--type", "Q4_K_M", "--pooled"],
+                   check=True, capture_output=True)
     return path.with_suffix(".gguf")
 
 
