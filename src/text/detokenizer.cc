@@ -1,5 +1,6 @@
 #include "text/detokenizer.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace kt::text {
@@ -60,7 +61,10 @@ IncrementalDetokenizer::IncrementalDetokenizer(const Tokenizer& tokenizer, bool 
 
 std::string_view IncrementalDetokenizer::push(TokenId id) {
   out_.clear();
-  if (skip_special_ && tokenizer_.is_special(id)) return out_;
+  if (skip_special_ && tokenizer_.is_special(id) &&
+      !std::binary_search(kept_.begin(), kept_.end(), id)) {
+    return out_;
+  }
   std::string_view bytes = tokenizer_.token_bytes(id);
   if (strip_next_ && !bytes.empty()) {
     strip_next_ = false;

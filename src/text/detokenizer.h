@@ -11,6 +11,8 @@
 #pragma once
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "text/tokenizer.h"
 
@@ -22,6 +24,10 @@ class IncrementalDetokenizer {
   /// SentencePiece's leading space is dropped; pass false to go on after a prompt.
   explicit IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special = true,
                                   bool at_start = true);
+
+  /// These add text although they are control tokens: markers that somebody reads
+  /// (marker_tokens()). Ascending.
+  void keep(std::vector<TokenId> ids) { kept_ = std::move(ids); }
 
   /// Text that `id` completes, maybe empty. Valid until the next call. An id out of range adds
   /// nothing.
@@ -35,6 +41,7 @@ class IncrementalDetokenizer {
   bool skip_special_;
   bool at_start_;
   bool strip_next_;
+  std::vector<TokenId> kept_;
   std::string pending_;  // at most 3 bytes between calls
   std::string out_;
 };
