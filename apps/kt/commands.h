@@ -15,6 +15,7 @@ using Action = std::function<int()>;
 
 void add_run(CLI::App& root, Action& action);
 void add_chat(CLI::App& root, Action& action);
+void add_serve(CLI::App& root, Action& action);
 void add_inspect(CLI::App& root, Action& action);
 void add_logits(CLI::App& root, Action& action);
 void add_perplexity(CLI::App& root, Action& action);

@@ -20,17 +20,21 @@ void notify(int fd) {
   [[maybe_unused]] const ssize_t written = ::write(fd, &one, sizeof one);
 }
 
-sigset_t interrupt_set() {
+sigset_t signals(InterruptWatcher::Kind kind) {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
+  if (kind == InterruptWatcher::Kind::kService) {
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+  }
   return set;
 }
 
 }  // namespace
 
-InterruptWatcher::InterruptWatcher() {
-  const sigset_t set = interrupt_set();
+InterruptWatcher::InterruptWatcher(Kind kind) : kind_(kind) {
+  const sigset_t set = signals(kind_);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   signal_fd_ = ::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
   event_fd_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -47,13 +51,18 @@ InterruptWatcher::~InterruptWatcher() {
   ::close(signal_fd_);
   ::close(event_fd_);
   ::close(stop_fd_);
-  const sigset_t set = interrupt_set();
+  const sigset_t set = signals(kind_);
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
 void InterruptWatcher::set_handler(std::function<void()> handler) {
   const std::lock_guard lock(mutex_);
   handler_ = std::move(handler);
+}
+
+void InterruptWatcher::set_hangup_handler(std::function<void()> handler) {
+  const std::lock_guard lock(mutex_);
+  hangup_handler_ = std::move(handler);
 }
 
 bool InterruptWatcher::take() {
@@ -69,11 +78,16 @@ void InterruptWatcher::watch() {
     signalfd_siginfo info;
     if (::read(signal_fd_, &info, sizeof info) != static_cast<ssize_t>(sizeof info)) continue;
     const std::lock_guard lock(mutex_);
+    if (info.ssi_signo == SIGHUP) {
+      if (hangup_handler_) hangup_handler_();
+      continue;
+    }
     if (!handler_) {
-      std::signal(SIGINT, SIG_DFL);
-      const sigset_t set = interrupt_set();
+      const int signal = static_cast<int>(info.ssi_signo);
+      std::signal(signal, SIG_DFL);
+      const sigset_t set = signals(kind_);
       pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-      std::raise(SIGINT);
+      std::raise(signal);
     }
     notify(event_fd_);
     handler_();

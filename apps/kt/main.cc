@@ -19,6 +19,7 @@ namespace {
 void add_commands(CLI::App& root, Action& action) {
   add_run(root, action);
   add_chat(root, action);
+  add_serve(root, action);
   add_list(root, action);
   add_pull(root, action);
   add_inspect(root, action);

@@ -207,7 +207,7 @@ std::shared_ptr<Ticket> submit(Worker& worker, Tokens tokens,
   request.ignore_stop_tokens = ignore_eos;
   request.reuse_prefix = reuse_prefix;
   request.stop_tokens = worker.read([](const session::Session& s) { return s.stop_tokens(); });
-  return worker.submit(std::move(request), std::move(stop));
+  return worker.submit(std::move(request), {.stops = std::move(stop)});
 }
 
 using LogitsArray = nb::ndarray<float, nb::array_api, nb::ndim<2>, nb::c_contig, nb::device::cpu>;

@@ -85,32 +85,37 @@ Engine::RequestId Engine::submit(Request request) {
   return id;
 }
 
-// Starts from the longest prefix that a finished sequence has cached.
+// Starts from the longest prefix that another sequence has cached; of one that still grows, whole
+// pages, which it does not write any more.
 void Engine::reuse_prefix(Sequence& sequence) {
   if (!sequence.request.reuse_prefix || sequence.request.on_prompt_logits) return;
   Sequence* best = nullptr;
   std::int64_t best_length = 0;
   for (const auto& other : sequences_) {
-    if (other->state != Sequence::State::kFinished) continue;
+    if (other->state == Sequence::State::kQueued) continue;
+    const bool grows = other->state == Sequence::State::kRunning;
     const std::int64_t most = std::min(other->n_cached, sequence.n_tokens() - 1);
     std::int64_t n = 0;
     while (n < most && other->tokens[static_cast<std::size_t>(n)] ==
                            sequence.tokens[static_cast<std::size_t>(n)]) {
       ++n;
     }
+    if (grows) n -= n % tensor::kKvPageLen;
     if (n > best_length) {
       best = other.get();
       best_length = n;
     }
   }
   if (best == nullptr) return;
-  if (best_length == best->n_cached) {  // nothing of it is left for others
+  if (best->state == Sequence::State::kFinished && best_length == best->n_cached) {
+    // Nothing of it is left for others.
     sequence.pages = std::move(best->pages);
     std::erase_if(sequences_, [best](const auto& s) { return s.get() == best; });
   } else {
     sequence.pages = best->pages.share(pool_, best_length);
   }
-  sequence.n_cached = sequence.result.n_cached = best_length;
+  sequence.n_cached = best_length;
+  if (sequence.result.tokens.empty()) sequence.result.n_cached = best_length;
 }
 
 // Pages for the rows from those cached up to n_tokens; the longest unused sequences give way.
@@ -126,6 +131,30 @@ bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
     if (oldest == sequences_.end() || (*oldest)->state != Sequence::State::kFinished) return false;
     (*oldest)->pages.truncate(pool_, 0);
     sequences_.erase(oldest);
+  }
+  return true;
+}
+
+// ensure_pages for the i-th of those that run; those behind it give way, then it itself does. Not
+// one whose caller takes every row's logits: they would come twice.
+bool Engine::make_room(std::vector<Sequence*>& running, std::size_t i, std::int64_t n_tokens) {
+  Sequence& sequence = *running[i];
+  const auto wait_again = [this](Sequence& s) {
+    s.pages.truncate(pool_, 0);
+    s.n_cached = 0;
+    s.state = Sequence::State::kQueued;
+  };
+  while (!ensure_pages(sequence, n_tokens)) {
+    if (running.size() > i + 1 && !running.back()->request.on_prompt_logits) {
+      wait_again(*running.back());
+      running.pop_back();
+    } else if (i > 0 && !sequence.request.on_prompt_logits) {
+      wait_again(sequence);
+      return false;
+    } else {
+      finish(sequence, FinishReason::kContextFull);
+      return false;
+    }
   }
   return true;
 }
@@ -300,14 +329,12 @@ bool Engine::step() {
   // Decodes first: they are one row each and someone is reading.
   std::stable_partition(running.begin(), running.end(),
                         [](const Sequence* s) { return !s->in_prompt(); });
-  for (Sequence* s : running) {
+  for (std::size_t i = 0; i < running.size(); ++i) {
+    Sequence* s = running[i];
     const std::int64_t left = s->n_tokens() - s->n_cached;
     std::int64_t n = std::min(left, s->request.prompt_by_decode ? 1 : to_chunk_end(s->n_cached));
     if (s->in_prompt() && n > room) continue;  // a chunk is not cut: its grid is fixed
-    if (!ensure_pages(*s, s->n_cached + n)) {
-      finish(*s, FinishReason::kContextFull);
-      continue;
-    }
+    if (!make_room(running, i, s->n_cached + n)) continue;
     if (s->in_prompt()) room -= n;
     add_rows(*s, s->n_cached, n, rows);
   }
@@ -356,7 +383,9 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
   }
   s.n_cached += n_rows;
   s.last_used = ++clock_;
-  if (prompt && s.request.on_prefill) s.request.on_prefill(s.n_cached, s.result.n_prompt);
+  if (prompt && s.request.on_prefill) {
+    s.request.on_prefill(std::min(s.n_cached, s.result.n_prompt), s.result.n_prompt);
+  }
   if (last) take_token(s, row_logits(first + n_logits - 1));
 }
 

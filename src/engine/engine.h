@@ -3,7 +3,8 @@
 // step() builds one batch (one row of every decoding request, then prompt chunks up to chunk_size
 // rows), runs the model, and samples. A request's sequence stays cached when it ends, so that a
 // later prompt with the same beginning (the next turn of a chat) skips it; sequences share the
-// pages they have in common, and cached ones give way when pages are short. Rows of a request are
+// pages they have in common. When pages are short, cached sequences give way, then the request that
+// came last: it waits again and computes anew what it had. Rows of a request are
 // computed the same way whatever else is in the batch, but for batches on both sides of
 // backend::kBatchRows where the CPU has tile kernels. Prompt chunks end at fixed multiples of
 // chunk_size counted from the sequence's start. Thread rule: one thread drives an Engine; cancel()
@@ -85,6 +86,10 @@ class Engine {
   ~Engine();
   const EngineOptions& options() const { return options_; }
   std::int64_t vocab_size() const { return model_.vocab_size(); }
+  /// Share of the cache's pages that hold tokens, of finished requests too.
+  double cache_used() const {
+    return 1.0 - static_cast<double>(pool_.n_free()) / static_cast<double>(pool_.n_pages());
+  }
 
   using RequestId = std::uint64_t;
   /// Queues a request. Throws kTooLong when the prompt leaves no room in the context (with both
@@ -113,6 +118,7 @@ class Engine {
   void reuse_prefix(Sequence& sequence);
   bool ensure_pages(Sequence& sequence, std::int64_t n_tokens);
   std::int64_t to_chunk_end(std::int64_t position) const;
+  bool make_room(std::vector<Sequence*>& running, std::size_t i, std::int64_t n_tokens);
   void add_rows(Sequence& sequence, std::int64_t position, std::int64_t n, Rows& rows);
   template <class F>
   void with_step(const Rows& rows, F&& run);

@@ -67,9 +67,14 @@ class Planner {
                            options_.packing);
   }
 
+  // Tokens that the cache holds, of all sequences together.
+  std::int64_t cached(std::int64_t context) const {
+    return std::max(context, options_.cache_tokens);
+  }
+
   FillInput fill_input(std::int64_t context) const {
-    return {config_,  plan_.modules, choices_,          kv_, options_.kv_format,
-            machine_, context,       workspace(context)};
+    return {config_,  plan_.modules,   choices_,          kv_, options_.kv_format,
+            machine_, cached(context), workspace(context)};
   }
 
   Assignment assign(std::int64_t context) const { return fill_gpus(fill_input(context)); }
@@ -122,7 +127,7 @@ class Planner {
       d.parts[static_cast<std::size_t>(plan_.modules[i].part)] += bytes[i];
       if (d.name != "cpu") d.workspace = workspace(context);
     }
-    const std::int64_t pages = (context + kPage - 1) / kPage * kPage;
+    const std::int64_t pages = (cached(context) + kPage - 1) / kPage * kPage;
     for (std::size_t l = 0; l < kv_.size(); ++l) {
       at(layer_device[l]).kv += times(kv_layer_bytes(kv_[l], options_.kv_format), pages);
     }

@@ -22,6 +22,7 @@ namespace kt::placement {
 struct PlanOptions {
   std::int64_t context = 0;  // tokens; 0: the model's, at most default_context, and what fits
   std::int64_t default_context = 8192;
+  std::int64_t cache_tokens = 0;  // of the cache, where it holds more than one context
   std::int64_t chunk_size = 512;
   formats::Format kv_format = formats::Format::kF16;
   Packing packing;

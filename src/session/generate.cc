@@ -47,7 +47,7 @@ TextResult generate_text(Session& session, const TextRequest& request) {
   TextResult result;
   result.engine = session.engine().generate(std::move(run));
   output.finish();
-  result.hit_stop_string = output.hit_stop_string();
+  result.stop_string = output.stop_string();
   result.text = output.text();
   return result;
 }

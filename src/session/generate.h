@@ -31,7 +31,7 @@ struct TextRequest {
 struct TextResult {
   engine::Result engine;
   std::string text;
-  bool hit_stop_string = false;
+  std::string stop_string;  // that ended the text, or empty
 };
 
 TextResult generate_text(Session& session, const TextRequest& request);
@@ -50,7 +50,9 @@ class TextOutput {
   /// Passes on what was held back, after the last token.
   void finish();
   const std::string& text() const { return filter_.text(); }
-  bool hit_stop_string() const { return filter_.hit(); }
+  const std::string& stop_string() const { return filter_.hit(); }
+  /// Control tokens that add text all the same (IncrementalDetokenizer::keep).
+  void keep(std::vector<text::TokenId> ids) { detokenizer_.keep(std::move(ids)); }
 
  private:
   StopFilter filter_;

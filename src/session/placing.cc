@@ -65,6 +65,7 @@ placement::Plan place(const io::WeightSource& source, const Place& place, const 
                       const OnWarning& on_warning, const PlanOptions::Measure& measure) {
   PlanOptions plan_options;
   plan_options.context = options.context;
+  plan_options.cache_tokens = options.cache_tokens;
   plan_options.chunk_size = options.chunk_size;
   plan_options.kv_format = kv_format(options.kv);
   plan_options.packing = place.packing;

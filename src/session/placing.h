@@ -13,10 +13,11 @@ namespace kt::session {
 
 /// How a model is to run, as far as planning needs it.
 struct RunOptions {
-  int n_threads = 0;         // 0: physical cores allowed to this process
-  std::string act = "q16";   // q8, q16 or f32
-  std::string kv = "f16";    // f32, f16, bf16, q8_0
-  std::int64_t context = 0;  // 0: the model's, limited to 8192 and to what fits
+  int n_threads = 0;              // 0: physical cores allowed to this process
+  std::string act = "q16";        // q8, q16 or f32
+  std::string kv = "f16";         // f32, f16, bf16, q8_0
+  std::int64_t context = 0;       // 0: the model's, limited to 8192 and to what fits
+  std::int64_t cache_tokens = 0;  // in the cache, of all requests together; 0: context
   std::int64_t chunk_size = 512;
   std::string rules;                 // YAML rule file; empty: the planner decides
   std::vector<std::string> plugins;  // shared objects with operators

@@ -84,6 +84,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   s->model_ = std::move(plan.model);
   engine::EngineOptions engine_options;
   engine_options.context = plan.context;
+  engine_options.kv_tokens = std::max(plan.context, options.cache_tokens);
   engine_options.kv_format = kv_format(options.kv);
   engine_options.chunk_size = std::min(options.chunk_size, plan.context);
   s->report_.file_bytes = plan.file_bytes;

@@ -56,6 +56,7 @@ class Session {
   const io::ModelConfig& config() const { return source_->config(); }
   operators::Model& model() { return *model_; }
   engine::Engine& engine() { return *engine_; }
+  const engine::Engine& engine() const { return *engine_; }
   /// The zones of all requests so far; null without Options::trace.
   operators::Trace* trace() { return trace_.get(); }
   backend::Cpu& cpu() { return *cpu_; }

@@ -15,9 +15,15 @@ bool StopFilter::push(std::string_view piece) {
   if (closed_) return false;
   held_ += piece;
   std::size_t cut = std::string::npos;
-  for (const std::string& stop : stops_) cut = std::min(cut, held_.find(stop));
-  if (cut != std::string::npos) {
-    hit_ = true;
+  const std::string* found = nullptr;
+  for (const std::string& stop : stops_) {
+    const std::size_t at = held_.find(stop);
+    if (at >= cut) continue;
+    cut = at;
+    found = &stop;
+  }
+  if (found != nullptr) {
+    hit_ = *found;
     release(cut);
     closed_ = true;
     return false;

@@ -19,8 +19,8 @@ class StopFilter {
   bool push(std::string_view piece);
   /// Passes on what is held back, at the end of the text.
   void flush();
-  /// Whether a stop string ended the text.
-  bool hit() const { return hit_; }
+  /// The stop string that ended the text; empty while none did.
+  const std::string& hit() const { return hit_; }
   /// All text passed on, without the stop string.
   const std::string& text() const { return text_; }
 
@@ -31,7 +31,7 @@ class StopFilter {
   Sink sink_;
   std::string held_;
   std::string text_;
-  bool hit_ = false;
+  std::string hit_;
   bool closed_ = false;  // nothing is passed on any more
 };
 

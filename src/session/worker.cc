@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "tensor/kv_view.h"
 
 namespace kt::session {
 namespace {
@@ -13,13 +12,10 @@ std::exception_ptr closed_error() {
   return std::make_exception_ptr(Error(ErrorCode::kCancelled, "the engine was closed"));
 }
 
-std::int64_t pages(std::int64_t n_tokens) {
-  return (n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
-}
-
 }  // namespace
 
-Worker::Worker(Options options) : options_(std::move(options)) {
+Worker::Worker(Options options, std::size_t max_running)
+    : options_(std::move(options)), max_running_(max_running) {
   options_.on_load = [this](std::uint64_t done, std::uint64_t total, double rate) {
     const std::lock_guard lock(mutex_);
     if (closing_) std::rethrow_exception(closed_error());  // out of Session::open
@@ -58,18 +54,23 @@ void Worker::check_open() const {
   if (error_) std::rethrow_exception(error_);
 }
 
-std::shared_ptr<Ticket> Worker::submit(engine::Request request, std::vector<std::string> stops) {
+std::shared_ptr<Ticket> Worker::submit(engine::Request request, TextOptions text) {
   Job job;
   job.ticket = std::make_shared<Ticket>();
   job.request = std::move(request);
   job.request.cancelled = job.ticket->cancel_flag();
-  job.stops = std::move(stops);
+  job.text = std::move(text);
   const std::shared_ptr<Ticket> ticket = job.ticket;
   const std::lock_guard lock(mutex_);
   check_open();
   queued_.push_back(std::move(job));
   changed_.notify_all();
   return ticket;
+}
+
+Worker::Load Worker::load() const {
+  const std::lock_guard lock(mutex_);
+  return {load_.n_running, load_.n_waiting + queued_.size(), load_.cache_used};
 }
 
 void Worker::cancel_all() {
@@ -168,39 +169,78 @@ void Worker::serve() {
         call.done.set_exception(std::current_exception());
       }
     }
+    end_expired();
     admit();
+    {
+      const std::lock_guard lock(mutex_);
+      load_ = {active_.size(), waiting_.size(), session_->engine().cache_used()};
+    }
     if (active_.empty()) continue;
-    session_->engine().step();
+    step();
     deliver();
+    const std::lock_guard lock(mutex_);
+    load_ = {active_.size(), waiting_.size(), session_->engine().cache_used()};
   }
 }
 
-// Starts waiting requests in order while the cache surely holds all of them.
+void Worker::step() {
+  const auto start = std::chrono::steady_clock::now();
+  bool watched = false;
+  {
+    const std::lock_guard lock(mutex_);
+    watched = start < watched_until_ && session_->trace() == nullptr;
+  }
+  if (meter_ != nullptr && session_->trace() == nullptr)
+    session_->engine().set_trace(watched ? meter_->trace() : nullptr);
+  session_->engine().step();
+  if (watched) {
+    meter_->add(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+}
+
+std::vector<ModuleUse> Worker::modules() {
+  constexpr std::chrono::seconds kWatch{15};
+  std::vector<ModuleUse> all;
+  call([&](Session& session) {
+    if (meter_ == nullptr) {
+      meter_ = std::make_unique<ModuleMeter>(
+          placement::explain_modules(session.model(), session.placement()));
+    }
+    all = meter_->modules();
+    const std::lock_guard lock(mutex_);
+    watched_until_ = std::chrono::steady_clock::now() + kWatch;
+  });
+  return all;
+}
+
+void Worker::end_expired() {
+  const auto now = std::chrono::steady_clock::now();
+  const auto end = [now](Job& job) {
+    if (now < job.text.deadline) return;
+    job.expired = true;
+    job.ticket->cancel();
+  };
+  std::for_each(active_.begin(), active_.end(), end);
+  std::for_each(waiting_.begin(), waiting_.end(), end);
+}
+
+// Starts waiting requests in order.
 void Worker::admit() {
-  const engine::EngineOptions& options = session_->engine().options();
-  const std::int64_t room = pages(options.kv_tokens > 0 ? options.kv_tokens : options.context);
-  std::int64_t used = 0;
-  for (const Job& job : active_) used += job.n_pages;
   for (auto job = waiting_.begin(); job != waiting_.end();) {
-    const auto n_prompt = static_cast<std::int64_t>(job->request.prompt.size());
-    const std::int64_t most = job->request.max_tokens;
-    const bool limited = most >= 0 && most <= options.context - n_prompt;
-    job->n_pages = pages(limited ? n_prompt + most : options.context);
     if (job->ticket->cancelled()) {
-      TextResult result;
-      result.engine.reason = engine::FinishReason::kCancelled;
-      job->ticket->finish(std::move(result));
+      engine::Result nothing;
+      nothing.reason = engine::FinishReason::kCancelled;
+      finish(*job, std::move(nothing));
       job = waiting_.erase(job);
       continue;
     }
-    if (!active_.empty() && used + job->n_pages > room) return;
+    if (active_.size() >= max_running_) {
+      ++job;  // others behind it may have been cancelled
+      continue;
+    }
     active_.push_back(std::move(*job));
     job = waiting_.erase(job);
-    if (start(active_.back())) {
-      used += active_.back().n_pages;
-    } else {
-      active_.pop_back();
-    }
+    if (!start(active_.back())) active_.pop_back();
   }
 }
 
@@ -209,12 +249,13 @@ bool Worker::start(Job& job) {
   try {
     Ticket* ticket = job.ticket.get();
     if (session_->tokenizer() != nullptr) {
-      job.output = std::make_unique<TextOutput>(*session_->tokenizer(), job.stops,
+      job.output = std::make_unique<TextOutput>(*session_->tokenizer(), job.text.stops,
                                                 [ticket](std::string_view text) {
                                                   ticket->push(text);
                                                   return true;
                                                 });
-    } else if (!job.stops.empty()) {
+      job.output->keep(job.text.kept);
+    } else if (!job.text.stops.empty()) {
       fail(ErrorCode::kUsage, "stop", "strings need a model with a tokenizer");
     }
     job.request.on_token = [ticket, output = job.output.get()](const engine::SampledToken& token) {
@@ -236,20 +277,29 @@ void Worker::deliver() {
       ++job;
       continue;
     }
-    if (done->reason == engine::FinishReason::kError) {
-      job->ticket->fail(std::make_exception_ptr(Error(ErrorCode::kInternal, done->error)));
-    } else {
-      TextResult result;
-      result.engine = std::move(*done);
-      if (job->output != nullptr) {
-        job->output->finish();
-        result.hit_stop_string = job->output->hit_stop_string();
-        result.text = job->output->text();
-      }
-      job->ticket->finish(std::move(result));
-    }
+    finish(*job, std::move(*done));
     job = active_.erase(job);
   }
+}
+
+void Worker::finish(Job& job, engine::Result done) {
+  if (done.reason == engine::FinishReason::kError) {
+    job.ticket->fail(std::make_exception_ptr(Error(ErrorCode::kInternal, done.error)));
+    return;
+  }
+  if (job.expired && done.reason == engine::FinishReason::kCancelled) {
+    job.ticket->fail(std::make_exception_ptr(
+        Error(ErrorCode::kCancelled, "the time allowed for the request is over")));
+    return;
+  }
+  TextResult result;
+  result.engine = std::move(done);
+  if (job.output != nullptr) {
+    job.output->finish();
+    result.stop_string = job.output->stop_string();
+    result.text = job.output->text();
+  }
+  job.ticket->finish(std::move(result));
 }
 
 // Fails whatever is known of; nothing new comes in afterwards.

@@ -1,11 +1,11 @@
 // A thread that opens a Session and drives it for everyone else: requests from any thread are run
-// together, as many at a time as the cache surely holds to their end; the rest wait in order.
+// together, up to a limit; the rest wait in order.
 //
 //   submit → queue ─admit→ Engine::step ─tokens, text→ Ticket
 //
-// What a request may need: prompt and max_tokens, or the whole context without a limit. An
-// exception out of a step ends every request and all later ones. Thread rule: any thread.
+// An exception out of a step ends every request and all later ones. Thread rule: any thread.
 #pragma once
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -19,14 +19,23 @@
 #include <utility>
 #include <vector>
 
+#include "session/module_use.h"
 #include "session/ticket.h"
 
 namespace kt::session {
 
+/// How the text of a request is made, and until when.
+struct TextOptions {
+  std::vector<std::string> stops;
+  std::vector<text::TokenId> kept;  // control tokens that show in the text
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+};
+
 class Worker {
  public:
   /// Starts opening the model; on_load and on_warning of the options are the Worker's own.
-  explicit Worker(Options options);
+  /// max_running: requests in one step at most.
+  explicit Worker(Options options, std::size_t max_running = 64);
   /// close().
   ~Worker();
   Worker(const Worker&) = delete;
@@ -44,8 +53,16 @@ class Worker {
 
   /// Queues a request, whose callbacks run on the worker's thread; on_token and cancelled are the
   /// Worker's own. Text comes when the model has a tokenizer. What is wrong with the request shows
-  /// in the Ticket. Throws kUsage when closed or not open yet.
-  std::shared_ptr<Ticket> submit(engine::Request request, std::vector<std::string> stops = {});
+  /// in the Ticket; kCancelled there when the deadline passed. Throws kUsage when closed or not
+  /// open yet.
+  std::shared_ptr<Ticket> submit(engine::Request request, TextOptions text = {});
+  struct Load {
+    std::size_t n_running = 0, n_waiting = 0;  // requests
+    double cache_used = 0.0;                   // share of the cache's pages
+  };
+  Load load() const;
+  /// Every module with its share of the time; steps are looked at for some seconds after a call.
+  std::vector<ModuleUse> modules();
   /// Ends all requests at the next step, with what there is.
   void cancel_all();
   /// Ends all requests with kCancelled, waits for the step in progress, frees the model.
@@ -66,10 +83,10 @@ class Worker {
   struct Job {
     std::shared_ptr<Ticket> ticket;
     engine::Request request;
-    std::vector<std::string> stops;
+    TextOptions text;
     std::unique_ptr<TextOutput> output;  // null without a tokenizer
     engine::Engine::RequestId id = 0;
-    std::int64_t n_pages = 0;  // that it may need
+    bool expired = false;
   };
   struct Call {
     std::function<void(Session&)> run;
@@ -80,13 +97,17 @@ class Worker {
   void main();
   bool open();
   void serve();
+  void step();
+  void end_expired();
   void admit();
   bool start(Job& job);
   void deliver();
+  static void finish(Job& job, engine::Result done);
   void end_jobs(const std::exception_ptr& error);
 
   Options options_;
-  mutable std::mutex mutex_;  // of the members down to calls_
+  const std::size_t max_running_;
+  mutable std::mutex mutex_;  // of the members down to watched_until_
   std::condition_variable changed_;
   bool opened_ = false;  // or failed to, with error_
   bool closing_ = false;
@@ -96,11 +117,14 @@ class Worker {
   std::vector<std::string> warnings_;
   std::deque<Job> queued_;
   std::deque<Call> calls_;
+  Load load_;                                              // without those in queued_
+  std::chrono::steady_clock::time_point watched_until_{};  // by who asked for modules()
 
   mutable std::shared_mutex session_mutex_;  // of the pointer, not of what it points to
   std::unique_ptr<Session> session_;
   std::list<Job> active_;  // the thread's own, as all below
   std::deque<Job> waiting_;
+  std::unique_ptr<ModuleMeter> meter_;
   std::mutex join_mutex_;
   std::thread thread_;
 };

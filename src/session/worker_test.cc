@@ -108,10 +108,11 @@ TEST(Worker, CutsAtStopStrings) {
   ASSERT_TRUE(worker.wait_open(kLong));
   const std::string whole = wait(*worker.submit(request(worker, "Once upon a time", 20))).text;
   const std::string stop = whole.substr(whole.size() / 2, 4);
-  const TextResult cut = wait(*worker.submit(request(worker, "Once upon a time", 20), {stop}));
-  EXPECT_TRUE(cut.hit_stop_string);
+  const TextResult cut =
+      wait(*worker.submit(request(worker, "Once upon a time", 20), {.stops = {stop}}));
+  EXPECT_FALSE(cut.stop_string.empty());
   EXPECT_EQ(cut.text, whole.substr(0, whole.find(stop)));
-  const auto bad = worker.submit(request(worker, "Once", 2), {""});
+  const auto bad = worker.submit(request(worker, "Once", 2), {.stops = {""}});
   EXPECT_EQ(failure([&] { wait(*bad); }), ErrorCode::kUsage);
 }
 

@@ -64,9 +64,30 @@ apt_install() {
     apt-get -q install -y --no-install-recommends "${missing[@]}"
 }
 
+# "a|b" as the one of them that is installed, else that the distribution has.
+one_of() {
+  local name
+  for name in ${1//|/ }; do
+    [ -z "$(missing_packages "$name")" ] && echo "$name" && return
+  done
+  need_root ${1//|/ }
+  apt_update
+  for name in ${1//|/ }; do
+    [ -n "$(apt-cache pkgnames "$name" | grep -xF "$name")" ] && echo "$name" && return
+  done
+  die "none of the packages ${1//|/, } is to be had"
+}
+
 install_packages() {
-  local names
+  local names name i
   mapfile -t names < <(grep -vE '^(#|$)' "$KT_ROOT/tools/setup/packages.txt")
+  if has_apt; then
+    for i in "${!names[@]}"; do
+      [[ "${names[i]}" == *"|"* ]] || continue
+      name="$(one_of "${names[i]}")"
+      names[i]="$name"
+    done
+  fi
   if has_apt; then
     apt_install "${names[@]}"
     return

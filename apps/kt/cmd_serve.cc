@@ -1,0 +1,184 @@
+// kt serve: the HTTP server. It answers from the start (503 while the model loads); the first
+// Ctrl-C or SIGTERM lets replies end, the second ends them.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <mutex>
+#include <thread>
+
+#include "base/error.h"
+#include "commands.h"
+#include "input.h"
+#include "interrupt.h"
+#include "options.h"
+#include "placement/explain.h"
+#include "progress.h"
+#include "serve/service.h"
+
+namespace kt::app {
+namespace {
+
+struct ServeArgs {
+  serve::ModelOptions model;
+  serve::AccessOptions access;
+  serve::http::ServerOptions server;
+  std::string key_file;
+  std::string log_file;
+  int drain_seconds = 30;
+};
+
+std::vector<std::string> read_keys(const std::string& path) {
+  std::vector<std::string> keys;
+  std::string text = read_text_file(path);
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line = text.substr(begin, end - begin);
+    while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
+    if (!line.empty() && line[0] != '#') keys.push_back(std::move(line));
+    begin = end + 1;
+  }
+  if (keys.empty()) fail(ErrorCode::kBadFile, path, "has no key; one a line is wanted");
+  return keys;
+}
+
+// One line of JSON a request, to a file or to standard error.
+std::function<void(const std::string&)> make_log(const std::string& path) {
+  if (path.empty()) return {};
+  std::FILE* file = path == "-" ? stderr : std::fopen(path.c_str(), "ae");
+  if (file == nullptr) fail(ErrorCode::kIo, path, "cannot be written");
+  const std::shared_ptr<std::FILE> shared(file, [](std::FILE* f) {
+    if (f != stderr) std::fclose(f);
+  });
+  const auto mutex = std::make_shared<std::mutex>();
+  return [shared, mutex](const std::string& line) {
+    const std::lock_guard lock(*mutex);
+    std::fputs((line + "\n").c_str(), shared.get());
+    std::fflush(shared.get());
+  };
+}
+
+// Waits for the model with a progress bar, and tells what runs where. False when interrupted.
+bool await_model(serve::ServedModel& model, const std::function<bool()>& interrupted) {
+  Progress bar("loading");
+  while (!model.worker().wait_open(std::chrono::milliseconds(100))) {
+    if (interrupted()) return false;
+    const auto loading = model.worker().loading();
+    bar.update(loading.done, loading.total,
+               transfer_detail(loading.done, loading.total, loading.rate));
+  }
+  bar.finish();
+  for (const std::string& warning : model.worker().warnings())
+    std::fputs((warning + "\n").c_str(), stderr);
+  std::string screen;
+  model.worker().call([&](session::Session& session) { screen = ready_screen(session); });
+  std::fputs(screen.c_str(), stderr);
+  return true;
+}
+
+std::string url(const ServeArgs& args, std::uint16_t port) {
+  const bool six = args.server.host.find(':') != std::string::npos;
+  return fmt::format("http://{}:{}", six ? "[" + args.server.host + "]" : args.server.host, port);
+}
+
+int serve(ServeArgs args) {
+  InterruptWatcher interrupts(InterruptWatcher::Kind::kService);
+  if (!args.key_file.empty()) args.access.keys = read_keys(args.key_file);
+  args.access.host = args.server.host;
+  serve::ServiceOptions options;
+  options.access = args.access;
+  options.log = make_log(args.log_file);
+  const auto model = std::make_shared<serve::ServedModel>(args.model);
+  serve::Service service(options, model);
+  serve::http::Server server(args.server, service);
+  std::atomic<int> n_signals{0};
+  interrupts.set_handler([&] {
+    const int n = ++n_signals;
+    if (n == 1) std::fputs("\nkt: no new requests; once more ends those in progress\n", stderr);
+    server.stop(n == 1 ? std::chrono::seconds(args.drain_seconds) : std::chrono::seconds(0));
+  });
+  interrupts.set_hangup_handler([&] {
+    if (args.key_file.empty()) return;
+    try {
+      service.access().set_keys(read_keys(args.key_file));
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "kt: the keys stay as they were: %s\n", e.what());
+    }
+  });
+  std::thread thread([&server] { server.run(); });
+  int status = 0;
+  try {
+    if (await_model(*model, [&] { return n_signals > 0; })) {
+      std::fprintf(stderr, "serving %s at %s\n", model->facts().id.c_str(),
+                   url(args, server.port()).c_str());
+    }
+  } catch (...) {
+    server.stop(std::chrono::seconds(0));
+    thread.join();
+    throw;
+  }
+  thread.join();
+  interrupts.set_handler([] {});
+  model->worker().close();
+  return status;
+}
+
+}  // namespace
+
+void add_serve(CLI::App& root, Action& action) {
+  auto args = std::make_shared<ServeArgs>();
+  CLI::App* command = root.add_subcommand("serve", "Serve a model over HTTP");
+  command->group("Talk to a model");
+  add_model_argument(*command, args->model.session.model);
+  const std::string group = "Server";
+  const auto text = [&](const char* name, std::string& value, const char* type, const char* help) {
+    return command->add_option(name, value, help)->type_name(type)->group(group);
+  };
+  text("--host", args->server.host, "NAME", "Address to listen on; 0.0.0.0: all of this machine")
+      ->capture_default_str();
+  command->add_option("--port", args->server.port, "Port to listen on; 0: any that is free")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(group);
+  command->add_option("--api-key,--api_key", args->access.keys, "Key that requests must show")
+      ->type_name("KEY")
+      ->delimiter(',')
+      ->group(group);
+  text("--api-key-file", args->key_file, "FILE", "Keys, one a line");
+  command
+      ->add_option("--cors-origins", args->access.origins,
+                   "Pages of other sites that may ask; *: all")
+      ->type_name("URL")
+      ->delimiter(',')
+      ->group(group);
+  text("--model-name,--model_name", args->model.id, "NAME", "Name of the model in requests");
+  command
+      ->add_option("--max-batch-size,--max_batch_size", args->model.max_running,
+                   "Requests computed together")
+      ->type_name("N")
+      ->check(whole_number(1, 1024))
+      ->capture_default_str()
+      ->group(group);
+  command->add_option("--max-queue", args->model.max_waiting, "Requests that may wait")
+      ->type_name("N")
+      ->check(whole_number(0, 100000))
+      ->capture_default_str()
+      ->group(group);
+  command
+      ->add_option("--cache-lens,--cache_lens", args->model.session.cache_tokens,
+                   "Tokens in the key/value cache, of all requests together; 0: one context")
+      ->type_name("N")
+      ->check(whole_number(0, std::int64_t{1} << 40))
+      ->group(group);
+  text("--log-jsonl", args->log_file, "FILE", "A line of JSON for each request; -: standard error");
+  command->add_option("--drain", args->drain_seconds, "Seconds that replies may take after Ctrl-C")
+      ->type_name("N")
+      ->check(whole_number(0, 86400))
+      ->capture_default_str()
+      ->group(group);
+  add_model_options(*command, args->model.session);
+  command->footer("OpenAI's API is at /v1.\n\n" +
+                  examples({"kt serve smollm2",
+                            "kt serve model.gguf --port 8080 --ctx 16384 --api-key SECRET"}));
+  command->callback([args, &action] { action = [args] { return serve(*args); }; });
+}
+
+}  // namespace kt::app

@@ -1,0 +1,88 @@
+#include "serve/api/openai/handlers.h"
+
+#include "base/error.h"
+#include "serve/api/openai/completion_codec.h"
+#include "serve/api/openai/request.h"
+
+namespace kt::serve::openai {
+namespace {
+
+Json model_json(const Service& service, const ModelFacts& facts) {
+  return {{"id", facts.id},
+          {"object", "model"},
+          {"created", service.started()},
+          {"owned_by", "ktransformers"},
+          {"max_model_len", facts.context},
+          {"meta",
+           {{"n_ctx", facts.context},
+            {"n_ctx_train", facts.max_context},
+            {"n_vocab", facts.vocab_size},
+            {"n_embd", facts.d_model},
+            {"size", facts.file_bytes}}}};
+}
+
+// What replies of both kinds have in common.
+CompletionOptions codec_options(const Fields& fields, ServedModel& model) {
+  CompletionOptions options;
+  options.model = model.facts().id;
+  options.stream = fields.flag("stream").value_or(false);
+  options.return_speed = fields.flag("return_speed").value_or(false);
+  if (const Json* stream = fields.find("stream_options"); stream != nullptr) {
+    if (!stream->is_object()) fields.refuse("stream_options", "an object");
+    options.include_usage =
+        Fields(*stream, "stream_options.").flag("include_usage").value_or(false);
+  }
+  options.token_bytes = [&model](std::int32_t token) { return model.token_bytes(token); };
+  return options;
+}
+
+}  // namespace
+
+Answer list_models(Service& service, const http::Request&) {
+  const ModelFacts& facts = service.only_model().facts();
+  return json_reply({{"object", "list"}, {"data", Json::array({model_json(service, facts)})}});
+}
+
+Answer show_model(Service& service, const http::Request& request) {
+  const std::string name = request.path.substr(std::string_view("/v1/models/").size());
+  return json_reply(model_json(service, service.model(name).facts()));
+}
+
+Answer chat(Service& service, const http::Request& request) {
+  const Json body = parse_object(request.body);
+  const Fields fields(body);
+  ServedModel& model = service.model(fields.text("model").value_or(""));
+  Ask ask;
+  read_sampling(fields, model.facts(), &ask);
+  read_conversation(fields, model.facts(), &ask);
+  CompletionOptions options = codec_options(fields, model);
+  options.logprobs = fields.flag("logprobs").value_or(false);
+  if (fields.find("top_logprobs") != nullptr && !options.logprobs) {
+    fail(ErrorCode::kUsage, "top_logprobs", "needs logprobs: true");
+  }
+  return service.reply(request, model.generate(ask), make_completion_codec(std::move(options)));
+}
+
+Answer complete(Service& service, const http::Request& request) {
+  const Json body = parse_object(request.body);
+  const Fields fields(body);
+  ServedModel& model = service.model(fields.text("model").value_or(""));
+  Ask ask;
+  read_sampling(fields, model.facts(), &ask);
+  read_prompts(fields, &ask);
+  CompletionOptions options = codec_options(fields, model);
+  options.chat = false;
+  options.n = static_cast<std::size_t>(ask.n);
+  options.logprobs = fields.find("logprobs") != nullptr;
+  if (fields.find("suffix") != nullptr) {
+    fail(ErrorCode::kUnsupported, "suffix", "filling in before a suffix is not supported");
+  }
+  if (fields.flag("echo").value_or(false)) {
+    for (const Ask::Prompt& prompt : ask.prompts) {
+      options.echo.push_back(prompt.is_tokens ? model.detokenize(prompt.tokens) : prompt.text);
+    }
+  }
+  return service.reply(request, model.generate(ask), make_completion_codec(std::move(options)));
+}
+
+}  // namespace kt::serve::openai

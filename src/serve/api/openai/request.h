@@ -1,0 +1,22 @@
+// The fields that OpenAI's chat and text completions share, and extensions that other local servers
+// accept, into an Ask. Format: OpenAI API 2.3.0.
+//
+// Thread rule: pure.
+#pragma once
+#include <string>
+
+#include "serve/ask.h"
+#include "serve/served_model.h"
+
+namespace kt::serve::openai {
+
+/// Sampling, limits, stops and n. Throws kUsage naming the field.
+void read_sampling(const Fields& fields, const ModelFacts& facts, Ask* ask);
+
+/// Messages, tools and the template's variables. Throws kUsage, kUnsupported.
+void read_conversation(const Fields& fields, const ModelFacts& facts, Ask* ask);
+
+/// `prompt`: a string, an array of strings, of token ids, or of arrays of token ids.
+void read_prompts(const Fields& fields, Ask* ask);
+
+}  // namespace kt::serve::openai

@@ -1,0 +1,36 @@
+// What any protocol asks a model for: the one internal request, which their codecs fill in.
+//
+// Thread rule: plain values.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "serve/fields.h"
+
+namespace kt::serve {
+
+struct Ask {
+  /// A conversation, in OpenAI's form; or else `prompts`.
+  Json messages = nullptr;
+  Json tools = nullptr;                   // array, or null
+  Json template_kwargs = Json::object();  // variables of the template
+  /// Texts or token ids to go on from, each answered by itself.
+  struct Prompt {
+    std::string text;
+    std::vector<std::int32_t> tokens;  // used when `is_tokens`
+    bool is_tokens = false;
+  };
+  std::vector<Prompt> prompts;
+
+  engine::SamplingParams sampling;
+  std::int64_t max_tokens = -1;  // -1: until the context is full
+  std::vector<std::string> stops;
+  bool ignore_eos = false;
+  int n = 1;                   // replies to each prompt
+  double seconds = 0.0;        // allowed for all; 0: no limit
+  bool keep_reasoning = true;  // false: reasoning stays in the content, with its marks
+};
+
+}  // namespace kt::serve

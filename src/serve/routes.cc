@@ -1,0 +1,17 @@
+#include "serve/routes.h"
+
+#include "serve/api/native/handlers.h"
+#include "serve/api/openai/handlers.h"
+
+namespace kt::serve {
+
+std::span<const Route> routes() {
+  static constexpr Route kRoutes[] = {
+#define ROUTE(method, path, handler, open) {method, path, handler, open},
+#include "serve/routes.inc"
+#undef ROUTE
+  };
+  return kRoutes;
+}
+
+}  // namespace kt::serve

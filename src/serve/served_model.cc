@@ -1,0 +1,191 @@
+#include "serve/served_model.h"
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "serve/problem.h"
+#include "session/generate.h"
+
+namespace kt::serve {
+namespace {
+
+// The name it was asked for by, or that of its file or folder.
+std::string default_id(const std::string& model) {
+  std::filesystem::path path(model);
+  if (!path.has_filename()) path = path.parent_path();
+  return path.extension() == ".gguf" ? path.stem().string() : path.filename().string();
+}
+
+ModelFacts read_facts(const session::Session& session, const ModelOptions& options) {
+  ModelFacts facts;
+  facts.id = options.id.empty() ? default_id(options.session.model) : options.id;
+  facts.path = session.source().path();
+  const io::ModelConfig& config = session.config();
+  facts.architecture = config.architecture;
+  facts.context = session.engine().options().context;
+  facts.max_context = config.max_context;
+  facts.vocab_size = config.vocab_size;
+  facts.d_model = config.d_model;
+  facts.file_bytes = session.load_report().file_bytes;
+  facts.sampling = session::advised_sampling(config.sampling);
+  if (session.chat_template() != nullptr && session.tokenizer() != nullptr) {
+    facts.chat_template = session.chat_template()->source();
+    facts.style = text::MessageStyle::probe(*session.chat_template());
+    const text::ReplyFormat format = text::detect_reply_format(facts.chat_template, {});
+    facts.markers = text::marker_tokens(format, *session.tokenizer());
+    facts.thinks = format.harmony || !format.reasoning_open.empty();
+    facts.calls_tools = format.harmony || format.tools != text::ToolSyntax::kNone;
+  }
+  return facts;
+}
+
+}  // namespace
+
+ServedModel::ServedModel(ModelOptions options)
+    : options_(std::move(options)), worker_(options_.session, options_.max_running) {}
+
+const ModelFacts& ServedModel::facts() {
+  const std::lock_guard lock(mutex_);
+  if (facts_ == nullptr) {
+    if (!worker_.wait_open(std::chrono::milliseconds(0))) {
+      const auto loading = worker_.loading();
+      const double share =
+          loading.total > 0 ? static_cast<double>(loading.done) / static_cast<double>(loading.total)
+                            : 0.0;
+      throw Refusal({503,
+                     fmt::format("the model is being loaded ({:.0f} %)", 100.0 * share),
+                     {},
+                     "model_loading",
+                     2});
+    }
+    facts_ = std::make_unique<const ModelFacts>(worker_.read(
+        [this](const session::Session& session) { return read_facts(session, options_); }));
+  }
+  return *facts_;
+}
+
+std::string ServedModel::render(const Ask& ask) {
+  const ModelFacts& facts = this->facts();
+  // A last message of the assistant is the beginning of the reply.
+  Json messages = ask.messages;
+  std::string begun;
+  if (!messages.empty() && messages.back().is_object() &&
+      messages.back().value("role", Json()) == "assistant" &&
+      messages.back().value("content", Json()).is_string() &&
+      !messages.back().contains("tool_calls")) {
+    begun = messages.back()["content"].get<std::string>();
+    messages.erase(messages.size() - 1);
+  }
+  const std::string prepared = text::prepare_messages(wire(messages), facts.style);
+  const std::string tools = ask.tools.is_null() ? std::string() : wire(ask.tools);
+  const std::string kwargs = wire(ask.template_kwargs);
+  text::ChatInput input;
+  input.messages_json = prepared;
+  input.tools_json = tools;
+  input.kwargs_json = kwargs;
+  return worker_.read([&](const session::Session& session) {
+    return session::render_chat(session, input);
+  }) + begun;
+}
+
+std::vector<std::int32_t> ServedModel::tokenize(std::string_view text, bool add_special,
+                                                bool parse_special) {
+  return worker_.read([&](const session::Session& session) {
+    if (session.tokenizer() == nullptr) {
+      fail(ErrorCode::kUnsupported, "prompt", "this model has no tokenizer; send token ids");
+    }
+    return session.tokenizer()->encode(text, add_special, parse_special);
+  });
+}
+
+std::string ServedModel::detokenize(const std::vector<std::int32_t>& tokens) {
+  return worker_.read([&](const session::Session& session) {
+    if (session.tokenizer() == nullptr)
+      fail(ErrorCode::kUnsupported, "tokens", "this model has no tokenizer");
+    return session.tokenizer()->decode(tokens, false);
+  });
+}
+
+std::string ServedModel::token_bytes(std::int32_t token) {
+  return worker_.read([&](const session::Session& session) {
+    return session.tokenizer() == nullptr ? std::string()
+                                          : std::string(session.tokenizer()->token_bytes(token));
+  });
+}
+
+std::vector<std::int32_t> ServedModel::tokens_of(const Ask::Prompt& prompt) {
+  if (prompt.is_tokens) return prompt.tokens;
+  std::vector<std::int32_t> tokens = tokenize(prompt.text, true, false);
+  if (tokens.empty()) {
+    const auto bos = worker_.read([](const session::Session& s) { return s.tokenizer()->bos(); });
+    if (bos) tokens.push_back(*bos);
+  }
+  return tokens;
+}
+
+void ServedModel::check_queue(std::size_t n_more) {
+  const auto load = worker_.load();
+  if (load.n_waiting + n_more <= options_.max_waiting) return;
+  throw Refusal({503,
+                 fmt::format("the queue is full: {} requests run and {} wait, of {} that may",
+                             load.n_running, load.n_waiting, options_.max_waiting),
+                 {},
+                 "queue_full",
+                 5});
+}
+
+Generation ServedModel::generate(const Ask& ask) {
+  const ModelFacts& facts = this->facts();
+  Generation generation;
+  std::vector<std::vector<std::int32_t>> prompts;
+  session::TextOptions text;
+  text.stops = ask.stops;
+  if (!ask.messages.is_null()) {
+    const std::string prompt = render(ask);
+    text::ReplyFormat format = text::detect_reply_format(facts.chat_template, prompt);
+    if (ask.tools.is_null())
+      format.tools = text::ToolSyntax::kNone;
+    else
+      generation.tools = wire(ask.tools);
+    text.kept = facts.markers;
+    prompts.push_back(tokenize(prompt, false, true));
+    generation.formats.push_back(std::move(format));
+  } else {
+    for (const Ask::Prompt& prompt : ask.prompts) prompts.push_back(tokens_of(prompt));
+    generation.formats.resize(prompts.size());
+  }
+  check_queue(prompts.size() * static_cast<std::size_t>(ask.n));
+  const std::int64_t most = facts.context - (ask.max_tokens == 0 ? 0 : 1);
+  for (const auto& prompt : prompts) {
+    generation.n_prompt.push_back(static_cast<std::int64_t>(prompt.size()));
+    if (generation.n_prompt.back() > most) {
+      fail(ErrorCode::kTooLong, {},
+           "the prompt has {} tokens, the context holds {}; shorten the prompt, or serve with a "
+           "larger --ctx",
+           prompt.size(), facts.context);
+    }
+  }
+  ask.sampling.validate(facts.vocab_size);
+  if (ask.seconds > 0) {
+    text.deadline = std::chrono::steady_clock::now() +
+                    std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                        std::chrono::duration<double>(ask.seconds));
+  }
+  const auto stop_tokens =
+      worker_.read([](const session::Session& session) { return session.stop_tokens(); });
+  for (const auto& prompt : prompts) {
+    for (int i = 0; i < ask.n; ++i) {
+      engine::Request request;
+      request.prompt = prompt;
+      request.sampling = ask.sampling;
+      if (ask.sampling.seed != 0) request.sampling.seed += static_cast<std::uint64_t>(i);
+      request.max_tokens = ask.max_tokens;
+      request.stop_tokens = stop_tokens;
+      request.ignore_stop_tokens = ask.ignore_eos;
+      generation.tickets.push_back(worker_.submit(std::move(request), text));
+    }
+  }
+  return generation;
+}
+
+}  // namespace kt::serve

@@ -1,0 +1,151 @@
+#include "serve/service.h"
+
+#include <ctime>
+
+#include "base/error.h"
+#include "base/suggest.h"
+#include "serve/ids.h"
+#include "serve/routes.h"
+
+namespace kt::serve {
+namespace {
+
+bool matches(const Route& route, std::string_view path) {
+  if (!route.path.ends_with('*')) return route.path == path;
+  const std::string_view prefix = route.path.substr(0, route.path.size() - 1);
+  return path.size() > prefix.size() && path.starts_with(prefix);
+}
+
+bool same_method(std::string_view wanted, std::string_view got) {
+  return wanted == got || (wanted == "GET" && got == "HEAD");
+}
+
+const Route* find_route(const http::Request& request) {
+  for (const Route& route : routes()) {
+    if (same_method(route.method, request.method) && matches(route, request.path)) return &route;
+  }
+  return nullptr;
+}
+
+// Nothing there at all, or nothing for this method.
+Problem no_route(const http::Request& request) {
+  std::string allowed;
+  std::vector<std::string> paths;
+  for (const Route& route : routes()) {
+    if (matches(route, request.path)) {
+      allowed += (allowed.empty() ? "" : ", ") + std::string(route.method);
+    }
+    paths.emplace_back(route.path);
+  }
+  if (!allowed.empty()) {
+    Problem problem{405, fmt::format("{} takes {}, not {}", request.path, allowed, request.method)};
+    problem.headers = {{"allow", allowed}};
+    return problem;
+  }
+  const auto near = nearest(request.path, paths);
+  return {404, fmt::format("there is nothing at {}{}", request.path,
+                           near ? fmt::format("; did you mean {}?", *near) : "")};
+}
+
+std::string now_text() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  ::gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+}  // namespace
+
+http::Reply json_reply(const Json& json, int status) {
+  http::Reply reply;
+  reply.head.status = status;
+  reply.body = wire(json);
+  return reply;
+}
+
+Service::Service(ServiceOptions options, std::shared_ptr<ServedModel> model)
+    : options_(std::move(options)),
+      access_(options_.access),
+      model_(std::move(model)),
+      started_(std::time(nullptr)) {}
+
+ServedModel& Service::model(const std::string& name) {
+  const ModelFacts& facts = model_->facts();
+  if (name.empty() || name == facts.id) return *model_;
+  Problem problem{404, fmt::format("model '{}' not found; this server has {}", name, facts.id)};
+  problem.param = "model";
+  problem.code = "model_not_found";
+  throw Refusal(std::move(problem));
+}
+
+std::optional<http::Reply> Service::admit(const http::Request& request) {
+  const Route* route = find_route(request);
+  std::optional<Problem> problem = access_.check(request, route != nullptr && route->open);
+  if (!problem && route == nullptr && request.method != "OPTIONS") problem = no_route(request);
+  if (!problem) return std::nullopt;
+  return finish(request, route != nullptr ? route->path : "none",
+                problem_reply(protocol_of(request.path), *problem));
+}
+
+Answer Service::handle(http::Request request) {
+  const Protocol protocol = protocol_of(request.path);
+  if (request.method == "OPTIONS") return finish(request, "options", {{204, {}, {}}, {}});
+  const Route& route = *find_route(request);
+  try {
+    Answer answer = route.handler(*this, request);
+    if (auto* reply = std::get_if<http::Reply>(&answer))
+      return finish(request, route.path, std::move(*reply));
+    metrics_.count_request(route.path, request.method, 200);
+    return answer;
+  } catch (...) {
+    return finish(request, route.path, problem_reply(protocol, current_problem()));
+  }
+}
+
+http::Reply Service::refuse(const http::Request& request, int status, const std::string& why) {
+  return finish(request, "unread", problem_reply(protocol_of(request.path), {status, why}));
+}
+
+http::Reply Service::finish(const http::Request& request, std::string_view route,
+                            http::Reply reply) {
+  metrics_.count_request(route, request.method, reply.head.status);
+  for (auto& header : access_.cors(request)) reply.head.headers.push_back(std::move(header));
+  if (options_.log && route != "none") log(request, reply.head.status, nullptr, 0.0);
+  return reply;
+}
+
+Answer Service::reply(const http::Request& request, Generation generation,
+                      std::unique_ptr<Codec> codec) {
+  const auto on_done =
+      [this, request = http::Request{request.method, request.path, {}, request.headers, {}}](
+          const Usage& usage, const std::vector<Choice>& choices, double seconds_to_first,
+          const Problem* problem) {
+        metrics_.count_reply(usage, choices, seconds_to_first, problem);
+        if (options_.log)
+          log(request, problem != nullptr ? problem->status : 200, &usage, usage.total_seconds);
+      };
+  return make_reply(protocol_of(request.path), std::move(generation), std::move(codec), on_done,
+                    access_.cors(request));
+}
+
+void Service::log(const http::Request& request, int status, const Usage* usage, double seconds) {
+  const std::string_view id = request.header("x-request-id");
+  Json line = {{"time", now_text()},
+               {"method", request.method},
+               {"path", request.path},
+               {"status", status},
+               {"request_id", id.empty() ? make_id("req_") : std::string(id)}};
+  if (usage != nullptr) {
+    line["seconds"] = seconds;
+    line["prompt_tokens"] = usage->n_prompt;
+    line["cached_tokens"] = usage->n_cached;
+    line["completion_tokens"] = usage->n_generated;
+    line["prefill_seconds"] = usage->prefill_seconds;
+    line["decode_seconds"] = usage->decode_seconds;
+  }
+  options_.log(wire(line));
+}
+
+}  // namespace kt::serve

@@ -1,0 +1,59 @@
+// What the server answers: finds the handler of a request in the list of routes, checks who asks,
+// turns what handlers throw into each protocol's errors, counts and logs.
+//
+// Thread rule: any thread.
+#pragma once
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "serve/access.h"
+#include "serve/http/server.h"
+#include "serve/metrics.h"
+#include "serve/served_model.h"
+
+namespace kt::serve {
+
+using Answer = std::variant<http::Reply, std::unique_ptr<http::Work>>;
+
+struct ServiceOptions {
+  AccessOptions access;
+  /// Takes one line of JSON for each request, without its newline; null: none.
+  std::function<void(const std::string& line)> log;
+};
+
+class Service : public http::Handler {
+ public:
+  Service(ServiceOptions options, std::shared_ptr<ServedModel> model);
+
+  // For handlers.
+  /// The model of this name (or the only one, for an empty name). Throws a Refusal (404).
+  ServedModel& model(const std::string& name);
+  ServedModel& only_model() { return *model_; }
+  const Metrics& metrics() const { return metrics_; }
+  std::int64_t started() const { return started_; }
+  /// The Work that answers with a Generation of this request.
+  Answer reply(const http::Request& request, Generation generation, std::unique_ptr<Codec> codec);
+
+  Access& access() { return access_; }
+  std::optional<http::Reply> admit(const http::Request& request) override;
+  Answer handle(http::Request request) override;
+  http::Reply refuse(const http::Request& request, int status, const std::string& why) override;
+
+ private:
+  http::Reply finish(const http::Request& request, std::string_view route, http::Reply reply);
+  void log(const http::Request& request, int status, const Usage* usage, double seconds);
+  const ServiceOptions options_;
+  Access access_;
+  Metrics metrics_;
+  std::shared_ptr<ServedModel> model_;
+  const std::int64_t started_;
+};
+
+/// A JSON reply.
+http::Reply json_reply(const Json& json, int status = 200);
+
+}  // namespace kt::serve
