@@ -87,15 +87,17 @@ class HarmonyReader : public ReplyReader {
     if (recipient.starts_with("functions.")) recipient.erase(0, 10);
     to_ = To::kCall;
     scanner_ = {};
+    has_arguments_ = false;
     out.begin_call(recipient);
   }
 
   void body(std::string_view text, ReplySink& out) {
     if (part_ == Part::kPlain || to_ == To::kContent) return out.content(text);
     if (to_ == To::kReasoning) return out.reasoning(text);
-    if (scanner_.empty()) {
+    if (!has_arguments_) {
       while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
     }
+    has_arguments_ = has_arguments_ || !text.empty();
     scanner_.feed(text);
     out.arguments(text);
   }
@@ -104,14 +106,15 @@ class HarmonyReader : public ReplyReader {
     if (part_ != Part::kBody) return;
     if (to_ == To::kReasoning) out.end_reasoning();
     if (to_ != To::kCall) return;
-    if (scanner_.empty() && !scanner_.done()) out.arguments("{}");
+    if (!has_arguments_) out.arguments("{}");
     out.end_call();
   }
 
   Part part_ = Part::kBetween;
   To to_ = To::kContent;
   std::string header_;
-  JsonScanner scanner_;
+  bool has_arguments_ = false;
+  JsonScanner scanner_;  // of the arguments
 };
 
 }  // namespace

@@ -66,7 +66,8 @@ class TaggedReader : public ReplyReader {
   enum class Part { kContent, kReasoning, kCalls };
 
   bool read_content(ReplyBuffer& in, ReplySink& out) {
-    if (!begun_ && calls_ != nullptr && calls_->opens_at_brace() && opens_at_brace(in)) return true;
+    if (!begun_ && calls_ != nullptr && calls_->opens_at_brace() && opens_at_brace(in, out))
+      return true;
     if (!begun_ && in.empty()) return false;
     if (markers_.empty()) {
       out.content(in.rest());
@@ -92,13 +93,15 @@ class TaggedReader : public ReplyReader {
   }
 
   // At the first byte of content that is no space.
-  bool opens_at_brace(ReplyBuffer& in) {
+  bool opens_at_brace(ReplyBuffer& in, ReplySink& out) {
     const std::string_view rest = in.rest();
     const auto first = std::find_if_not(rest.begin(), rest.end(), is_space);
     if (first == rest.end()) return false;
     begun_ = true;
     if (*first != '{') return false;
-    in.take(static_cast<std::size_t>(first - rest.begin()));
+    const auto n_space = static_cast<std::size_t>(first - rest.begin());
+    out.content(rest.substr(0, n_space));
+    in.take(n_space);
     start_calls(calls_->openers().size());
     return true;
   }

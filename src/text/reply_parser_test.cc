@@ -351,10 +351,9 @@ TEST(ToolSchemas, ReferencesThatMultiplyAreCutOff) {
 }
 
 TEST(ReplyParser, HostileTextTakesLinearTime) {
-  constexpr std::size_t kSize = 1 << 20;
-  const auto repeated = [](std::string_view unit) {
+  const auto repeated = [](std::string_view unit, std::size_t size = 1 << 18) {
     std::string text;
-    while (text.size() < kSize) text += unit;
+    while (text.size() < size) text += unit;
     return text;
   };
   for (int family = 0; family <= static_cast<int>(ToolSyntax::kToolCallList) + 1; ++family) {
@@ -368,7 +367,7 @@ TEST(ReplyParser, HostileTextTakesLinearTime) {
                                       repeated("</think>"),
                                       "{\"name\":\"f\",\"parameters\":" + repeated("[")};
     for (const std::string& marker : format.markers()) {
-      texts.push_back(repeated(marker.substr(0, marker.size() - 1)));
+      texts.push_back(repeated(marker.substr(0, marker.size() - 1), 1 << 20));
       texts.push_back(repeated(marker));
       texts.push_back(marker + "{\"name\":\"f\",\"arguments\":" + repeated("{\"a\":["));
       texts.push_back(marker + repeated("x"));
