@@ -1,7 +1,7 @@
 # kt_rust_library(<target> CRATE <folder> LIB <name>): the static library of a Cargo crate that
 # uses cxx, as an imported target with the bridge's headers. Built by `cargo build --release --locked` inside
 # the build folder, or in KT_CARGO_TARGET.
-set(KT_RUST_MINIMUM 1.85)
+set(KT_RUST_MINIMUM 1.87)
 set(KT_CARGO_TARGET "" CACHE PATH "Folder for what cargo builds, to share it between build folders")
 find_program(KT_CARGO cargo REQUIRED)
 

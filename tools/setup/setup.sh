@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, and nothing that is there already:
 #   1. Debian/Ubuntu packages of packages.txt (and of the groups named as arguments)
-#   2. Rust >= 1.85: an existing cargo, else the distribution's package
+#   2. Rust >= 1.87: an existing cargo, else the distribution's package
 #   3. a Python environment with the pinned packages of requirements.txt (Node is one), in the cache folder
 #   4. the npm packages that tests compare with, of tests/interop/package-lock.json, in the cache folder
 # Idempotent. Without a network it succeeds when everything is there. On failure: one line, exit 1.
@@ -9,7 +9,7 @@ set -euo pipefail
 
 KT_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 . "$KT_ROOT/tools/setup/env.sh"
-readonly RUST_MIN_MINOR=85
+readonly RUST_MIN_MINOR=87
 readonly CLANG_VERSIONS="19 18 17 16"
 readonly LOG="$KT_CACHE/setup.log"
 

@@ -43,6 +43,11 @@ pub fn guard_reading<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     stop_panics(bad_file, work)
 }
 
+/// Runs `work`, which reads a part of a request; a panic means that it is one the dependency does not expect.
+pub fn guard_request<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    stop_panics(usage, work)
+}
+
 fn stop_panics<T>(class: fn(String) -> String, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let text = payload

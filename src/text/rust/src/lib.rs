@@ -6,14 +6,17 @@
 
 mod error;
 mod fuel;
+mod gbnf;
 mod gguf;
+mod grammar;
 mod pre_tokenizers;
 mod python;
 mod strftime;
 mod template;
 mod tokenizer;
 
-use error::{guard, guard_reading, on_deep_stack};
+use error::{guard, guard_reading, guard_request, on_deep_stack};
+use grammar::{Factory, Matcher};
 use template::Template;
 use tokenizer::Tok;
 
@@ -43,6 +46,33 @@ mod ffi {
         flags: Vec<u8>,
         strips_leading_space: bool,
         implies_bos: bool,
+    }
+
+    /// A vocabulary for grammars: the bytes of every token, end to end, as in Export.
+    struct VocabRaw<'a> {
+        bytes: &'a [u8],
+        byte_ends: &'a [u64],
+        flags: &'a [u8],
+        end_tokens: &'a [u32],
+        n_vocab: u32,
+    }
+
+    #[derive(Debug)]
+    enum GrammarKind {
+        JsonObject,
+        JsonSchema,
+        Regex,
+        Lark,
+        Gbnf,
+    }
+
+    /// Open: more must come; Accepting: it may end here; Complete: nothing but an end may come.
+    #[derive(Debug)]
+    enum MatcherState {
+        Open,
+        Accepting,
+        Complete,
+        Failed,
     }
 
     /// One rendering; the JSON texts may be empty.
@@ -78,6 +108,16 @@ mod ffi {
             -> Result<Vec<u32>>;
         fn token_to_id(self: &Tok, piece: &[u8]) -> i64;
 
+        type Factory;
+        fn grammar_factory(raw: &VocabRaw) -> Result<Box<Factory>>;
+        fn compile(self: &Factory, kind: GrammarKind, text: &[u8]) -> Result<Box<Matcher>>;
+
+        type Matcher;
+        fn fresh(self: &Matcher) -> Result<Box<Matcher>>;
+        fn fill(self: &mut Matcher, mask: &mut [u32]) -> MatcherState;
+        fn accept(self: &mut Matcher, token: u32) -> MatcherState;
+        fn error(self: &Matcher) -> String;
+
         type Template;
         fn template_compile(source: &[u8]) -> Result<Box<Template>>;
         fn render(self: &Template, raw: &RenderRaw) -> Result<Vec<u8>>;
@@ -103,6 +143,34 @@ impl Tok {
 
     fn token_to_id(&self, piece: &[u8]) -> i64 {
         guard(|| Ok(self.id_of(piece))).unwrap_or(-1)
+    }
+}
+
+fn grammar_factory(raw: &ffi::VocabRaw) -> Result<Box<Factory>, String> {
+    guard(|| Factory::new(raw).map(Box::new))
+}
+
+impl Factory {
+    fn compile(&self, kind: ffi::GrammarKind, text: &[u8]) -> Result<Box<Matcher>, String> {
+        guard_request(|| on_deep_stack(|| self.matcher(kind, text).map(Box::new)))
+    }
+}
+
+impl Matcher {
+    fn fresh(&self) -> Result<Box<Matcher>, String> {
+        guard(|| Ok(Box::new(self.copy())))
+    }
+
+    fn fill(&mut self, mask: &mut [u32]) -> ffi::MatcherState {
+        self.guarded(|m| m.fill_mask(mask))
+    }
+
+    fn accept(&mut self, token: u32) -> ffi::MatcherState {
+        self.guarded(|m| m.take(token))
+    }
+
+    fn error(&self) -> String {
+        self.error_text()
     }
 }
 
