@@ -35,6 +35,7 @@ struct Engine::Sequence {
   std::vector<std::int32_t> tokens;  // prompt and generated
   std::int64_t n_cached = 0;         // tokens whose keys and values are in the pages
   PageTable pages;
+  std::vector<std::uint32_t> mask;  // of the constraint
   enum class State { kQueued, kRunning, kFinished } state = State::kQueued;
   std::uint64_t last_used = 0;
 
@@ -42,6 +43,8 @@ struct Engine::Sequence {
       : id(id_in), request(std::move(request_in)), sampler(request.sampling, vocab_size) {
     tokens = request.prompt;
     result.n_prompt = static_cast<std::int64_t>(tokens.size());
+    if (request.constraint != nullptr)
+      mask.resize((static_cast<std::size_t>(vocab_size) + 31) / 32);
   }
   std::int64_t n_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
   bool in_prompt() const { return n_cached < result.n_prompt; }
@@ -79,6 +82,10 @@ Engine::RequestId Engine::submit(Request request) {
     if (id >= 0 && id < vocab_size()) continue;
     fail(ErrorCode::kUsage, "prompt", "token id {} is outside the vocabulary of {}", id,
          vocab_size());
+  }
+  if (request.n_top_logprobs < 0 || request.n_top_logprobs > kMaxTopLogprobs) {
+    fail(ErrorCode::kUsage, "top_logprobs", "{} is out of range; 0 to {} is wanted",
+         request.n_top_logprobs, kMaxTopLogprobs);
   }
   const RequestId id = next_id_++;
   sequences_.push_back(std::make_unique<Sequence>(id, std::move(request), vocab_size()));
@@ -395,9 +402,18 @@ void Engine::take_token(Sequence& s, std::span<const float> logits) {
     finish(s, FinishReason::kMaxTokens);
     return;
   }
-  const SampledToken token = s.sampler.sample(logits, s.tokens);
+  TokenConstraint* constraint = s.request.constraint.get();
+  SampleOptions options;
+  options.n_top = s.request.n_top_logprobs;
+  if (constraint != nullptr) {
+    const TokenConstraint::State state = constraint->fill(s.mask);
+    if (ends_by_constraint(s, state)) return;
+    if (state == TokenConstraint::State::kBound) options.mask = s.mask;
+  }
+  const SampledToken token = s.sampler.sample(logits, s.tokens, options);
   if (token.id < 0) {
-    s.result.error = "no token has a finite logit";
+    s.result.error = options.mask.empty() ? "no token has a finite logit"
+                                          : "no token that may come has a finite logit";
     finish(s, FinishReason::kError);
     return;
   }
@@ -407,15 +423,31 @@ void Engine::take_token(Sequence& s, std::span<const float> logits) {
     finish(s, FinishReason::kStopToken);
     return;
   }
+  auto state = TokenConstraint::State::kFree;
+  if (constraint != nullptr) state = constraint->accept(token.id);
   s.result.tokens.push_back(token.id);
   s.tokens.push_back(token.id);
   if (s.request.on_token && !s.request.on_token(token)) {
     finish(s, FinishReason::kCallback);
+  } else if (ends_by_constraint(s, state)) {
+    return;
   } else if (s.request.max_tokens >= 0 && n_generated + 1 >= s.request.max_tokens) {
     finish(s, FinishReason::kMaxTokens);
   } else if (s.n_tokens() >= options_.context) {
     finish(s, FinishReason::kContextFull);
   }
+}
+
+bool Engine::ends_by_constraint(Sequence& s, TokenConstraint::State state) {
+  if (state == TokenConstraint::State::kComplete) {
+    finish(s, FinishReason::kStopToken);
+  } else if (state == TokenConstraint::State::kFailed) {
+    s.result.error = s.request.constraint->error();
+    finish(s, FinishReason::kError);
+  } else {
+    return false;
+  }
+  return true;
 }
 
 void Engine::finish(Sequence& s, FinishReason reason) {

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/constraint.h"
 #include "engine/kv_pool.h"
 #include "engine/sampler.h"
 #include "operators/kinds.h"
@@ -48,6 +49,8 @@ enum class FinishReason {
   kError
 };
 
+inline constexpr std::int32_t kMaxTopLogprobs = 20;
+
 struct Request {
   std::vector<std::int32_t> prompt;  // at least one token
   SamplingParams sampling;
@@ -56,6 +59,8 @@ struct Request {
   bool ignore_stop_tokens = false;
   bool prompt_by_decode = false;  // feed the prompt one row per step (the decode path)
   bool reuse_prefix = true;
+  std::int32_t n_top_logprobs = 0;              // 0 to kMaxTopLogprobs, for SampledToken::top
+  std::shared_ptr<TokenConstraint> constraint;  // of the generated tokens; may be null
   /// Called for each generated token; false stops the request.
   std::function<bool(const SampledToken&)> on_token;
   /// Called for every prompt row, in order, with its logits; makes the whole prompt run (no prefix
@@ -131,6 +136,7 @@ class Engine {
   void take_outputs(Sequence& sequence, std::int64_t n_rows, const tensor::ConstMatrixF& logits,
                     std::int64_t* logit_row, double seconds);
   void take_token(Sequence& sequence, std::span<const float> logits);
+  bool ends_by_constraint(Sequence& sequence, TokenConstraint::State state);
   void finish(Sequence& sequence, FinishReason reason);
 
   operators::Model& model_;

@@ -356,5 +356,97 @@ TEST_F(EngineTest, NonFiniteLogitsEndTheRequestAndAreNotReused) {
   }
 }
 
+// Allows every third token; complete after `length` tokens, or failed.
+class ThirdTokens : public TokenConstraint {
+ public:
+  explicit ThirdTokens(int length, State at_end = State::kComplete)
+      : length_(length), at_end_(at_end) {}
+  State fill(std::span<std::uint32_t> mask) noexcept override {
+    if (n_free > 0) return State::kFree;
+    if (length_ == 0 && at_end_ == State::kFailed) return at_end_;
+    for (std::size_t id = 0; id < mask.size() * 32; ++id) {
+      const std::uint32_t bit = 1u << (id % 32);
+      mask[id / 32] = id % 3 == 0 && !nothing ? mask[id / 32] | bit : mask[id / 32] & ~bit;
+    }
+    return State::kBound;
+  }
+  State accept(std::int32_t) noexcept override {
+    if (n_free > 0) return --n_free, State::kFree;
+    return --length_ == 0 && at_end_ == State::kComplete ? at_end_ : State::kBound;
+  }
+  std::string error() const override { return "the toy grammar failed"; }
+  int n_free = 0;
+  bool nothing = false;
+
+ private:
+  int length_;
+  State at_end_;
+};
+
+TEST_F(EngineTest, AConstraintBindsGreedyAndSampledTokens) {
+  for (const float temperature : {0.0f, 1.0f}) {
+    Request r = request(20, 30);
+    r.sampling.temperature = temperature;
+    r.constraint = std::make_shared<ThirdTokens>(12);
+    const Result result = make()->generate(r);
+    EXPECT_EQ(result.reason, FinishReason::kStopToken);
+    ASSERT_EQ(result.tokens.size(), 12u);
+    for (const std::int32_t id : result.tokens) EXPECT_EQ(id % 3, 0);
+  }
+}
+
+TEST_F(EngineTest, AConstraintMayBeginLater) {
+  const std::vector<std::int32_t> free = alone(request(20, 5));
+  Request r = request(20, 9);
+  auto constraint = std::make_shared<ThirdTokens>(100);
+  constraint->n_free = 5;
+  r.constraint = constraint;
+  const Result result = make()->generate(r);
+  EXPECT_EQ(result.reason, FinishReason::kMaxTokens);
+  ASSERT_EQ(result.tokens.size(), 9u);
+  EXPECT_TRUE(std::equal(free.begin(), free.end(), result.tokens.begin()));
+  for (std::size_t i = 5; i < 9; ++i) EXPECT_EQ(result.tokens[i] % 3, 0);
+}
+
+TEST_F(EngineTest, AConstraintThatFailsEndsItsRequestAlone) {
+  auto engine = make();
+  Request bad = request(20, 30);
+  bad.constraint = std::make_shared<ThirdTokens>(3, TokenConstraint::State::kFailed);
+  Request empty = request(20, 30, 2);
+  auto nothing = std::make_shared<ThirdTokens>(3);
+  nothing->nothing = true;
+  empty.constraint = nothing;
+  const auto bad_id = engine->submit(bad), empty_id = engine->submit(empty);
+  const auto good_id = engine->submit(request(20, 10, 1));
+  while (engine->step()) {
+  }
+  const auto failed = engine->take_result(bad_id);
+  EXPECT_EQ(failed->reason, FinishReason::kError);
+  EXPECT_EQ(failed->error, "the toy grammar failed");
+  EXPECT_EQ(failed->tokens.size(), 3u);
+  EXPECT_EQ(engine->take_result(empty_id)->reason, FinishReason::kError);
+  EXPECT_EQ(engine->take_result(good_id)->tokens, alone(request(20, 10, 1)));
+}
+
+TEST_F(EngineTest, TopLogprobsComeWhenAskedFor) {
+  Request r = request(20, 4);
+  std::vector<SampledToken> seen;
+  r.on_token = [&](const SampledToken& token) {
+    seen.push_back(token);
+    return true;
+  };
+  r.n_top_logprobs = 3;
+  make()->generate(r);
+  ASSERT_EQ(seen.size(), 4u);
+  for (const SampledToken& token : seen) {
+    ASSERT_EQ(token.top.size(), 3u);
+    EXPECT_EQ(token.top[0].id, token.id);  // greedy
+    EXPECT_EQ(token.top[0].logprob, token.logprob);
+    EXPECT_GE(token.top[1].logprob, token.top[2].logprob);
+  }
+  r.n_top_logprobs = 21;
+  EXPECT_THROW(make()->submit(r), Error);
+}
+
 }  // namespace
 }  // namespace kt::engine

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "base/error.h"
 
@@ -140,11 +141,20 @@ std::int32_t Sampler::draw() {
   return candidates_.back().id;
 }
 
-SampledToken Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history) {
+void Sampler::apply_mask(std::span<const std::uint32_t> mask) {
+  for (std::size_t i = 0; i < logits_.size(); ++i) {
+    const bool allowed = i / 32 < mask.size() && (mask[i / 32] >> (i % 32) & 1u) != 0;
+    if (!allowed) logits_[i] = kNever;
+  }
+}
+
+SampledToken Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history,
+                             const SampleOptions& options) {
   logits_.assign(logits.begin(), logits.end());
   for (const float l : logits_) {
     if (std::isnan(l)) return {};
   }
+  if (!options.mask.empty()) apply_mask(options.mask);
   for (const auto& [id, bias] : params_.logit_bias) logits_[static_cast<std::size_t>(id)] += bias;
   penalize(history);
   constexpr float kMost = std::numeric_limits<float>::max();
@@ -162,8 +172,22 @@ SampledToken Sampler::sample(std::span<const float> logits, std::span<const std:
   const float largest = *std::max_element(logits.begin(), logits.end());
   double sum = 0.0;
   for (const float l : logits) sum += static_cast<double>(std::exp(l - largest));
-  const float chosen = logits[static_cast<std::size_t>(token.id)];
-  token.logprob = static_cast<float>(double{chosen} - double{largest} - std::log(sum));
+  const auto logprob = [&](std::int32_t id) {
+    const float logit = logits[static_cast<std::size_t>(id)];
+    return static_cast<float>(double{logit} - double{largest} - std::log(sum));
+  };
+  token.logprob = logprob(token.id);
+  if (options.n_top > 0) {
+    order_.resize(logits.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    const auto n = std::min<std::ptrdiff_t>(options.n_top, std::ssize(order_));
+    std::partial_sort(order_.begin(), order_.begin() + n, order_.end(), [&](auto a, auto b) {
+      const float x = logits[static_cast<std::size_t>(a)], y = logits[static_cast<std::size_t>(b)];
+      return x > y || (x == y && a < b);
+    });
+    for (const std::int32_t id : std::span(order_).first(static_cast<std::size_t>(n)))
+      token.top.push_back({id, logprob(id)});
+  }
   return token;
 }
 

@@ -1,7 +1,7 @@
 // Turns logits into a token: bias and penalties, temperature, top-k, typical, top-p, min-p, draw.
 //
-// Order: logit_bias → repetition (Keskar et al. 2019), frequency and presence penalties over the
-// last repeat_last_n tokens → top_k → temperature → typical_p (arXiv 2202.00666) → top_p (arXiv
+// Order: mask → logit_bias → repetition (Keskar et al. 2019), frequency and presence penalties over
+// the last repeat_last_n tokens → top_k → temperature → typical_p (arXiv 2202.00666) → top_p (arXiv
 // 1904.09751) → min_p (arXiv 2407.01082) → draw. temperature 0 is greedy: the largest logit after
 // bias and penalties, the lowest id on ties. Same seed and logits give the same tokens on every
 // machine. Thread rule: one Sampler per sequence.
@@ -30,16 +30,27 @@ struct SamplingParams {
   void validate(std::int64_t vocab_size) const;
 };
 
-struct SampledToken {
+struct TokenLogprob {
   std::int32_t id = -1;
   float logprob = 0.0f;  // under softmax of the unmodified logits
+};
+
+struct SampledToken : TokenLogprob {
+  std::vector<TokenLogprob> top;  // the most likely tokens, best first, when asked for
+};
+
+/// What one token is to be, besides the parameters of its sequence.
+struct SampleOptions {
+  std::span<const std::uint32_t> mask;  // bit id % 32 of word id / 32: it may come; empty: all may
+  std::int32_t n_top = 0;
 };
 
 class Sampler {
  public:
   Sampler(const SamplingParams& params, std::int64_t vocab_size);
   /// `history` is the whole sequence so far. Returns id -1 when no finite logit is left.
-  SampledToken sample(std::span<const float> logits, std::span<const std::int32_t> history);
+  SampledToken sample(std::span<const float> logits, std::span<const std::int32_t> history,
+                      const SampleOptions& options = {});
   std::uint64_t seed() const { return seed_; }  // the one in use
 
  private:
@@ -50,6 +61,7 @@ class Sampler {
   };
   static bool better(const Candidate& a, const Candidate& b);
   void penalize(std::span<const std::int32_t> history);
+  void apply_mask(std::span<const std::uint32_t> mask);
   std::int32_t draw();
   void normalize();            // probabilities of the candidates from their logits
   void keep_mass(float mass);  // the first candidates that hold this probability
@@ -59,6 +71,7 @@ class Sampler {
   std::mt19937_64 random_;
   std::vector<float> logits_;
   std::vector<Candidate> candidates_;
+  std::vector<std::int32_t> order_;  // of the most likely tokens
   std::map<std::int32_t, std::int32_t> counts_;
 };
 

@@ -245,5 +245,50 @@ TEST(SamplingParams, RefusesWhatIsOutOfRangeByName) {
   EXPECT_NO_THROW(SamplingParams{}.validate(10));
 }
 
+TEST(Sampler, TheMaskComesBeforeAllElse) {
+  const std::vector<std::uint32_t> mask = {0b0110};
+  SampleOptions options;
+  options.mask = mask;
+  SamplingParams p = plain();
+  p.logit_bias[3] = kInf;
+  p.repetition_penalty = 1.5f;
+  const std::vector<std::int32_t> history = {0, 1, 2, 3};
+  const std::vector<float> logits = {5, 1, 2, 4};
+  Sampler sampler(p, 4);
+  for (int i = 0; i < 200; ++i) {
+    const std::int32_t id = sampler.sample(logits, history, options).id;
+    EXPECT_TRUE(id == 1 || id == 2);
+  }
+  p.temperature = 0.0f;
+  EXPECT_EQ(Sampler(p, 4).sample(logits, history, options).id, 2);
+  const std::vector<std::uint32_t> none = {0};
+  options.mask = none;
+  EXPECT_EQ(Sampler(p, 4).sample(logits, history, options).id, -1);
+  // Ids beyond the mask may not come.
+  const std::vector<float> long_logits(40, 1.0f);
+  const std::vector<std::uint32_t> high = {0x80000000u};
+  options.mask = high;
+  EXPECT_EQ(Sampler(plain(), 40).sample(long_logits, {}, options).id, 31);
+}
+
+TEST(Sampler, TopLogprobsAreOfTheUnmodifiedLogits) {
+  SamplingParams p = plain();
+  p.temperature = 0.0f;
+  p.logit_bias[3] = 100.0f;
+  SampleOptions options;
+  options.n_top = 3;
+  const SampledToken token = Sampler(p, 4).sample(logits_of({0.2, 0.5, 0.2, 0.1}), {}, options);
+  EXPECT_EQ(token.id, 3);
+  ASSERT_EQ(token.top.size(), 3u);
+  EXPECT_EQ(token.top[0].id, 1);
+  EXPECT_EQ(token.top[1].id, 0);  // the lowest id on ties
+  EXPECT_EQ(token.top[2].id, 2);
+  EXPECT_NEAR(token.top[0].logprob, std::log(0.5), 1e-6);
+  EXPECT_NEAR(token.logprob, std::log(0.1), 1e-6);
+  options.n_top = 20;
+  EXPECT_EQ(Sampler(p, 4).sample(logits_of({0.2, 0.5, 0.2, 0.1}), {}, options).top.size(), 4u);
+  EXPECT_TRUE(Sampler(p, 4).sample(logits_of({0.2, 0.5, 0.2, 0.1}), {}).top.empty());
+}
+
 }  // namespace
 }  // namespace kt::engine

@@ -157,4 +157,15 @@ std::vector<std::int32_t> Session::stop_tokens() const {
   return {ids.begin(), ids.end()};
 }
 
+const text::GrammarFactory& Session::grammars() const {
+  if (tokenizer_ == nullptr)
+    fail(ErrorCode::kUnsupported, source_->path(), "has no tokenizer, which grammars need");
+  std::call_once(grammars_once_, [this] {
+    const std::vector<std::int32_t> ends = stop_tokens();
+    const auto n_vocab = static_cast<std::size_t>(engine_->vocab_size());
+    grammars_ = std::make_unique<text::GrammarFactory>(*tokenizer_, ends, n_vocab);
+  });
+  return *grammars_;
+}
+
 }  // namespace kt::session

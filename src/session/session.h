@@ -4,6 +4,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "models/model.h"
 #include "session/placing.h"
 #include "text/chat_template.h"
+#include "text/grammar.h"
 #include "text/tokenizer.h"
 
 namespace kt::session {
@@ -63,6 +65,8 @@ class Session {
   const operators::Placement& placement() const { return placement_; }
   const text::Tokenizer* tokenizer() const { return tokenizer_.get(); }        // may be null
   const text::ChatTemplate* chat_template() const { return template_.get(); }  // may be null
+  /// Built by the first caller; any thread. Throws kUnsupported without a tokenizer or end tokens.
+  const text::GrammarFactory& grammars() const;
   const LoadReport& load_report() const { return report_; }
   /// Ids that end a reply: the model's eos list and the tokenizer's end-of-turn tokens.
   std::vector<std::int32_t> stop_tokens() const;
@@ -84,6 +88,8 @@ class Session {
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<text::ChatTemplate> template_;
+  mutable std::once_flag grammars_once_;
+  mutable std::unique_ptr<text::GrammarFactory> grammars_;
   LoadReport report_;
 };
 
