@@ -27,8 +27,10 @@ engine::Request engine_request(const Session& session, const TextRequest& reques
 }
 
 TextOutput::TextOutput(const text::Tokenizer& tokenizer, const std::vector<std::string>& stops,
-                       StopFilter::Sink sink)
-    : filter_(checked(stops), std::move(sink)), detokenizer_(tokenizer, true, false) {}
+                       StopFilter::Sink sink, std::vector<std::int32_t> kept)
+    : filter_(checked(stops), std::move(sink)), detokenizer_(tokenizer, true, false) {
+  detokenizer_.keep(std::move(kept));
+}
 
 bool TextOutput::push(std::int32_t token) {
   const std::string_view piece = detokenizer_.push(token);

@@ -43,16 +43,15 @@ engine::Request engine_request(const Session& session, const TextRequest& reques
 class TextOutput {
  public:
   /// `sink` gets the text that is certain, and returns false when it wants no more; may be null.
+  /// `kept`: control tokens that show in the text all the same (text::marker_tokens), ascending.
   TextOutput(const text::Tokenizer& tokenizer, const std::vector<std::string>& stops,
-             StopFilter::Sink sink);
+             StopFilter::Sink sink, std::vector<std::int32_t> kept = {});
   /// False once the text has ended.
   bool push(std::int32_t token);
   /// Passes on what was held back, after the last token.
   void finish();
   const std::string& text() const { return filter_.text(); }
   const std::string& stop_string() const { return filter_.hit(); }
-  /// Control tokens that add text all the same (IncrementalDetokenizer::keep).
-  void keep(std::vector<text::TokenId> ids) { detokenizer_.keep(std::move(ids)); }
 
  private:
   StopFilter filter_;

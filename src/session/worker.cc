@@ -249,12 +249,12 @@ bool Worker::start(Job& job) {
   try {
     Ticket* ticket = job.ticket.get();
     if (session_->tokenizer() != nullptr) {
-      job.output = std::make_unique<TextOutput>(*session_->tokenizer(), job.text.stops,
-                                                [ticket](std::string_view text) {
-                                                  ticket->push(text);
-                                                  return true;
-                                                });
-      job.output->keep(job.text.kept);
+      const auto sink = [ticket](std::string_view text) {
+        ticket->push(text);
+        return true;
+      };
+      job.output = std::make_unique<TextOutput>(*session_->tokenizer(), job.text.stops, sink,
+                                                job.text.kept);
     } else if (!job.text.stops.empty()) {
       fail(ErrorCode::kUsage, "stop", "strings need a model with a tokenizer");
     }

@@ -63,6 +63,14 @@ TEST(ChatTemplate, GenerationTagOnlyMarks) {
   EXPECT_EQ(render("{% raw %}{% x {% y{% endraw %}"), "{% x {% y");
 }
 
+TEST(ChatTemplate, ListsOfANamespaceMayGrowAndShrink) {
+  EXPECT_EQ(render("{% set ns = namespace(ids=[]) %}{% for m in messages %}\n"
+                   "  {%- set _ = ns.ids.append(m['role'] + (1 | string)) -%}\n {% endfor %}"
+                   "{{ ns.ids }} {%- set x = ns.ids.pop(0) -%} {{ x }}{{ ns.ids }}"
+                   "{% set y = ns.ids.pop() %}{{ y }}{{ ns.ids | length }}"),
+            "['system1', 'user1']system1['user1']user10");
+}
+
 TEST(ChatTemplate, RaiseExceptionIsTheRequestsFault) {
   EXPECT_EQ(code_of("{{ raise_exception('no') }}"), ErrorCode::kUsage);
   EXPECT_EQ(code_of("x", {.messages_json = "[{]"}), ErrorCode::kUsage);

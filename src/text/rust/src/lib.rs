@@ -9,6 +9,7 @@ mod fuel;
 mod gbnf;
 mod gguf;
 mod grammar;
+mod list_methods;
 mod pre_tokenizers;
 mod python;
 mod strftime;

@@ -5,6 +5,7 @@
 use crate::error::{Outcome, bad_file, internal, usage};
 use crate::ffi::{DateTime, RenderRaw};
 use crate::fuel;
+use crate::list_methods;
 use crate::python::{JsonStyle, float_repr, json_dumps};
 use crate::strftime::strftime;
 use minijinja::machinery::{eval, get_compiled_template, make_string_output};
@@ -64,7 +65,8 @@ impl Template {
         env.add_test("iterable", |v: &Value| {
             v.is_undefined() || v.kind() == ValueKind::String || v.try_iter().is_ok()
         });
-        env.add_template_owned(NAME, neutral_generation_tags(source))
+        let source = list_methods::as_assignments(&neutral_generation_tags(source));
+        env.add_template_owned(NAME, source)
             .map_err(|e| bad_file(describe(&e)))?;
         Ok(Template { env })
     }
