@@ -87,7 +87,8 @@ def sources(root: pathlib.Path) -> list[pathlib.Path]:
 
 def resolve(layers: Layers, file: pathlib.Path, header: str) -> str | None:
     """Path of a quoted include relative to the root, or None when no such file is in the tree."""
-    for base in (file.parent, layers.root / "src", layers.root / "include"):
+    for base in (file.parent, layers.root / "src", layers.root / "include",
+                 layers.root / "apps/web"):
         target = (base / header).resolve()
         if target.is_file() and target.is_relative_to(layers.root):
             return target.relative_to(layers.root).as_posix()
