@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 CPP = {".h", ".cc", ".inc", ".cu", ".cuh", ".cpp", ".hpp"}
-TEXT = CPP | {".py", ".sh", ".cmake", ".rs", ".ts", ".md", ".toml", ".yaml", ".txt", ".json"}
+TEXT = CPP | {".py", ".sh", ".cmake", ".rs", ".ts", ".tsx", ".mjs", ".css", ".html", ".md", ".toml", ".yaml", ".txt", ".json"}
 SKIPPED_FOLDERS = {".git", "target", "node_modules", "__pycache__", ".work", "goldens", ".pytest_cache"}
 LOCK_FILES = {"Cargo.lock", "package-lock.json", "tokenizer.json"}
 MAX_FILE = 800

@@ -7,11 +7,14 @@ const PROGRAMS = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/go
 // Browser tests against a running server (KT_WEB_URL). The browser is the system's; KT_CHROMIUM names another.
 export default defineConfig({
   testDir: 'tests',
-  testMatch: '*.spec.ts',
   outputDir: 'test-results',
   workers: 1,
   timeout: 60_000,
   reporter: 'list',
+  projects: [
+    { name: 'page', testMatch: '*.spec.ts' },
+    { name: 'images', testMatch: 'screenshots.ts' },
+  ],
   use: {
     baseURL: process.env.KT_WEB_URL ?? DEFAULT_URL,
     locale: 'en-US',

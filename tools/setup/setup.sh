@@ -80,15 +80,13 @@ one_of() {
 
 install_packages() {
   local names name i
-  mapfile -t names < <(grep -vE '^(#|$)' "$KT_ROOT/tools/setup/packages.txt")
+  mapfile -t names < <(grep -vE '^(#|\[|$)' "$KT_ROOT/tools/setup/packages.txt")
   if has_apt; then
     for i in "${!names[@]}"; do
       [[ "${names[i]}" == *"|"* ]] || continue
       name="$(one_of "${names[i]}")"
       names[i]="$name"
     done
-  fi
-  if has_apt; then
     apt_install "${names[@]}"
     return
   fi
@@ -96,6 +94,19 @@ install_packages() {
   for tool in g++ cmake ninja pkg-config python3; do
     command -v "$tool" >/dev/null || die "$tool is missing; install what Debian calls: ${names[*]}"
   done
+}
+
+# The packages of one group. Without apt they are the user's own to install.
+install_group() {
+  local names
+  mapfile -t names < <(sed -n "s/^\[$1\] *//p" "$KT_ROOT/tools/setup/packages.txt")
+  has_apt || die "set-up group '$1': install what Debian calls ${names[*]}"
+  apt_install "${names[@]}"
+}
+
+# The page's browser tests need a Chromium; any will do.
+install_web() {
+  command -v chromium >/dev/null || command -v google-chrome >/dev/null || install_group web
 }
 
 # True when this cargo runs and is new enough.
@@ -220,6 +231,7 @@ for group in "$@"; do
     fuzz) install_clang ;;
     tidy) install_tidy ;;
     torch) install_torch ;;
-    *) die "unknown set-up group '$group' (known: fuzz, tidy, torch)" ;;
+    web) install_web ;;
+    *) die "unknown set-up group '$group' (known: fuzz, tidy, torch, web)" ;;
   esac
 done

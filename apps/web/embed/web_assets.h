@@ -1,9 +1,9 @@
 // The files of the chat page, built from apps/web and linked into the program.
 //
-// Each is stored as one gzip member; a server sends it as it is with `Content-Encoding: gzip`. The page must lie
-// at a path that ends in a slash: its addresses are relative. Names below assets/ carry a hash of their content,
-// so they may be cached for ever; the others change. Built with KT_WEB=OFF there are none.
-// Constant data: any thread may read it at any time.
+// Each is stored as one gzip member; a server sends it as it is with `Content-Encoding: gzip`. The
+// page must lie at a path that ends in a slash: its addresses are relative. Names below assets/
+// carry a hash of their content, so they may be cached for ever; the others change. Built with
+// KT_WEB=OFF there are none. Constant data: any thread may read it at any time.
 #pragma once
 
 #include <span>

@@ -27,6 +27,7 @@ export const en = {
 
   welcome: 'What shall we talk about?',
   messages: 'Messages',
+  notices: 'Notices',
   you: 'You',
   assistant: 'Assistant',
   message: 'Message',

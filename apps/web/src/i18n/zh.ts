@@ -28,6 +28,7 @@ export const zh: Texts = {
 
   welcome: '想聊些什么？',
   messages: '消息',
+  notices: '通知',
   you: '你',
   assistant: '助手',
   message: '消息',

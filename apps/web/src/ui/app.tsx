@@ -105,17 +105,18 @@ export function App() {
   }, [title]);
   return (
     <>
-      <a
-        class="skip"
-        href="#input"
-        onClick={(event) => {
-          event.preventDefault();
-          view.value = 'chat';
-          requestAnimationFrame(focusInput);
-        }}
-      >
-        {t('skipToInput')}
-      </a>
+      {view.value === 'chat' && (
+        <a
+          class="skip"
+          href="#input"
+          onClick={(event) => {
+            event.preventDefault();
+            focusInput();
+          }}
+        >
+          {t('skipToInput')}
+        </a>
+      )}
       <Sidebar />
       {sidebarOpen.value && <div class="veil" onClick={() => (sidebarOpen.value = false)} />}
       <main>

@@ -8,7 +8,7 @@ import { Icon } from './icons';
 
 export function Toasts() {
   return (
-    <div class="toasts" role="region" aria-label={t('messages')} aria-live="assertive">
+    <div class="toasts" role="region" aria-label={t('notices')} aria-live="assertive">
       {toasts.value.map(({ id, text, kind, retry }) => (
         <div key={id} class={`toast ${kind}`}>
           <span>{text}</span>

@@ -1,5 +1,5 @@
 /** Conversations: new, search, list with rename and delete; below them the ways to settings and placement. */
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Summary } from '../lib/conversation';
 import { current, deleteChat, found, open, query, renameChat, search, startNew, summaries } from '../state/chats';
 import { runs, stop } from '../state/runs';
@@ -18,7 +18,10 @@ function leave(): void {
 function RenameField({ summary, onDone }: { summary: Summary; onDone: () => void }) {
   const field = useRef<HTMLInputElement>(null);
   const finished = useRef(false);
-  useEffect(() => field.current?.select(), []);
+  useLayoutEffect(() => {
+    field.current!.focus();
+    field.current!.select();
+  }, []);
   const finish = (keep: boolean): void => {
     if (finished.current) return;
     finished.current = true;
@@ -31,7 +34,6 @@ function RenameField({ summary, onDone }: { summary: Summary; onDone: () => void
       class="rename"
       defaultValue={summary.title}
       aria-label={t('renameNamed', { title: summary.title || t('untitled') })}
-      autofocus
       onBlur={() => finish(true)}
       onKeyDown={(event) => {
         if (isComposing(event)) return;

@@ -35,10 +35,11 @@ function useFollow(key: string, count: number, content: unknown) {
   }, [content]);
   useEffect(() => {
     // The box gets smaller when the input grows or a phone shows its keyboard.
+    const element = box.current!;
     const observer = new ResizeObserver(() => {
-      if (following.current) box.current!.scrollTop = box.current!.scrollHeight;
+      if (following.current) element.scrollTop = element.scrollHeight;
     });
-    observer.observe(box.current!);
+    observer.observe(element);
     return () => observer.disconnect();
   }, []);
   return { box, away, toEnd, onScroll };

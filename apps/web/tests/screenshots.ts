@@ -1,0 +1,28 @@
+/** Writes page-{desktop,phone}-{light,dark}.png into KT_IMAGES (default: docs/images of this tree). */
+import { join } from 'node:path';
+import { test } from '@playwright/test';
+import { fakeServer, say, streamOf } from './fake_server';
+import { REPLY, THOUGHTS } from './samples';
+
+const FOLDER = process.env.KT_IMAGES ?? join(__dirname, '../../../docs/images');
+const SIZES = { desktop: { width: 1280, height: 900 }, phone: { width: 390, height: 844 } };
+
+for (const [size, viewport] of Object.entries(SIZES)) {
+  for (const colorScheme of ['light', 'dark'] as const) {
+    test(`${size}, ${colorScheme}`, async ({ page }) => {
+      await page.setViewportSize(viewport);
+      await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+      const numbers = streamOf(REPLY, { thoughts: THOUGHTS });
+      await fakeServer(page, { replies: [streamOf('Of course.'), numbers] });
+      await page.goto('/');
+      for (const text of ['Plan a week of walks', 'What does NUMA change?']) {
+        await say(page, text);
+        await page.keyboard.press('Control+Shift+O');
+      }
+      await say(page, 'Why may the experts stay in memory?');
+      await page.locator('.thread').evaluate((thread) => (thread.scrollTop = 0));
+      await page.waitForTimeout(300);
+      await page.screenshot({ path: join(FOLDER, `page-${size}-${colorScheme}.png`) });
+    });
+  }
+}
