@@ -3,11 +3,13 @@
 // Thread rule: plain values.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/sampler.h"
 #include "serve/fields.h"
+#include "text/grammar.h"
 
 namespace kt::serve {
 
@@ -28,9 +30,10 @@ struct Ask {
   std::int64_t max_tokens = -1;  // -1: until the context is full
   std::vector<std::string> stops;
   bool ignore_eos = false;
-  int n = 1;                   // replies to each prompt
-  double seconds = 0.0;        // allowed for all; 0: no limit
-  bool keep_reasoning = true;  // false: reasoning stays in the content, with its marks
+  int n = 1;                                 // replies to each prompt
+  double seconds = 0.0;                      // allowed for all; 0: no limit
+  int n_top_logprobs = 0;                    // of each token
+  std::optional<text::GrammarSpec> grammar;  // binds what follows the reasoning
 };
 
 }  // namespace kt::serve

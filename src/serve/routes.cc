@@ -2,6 +2,7 @@
 
 #include "serve/api/native/handlers.h"
 #include "serve/api/openai/handlers.h"
+#include "serve/api/page/handlers.h"
 
 namespace kt::serve {
 

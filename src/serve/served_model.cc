@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "serve/problem.h"
 #include "session/generate.h"
+#include "session/grammar_constraint.h"
 
 namespace kt::serve {
 namespace {
@@ -154,6 +155,12 @@ Generation ServedModel::generate(const Ask& ask) {
     for (const Ask::Prompt& prompt : ask.prompts) prompts.push_back(tokens_of(prompt));
     generation.formats.resize(prompts.size());
   }
+  std::optional<text::Grammar> grammar;
+  if (ask.grammar) {
+    grammar = worker_.read([&](const session::Session& session) {
+      return session.grammars().compile(*ask.grammar, "response_format");
+    });
+  }
   check_queue(prompts.size() * static_cast<std::size_t>(ask.n));
   const std::int64_t most = facts.context - (ask.max_tokens == 0 ? 0 : 1);
   for (const auto& prompt : prompts) {
@@ -173,10 +180,20 @@ Generation ServedModel::generate(const Ask& ask) {
   }
   const auto stop_tokens =
       worker_.read([](const session::Session& session) { return session.stop_tokens(); });
-  for (const auto& prompt : prompts) {
+  const bool may_reason = ask.template_kwargs.value("enable_thinking", Json()) != false;
+  for (std::size_t p = 0; p < prompts.size(); ++p) {
+    const session::ReasoningMarks marks =
+        session::reasoning_marks(generation.formats[p], may_reason);
     for (int i = 0; i < ask.n; ++i) {
       engine::Request request;
-      request.prompt = prompt;
+      request.prompt = prompts[p];
+      request.n_top_logprobs = ask.n_top_logprobs;
+      if (grammar) {
+        request.constraint = worker_.read([&](const session::Session& session) {
+          return std::make_shared<session::GrammarConstraint>(grammar->fresh(),
+                                                              *session.tokenizer(), marks);
+        });
+      }
       request.sampling = ask.sampling;
       if (ask.sampling.seed != 0) request.sampling.seed += static_cast<std::uint64_t>(i);
       request.max_tokens = ask.max_tokens;

@@ -198,6 +198,8 @@ class CompletionCodec : public Codec {
     for (const engine::SampledToken& token : tokens) {
       Json entry = token_json(token.id, token.logprob);
       entry["top_logprobs"] = Json::array();
+      for (const engine::TokenLogprob& top : token.top)
+        entry["top_logprobs"].push_back(token_json(top.id, top.logprob));
       content.push_back(std::move(entry));
     }
     return {{"content", std::move(content)}, {"refusal", nullptr}};
@@ -211,15 +213,17 @@ class CompletionCodec : public Codec {
   }
 
   Json text_logprobs(const std::vector<engine::SampledToken>& tokens) const {
-    Json texts = Json::array(), logprobs = Json::array();
+    Json texts = Json::array(), logprobs = Json::array(), tops = Json::array();
     for (const engine::SampledToken& token : tokens) {
       texts.push_back(options_.token_bytes(token.id));
       logprobs.push_back(token.logprob);
+      Json top = Json::object();
+      for (const engine::TokenLogprob& t : token.top) top[options_.token_bytes(t.id)] = t.logprob;
+      tops.push_back(std::move(top));
     }
     return {{"tokens", std::move(texts)},
             {"token_logprobs", std::move(logprobs)},
-            {"top_logprobs", nullptr},
-            {"text_offset", Json::array()}};
+            {"top_logprobs", std::move(tops)}};
   }
 
   const CompletionOptions options_;

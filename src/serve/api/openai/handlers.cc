@@ -57,8 +57,10 @@ Answer chat(Service& service, const http::Request& request) {
   read_conversation(fields, model.facts(), &ask);
   CompletionOptions options = codec_options(fields, model);
   options.logprobs = fields.flag("logprobs").value_or(false);
-  if (fields.find("top_logprobs") != nullptr && !options.logprobs) {
-    fail(ErrorCode::kUsage, "top_logprobs", "needs logprobs: true");
+  read_grammar(fields, &ask);
+  if (const auto n = fields.whole("top_logprobs", 0, engine::kMaxTopLogprobs)) {
+    if (!options.logprobs) fail(ErrorCode::kUsage, "top_logprobs", "needs logprobs: true");
+    ask.n_top_logprobs = static_cast<int>(*n);
   }
   return service.reply(request, model.generate(ask), make_completion_codec(std::move(options)));
 }
@@ -73,7 +75,11 @@ Answer complete(Service& service, const http::Request& request) {
   CompletionOptions options = codec_options(fields, model);
   options.chat = false;
   options.n = static_cast<std::size_t>(ask.n);
-  options.logprobs = fields.find("logprobs") != nullptr;
+  read_grammar(fields, &ask);
+  if (const auto n = fields.whole("logprobs", 0, engine::kMaxTopLogprobs)) {
+    options.logprobs = true;
+    ask.n_top_logprobs = static_cast<int>(*n);
+  }
   if (fields.find("suffix") != nullptr) {
     fail(ErrorCode::kUnsupported, "suffix", "filling in before a suffix is not supported");
   }

@@ -114,6 +114,54 @@ void read_conversation(const Fields& fields, const ModelFacts& facts, Ask* ask) 
   }
 }
 
+namespace {
+
+text::GrammarSpec schema_spec(const Json* schema) {
+  if (schema == nullptr) return {text::GrammarKind::kJsonObject, {}};
+  return {text::GrammarKind::kJsonSchema, wire(*schema)};
+}
+
+void read_response_format(const Fields& fields, Ask* ask) {
+  const Json* format = fields.find("response_format");
+  if (format == nullptr) return;
+  constexpr const char* kWanted = "an object of type text, json_object or json_schema";
+  if (!format->is_object()) fields.refuse("response_format", kWanted);
+  const Fields inner(*format, "response_format.");
+  const std::string type = inner.text("type").value_or("");
+  if (type == "text") return;
+  if (type == "json_object") {
+    ask->grammar = schema_spec(inner.find("schema"));
+  } else if (type == "json_schema") {
+    const Json* named = inner.find("json_schema");
+    if (named == nullptr || !named->is_object()) inner.refuse("json_schema", "an object");
+    const Json* schema = Fields(*named).find("schema");
+    if (schema == nullptr) inner.refuse("json_schema", "an object with a schema");
+    ask->grammar = schema_spec(schema);
+  } else {
+    fields.refuse("response_format", kWanted);
+  }
+}
+
+}  // namespace
+
+void read_grammar(const Fields& fields, Ask* ask) {
+  read_response_format(fields, ask);
+  for (const char* name : {"json_schema", "guided_json"}) {
+    if (const Json* schema = fields.find(name); schema != nullptr)
+      ask->grammar = schema_spec(schema);
+  }
+  for (const char* name : {"grammar", "guided_grammar"}) {
+    const auto grammar = fields.text(name);
+    if (!grammar || grammar->empty()) continue;
+    const bool gbnf = grammar->find("::=") != std::string::npos;
+    ask->grammar = {gbnf ? text::GrammarKind::kGbnf : text::GrammarKind::kLark, *grammar};
+  }
+  for (const char* name : {"regex", "guided_regex"}) {
+    const auto regex = fields.text(name);
+    if (regex) ask->grammar = {text::GrammarKind::kRegex, *regex};
+  }
+}
+
 void read_prompts(const Fields& fields, Ask* ask) {
   const Json* prompt = fields.find("prompt");
   constexpr const char* kWanted = "a string, or an array of strings or token ids,";

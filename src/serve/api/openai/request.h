@@ -16,6 +16,10 @@ void read_sampling(const Fields& fields, const ModelFacts& facts, Ask* ask);
 /// Messages, tools and the template's variables. Throws kUsage, kUnsupported.
 void read_conversation(const Fields& fields, const ModelFacts& facts, Ask* ask);
 
+/// What the reply is bound to: response_format, or json_schema, grammar (GBNF or Lark) and regex as
+/// other local servers name them.
+void read_grammar(const Fields& fields, Ask* ask);
+
 /// `prompt`: a string, an array of strings, of token ids, or of arrays of token ids.
 void read_prompts(const Fields& fields, Ask* ask);
 
