@@ -253,8 +253,8 @@ bool Worker::start(Job& job) {
         ticket->push(text);
         return true;
       };
-      job.output = std::make_unique<TextOutput>(*session_->tokenizer(), job.text.stops, sink,
-                                                job.text.kept);
+      job.output =
+          std::make_unique<TextOutput>(*session_->tokenizer(), job.text.stops, sink, job.text.kept);
     } else if (!job.text.stops.empty()) {
       fail(ErrorCode::kUsage, "stop", "strings need a model with a tokenizer");
     }
