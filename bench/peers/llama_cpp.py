@@ -17,7 +17,7 @@ import statistics
 import sys
 
 from peer_driver import cpu_name, make_parser, run, say, whole_number
-from peer_install import CPU_FLAGS, PEER, build_llama_bench
+from peer_install import CPU_FLAGS, PEER, build_llama_program
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    args.llama_bench = args.llama_bench or build_llama_bench(args.cache, args.cpu)
+    args.llama_bench = args.llama_bench or build_llama_program(args.cache, args.cpu, "llama-bench")
     rows = []
     for model in args.model or [smollm2(), synthetic_moe(args.kt, args.cache)]:
         rows += compare(args, model)

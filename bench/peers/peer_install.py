@@ -53,23 +53,25 @@ def build_llama_cpp(build: pathlib.Path, cache: pathlib.Path, wheels: pathlib.Pa
         run("tar", "-xzf", archive, "-C", cache)
     say(f"building {target} for {cpu} (some minutes, once)")
     run("cmake", "-S", source / "vendor" / "llama.cpp", "-B", build, "-DCMAKE_BUILD_TYPE=Release",
-        "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_CURL=OFF",
+        "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_CURL=OFF",
         "-DLLAMA_OPENSSL=OFF", *flags, *CPU_FLAGS[cpu])
     run("cmake", "--build", build, "--target", target, "--parallel", str(os.cpu_count() or 2))
 
 
-def build_llama_bench(cache: pathlib.Path, cpu: str) -> pathlib.Path:
-    """llama-bench; an earlier build is used again."""
+def build_llama_program(cache: pathlib.Path, cpu: str, name: str) -> pathlib.Path:
+    """llama-bench or llama-server; an earlier build is used again."""
     build = cache / f"llama-cpp-{PEER}-{cpu}"
-    program = build / "bin" / "llama-bench"
+    program = build / "bin" / name
     if not program.exists():
-        build_llama_cpp(build, cache, None, cpu, "llama-bench", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_MTMD=OFF")
+        server = "ON" if name == "llama-server" else "OFF"
+        build_llama_cpp(build, cache, None, cpu, name, "-DBUILD_SHARED_LIBS=OFF", f"-DLLAMA_BUILD_SERVER={server}",
+                        f"-DLLAMA_BUILD_MTMD={server}")
     return program
 
 
 def build_ggml(prefix: pathlib.Path, cache: pathlib.Path, wheels: pathlib.Path | None, cpu: str) -> None:
     build = cache / f"ggml-{PEER}-{cpu}"
-    build_llama_cpp(build, cache, wheels, cpu, "ggml-cpu", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_BUILD_TOOLS=OFF",
+    build_llama_cpp(build, cache, wheels, cpu, "ggml-cpu", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_TOOLS=OFF",
                     "-DLLAMA_BUILD_EXAMPLES=OFF")
     folder = prefix / "ggml"
     folder.mkdir(parents=True, exist_ok=True)
