@@ -37,13 +37,18 @@ class Connection : public ConnectionControl,
       : stream_(std::move(stream)),
         options_(options),
         handler_(handler),
-        buffer_(options.max_header + kReadAhead) {}
+        buffer_(options.max_header + kReadAhead),
+        timer_(stream_.get_executor()) {}
 
   auto executor() { return stream_.get_executor(); }
   asio::awaitable<void> run() {
+    asio::co_spawn(stream_.get_executor(), watch_deadline(this->shared_from_this()),
+                   asio::detached);
     bool more = true;
     while (more) more = co_await exchange();
     co_await close();
+    ended_ = true;
+    timer_.cancel();
   }
 
   void stop_when_idle() override {
@@ -83,8 +88,29 @@ class Connection : public ConnectionControl,
     }
   };
 
-  beast::tcp_stream& tcp() { return beast::get_lowest_layer(stream_); }
-  auto& socket() { return tcp().socket(); }
+  auto& socket() { return beast::get_lowest_layer(stream_); }
+
+  // What is waited for from now on must come by then; else it ends as if cancelled, and timed_out_
+  // is set.
+  void expires_at(Deadline deadline) {
+    deadline_ = deadline;
+    timed_out_ = false;
+    if (deadline < timer_.expiry()) timer_.cancel();
+  }
+  void expires_after(std::chrono::milliseconds time) {
+    expires_at(std::chrono::steady_clock::now() + time);
+  }
+  static asio::awaitable<void> watch_deadline(std::shared_ptr<Connection> self) {
+    while (!self->ended_) {
+      self->timer_.expires_at(self->deadline_);
+      beast::error_code error;
+      co_await self->timer_.async_wait(token(error));
+      if (self->ended_ || std::chrono::steady_clock::now() < self->deadline_) continue;
+      self->timed_out_ = true;
+      self->deadline_ = Deadline::max();
+      self->socket().cancel(error);
+    }
+  }
   static auto token(beast::error_code& error) {
     return asio::redirect_error(asio::use_awaitable, error);
   }
@@ -97,7 +123,7 @@ class Connection : public ConnectionControl,
     Parser parser;
     parser.header_limit(static_cast<std::uint32_t>(options_.max_header));
     parser.body_limit(options_.max_body);
-    tcp().expires_after(options_.header_time);
+    expires_after(options_.header_time);
     co_await beast::http::async_read_header(stream_, buffer_, parser, token(error));
     Request request;
     if (error) co_return co_await refuse(request, error);
@@ -125,7 +151,7 @@ class Connection : public ConnectionControl,
     if (buffer_.size() > 0) co_return true;
     if (stopping_) co_return false;
     beast::error_code error;
-    tcp().expires_after(first_ ? options_.header_time : options_.idle_time);
+    expires_after(first_ ? options_.header_time : options_.idle_time);
     first_ = false;
     idle_ = true;
     const std::size_t n = co_await stream_.async_read_some(buffer_.prepare(4096), token(error));
@@ -161,11 +187,11 @@ class Connection : public ConnectionControl,
     const auto end = std::chrono::steady_clock::now() + options_.body_time;
     if (version_ >= 11 && beast::iequals(request.header("expect"), "100-continue")) {
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-      tcp().expires_after(options_.stall_time);
+      expires_after(options_.stall_time);
       co_await asio::async_write(stream_, asio::buffer(kContinue), token(error));
     }
     while (!error && !parser.is_done()) {
-      tcp().expires_at(std::min(end, std::chrono::steady_clock::now() + options_.stall_time));
+      expires_at(std::min(end, std::chrono::steady_clock::now() + options_.stall_time));
       co_await beast::http::async_read_some(stream_, buffer_, parser, token(error));
     }
   }
@@ -177,7 +203,7 @@ class Connection : public ConnectionControl,
     if (error == E::end_of_stream) co_return false;
     int status = 0;
     std::string why;
-    if (error == beast::error::timeout) {
+    if (timed_out_) {
       status = 408;
       why = "the request did not arrive in time";
     } else if (error == E::body_limit) {
@@ -217,7 +243,7 @@ class Connection : public ConnectionControl,
     bh::response_serializer<bh::string_body> serializer(message);
     beast::error_code error;
     while (!error && !serializer.is_done()) {
-      tcp().expires_after(options_.stall_time);
+      expires_after(options_.stall_time);
       co_await bh::async_write_some(stream_, serializer, token(error));
     }
     co_return !error && keep_alive_;
@@ -231,14 +257,14 @@ class Connection : public ConnectionControl,
     if (version_ >= 11) message.chunked(true);
     bh::response_serializer<bh::empty_body> serializer(message);
     beast::error_code error;
-    tcp().expires_after(options_.stall_time);
+    expires_after(options_.stall_time);
     co_await bh::async_write_header(stream_, serializer, token(error));
     co_return !error;
   }
 
   asio::awaitable<bool> send_bytes(std::string_view bytes) {
     beast::error_code error;
-    tcp().expires_after(options_.stall_time);
+    expires_after(options_.stall_time);
     const asio::const_buffer data(bytes.data(), bytes.size());
     if (version_ >= 11) {
       co_await asio::async_write(stream_, beast::http::make_chunk(data), token(error));
@@ -292,6 +318,7 @@ class Connection : public ConnectionControl,
       }
       if (output.complete()) co_return co_await end_stream();
       if (watch.gone || watch.ping_due) continue;
+      deadline_ = Deadline::max();  // a Work may take its time
       beast::error_code woken;
       co_await watch.events.async_wait(asio::posix::descriptor_base::wait_read, token(woken));
     }
@@ -300,7 +327,7 @@ class Connection : public ConnectionControl,
   asio::awaitable<bool> end_stream() {
     beast::error_code error;
     if (version_ >= 11) {
-      tcp().expires_after(options_.stall_time);
+      expires_after(options_.stall_time);
       co_await asio::async_write(stream_, beast::http::make_chunk_last(), token(error));
     }
     co_return !error && keep_alive_;
@@ -345,8 +372,9 @@ class Connection : public ConnectionControl,
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
     for (std::size_t n = 0; !error && n < kReadAhead * 8;) {
       buffer_.clear();
-      tcp().expires_at(end);
-      const std::size_t read = co_await tcp().async_read_some(buffer_.prepare(16384), token(error));
+      expires_at(end);
+      const std::size_t read =
+          co_await socket().async_read_some(buffer_.prepare(16384), token(error));
       n += read;
     }
     socket().close(error);
@@ -356,6 +384,10 @@ class Connection : public ConnectionControl,
   const ServerOptions& options_;
   Handler& handler_;
   beast::flat_buffer buffer_;
+  asio::steady_timer timer_;
+  Deadline deadline_ = Deadline::max();
+  bool timed_out_ = false;
+  bool ended_ = false;
   Watch* watch_ = nullptr;  // of the reply in progress
   unsigned version_ = 11;
   bool keep_alive_ = false;

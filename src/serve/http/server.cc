@@ -71,8 +71,8 @@ struct Server::Impl {
       const std::lock_guard lock(mutex);
       if (connections.size() >= options.max_connections) return;  // closes the socket
     }
-    const auto connection = std::make_shared<Connection<beast::tcp_stream>>(
-        beast::tcp_stream(std::move(socket)), options, handler);
+    const auto connection =
+        std::make_shared<Connection<tcp::socket>>(std::move(socket), options, handler);
     enlist(connection);
     const auto executor = connection->executor();
     asio::co_spawn(
