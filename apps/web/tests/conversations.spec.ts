@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { expect, test } from '@playwright/test';
-import { fakeServer, say } from './fake_server';
+import { fakeServer, say, streamOf } from './fake_server';
 
 test.beforeEach(async ({ page }) => {
   await fakeServer(page);
@@ -57,7 +57,7 @@ test('go out to a file and come back', async ({ page }) => {
   await expect(page.locator('.toast.error')).toContainText('not an export');
 });
 
-test('a reply goes on while another conversation is open, and in another tab they appear', async ({ page, context }) => {
+test('appear in other tabs', async ({ page, context }) => {
   const other = await context.newPage();
   await fakeServer(other);
   await other.goto('/');
@@ -65,4 +65,19 @@ test('a reply goes on while another conversation is open, and in another tab the
   await page.getByRole('button', { name: 'New chat' }).click();
   await say(page, 'Third');
   await expect(other.locator('.entry .title').first()).toHaveText('Third');
+});
+
+test('a reply goes on while another conversation is open', async ({ context }) => {
+  const page = await context.newPage();
+  await fakeServer(page, { replies: [streamOf(`${'word '.repeat(60)}end`, { delay: 30 }), streamOf('short')] });
+  await page.goto('/');
+  await page.locator('#input').fill('Long');
+  await page.keyboard.press('Enter');
+  await expect(page.locator('.message.assistant')).toContainText('word');
+  await page.getByRole('button', { name: 'New chat' }).click();
+  await say(page, 'Other');
+  await expect(page.locator('.message.assistant')).toContainText('short');
+  await page.getByRole('button', { name: 'Long', exact: true }).click();
+  await expect(page.locator('.message.assistant')).toContainText('end');
+  await expect(page.locator('.message.assistant .numbers')).toBeVisible();
 });

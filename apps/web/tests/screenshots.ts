@@ -12,8 +12,8 @@ for (const [size, viewport] of Object.entries(SIZES)) {
     test(`${size}, ${colorScheme}`, async ({ page }) => {
       await page.setViewportSize(viewport);
       await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
-      const numbers = streamOf(REPLY, { thoughts: THOUGHTS });
-      await fakeServer(page, { replies: [streamOf('Of course.'), numbers] });
+      const reply = streamOf(REPLY, { thoughts: THOUGHTS, delay: 50 });
+      await fakeServer(page, { replies: [streamOf('Of course.'), streamOf('Of course.'), reply] });
       await page.goto('/');
       for (const text of ['Plan a week of walks', 'What does NUMA change?']) {
         await say(page, text);

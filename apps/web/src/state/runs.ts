@@ -1,7 +1,7 @@
 /**
  * Writing replies. One run per conversation at most:
  *   waiting → (queued → waiting)* → thinking → writing → done | stopped | failed
- * Text is put into the conversation every FLUSH_MS, not with every token.
+ * Text is put into the conversation every FLUSH_MS or so, not with every token.
  */
 import { signal } from '@preact/signals';
 import {
@@ -27,6 +27,8 @@ export interface Run {
 }
 
 const FLUSH_MS = 50;
+// A long reply takes longer to parse, so it is shown less often.
+const CHARS_PER_MS = 400;
 const MAX_TRIES = 20;
 
 export const runs = signal<Record<string, Run>>({});
@@ -91,7 +93,7 @@ class Draft {
       run.since = now;
     }
     this[kind] += text;
-    this.timer ??= setTimeout(() => this.flush(), FLUSH_MS);
+    this.timer ??= setTimeout(() => this.flush(), FLUSH_MS + this.content.length / CHARS_PER_MS);
   }
 
   private statsFrom({ usage, timings }: Extract<ChatEvent, { kind: 'usage' }>): ReplyStats {

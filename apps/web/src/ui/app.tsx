@@ -4,7 +4,7 @@ import { current } from '../state/chats';
 import { isRunning, stop } from '../state/runs';
 import { model, models } from '../state/server';
 import { change, t } from '../state/settings';
-import { settingsOpen, sidebarOpen, view } from '../state/view';
+import { isPhone, settingsOpen, sidebarOpen, view } from '../state/view';
 import { Composer } from './composer';
 import { focusInput, isComposing } from './dom';
 import { Icon } from './icons';
@@ -15,7 +15,7 @@ import { newChat, Sidebar } from './sidebar';
 import { Thread } from './thread';
 
 function focusSearch(): void {
-  sidebarOpen.value = true;
+  sidebarOpen.value = isPhone();
   requestAnimationFrame(() => {
     const field = document.getElementById('search') as HTMLInputElement | null;
     field?.focus();
@@ -119,7 +119,7 @@ export function App() {
       )}
       <Sidebar />
       {sidebarOpen.value && <div class="veil" onClick={() => (sidebarOpen.value = false)} />}
-      <main>
+      <main inert={sidebarOpen.value}>
         <Header />
         <ServerBar />
         {view.value === 'placement' ? (

@@ -13,12 +13,17 @@ interface DialogProps {
 
 export function Dialog({ title, onClose, children, wide }: DialogProps) {
   const dialog = useRef<HTMLDialogElement>(null);
+  const closed = useRef(onClose);
+  closed.current = onClose;
   useEffect(() => {
     const opener = document.activeElement;
     const element = dialog.current!;
+    const onClosed = (): void => closed.current();
+    element.addEventListener('close', onClosed);
     element.showModal();
     return () => {
-      if (element.open) element.close();
+      element.removeEventListener('close', onClosed);
+      element.close();
       if (opener instanceof HTMLElement && opener.isConnected) opener.focus();
     };
   }, []);
@@ -27,10 +32,6 @@ export function Dialog({ title, onClose, children, wide }: DialogProps) {
       ref={dialog}
       class={wide ? 'wide' : ''}
       aria-label={title}
-      onCancel={(event) => {
-        event.preventDefault();
-        onClose();
-      }}
       onMouseDown={(event) => event.target === dialog.current && onClose()}
     >
       <div class="dialog-body">

@@ -37,4 +37,11 @@ export function grow(area: HTMLTextAreaElement | null): void {
   area.style.height = `${area.scrollHeight + 2}px`;
 }
 
+/** After what had the focus is gone: the search field, so that the keyboard does not start at the top again. */
+export function rescueFocus(): void {
+  requestAnimationFrame(() => {
+    if (document.activeElement === document.body) document.getElementById('search')?.focus();
+  });
+}
+
 export const focusInput = (): void => document.getElementById('input')?.focus();

@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Message, ReplyStats } from '../lib/conversation';
 import { formatCount, formatRate } from '../lib/format';
 import { deleteMessage, editAndSend, regenerate, runs, showBranch, type Run } from '../state/runs';
+import { models } from '../state/server';
 import { t } from '../state/settings';
 import { copyText, grow, isComposing } from './dom';
 import { Icon } from './icons';
@@ -29,6 +30,7 @@ function useTicks(active: boolean): number {
 }
 
 const seconds = (ms: number): number => Math.max(0, Math.round(ms / 1000));
+const atLeastOne = (ms: number): string => (ms < 1000 ? '<1' : String(seconds(ms)));
 
 function Versions({ message, versions, disabled }: MessageProps & { disabled: boolean }) {
   if (versions.length < 2) return null;
@@ -163,7 +165,7 @@ function Thoughts({ message, run }: { message: Message; run: Run | undefined }) 
   if (!message.reasoning) return null;
   const title = live
     ? t('thinking', { seconds: seconds(now - run.since) })
-    : t('thoughtFor', { seconds: seconds(message.thinkMs ?? 0) });
+    : t('thoughtFor', { seconds: atLeastOne(message.thinkMs ?? 0) });
   return (
     <details class={live ? 'thoughts live' : 'thoughts'}>
       <summary>{title}</summary>
@@ -193,10 +195,11 @@ function LiveRate({ run }: { run: Run }) {
   );
 }
 
-function Numbers({ stats }: { stats: ReplyStats }) {
+function Numbers({ stats, name }: { stats: ReplyStats; name: string | undefined }) {
   const { newTokens, tokensPerSecond, promptTokens, cachedTokens, totalTokens, contextSize } = stats;
   const parts = [t('tokens', { count: formatCount(newTokens) })];
   if (tokensPerSecond) parts.unshift(t('tokensPerSecond', { rate: formatRate(tokensPerSecond) }));
+  if (name !== undefined && models.value.length > 1) parts.unshift(name);
   parts.push(t('prompt', { count: formatCount(promptTokens), cached: formatCount(cachedTokens) }));
   const label = t('contextUsed', { used: formatCount(totalTokens), total: formatCount(contextSize ?? 0) });
   return (
@@ -250,7 +253,7 @@ export function AssistantMessage({ message, versions, disabled }: MessageProps &
             <DeleteButton id={message.id} disabled={disabled} />
           </>
         )}
-        {run ? <LiveRate run={run} /> : message.stats && <Numbers stats={message.stats} />}
+        {run ? <LiveRate run={run} /> : message.stats && <Numbers stats={message.stats} name={message.model} />}
       </div>
     </article>
   );

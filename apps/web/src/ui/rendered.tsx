@@ -24,7 +24,8 @@ const Block = memo(({ html }: { html: string }) => (
   <div class="block" dangerouslySetInnerHTML={{ __html: html }} />
 ));
 
-export function Rendered({ text }: { text: string }) {
+/** Messages that did not change are not parsed again while another one grows. */
+export const Rendered = memo(({ text }: { text: string }) => {
   return (
     <div class="markdown" onClick={(event) => void copyCode(event)}>
       {renderer.value.blocks(text).map((html, index) => (
@@ -32,4 +33,4 @@ export function Rendered({ text }: { text: string }) {
       ))}
     </div>
   );
-}
+});

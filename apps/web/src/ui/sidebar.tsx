@@ -5,7 +5,7 @@ import { current, deleteChat, found, open, query, renameChat, search, startNew, 
 import { runs, stop } from '../state/runs';
 import { t } from '../state/settings';
 import { settingsOpen, sidebarOpen, view } from '../state/view';
-import { focusInput, isComposing } from './dom';
+import { focusInput, isComposing, rescueFocus } from './dom';
 import { Icon } from './icons';
 
 /** On a phone the list covers the chat; choosing closes it. */
@@ -76,25 +76,27 @@ function Entry({ summary }: { summary: Summary }) {
         {summary.id in runs.value && <span class="pulse" aria-hidden="true" />}
         {title}
       </button>
-      <button
-        ref={renameButton}
-        type="button"
-        class="icon-button"
-        aria-label={t('renameNamed', { title })}
-        title={t('rename')}
-        onClick={() => setRenaming(true)}
-      >
-        <Icon name="pencil" />
-      </button>
-      <button
-        type="button"
-        class="icon-button"
-        aria-label={t('deleteNamed', { title })}
-        title={t('delete')}
-        onClick={() => void deleteChat(summary, stop)}
-      >
-        <Icon name="trash" />
-      </button>
+      <span class="entry-actions">
+        <button
+          ref={renameButton}
+          type="button"
+          class="icon-button"
+          aria-label={t('renameNamed', { title })}
+          title={t('rename')}
+          onClick={() => setRenaming(true)}
+        >
+          <Icon name="pencil" />
+        </button>
+        <button
+          type="button"
+          class="icon-button"
+          aria-label={t('deleteNamed', { title })}
+          title={t('delete')}
+          onClick={() => void deleteChat(summary, stop).then(rescueFocus)}
+        >
+          <Icon name="trash" />
+        </button>
+      </span>
     </li>
   );
 }
