@@ -18,7 +18,10 @@ namespace kt::app {
 namespace {
 
 struct ServeArgs {
-  serve::ModelOptions model;
+  std::vector<std::string> models;  // MODEL or NAME=MODEL
+  serve::ModelOptions model;        // what they have in common
+  std::string name;                 // of the first
+  double keep_alive = 300.0;        // seconds; below 0: for ever
   serve::AccessOptions access;
   serve::http::ServerOptions server;
   std::string key_file;
@@ -56,6 +59,20 @@ std::function<void(const std::string&)> make_log(const std::string& path) {
   };
 }
 
+std::vector<serve::ModelOptions> model_options(const ServeArgs& args) {
+  std::vector<serve::ModelOptions> all;
+  for (const std::string& text : args.models) {
+    serve::ModelOptions options = args.model;
+    const std::size_t equals = text.find('=');
+    const bool named = equals != std::string::npos && text.find('/') > equals;
+    if (named) options.id = text.substr(0, equals);
+    options.session.model = named ? text.substr(equals + 1) : text;
+    if (all.empty() && !args.name.empty()) options.id = args.name;
+    all.push_back(std::move(options));
+  }
+  return all;
+}
+
 // Waits for the model with a progress bar, and tells what runs where. False when interrupted.
 bool await_model(serve::ServedModel& model, const std::function<bool()>& interrupted) {
   Progress bar("loading");
@@ -86,8 +103,12 @@ int serve(ServeArgs args) {
   serve::ServiceOptions options;
   options.access = args.access;
   options.log = make_log(args.log_file);
-  const auto model = std::make_shared<serve::ServedModel>(args.model);
-  serve::Service service(options, model);
+  serve::Models models(model_options(args), args.keep_alive < 0
+                                                ? serve::Models::kForever
+                                                : std::chrono::milliseconds(static_cast<std::int64_t>(
+                                                      args.keep_alive * 1000.0)));
+  const std::shared_ptr<serve::ServedModel> model = models.peek({});
+  serve::Service service(options, models);
   serve::http::Server server(args.server, service);
   std::atomic<int> n_signals{0};
   interrupts.set_handler([&] {
@@ -117,7 +138,7 @@ int serve(ServeArgs args) {
   }
   thread.join();
   interrupts.set_handler([] {});
-  model->worker().close();
+  models.close();
   return status;
 }
 
@@ -127,7 +148,11 @@ void add_serve(CLI::App& root, Action& action) {
   auto args = std::make_shared<ServeArgs>();
   CLI::App* command = root.add_subcommand("serve", "Serve a model over HTTP");
   command->group("Talk to a model");
-  add_model_argument(*command, args->model.session.model);
+  command
+      ->add_option("MODEL", args->models,
+                   "As of `kt run`, or NAME=MODEL; the first is opened at once, others when asked for")
+      ->required()
+      ->type_name("");
   const std::string group = "Server";
   const auto text = [&](const char* name, std::string& value, const char* type, const char* help) {
     return command->add_option(name, value, help)->type_name(type)->group(group);
@@ -149,7 +174,7 @@ void add_serve(CLI::App& root, Action& action) {
       ->type_name("URL")
       ->delimiter(',')
       ->group(group);
-  text("--model-name,--model_name", args->model.id, "NAME", "Name of the model in requests");
+  text("--model-name,--model_name", args->name, "NAME", "Name of the first model in requests");
   command
       ->add_option("--max-batch-size,--max_batch_size", args->model.max_running,
                    "Requests computed together")
@@ -167,6 +192,13 @@ void add_serve(CLI::App& root, Action& action) {
                    "Tokens in the key/value cache, of all requests together; 0: one context")
       ->type_name("N")
       ->check(whole_number(0, std::int64_t{1} << 40))
+      ->group(group);
+  command
+      ->add_option("--keep-alive", args->keep_alive,
+                   "Seconds that a model other than the first stays after its last request; -1: for ever")
+      ->type_name("N")
+      ->check(real_number(-1, 1e9))
+      ->capture_default_str()
       ->group(group);
   text("--log-jsonl", args->log_file, "FILE", "A line of JSON for each request; -: standard error");
   command->add_option("--drain", args->drain_seconds, "Seconds that replies may take after Ctrl-C")

@@ -1,14 +1,10 @@
 #include "serve/reply.h"
 
-#include <sys/epoll.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 
 #include "base/error.h"
+#include "serve/any_of.h"
 
 namespace kt::serve {
 namespace {
@@ -19,27 +15,6 @@ using text::ReplyEvent;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-// A descriptor that is readable while one of several is.
-class AnyOf {
- public:
-  AnyOf() : descriptor_(::epoll_create1(EPOLL_CLOEXEC)) {
-    if (descriptor_ < 0)
-      kt::fail(ErrorCode::kIo, {}, "cannot wait for a reply: {}", std::strerror(errno));
-  }
-  ~AnyOf() { ::close(descriptor_); }
-  AnyOf(const AnyOf&) = delete;
-  AnyOf& operator=(const AnyOf&) = delete;
-  void add(int descriptor) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    ::epoll_ctl(descriptor_, EPOLL_CTL_ADD, descriptor, &event);
-  }
-  int descriptor() const { return descriptor_; }
-
- private:
-  int descriptor_;
-};
 
 class ReplyWork : public http::Work {
  public:

@@ -10,16 +10,9 @@
 namespace kt::serve {
 namespace {
 
-// The name it was asked for by, or that of its file or folder.
-std::string default_id(const std::string& model) {
-  std::filesystem::path path(model);
-  if (!path.has_filename()) path = path.parent_path();
-  return path.extension() == ".gguf" ? path.stem().string() : path.filename().string();
-}
-
 ModelFacts read_facts(const session::Session& session, const ModelOptions& options) {
   ModelFacts facts;
-  facts.id = options.id.empty() ? default_id(options.session.model) : options.id;
+  facts.id = options.id;
   facts.path = session.source().path();
   const io::ModelConfig& config = session.config();
   facts.architecture = config.architecture;
@@ -42,8 +35,43 @@ ModelFacts read_facts(const session::Session& session, const ModelOptions& optio
 
 }  // namespace
 
+std::string default_id(const std::string& model) {
+  std::filesystem::path path(model);
+  if (!path.has_filename()) path = path.parent_path();
+  return path.extension() == ".gguf" ? path.stem().string() : path.filename().string();
+}
+
 ServedModel::ServedModel(ModelOptions options)
     : options_(std::move(options)), worker_(options_.session, options_.max_running) {}
+
+bool ServedModel::opened() {
+  try {
+    return worker_.wait_open(std::chrono::milliseconds(0));
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+bool ServedModel::failed() {
+  try {
+    worker_.wait_open(std::chrono::milliseconds(0));
+    return false;
+  } catch (const std::exception&) {
+    return true;
+  }
+}
+
+bool ServedModel::failed_for_memory() {
+  try {
+    worker_.wait_open(std::chrono::milliseconds(0));
+  } catch (const Error& error) {
+    return error.code() == ErrorCode::kNoMemory;
+  } catch (const std::bad_alloc&) {
+    return true;
+  } catch (const std::exception&) {
+  }
+  return false;
+}
 
 const ModelFacts& ServedModel::facts() {
   const std::lock_guard lock(mutex_);
@@ -57,7 +85,8 @@ const ModelFacts& ServedModel::facts() {
                      fmt::format("the model is being loaded ({:.0f} %)", 100.0 * share),
                      {},
                      "model_loading",
-                     2});
+                     2,
+                     options_.opened_by_request});
     }
     facts_ = std::make_unique<const ModelFacts>(worker_.read(
         [this](const session::Session& session) { return read_facts(session, options_); }));

@@ -16,11 +16,15 @@
 
 namespace kt::serve {
 
+/// The name it was asked for by, or that of its file or folder.
+std::string default_id(const std::string& model);
+
 struct ModelOptions {
-  std::string id;  // as requests name it; empty: the model's own name
+  std::string id;  // as requests name it
   session::Options session;
   std::size_t max_running = 16;
   std::size_t max_waiting = 512;
+  bool opened_by_request = false;  // requests wait for it then; else they are told to come again
 };
 
 /// What is known of a model once it is open.
@@ -57,6 +61,11 @@ class ServedModel {
   ServedModel& operator=(const ServedModel&) = delete;
 
   session::Worker& worker() { return worker_; }
+  const std::string& id() const { return options_.id; }
+  /// Whether it is open, whether it could not be, and whether for want of memory.
+  bool opened();
+  bool failed();
+  bool failed_for_memory();
   /// Throws what opening threw, and a Refusal (503) while it is being opened.
   const ModelFacts& facts();
   /// Queues all of it. Throws kUsage, kTooLong, kUnsupported; a Refusal (503) when the queue is

@@ -4,11 +4,14 @@
 
 #include "base/error.h"
 #include "base/suggest.h"
+#include "serve/deferred.h"
 #include "serve/ids.h"
 #include "serve/routes.h"
 
 namespace kt::serve {
 namespace {
+
+constexpr std::chrono::minutes kLongestLoad{30};
 
 bool matches(const Route& route, std::string_view path) {
   if (!route.path.ends_with('*')) return route.path == path;
@@ -65,20 +68,11 @@ http::Reply json_reply(const Json& json, int status) {
   return reply;
 }
 
-Service::Service(ServiceOptions options, std::shared_ptr<ServedModel> model)
+Service::Service(ServiceOptions options, Models& models)
     : options_(std::move(options)),
       access_(options_.access),
-      model_(std::move(model)),
+      models_(models),
       started_(std::time(nullptr)) {}
-
-ServedModel& Service::model(const std::string& name) {
-  const ModelFacts& facts = model_->facts();
-  if (name.empty() || name == facts.id) return *model_;
-  Problem problem{404, fmt::format("model '{}' not found; this server has {}", name, facts.id)};
-  problem.param = "model";
-  problem.code = "model_not_found";
-  throw Refusal(std::move(problem));
-}
 
 std::optional<http::Reply> Service::admit(const http::Request& request) {
   const Route* route = find_route(request);
@@ -90,17 +84,38 @@ std::optional<http::Reply> Service::admit(const http::Request& request) {
 }
 
 Answer Service::handle(http::Request request) {
-  const Protocol protocol = protocol_of(request.path);
   if (request.method == "OPTIONS") return finish(request, "options", {{204, {}, {}}, {}});
   const Route& route = *find_route(request);
+  if (auto answer = attempt(route, request, true)) return std::move(*answer);
+  // The model is being opened for this request.
+  const auto shared = std::make_shared<const http::Request>(std::move(request));
+  const auto end = std::chrono::steady_clock::now() + kLongestLoad;
+  try {
+    return defer([this, &route, shared, end] {
+      return attempt(route, *shared, std::chrono::steady_clock::now() < end);
+    });
+  } catch (...) {
+    return finish(*shared, route.path,
+                  problem_reply(protocol_of(shared->path), current_problem()));
+  }
+}
+
+// The answer of a handler; null when the request is to wait for its model, and may.
+std::unique_ptr<Answer> Service::attempt(const Route& route, const http::Request& request,
+                                         bool may_wait) {
   try {
     Answer answer = route.handler(*this, request);
-    if (auto* reply = std::get_if<http::Reply>(&answer))
-      return finish(request, route.path, std::move(*reply));
-    metrics_.count_request(route.path, request.method, 200);
-    return answer;
+    if (auto* reply = std::get_if<http::Reply>(&answer)) {
+      answer = finish(request, route.path, std::move(*reply));
+    } else {
+      metrics_.count_request(route.path, request.method, 200);
+    }
+    return std::make_unique<Answer>(std::move(answer));
   } catch (...) {
-    return finish(request, route.path, problem_reply(protocol, current_problem()));
+    const Problem problem = current_problem();
+    if (problem.may_wait && may_wait && request.method == "POST") return nullptr;
+    return std::make_unique<Answer>(
+        finish(request, route.path, problem_reply(protocol_of(request.path), problem)));
   }
 }
 

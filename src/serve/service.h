@@ -13,11 +13,13 @@
 #include "serve/access.h"
 #include "serve/http/server.h"
 #include "serve/metrics.h"
-#include "serve/served_model.h"
+#include "serve/models.h"
 
 namespace kt::serve {
 
 using Answer = std::variant<http::Reply, std::unique_ptr<http::Work>>;
+
+struct Route;
 
 struct ServiceOptions {
   AccessOptions access;
@@ -27,12 +29,10 @@ struct ServiceOptions {
 
 class Service : public http::Handler {
  public:
-  Service(ServiceOptions options, std::shared_ptr<ServedModel> model);
+  Service(ServiceOptions options, Models& models);
 
   // For handlers.
-  /// The model of this name (or the only one, for an empty name). Throws a Refusal (404).
-  ServedModel& model(const std::string& name);
-  ServedModel& only_model() { return *model_; }
+  Models& models() { return models_; }
   const Metrics& metrics() const { return metrics_; }
   std::int64_t started() const { return started_; }
   /// The Work that answers with a Generation of this request.
@@ -44,12 +44,13 @@ class Service : public http::Handler {
   http::Reply refuse(const http::Request& request, int status, const std::string& why) override;
 
  private:
+  std::unique_ptr<Answer> attempt(const Route& route, const http::Request& request, bool may_wait);
   http::Reply finish(const http::Request& request, std::string_view route, http::Reply reply);
   void log(const http::Request& request, int status, const Usage* usage, double seconds);
   const ServiceOptions options_;
   Access access_;
   Metrics metrics_;
-  std::shared_ptr<ServedModel> model_;
+  Models& models_;
   const std::int64_t started_;
 };
 

@@ -37,20 +37,21 @@ std::vector<std::int32_t> token_list(const Fields& fields) {
 }  // namespace
 
 Answer health(Service& service, const http::Request&) {
-  service.only_model().facts();
+  service.models().get({})->facts();
   return json_reply({{"status", "ok"}});
 }
 
 Answer metrics(Service& service, const http::Request&) {
-  ServedModel& model = service.only_model();
+  const auto model = service.models().get({});
   http::Reply reply;
   reply.head.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  reply.body = service.metrics().write(model.facts().id, model.worker().load());
+  reply.body = service.metrics().write(model->facts().id, model->worker().load());
   return reply;
 }
 
 Answer props(Service& service, const http::Request&) {
-  const ModelFacts& facts = service.only_model().facts();
+  const auto model = service.models().get({});
+  const ModelFacts& facts = model->facts();
   return json_reply({{"model", facts.id},
                      {"model_alias", facts.id},
                      {"model_path", facts.path},
@@ -63,16 +64,16 @@ Answer props(Service& service, const http::Request&) {
 }
 
 Answer slots(Service& service, const http::Request&) {
-  const auto load = service.only_model().worker().load();
+  const auto load = service.models().get({})->worker().load();
   return json_reply(
       {{"running", load.n_running}, {"waiting", load.n_waiting}, {"cache_used", load.cache_used}});
 }
 
 Answer placement(Service& service, const http::Request&) {
   Json modules = Json::array();
-  ServedModel& model = service.only_model();
-  model.facts();
-  for (const session::ModuleUse& use : model.worker().modules()) {
+  const auto model = service.models().get({});
+  model->facts();
+  for (const session::ModuleUse& use : model->worker().modules()) {
     modules.push_back({{"path", use.row.path},
                        {"operator", use.row.op},
                        {"device", use.row.device},
@@ -87,19 +88,19 @@ Answer placement(Service& service, const http::Request&) {
 Answer tokenize(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  ServedModel& model = service.model(fields.text("model").value_or(""));
+  const auto model = service.models().get(fields.text("model").value_or(""));
   const auto text = fields.text(fields.find("content") != nullptr ? "content" : "prompt");
   if (!text) fields.refuse("content", "a string");
   const char* special =
       fields.find("add_special") != nullptr ? "add_special" : "add_special_tokens";
-  const std::vector<std::int32_t> tokens = model.tokenize(
+  const std::vector<std::int32_t> tokens = model->tokenize(
       *text, fields.flag(special).value_or(false), fields.flag("parse_special").value_or(true));
   Json reply = {
-      {"tokens", tokens}, {"count", tokens.size()}, {"max_model_len", model.facts().context}};
+      {"tokens", tokens}, {"count", tokens.size()}, {"max_model_len", model->facts().context}};
   if (!fields.flag("with_pieces").value_or(false)) return json_reply(reply);
   Json pieces = Json::array();
   for (const std::int32_t token : tokens)
-    pieces.push_back({{"id", token}, {"piece", model.token_bytes(token)}});
+    pieces.push_back({{"id", token}, {"piece", model->token_bytes(token)}});
   reply["tokens"] = std::move(pieces);
   return json_reply(reply);
 }
@@ -107,18 +108,18 @@ Answer tokenize(Service& service, const http::Request& request) {
 Answer detokenize(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  ServedModel& model = service.model(fields.text("model").value_or(""));
-  const std::string text = model.detokenize(token_list(fields));
+  const auto model = service.models().get(fields.text("model").value_or(""));
+  const std::string text = model->detokenize(token_list(fields));
   return json_reply({{"content", text}, {"prompt", text}});
 }
 
 Answer apply_template(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  ServedModel& model = service.model(fields.text("model").value_or(""));
+  const auto model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
-  openai::read_conversation(fields, model.facts(), &ask);
-  return json_reply({{"prompt", model.render(ask)}});
+  openai::read_conversation(fields, model->facts(), &ask);
+  return json_reply({{"prompt", model->render(ask)}});
 }
 
 }  // namespace kt::serve::native

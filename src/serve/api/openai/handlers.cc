@@ -7,24 +7,31 @@
 namespace kt::serve::openai {
 namespace {
 
-Json model_json(const Service& service, const ModelFacts& facts) {
-  return {{"id", facts.id},
-          {"object", "model"},
-          {"created", service.started()},
-          {"owned_by", "ktransformers"},
-          {"max_model_len", facts.context},
-          {"meta",
-           {{"n_ctx", facts.context},
-            {"n_ctx_train", facts.max_context},
-            {"n_vocab", facts.vocab_size},
-            {"n_embd", facts.d_model},
-            {"size", facts.file_bytes}}}};
+Json model_json(const Service& service, const Models::State& state) {
+  Json json = {{"id", state.id},
+               {"object", "model"},
+               {"created", service.started()},
+               {"owned_by", "ktransformers"}};
+  if (state.model == nullptr || !state.model->opened()) {
+    json["status"] = state.model == nullptr ? "unloaded" : "loading";
+    return json;
+  }
+  const ModelFacts& facts = state.model->facts();
+  json["status"] = "loaded";
+  json["max_model_len"] = facts.context;
+  json["meta"] = {{"n_ctx", facts.context},
+                  {"n_ctx_train", facts.max_context},
+                  {"n_vocab", facts.vocab_size},
+                  {"n_embd", facts.d_model},
+                  {"size", facts.file_bytes}};
+  return json;
 }
 
 // What replies of both kinds have in common.
-CompletionOptions codec_options(const Fields& fields, ServedModel& model) {
+CompletionOptions codec_options(const Fields& fields,
+                                const std::shared_ptr<ServedModel>& model) {
   CompletionOptions options;
-  options.model = model.facts().id;
+  options.model = model->id();
   options.stream = fields.flag("stream").value_or(false);
   options.return_speed = fields.flag("return_speed").value_or(false);
   if (const Json* stream = fields.find("stream_options"); stream != nullptr) {
@@ -32,29 +39,35 @@ CompletionOptions codec_options(const Fields& fields, ServedModel& model) {
     options.include_usage =
         Fields(*stream, "stream_options.").flag("include_usage").value_or(false);
   }
-  options.token_bytes = [&model](std::int32_t token) { return model.token_bytes(token); };
+  options.token_bytes = [model](std::int32_t token) { return model->token_bytes(token); };
   return options;
 }
 
 }  // namespace
 
 Answer list_models(Service& service, const http::Request&) {
-  const ModelFacts& facts = service.only_model().facts();
-  return json_reply({{"object", "list"}, {"data", Json::array({model_json(service, facts)})}});
+  Json data = Json::array();
+  for (const Models::State& state : service.models().list())
+    data.push_back(model_json(service, state));
+  return json_reply({{"object", "list"}, {"data", std::move(data)}});
 }
 
 Answer show_model(Service& service, const http::Request& request) {
   const std::string name = request.path.substr(std::string_view("/v1/models/").size());
-  return json_reply(model_json(service, service.model(name).facts()));
+  service.models().peek(name);  // throws when there is none
+  for (const Models::State& state : service.models().list()) {
+    if (same_model(state.id, name)) return json_reply(model_json(service, state));
+  }
+  fail(ErrorCode::kNotFound, name, "is no model here");
 }
 
 Answer chat(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  ServedModel& model = service.model(fields.text("model").value_or(""));
+  const auto model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
-  read_sampling(fields, model.facts(), &ask);
-  read_conversation(fields, model.facts(), &ask);
+  read_sampling(fields, model->facts(), &ask);
+  read_conversation(fields, model->facts(), &ask);
   CompletionOptions options = codec_options(fields, model);
   options.logprobs = fields.flag("logprobs").value_or(false);
   read_grammar(fields, &ask);
@@ -62,15 +75,15 @@ Answer chat(Service& service, const http::Request& request) {
     if (!options.logprobs) fail(ErrorCode::kUsage, "top_logprobs", "needs logprobs: true");
     ask.n_top_logprobs = static_cast<int>(*n);
   }
-  return service.reply(request, model.generate(ask), make_completion_codec(std::move(options)));
+  return service.reply(request, model->generate(ask), make_completion_codec(std::move(options)));
 }
 
 Answer complete(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  ServedModel& model = service.model(fields.text("model").value_or(""));
+  const auto model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
-  read_sampling(fields, model.facts(), &ask);
+  read_sampling(fields, model->facts(), &ask);
   read_prompts(fields, &ask);
   CompletionOptions options = codec_options(fields, model);
   options.chat = false;
@@ -85,10 +98,10 @@ Answer complete(Service& service, const http::Request& request) {
   }
   if (fields.flag("echo").value_or(false)) {
     for (const Ask::Prompt& prompt : ask.prompts) {
-      options.echo.push_back(prompt.is_tokens ? model.detokenize(prompt.tokens) : prompt.text);
+      options.echo.push_back(prompt.is_tokens ? model->detokenize(prompt.tokens) : prompt.text);
     }
   }
-  return service.reply(request, model.generate(ask), make_completion_codec(std::move(options)));
+  return service.reply(request, model->generate(ask), make_completion_codec(std::move(options)));
 }
 
 }  // namespace kt::serve::openai
