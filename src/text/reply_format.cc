@@ -55,6 +55,9 @@ ReplyFormat detect_reply_format(std::string_view source, std::string_view prompt
     return format;
   }
   format.tools = tools_of(source);
+  format.other_form = (format.tools == ToolSyntax::kDeepSeek && has(source, "```json")) ||
+                      (format.tools == ToolSyntax::kMistral && !has(source, "[ARGS]")) ||
+                      (format.tools == ToolSyntax::kToolCallList && has(source, "<tool_calls>"));
   constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kTags = {{
       {"<seed:think>", "</seed:think>"},
       {"[THINK]", "[/THINK]"},

@@ -36,7 +36,10 @@ struct ReplyFormat {
   std::string reasoning_open, reasoning_close;  // empty: no reasoning is recognised
   bool starts_in_reasoning = false;             // the prompt ends with reasoning_open
   ToolSyntax tools = ToolSyntax::kNone;         // set kNone for a request without tools
-  std::vector<std::string> dropped;             // markers around plain content
+  /// The template writes the family's other form: DeepSeek's fenced calls, Mistral's list,
+  /// <tool_calls> for <TOOLCALL>. Replies are read in both.
+  bool other_form = false;
+  std::vector<std::string> dropped;  // markers around plain content
 
   /// Every text that has a meaning; those of reasoning first.
   std::vector<std::string> markers() const;

@@ -205,6 +205,10 @@ void JsonCallReader::begin(ReplySink& out) {
   if (part_ != Part::kArguments) out.arguments(std::exchange(arguments_, {}));
 }
 
+bool JsonCallReader::end_if_whole(ReplySink& out) {
+  return part_ == Part::kNext && has_arguments_ && end(out) == State::kDone;
+}
+
 JsonCallReader::State JsonCallReader::end(ReplySink& out) {
   if (name_.empty() || (wait_for_arguments_ && !has_arguments_)) return State::kBad;
   begin(out);
@@ -271,7 +275,7 @@ class JsonCalls : public CallSyntax {
   }
 
   void finish(ReplySink& out) override {
-    if (part_ == Part::kItem) out.content(item_.raw());
+    if (part_ == Part::kItem && !item_.end_if_whole(out)) out.content(item_.raw());
   }
 
  private:

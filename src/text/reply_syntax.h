@@ -133,6 +133,8 @@ class JsonCallReader {
   /// From the opening brace on. kBad: no call; raw() is what was taken.
   State read(ReplyBuffer& in, ReplySink& out);
   const std::string& raw() const { return raw_; }
+  /// At the end of the text: a call whose name and arguments are there, but for the last brace.
+  bool end_if_whole(ReplySink& out);
 
  private:
   enum class Part { kOpen, kKeyOrEnd, kKey, kColon, kValue, kText, kArguments, kOther, kNext };
