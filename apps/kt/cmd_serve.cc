@@ -147,11 +147,13 @@ int serve(ServeArgs args) {
 void add_serve(CLI::App& root, Action& action) {
   auto args = std::make_shared<ServeArgs>();
   CLI::App* command = root.add_subcommand("serve", "Serve a model over HTTP");
+  command->option_defaults()->take_last();
   command->group("Talk to a model");
   command
       ->add_option("MODEL", args->models,
                    "As of `kt run`, or NAME=MODEL; the first is opened at once, others when asked for")
       ->required()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->type_name("");
   const std::string group = "Server";
   const auto text = [&](const char* name, std::string& value, const char* type, const char* help) {
@@ -163,8 +165,9 @@ void add_serve(CLI::App& root, Action& action) {
       ->type_name("N")
       ->capture_default_str()
       ->group(group);
-  command->add_option("--api-key,--api_key", args->access.keys, "Key that requests must show")
+  command->add_option("--api-key", args->access.keys, "Key that requests must show; several with commas")
       ->type_name("KEY")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->delimiter(',')
       ->group(group);
   text("--api-key-file", args->key_file, "FILE", "Keys, one a line");
@@ -172,11 +175,12 @@ void add_serve(CLI::App& root, Action& action) {
       ->add_option("--cors-origins", args->access.origins,
                    "Pages of other sites that may ask; *: all")
       ->type_name("URL")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->delimiter(',')
       ->group(group);
-  text("--model-name,--model_name", args->name, "NAME", "Name of the first model in requests");
+  text("--model-name", args->name, "NAME", "Name of the first model in requests");
   command
-      ->add_option("--max-batch-size,--max_batch_size", args->model.max_running,
+      ->add_option("--max-batch-size", args->model.max_running,
                    "Requests computed together")
       ->type_name("N")
       ->check(whole_number(1, 1024))
@@ -188,7 +192,7 @@ void add_serve(CLI::App& root, Action& action) {
       ->capture_default_str()
       ->group(group);
   command
-      ->add_option("--cache-lens,--cache_lens", args->model.session.cache_tokens,
+      ->add_option("--cache-lens", args->model.session.cache_tokens,
                    "Tokens in the key/value cache, of all requests together; 0: one context")
       ->type_name("N")
       ->check(whole_number(0, std::int64_t{1} << 40))
@@ -200,6 +204,8 @@ void add_serve(CLI::App& root, Action& action) {
       ->check(real_number(-1, 1e9))
       ->capture_default_str()
       ->group(group);
+  text("--chat-template", args->model.session.chat_template, "FILE",
+       "Jinja template to take instead of the model's own");
   text("--log-jsonl", args->log_file, "FILE", "A line of JSON for each request; -: standard error");
   command->add_option("--drain", args->drain_seconds, "Seconds that replies may take after Ctrl-C")
       ->type_name("N")
@@ -207,7 +213,8 @@ void add_serve(CLI::App& root, Action& action) {
       ->capture_default_str()
       ->group(group);
   add_model_options(*command, args->model.session);
-  command->footer("OpenAI's API is at /v1.\n\n" +
+  command->footer("OpenAI's API is at /v1, the chat page at /. Flags and ~/.ktransformers/config.yaml of the "
+      "original server are understood.\n\n" +
                   examples({"kt serve smollm2",
                             "kt serve model.gguf --port 8080 --ctx 16384 --api-key SECRET"}));
   command->callback([args, &action] { action = [args] { return serve(*args); }; });

@@ -1,6 +1,7 @@
 // kt: entry point. Checks the command line, runs the chosen subcommand, and turns kt::Error into
 // one line on standard error and an exit status by class (base/error.h). Thread rule: main thread.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -9,8 +10,10 @@
 
 #include "base/error.h"
 #include "base/suggest.h"
+#include "base/utf8.h"
 #include "bus_error.h"
 #include "commands.h"
+#include "historic_flags.h"
 #include "print.h"
 
 namespace kt::app {
@@ -79,6 +82,21 @@ void check_command_name(const CLI::App& root, const std::string& word) {
        near ? fmt::format("; did you mean {}?", *near) : "");
 }
 
+// What the command line says, last first as CLI11 wants it; the original server's flags of
+// `kt serve` translated.
+std::vector<std::string> arguments(int argc, char** argv) {
+  std::vector<std::string> all(argv + 1, argv + argc);
+  if (all.front() == "serve") {
+    HistoricArguments historic = translate_historic({all.begin() + 1, all.end()});
+    for (const std::string& note : historic.notes)
+      std::fprintf(stderr, "kt: %s\n", printable(note).c_str());
+    all.resize(1);
+    all.insert(all.end(), historic.arguments.begin(), historic.arguments.end());
+  }
+  std::reverse(all.begin(), all.end());
+  return all;
+}
+
 int run_main(int argc, char** argv) {
   CLI::App root{"Runs Mixture-of-Experts language models on this machine.", "kt"};
   root.require_subcommand(1);
@@ -99,7 +117,7 @@ int run_main(int argc, char** argv) {
   }
   if (argv[1][0] != '-') check_command_name(root, argv[1]);
   try {
-    root.parse(argc, argv);
+    root.parse(arguments(argc, argv));
   } catch (const CLI::Success& request) {
     return root.exit(request);
   } catch (const CLI::ParseError& error) {

@@ -10,6 +10,7 @@
 #include "engine/sampler.h"
 #include "serve/fields.h"
 #include "text/grammar.h"
+#include "text/tool_grammar.h"
 
 namespace kt::serve {
 
@@ -33,6 +34,8 @@ struct Ask {
   int n = 1;                                 // replies to each prompt
   double seconds = 0.0;                      // allowed for all; 0: no limit
   int n_top_logprobs = 0;                    // of each token
+  /// A tool call is to come: of any tool, or of the one named.
+  std::optional<text::ToolChoice> required_tool;
   std::optional<text::GrammarSpec> grammar;  // binds what follows the reasoning
 };
 

@@ -185,7 +185,14 @@ Generation ServedModel::generate(const Ask& ask) {
     generation.formats.resize(prompts.size());
   }
   std::optional<text::Grammar> grammar;
-  if (ask.grammar) {
+  if (ask.required_tool) {
+    grammar = worker_.read([&](const session::Session& session) {
+      return session.grammars().compile(
+          text::tool_grammar(generation.formats[0], generation.tools, *session.tokenizer(),
+                             *ask.required_tool),
+          "tools");
+    });
+  } else if (ask.grammar) {
     grammar = worker_.read([&](const session::Session& session) {
       return session.grammars().compile(*ask.grammar, "response_format");
     });

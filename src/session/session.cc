@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/topology.h"
+#include "io/files.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
 #include "session/nodes.h"
@@ -142,10 +143,12 @@ void Session::open_text(const Options& options) {
          "has no tokenizer: put tokenizer.json beside the weights, or use a GGUF file with a "
          "vocabulary");
   }
-  const std::string source = chat_template_source(*source_);
+  const bool given = !options.chat_template.empty();
+  const std::string source =
+      given ? io::read_text_file(options.chat_template, 512 << 10) : chat_template_source(*source_);
   if (!source.empty()) {
-    template_ =
-        std::make_unique<text::ChatTemplate>(text::ChatTemplate::compile(source, source_->path()));
+    template_ = std::make_unique<text::ChatTemplate>(text::ChatTemplate::compile(
+        source, given ? options.chat_template : source_->path()));
   }
 }
 

@@ -33,6 +33,29 @@ void set(std::optional<double> value, T* target) {
   if (value) *target = static_cast<T>(*value);
 }
 
+void read_tool_choice(const Fields& fields, Ask* ask) {
+  const Json* choice = fields.find("tool_choice");
+  if (choice == nullptr || *choice == "auto") return;
+  if (*choice == "none") {
+    ask->tools = nullptr;
+    return;
+  }
+  text::ToolChoice required;
+  required.parallel = fields.flag("parallel_tool_calls").value_or(true);
+  if (choice->is_object()) {
+    const Json* function = Fields(*choice).find("function");
+    const auto name = function != nullptr && function->is_object()
+                          ? Fields(*function, "tool_choice.function.").text("name")
+                          : std::nullopt;
+    if (!name) fields.refuse("tool_choice", "none, auto, required or a function's name");
+    required.name = *name;
+  } else if (*choice != "required") {
+    fields.refuse("tool_choice", "none, auto, required or a function's name");
+  }
+  if (ask->tools.is_null()) fail(ErrorCode::kUsage, "tool_choice", "needs tools");
+  ask->required_tool = required;
+}
+
 bool is_token(const Json& item) { return item.is_number_integer(); }
 
 Ask::Prompt token_prompt(const Fields& fields, const Json& ids) {
@@ -93,8 +116,7 @@ void read_conversation(const Fields& fields, const ModelFacts& facts, Ask* ask) 
     if (!tools->is_array()) fields.refuse("tools", "an array");
     if (!tools->empty()) ask->tools = *tools;
   }
-  if (const Json* choice = fields.find("tool_choice"); choice != nullptr && *choice == "none")
-    ask->tools = nullptr;
+  read_tool_choice(fields, ask);
   if (const Json* kwargs = fields.find("chat_template_kwargs"); kwargs != nullptr) {
     if (!kwargs->is_object()) fields.refuse("chat_template_kwargs", "an object");
     ask->template_kwargs = *kwargs;
