@@ -11,7 +11,9 @@ OUT="$(mkdir -p "$1" && cd "$1" && pwd)"
 readonly OUT
 readonly PAGE="$OUT/page"
 readonly LOG="$OUT/web.log"
-readonly NPM="${KT_NPM:-npm}"
+NPM="${KT_NPM:-npm}"
+[ -x "$NPM" ] || NPM=npm  # the one that CMake found may be gone
+readonly NPM
 
 # npm runs the node beside it.
 if [ "$(dirname "$NPM")" != . ]; then

@@ -17,6 +17,7 @@ test('are named, listed, kept, renamed and searched', async ({ page }) => {
   await page.getByRole('button', { name: 'Rename “Tell me of cats”' }).click();
   await page.keyboard.type('Felines');
   await page.keyboard.press('Enter');
+  await expect(titles).toHaveText(['And of dogs', 'Felines']);
   await page.reload();
   await expect(titles).toHaveText(['And of dogs', 'Felines']);
   await page.keyboard.press('Control+k');

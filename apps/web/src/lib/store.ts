@@ -94,6 +94,8 @@ class DatabaseStore implements Store {
   private write(change: (summaries: IDBObjectStore, bodies: IDBObjectStore) => void): Promise<void> {
     const transaction = this.database.transaction([SUMMARIES, BODIES], 'readwrite');
     change(transaction.objectStore(SUMMARIES), transaction.objectStore(BODIES));
+    // Without this the transaction is given up when the page is left before its requests are answered.
+    transaction.commit();
     return committed(transaction);
   }
 }

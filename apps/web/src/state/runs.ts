@@ -9,7 +9,7 @@ import {
   type Conversation, type Message, type ReplyStats,
 } from '../lib/conversation';
 import { ApiError, streamChat, type ChatEvent, type ChatRequest, type WireMessage } from '../lib/api';
-import { busy, conversationById, current, update } from './chats';
+import { busy, conversationById, current, open, update } from './chats';
 import { ask, showError, spoken } from './notices';
 import { askForKey, contextSize, describe, model, props, watchServer } from './server';
 import { settings, t } from './settings';
@@ -55,7 +55,7 @@ function requestFor(path: Message[]): ChatRequest {
   const { sampling, thinking } = settings.value;
   const request: ChatRequest = { ...sampling, messages: wireMessages(path) };
   if (model.value !== null) request.model = model.value;
-  if (thinking !== 'default') request.chat_template_kwargs = { enable_thinking: thinking === 'on' };
+  if (thinking !== 'default' && canThink()) request.chat_template_kwargs = { enable_thinking: thinking === 'on' };
   return request;
 }
 
@@ -179,7 +179,8 @@ async function generate(conversation: Conversation, parent: string): Promise<voi
   setRun(run);
   update(addMessage(conversation, reply));
   const draft = new Draft(run);
-  const again = (): void => void retry(id, reply.id);
+  // The user may have gone to another conversation by then.
+  const again = (): void => void open(id).then(() => retry(id, reply.id));
   try {
     await stream(run, draft, requestFor(pathTo(conversation, parent)));
     draft.close({});

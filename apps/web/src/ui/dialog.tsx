@@ -1,6 +1,6 @@
 /** A modal window: the browser's own <dialog>, which keeps the focus inside and closes on Escape. */
 import type { ComponentChildren } from 'preact';
-import { useEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import { t } from '../state/settings';
 import { Icon } from './icons';
 
@@ -15,7 +15,7 @@ export function Dialog({ title, onClose, children, wide }: DialogProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   const closed = useRef(onClose);
   closed.current = onClose;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const opener = document.activeElement;
     const element = dialog.current!;
     const onClosed = (): void => closed.current();

@@ -101,11 +101,11 @@ function Row({ node, depth, open, onToggle }: RowProps) {
           {name}
         </span>
       </th>
-      <td>{module?.operator ?? ''}</td>
+      <ShareCell share={node.share} />
       <td>{module?.device ?? node.devices.join(', ')}</td>
+      <td>{module?.operator ?? ''}</td>
       <td>{module?.format ?? ''}</td>
       <td class="number">{formatBytes(node.bytes)}</td>
-      <ShareCell share={node.share} />
       <td class="reason">{module?.reason ?? ''}</td>
     </tr>
   );
@@ -131,7 +131,7 @@ function Tree({ modules }: { modules: PlacedModule[] }) {
     if (!next.delete(path)) next.add(path);
     setOpen(next);
   };
-  const columns = ['module', 'operator', 'device', 'format', 'bytes', 'share', 'reason'] as const;
+  const columns = ['module', 'share', 'device', 'operator', 'format', 'bytes', 'reason'] as const;
   return (
     <>
       <Totals roots={roots} />

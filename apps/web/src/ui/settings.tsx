@@ -44,7 +44,7 @@ function SamplingInput({ field }: { field: SamplingField }) {
   const otherwise = props.value?.default_generation_settings?.[key];
   return (
     <label class="field">
-      <span>{t(key as 'temperature')}</span>
+      <span>{t(key)}</span>
       <input
         type="number"
         inputMode="decimal"

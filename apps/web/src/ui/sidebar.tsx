@@ -115,6 +115,7 @@ function List() {
 
 export function newChat(): void {
   startNew();
+  void search('');
   leave();
 }
 
