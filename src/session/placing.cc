@@ -66,6 +66,9 @@ placement::Plan place(const io::WeightSource& source, const Place& place, const 
   PlanOptions plan_options;
   plan_options.context = options.context;
   plan_options.cache_tokens = options.cache_tokens;
+  if (options.cache_tokens > 0) {
+    plan_options.default_context = std::min(plan_options.default_context, options.cache_tokens);
+  }
   plan_options.chunk_size = options.chunk_size;
   plan_options.kv_format = kv_format(options.kv);
   plan_options.packing = place.packing;
