@@ -2,6 +2,7 @@
 import gzip
 import http.client
 import json
+import re
 import signal
 import time
 
@@ -48,6 +49,14 @@ def test_metrics_count(server):
     assert value("vllm:generation_tokens_total") == before + 5
     assert value("kt_http_requests_total{handler=\"/v1/completions\"") >= 1
     assert value("vllm:time_to_first_token_seconds_count") >= 1
+
+
+def test_the_board_shows_what_there_is(server, root):
+    text = request(server, "GET", "/metrics")[2].decode()
+    board = json.loads((root / "packaging/grafana.json").read_text())
+    names = {name for panel in board["panels"] for target in panel["targets"]
+             for name in re.findall(r"(?:vllm:|kt_)\w+", target["expr"])}
+    assert len(names) > 8 and all(name in text for name in names)
 
 
 def test_placement_tells_what_runs_where(server):
