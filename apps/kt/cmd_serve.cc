@@ -103,10 +103,11 @@ int serve(ServeArgs args) {
   serve::ServiceOptions options;
   options.access = args.access;
   options.log = make_log(args.log_file);
-  serve::Models models(model_options(args), args.keep_alive < 0
-                                                ? serve::Models::kForever
-                                                : std::chrono::milliseconds(static_cast<std::int64_t>(
-                                                      args.keep_alive * 1000.0)));
+  serve::Models models(
+      model_options(args),
+      args.keep_alive < 0
+          ? serve::Models::kForever
+          : std::chrono::milliseconds(static_cast<std::int64_t>(args.keep_alive * 1000.0)));
   const std::shared_ptr<serve::ServedModel> model = models.peek({});
   serve::Service service(options, models);
   serve::http::Server server(args.server, service);
@@ -150,8 +151,9 @@ void add_serve(CLI::App& root, Action& action) {
   command->option_defaults()->take_last();
   command->group("Talk to a model");
   command
-      ->add_option("MODEL", args->models,
-                   "As of `kt run`, or NAME=MODEL; the first is opened at once, others when asked for")
+      ->add_option(
+          "MODEL", args->models,
+          "As of `kt run`, or NAME=MODEL; the first is opened at once, others when asked for")
       ->required()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->type_name("");
@@ -165,7 +167,9 @@ void add_serve(CLI::App& root, Action& action) {
       ->type_name("N")
       ->capture_default_str()
       ->group(group);
-  command->add_option("--api-key", args->access.keys, "Key that requests must show; several with commas")
+  command
+      ->add_option("--api-key", args->access.keys,
+                   "Key that requests must show; several with commas")
       ->type_name("KEY")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->delimiter(',')
@@ -179,9 +183,7 @@ void add_serve(CLI::App& root, Action& action) {
       ->delimiter(',')
       ->group(group);
   text("--model-name", args->name, "NAME", "Name of the first model in requests");
-  command
-      ->add_option("--max-batch-size", args->model.max_running,
-                   "Requests computed together")
+  command->add_option("--max-batch-size", args->model.max_running, "Requests computed together")
       ->type_name("N")
       ->check(whole_number(1, 1024))
       ->capture_default_str()
@@ -198,8 +200,9 @@ void add_serve(CLI::App& root, Action& action) {
       ->check(whole_number(0, std::int64_t{1} << 40))
       ->group(group);
   command
-      ->add_option("--keep-alive", args->keep_alive,
-                   "Seconds that a model other than the first stays after its last request; -1: for ever")
+      ->add_option(
+          "--keep-alive", args->keep_alive,
+          "Seconds that a model other than the first stays after its last request; -1: for ever")
       ->type_name("N")
       ->check(real_number(-1, 1e9))
       ->capture_default_str()
@@ -213,10 +216,11 @@ void add_serve(CLI::App& root, Action& action) {
       ->capture_default_str()
       ->group(group);
   add_model_options(*command, args->model.session);
-  command->footer("OpenAI's API is at /v1, the chat page at /. Flags and ~/.ktransformers/config.yaml of the "
+  command->footer(
+      "OpenAI's API is at /v1, the chat page at /. Flags and ~/.ktransformers/config.yaml of the "
       "original server are understood.\n\n" +
-                  examples({"kt serve smollm2",
-                            "kt serve model.gguf --port 8080 --ctx 16384 --api-key SECRET"}));
+      examples(
+          {"kt serve smollm2", "kt serve model.gguf --port 8080 --ctx 16384 --api-key SECRET"}));
   command->callback([args, &action] { action = [args] { return serve(*args); }; });
 }
 

@@ -23,8 +23,6 @@ void AnyOf::add(int descriptor) {
   ::epoll_ctl(descriptor_, EPOLL_CTL_ADD, descriptor, &event);
 }
 
-void AnyOf::remove(int descriptor) {
-  ::epoll_ctl(descriptor_, EPOLL_CTL_DEL, descriptor, nullptr);
-}
+void AnyOf::remove(int descriptor) { ::epoll_ctl(descriptor_, EPOLL_CTL_DEL, descriptor, nullptr); }
 
 }  // namespace kt::serve

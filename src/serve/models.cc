@@ -96,8 +96,8 @@ std::vector<Models::State> Models::list() const {
     auto until = std::chrono::system_clock::time_point::max();
     if (e.keep_alive != kForever) {
       until = std::chrono::system_clock::now() +
-              std::chrono::duration_cast<std::chrono::system_clock::duration>(
-                  e.last_used + e.keep_alive - now);
+              std::chrono::duration_cast<std::chrono::system_clock::duration>(e.last_used +
+                                                                              e.keep_alive - now);
     }
     all.push_back({e.options.id, e.options.session.model, e.model, until});
   }

@@ -95,8 +95,7 @@ Answer Service::handle(http::Request request) {
       return attempt(route, *shared, std::chrono::steady_clock::now() < end);
     });
   } catch (...) {
-    return finish(*shared, route.path,
-                  problem_reply(protocol_of(shared->path), current_problem()));
+    return finish(*shared, route.path, problem_reply(protocol_of(shared->path), current_problem()));
   }
 }
 

@@ -147,8 +147,8 @@ void Session::open_text(const Options& options) {
   const std::string source =
       given ? io::read_text_file(options.chat_template, 512 << 10) : chat_template_source(*source_);
   if (!source.empty()) {
-    template_ = std::make_unique<text::ChatTemplate>(text::ChatTemplate::compile(
-        source, given ? options.chat_template : source_->path()));
+    template_ = std::make_unique<text::ChatTemplate>(
+        text::ChatTemplate::compile(source, given ? options.chat_template : source_->path()));
   }
 }
 

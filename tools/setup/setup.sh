@@ -64,18 +64,17 @@ apt_install() {
     apt-get -q install -y --no-install-recommends "${missing[@]}"
 }
 
-# "a|b" as the one of them that is installed, else that the distribution has.
+# "a|b" as the one of them that is installed, else that the distribution has, else the first.
 one_of() {
-  local name
-  for name in ${1//|/ }; do
+  local name names=(${1//|/ })
+  for name in "${names[@]}"; do
     [ -z "$(missing_packages "$name")" ] && echo "$name" && return
   done
-  need_root ${1//|/ }
-  apt_update
-  for name in ${1//|/ }; do
+  [ -n "$(apt-cache pkgnames "${names[0]}")" ] || [ "$(id -u)" != 0 ] || apt-get -q update >>"$LOG" 2>&1
+  for name in "${names[@]}"; do
     [ -n "$(apt-cache pkgnames "$name" | grep -xF "$name")" ] && echo "$name" && return
   done
-  die "none of the packages ${1//|/, } is to be had"
+  echo "${names[0]}"
 }
 
 install_packages() {

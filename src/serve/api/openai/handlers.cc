@@ -28,8 +28,7 @@ Json model_json(const Service& service, const Models::State& state) {
 }
 
 // What replies of both kinds have in common.
-CompletionOptions codec_options(const Fields& fields,
-                                const std::shared_ptr<ServedModel>& model) {
+CompletionOptions codec_options(const Fields& fields, const std::shared_ptr<ServedModel>& model) {
   CompletionOptions options;
   options.model = model->id();
   options.stream = fields.flag("stream").value_or(false);
