@@ -13,7 +13,7 @@ for arg in "$@"; do
   esac
 done
 
-groups=(torch)
+groups=(torch web)
 [ "$quick" = 1 ] || groups+=(fuzz)
 tools/setup/setup.sh "${groups[@]}" || exit 1
 ./dev build || exit 1
