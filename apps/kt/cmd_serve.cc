@@ -93,7 +93,8 @@ bool await_model(serve::ServedModel& model, const std::function<bool()>& interru
 
 std::string url(const ServeArgs& args, std::uint16_t port) {
   const bool six = args.server.host.find(':') != std::string::npos;
-  return fmt::format("http://{}:{}", six ? "[" + args.server.host + "]" : args.server.host, port);
+  const char* scheme = args.server.certificate.empty() ? "http" : "https";
+  return fmt::format("{}://{}:{}", scheme, six ? "[" + args.server.host + "]" : args.server.host, port);
 }
 
 int serve(ServeArgs args) {
@@ -182,6 +183,11 @@ void add_serve(CLI::App& root, Action& action) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->delimiter(',')
       ->group(group);
+  CLI::Option* certificate = text("--ssl-certfile", args->server.certificate, "FILE",
+                                  "Certificate chain in PEM: HTTPS; needs --ssl-keyfile");
+  CLI::Option* key = text("--ssl-keyfile", args->server.key, "FILE", "Its private key in PEM");
+  certificate->needs(key);
+  key->needs(certificate);
   text("--model-name", args->name, "NAME", "Name of the first model in requests");
   command->add_option("--max-batch-size", args->model.max_running, "Requests computed together")
       ->type_name("N")

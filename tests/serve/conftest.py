@@ -27,7 +27,7 @@ class Server:
                                       stderr=subprocess.PIPE, text=True))
         for line in server.process.stderr:
             server.lines.append(line)
-            if found := re.match(r"serving (.+) at http://.*:(\d+)", line):
+            if found := re.match(r"serving (.+) at https?://.*:(\d+)", line):
                 server.model, server.port = found[1], int(found[2])
                 threading.Thread(target=server.lines.extend, args=(server.process.stderr,), daemon=True).start()
                 return server

@@ -4,10 +4,13 @@ import http.client
 import json
 import re
 import signal
+import ssl
+import subprocess
 import time
 
 import pytest
 from conftest import Server
+from support.kt import kt_path
 from support.models import tiny_moe_path
 
 
@@ -150,3 +153,26 @@ def test_models_without_a_template_complete_text_only(keyed):
     status, _, text = request(keyed, "POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]},
                               {"x-api-key": "open"})
     assert (status, "no chat template" in text.decode()) in ((400, True), (200, False))
+
+
+def test_https(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out",
+                    certificate], check=True, capture_output=True)
+    running = Server.start(tiny_moe_path(), "--ssl-certfile", certificate, "--ssl-keyfile", key)
+    trusted = ssl.create_default_context(cafile=certificate)
+    connection = http.client.HTTPSConnection("localhost", running.port, timeout=60, context=trusted)
+    for _ in range(2):
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "Once", "max_tokens": 3, "stream": True}))
+        assert connection.getresponse().read().endswith(b"data: [DONE]\n\n")
+    with pytest.raises(ssl.SSLError):
+        http.client.HTTPSConnection("localhost", running.port, context=ssl.create_default_context()).request("GET", "/")
+    plain = http.client.HTTPConnection("localhost", running.port, timeout=60)
+    with pytest.raises((http.client.HTTPException, OSError)):
+        plain.request("GET", "/health")
+        plain.getresponse()
+    assert running.stop() == 0
+    refused = subprocess.run([kt_path(), "serve", tiny_moe_path(), "--ssl-certfile", key, "--ssl-keyfile", key],
+                             capture_output=True, text=True, check=False)
+    assert refused.returncode == 4 and "is no certificate" in refused.stderr

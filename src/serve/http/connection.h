@@ -18,11 +18,13 @@
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "base/error.h"
 #include "serve/http/connection_control.h"
 #include "serve/http/server.h"
+#include "serve/http/spawn.h"
 
 namespace kt::serve::http {
 
@@ -44,7 +46,7 @@ class Connection : public ConnectionControl,
   asio::awaitable<void> run() {
     asio::co_spawn(stream_.get_executor(), watch_deadline(this->shared_from_this()),
                    asio::detached);
-    bool more = true;
+    bool more = co_await shake_hands();
     while (more) more = co_await exchange();
     co_await close();
     ended_ = true;
@@ -67,6 +69,7 @@ class Connection : public ConnectionControl,
   }
 
  private:
+  static constexpr bool kTls = !std::is_same_v<Stream, asio::ip::tcp::socket>;
   static constexpr std::size_t kReadAhead = 128 << 10;
   using Parser = beast::http::request_parser<beast::http::string_body>;
   using Deadline = std::chrono::steady_clock::time_point;
@@ -113,6 +116,15 @@ class Connection : public ConnectionControl,
   }
   static auto token(beast::error_code& error) {
     return asio::redirect_error(asio::use_awaitable, error);
+  }
+
+  asio::awaitable<bool> shake_hands() {
+    beast::error_code error;
+    if constexpr (kTls) {
+      expires_after(options_.header_time);
+      co_await stream_.async_handshake(Stream::server, token(error));
+    }
+    co_return !error;
   }
 
   // One request and its reply; false when the connection is to be closed.
@@ -368,6 +380,11 @@ class Connection : public ConnectionControl,
   asio::awaitable<void> close() {
     beast::error_code error;
     if (!socket().is_open()) co_return;
+    if constexpr (kTls) {
+      expires_after(std::chrono::seconds(1));
+      co_await stream_.async_shutdown(token(error));
+      error = {};
+    }
     socket().shutdown(asio::socket_base::shutdown_send, error);
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
     for (std::size_t n = 0; !error && n < kReadAhead * 8;) {
@@ -396,5 +413,14 @@ class Connection : public ConnectionControl,
   bool idle_ = false;
   bool stopping_ = false;
 };
+
+template <class C>
+Spawner::Started start_connection(std::shared_ptr<C> connection) {
+  return {connection, [connection](std::function<void()> on_end) {
+            asio::co_spawn(
+                connection->executor(), [connection] { return connection->run(); },
+                [on_end = std::move(on_end)](const std::exception_ptr&) { on_end(); });
+          }};
+}
 
 }  // namespace kt::serve::http

@@ -2,19 +2,26 @@
 
 #include <sys/resource.h>
 
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <mutex>
 #include <thread>
 #include <vector>
 
-#include "serve/http/connection.h"
+#include "base/error.h"
+#include "serve/http/spawn.h"
 
 namespace kt::serve::http {
-namespace {
-
+namespace asio = boost::asio;
 using asio::ip::tcp;
+
+namespace {
 
 // As many descriptors as the system lets this process have: one for each connection and reply.
 void raise_descriptor_limit() {
@@ -28,10 +35,15 @@ void raise_descriptor_limit() {
 
 struct Server::Impl {
   Impl(const ServerOptions& options_in, Handler& handler_in)
-      : options(options_in), handler(handler_in), acceptor(io), drain_timer(io) {}
+      : options(options_in),
+        spawner(options.certificate.empty() && options.key.empty()
+                    ? make_plain_spawner(options, handler_in)
+                    : make_tls_spawner(options, handler_in)),
+        acceptor(io),
+        drain_timer(io) {}
 
   void listen() {
-    beast::error_code error;
+    boost::system::error_code error;
     tcp::resolver resolver(io);
     const auto found = resolver.resolve(options.host, std::to_string(options.port),
                                         tcp::resolver::numeric_service, error);
@@ -52,7 +64,7 @@ struct Server::Impl {
 
   asio::awaitable<void> accept() {
     while (acceptor.is_open()) {
-      beast::error_code error;
+      boost::system::error_code error;
       tcp::socket socket = co_await acceptor.async_accept(
           asio::make_strand(io), asio::redirect_error(asio::use_awaitable, error));
       if (!acceptor.is_open()) co_return;
@@ -71,13 +83,10 @@ struct Server::Impl {
       const std::lock_guard lock(mutex);
       if (connections.size() >= options.max_connections) return;  // closes the socket
     }
-    const auto connection =
-        std::make_shared<Connection<tcp::socket>>(std::move(socket), options, handler);
-    enlist(connection);
-    const auto executor = connection->executor();
-    asio::co_spawn(
-        executor, [connection] { return connection->run(); },
-        [this, connection](const std::exception_ptr&) { forget(connection.get()); });
+    Spawner::Started started = spawner->make(std::move(socket));
+    const auto control = started.control;
+    enlist(control);
+    started.run([this, control] { forget(control.get()); });
   }
 
   void enlist(const std::shared_ptr<ConnectionControl>& connection) {
@@ -95,12 +104,12 @@ struct Server::Impl {
   void stop(std::chrono::milliseconds drain) {
     const std::lock_guard lock(mutex);
     stopping = true;
-    beast::error_code ignored;
+    boost::system::error_code ignored;
     acceptor.close(ignored);
     for (const auto& c : connections) c->stop_when_idle();
     if (connections.empty()) return;
     drain_timer.expires_after(drain);
-    drain_timer.async_wait([this](const beast::error_code& error) {
+    drain_timer.async_wait([this](const boost::system::error_code& error) {
       if (error) return;
       const std::lock_guard lock2(mutex);
       for (const auto& c : connections) c->abort();
@@ -108,7 +117,7 @@ struct Server::Impl {
   }
 
   ServerOptions options;
-  Handler& handler;
+  std::unique_ptr<Spawner> spawner;
   asio::io_context io;
   tcp::acceptor acceptor;
   asio::steady_timer drain_timer;
