@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <numeric>
 
 #include "operators/phased.h"
 
@@ -65,7 +66,7 @@ Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& 
 
 Engine::~Engine() = default;
 
-Engine::RequestId Engine::submit(Request request) {
+void Engine::check(const Request& request) const {
   const auto n = static_cast<std::int64_t>(request.prompt.size());
   if (!broken_.empty()) {
     fail(ErrorCode::kIo, {}, "the model lost weights while operators changed ({}); load it again",
@@ -87,6 +88,10 @@ Engine::RequestId Engine::submit(Request request) {
     fail(ErrorCode::kUsage, "top_logprobs", "{} is out of range; 0 to {} is wanted",
          request.n_top_logprobs, kMaxTopLogprobs);
   }
+}
+
+Engine::RequestId Engine::submit(Request request) {
+  check(request);
   const RequestId id = next_id_++;
   sequences_.push_back(std::make_unique<Sequence>(id, std::move(request), vocab_size()));
   return id;
@@ -467,6 +472,54 @@ std::unique_ptr<Result> Engine::take_result(RequestId id) {
   std::unique_ptr<Result> result = std::move(it->second);
   results_.erase(it);
   return result;
+}
+
+std::vector<float> Engine::embed(std::vector<std::int32_t> tokens, Pooling pooling) {
+  if (layered_ == nullptr) fail(ErrorCode::kUnsupported, {}, "this model has no hidden states");
+  Request request;
+  request.prompt = std::move(tokens);
+  request.max_tokens = 0;
+  check(request);
+  Sequence sequence(0, std::move(request), vocab_size());
+  const std::int64_t n = sequence.n_tokens();
+  std::vector<float> sum(static_cast<std::size_t>(layered_->d_model()));
+  if (!ensure_pages(sequence, n)) {
+    sequence.pages.truncate(pool_, 0);
+    fail(ErrorCode::kNoMemory, {}, "the cache has no room for {} tokens now", n);
+  }
+  while (sequence.n_cached < n) {
+    embed_chunk(sequence, std::min(to_chunk_end(sequence.n_cached), n - sequence.n_cached), pooling,
+                sum);
+  }
+  sequence.pages.truncate(pool_, 0);
+  if (!finite(sum)) fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite value");
+  if (pooling == Pooling::kMean) {
+    for (float& v : sum) v /= static_cast<float>(n);
+  }
+  return sum;
+}
+
+// Runs the next n tokens, and adds what pooling wants of them.
+void Engine::embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling,
+                         std::vector<float>& sum) {
+  Rows rows;
+  add_rows(sequence, sequence.n_cached, n, rows);
+  if (pooling == Pooling::kMean) {
+    rows.logit_rows.resize(static_cast<std::size_t>(n));
+    std::iota(rows.logit_rows.begin(), rows.logit_rows.end(), 0);
+  }
+  with_step(rows, [&](operators::Step& step) {
+    const std::int64_t d = layered_->d_model();
+    const tensor::MatrixF x = arena_.matrix(n, d), delta = arena_.matrix(n, d);
+    layered_->embed(step, x);
+    for (std::int64_t i = 0; i < layered_->n_layers(); ++i) layered_->run_layer(step, i, x, delta);
+    if (rows.logit_rows.empty()) return;
+    const tensor::MatrixF hidden = layered_->hidden(step, x, delta);
+    for (std::int64_t r = 0; r < hidden.n_rows; ++r) {
+      for (std::int64_t c = 0; c < d; ++c) sum[static_cast<std::size_t>(c)] += hidden.row(r)[c];
+    }
+  });
+  sequence.n_cached += n;
 }
 
 Result Engine::generate(Request request) {

@@ -106,6 +106,11 @@ class Engine {
   std::unique_ptr<Result> take_result(RequestId id);
   /// submit + step until it is done. Throws like submit; kInternal on NaN logits.
   Result generate(Request request);
+  /// The final hidden state of a text, [d_model]: the mean over its tokens, or the last one's. Runs
+  /// at once, while other requests wait. Throws like submit; kNoMemory when running requests hold
+  /// the cache, kInternal on NaN.
+  enum class Pooling { kMean, kLast };
+  std::vector<float> embed(std::vector<std::int32_t> tokens, Pooling pooling);
   /// Zones of every module from now on go to `trace`; null: none. It must outlive the engine.
   void set_trace(operators::Trace* trace) { trace_ = trace; }
   /// Ends the running requests at the next step. Async-signal-safe.
@@ -119,6 +124,8 @@ class Engine {
     std::vector<operators::SequenceRows> sequences;
     std::vector<Sequence*> owners;  // of each entry of sequences
   };
+  void check(const Request& request) const;
+  void embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling, std::vector<float>& sum);
   void start_queued();
   void reuse_prefix(Sequence& sequence);
   bool ensure_pages(Sequence& sequence, std::int64_t n_tokens);

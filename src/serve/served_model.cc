@@ -10,6 +10,15 @@
 namespace kt::serve {
 namespace {
 
+// `n_new`: tokens that must find room behind it.
+void check_length(std::size_t n_tokens, std::int64_t n_new, std::int64_t context) {
+  if (static_cast<std::int64_t>(n_tokens) + n_new <= context) return;
+  fail(ErrorCode::kTooLong, {},
+       "the prompt has {} tokens, the context holds {}; shorten the prompt, or serve with a larger "
+       "--ctx",
+       n_tokens, context);
+}
+
 ModelFacts read_facts(const session::Session& session, const ModelOptions& options) {
   ModelFacts facts;
   facts.id = options.id;
@@ -153,6 +162,16 @@ std::vector<std::int32_t> ServedModel::tokens_of(const Ask::Prompt& prompt) {
   return tokens;
 }
 
+std::vector<std::vector<std::int32_t>> ServedModel::prompt_tokens(
+    const std::vector<Ask::Prompt>& prompts) {
+  std::vector<std::vector<std::int32_t>> all;
+  for (const Ask::Prompt& prompt : prompts) {
+    all.push_back(tokens_of(prompt));
+    check_length(all.back().size(), 0, facts().context);
+  }
+  return all;
+}
+
 void ServedModel::check_queue(std::size_t n_more) {
   const auto load = worker_.load();
   if (load.n_waiting + n_more <= options_.max_waiting) return;
@@ -198,15 +217,9 @@ Generation ServedModel::generate(const Ask& ask) {
     });
   }
   check_queue(prompts.size() * static_cast<std::size_t>(ask.n));
-  const std::int64_t most = facts.context - (ask.max_tokens == 0 ? 0 : 1);
   for (const auto& prompt : prompts) {
     generation.n_prompt.push_back(static_cast<std::int64_t>(prompt.size()));
-    if (generation.n_prompt.back() > most) {
-      fail(ErrorCode::kTooLong, {},
-           "the prompt has {} tokens, the context holds {}; shorten the prompt, or serve with a "
-           "larger --ctx",
-           prompt.size(), facts.context);
-    }
+    check_length(prompt.size(), ask.max_tokens == 0 ? 0 : 1, facts.context);
   }
   ask.sampling.validate(facts.vocab_size);
   if (ask.seconds > 0) {

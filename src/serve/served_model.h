@@ -73,6 +73,8 @@ class ServedModel {
   Generation generate(const Ask& ask);
   /// The prompt that the template makes of the conversation.
   std::string render(const Ask& ask);
+  /// The tokens of prompts, each checked against the context. Throws kTooLong.
+  std::vector<std::vector<std::int32_t>> prompt_tokens(const std::vector<Ask::Prompt>& prompts);
   std::vector<std::int32_t> tokenize(std::string_view text, bool add_special, bool parse_special);
   std::string detokenize(const std::vector<std::int32_t>& tokens);
   /// The spelling of one token, as bytes.

@@ -105,6 +105,13 @@ void Worker::call(std::function<void(Session&)> f) {
   done.get();
 }
 
+void Worker::post(std::function<void(Session&)> f) {
+  const std::lock_guard lock(mutex_);
+  check_open();
+  calls_.push_back({std::move(f), {}});
+  changed_.notify_all();
+}
+
 void Worker::main() {
   if (!open()) return;
   try {

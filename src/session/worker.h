@@ -78,6 +78,8 @@ class Worker {
   }
   /// f(session) on the worker's thread between two steps; waits for it and throws what it threw.
   void call(std::function<void(Session&)> f);
+  /// The same without waiting; f must not throw, and is dropped when the Worker closes before.
+  void post(std::function<void(Session&)> f);
 
  private:
   struct Job {

@@ -212,3 +212,25 @@ def test_a_deadline_ends_a_request(client, server):
     with pytest.raises(openai.APIStatusError, match="time allowed") as caught:
         ask(client, server, max_tokens=2000, extra_body={"timeout": 0.2, "ignore_eos": True})
     assert caught.value.status_code == 408
+
+
+def test_embeddings(client, server):
+    texts = ["The cat sleeps on the sofa.", "A kitten naps on the couch.", "Interest rates rose by two percent."]
+    reply = client.embeddings.create(model=server.model, input=texts)  # base64, as the SDK asks for it
+    plain = client.embeddings.create(model=server.model, input=texts, encoding_format="float")
+    vectors = [d.embedding for d in reply.data]
+    assert [d.index for d in reply.data] == [0, 1, 2] and len(vectors[0]) == 576
+    assert reply.usage.prompt_tokens == reply.usage.total_tokens > 15
+    for a, b in zip(reply.data, plain.data):
+        assert a.embedding == pytest.approx(b.embedding, abs=1e-6)
+    assert sum(x * x for x in vectors[0]) == pytest.approx(1, abs=1e-5)
+
+    def likeness(a, b):
+        return sum(x * y for x, y in zip(a, b))
+    assert likeness(vectors[0], vectors[1]) > likeness(vectors[0], vectors[2])
+    short = client.embeddings.create(model=server.model, input=texts[0], dimensions=64)
+    assert len(short.data[0].embedding) == 64
+    ids = client.post("/../tokenize", body={"content": texts[0]}, cast_to=object)["tokens"]
+    assert client.embeddings.create(model=server.model, input=ids).data[0].embedding == pytest.approx(vectors[0], abs=1e-6)
+    with pytest.raises(openai.BadRequestError):
+        client.embeddings.create(model=server.model, input="word " * 3000)

@@ -126,6 +126,9 @@ class CausalLm : public Model, public Layered {
     model_.rotary().prepare(step);
     model_.layer(index).run(step, index, x, delta, index > 0);
   }
+  MatrixF hidden(Step& step, MatrixF x, MatrixF delta) noexcept override {
+    return model_.last_rows(step, x, delta);
+  }
   void head(Step& step, MatrixF x, MatrixF delta, MatrixF logits) noexcept override {
     project(step, model_.last_rows(step, x, delta), logits);
   }

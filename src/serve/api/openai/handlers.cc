@@ -83,7 +83,7 @@ Answer complete(Service& service, const http::Request& request) {
   const auto model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
   read_sampling(fields, model->facts(), &ask);
-  read_prompts(fields, &ask);
+  read_prompts(fields, "prompt", &ask);
   CompletionOptions options = codec_options(fields, model);
   options.chat = false;
   options.n = static_cast<std::size_t>(ask.n);

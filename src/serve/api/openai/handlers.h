@@ -9,6 +9,7 @@ namespace kt::serve::openai {
 Answer list_models(Service& service, const http::Request& request);
 Answer show_model(Service& service, const http::Request& request);
 Answer chat(Service& service, const http::Request& request);
+Answer embed(Service& service, const http::Request& request);
 Answer complete(Service& service, const http::Request& request);
 
 }  // namespace kt::serve::openai

@@ -58,12 +58,12 @@ void read_tool_choice(const Fields& fields, Ask* ask) {
 
 bool is_token(const Json& item) { return item.is_number_integer(); }
 
-Ask::Prompt token_prompt(const Fields& fields, const Json& ids) {
+Ask::Prompt token_prompt(const Fields& fields, const char* name, const Json& ids) {
   Ask::Prompt prompt;
   prompt.is_tokens = true;
   for (const Json& id : ids) {
     if (!is_token(id) || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() > INT32_MAX) {
-      fields.refuse("prompt", "a string, or an array of strings or token ids,");
+      fields.refuse(name, "a string, or an array of strings or token ids,");
     }
     prompt.tokens.push_back(id.get<std::int32_t>());
   }
@@ -184,27 +184,27 @@ void read_grammar(const Fields& fields, Ask* ask) {
   }
 }
 
-void read_prompts(const Fields& fields, Ask* ask) {
-  const Json* prompt = fields.find("prompt");
+void read_prompts(const Fields& fields, const char* name, Ask* ask) {
+  const Json* prompt = fields.find(name);
   constexpr const char* kWanted = "a string, or an array of strings or token ids,";
-  if (prompt == nullptr) fields.refuse("prompt", kWanted);
+  if (prompt == nullptr) fields.refuse(name, kWanted);
   if (prompt->is_string()) {
     ask->prompts.push_back({prompt->get<std::string>(), {}, false});
     return;
   }
-  if (!prompt->is_array() || prompt->empty()) fields.refuse("prompt", kWanted);
+  if (!prompt->is_array() || prompt->empty()) fields.refuse(name, kWanted);
   if (is_token(prompt->front())) {
-    ask->prompts.push_back(token_prompt(fields, *prompt));
+    ask->prompts.push_back(token_prompt(fields, name, *prompt));
     return;
   }
-  if (prompt->size() > 1024) fields.refuse("prompt", "an array of at most 1024 prompts");
+  if (prompt->size() > 1024) fields.refuse(name, "an array of at most 1024 prompts");
   for (const Json& item : *prompt) {
     if (item.is_string()) {
       ask->prompts.push_back({item.get<std::string>(), {}, false});
     } else if (item.is_array()) {
-      ask->prompts.push_back(token_prompt(fields, item));
+      ask->prompts.push_back(token_prompt(fields, name, item));
     } else {
-      fields.refuse("prompt", kWanted);
+      fields.refuse(name, kWanted);
     }
   }
 }

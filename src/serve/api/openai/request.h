@@ -20,7 +20,7 @@ void read_conversation(const Fields& fields, const ModelFacts& facts, Ask* ask);
 /// other local servers name them.
 void read_grammar(const Fields& fields, Ask* ask);
 
-/// `prompt`: a string, an array of strings, of token ids, or of arrays of token ids.
-void read_prompts(const Fields& fields, Ask* ask);
+/// The field `name`: a string, an array of strings, of token ids, or of arrays of token ids.
+void read_prompts(const Fields& fields, const char* name, Ask* ask);
 
 }  // namespace kt::serve::openai
