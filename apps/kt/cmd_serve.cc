@@ -223,7 +223,7 @@ void add_serve(CLI::App& root, Action& action) {
       ->group(group);
   add_model_options(*command, args->model.session);
   command->footer(
-      "OpenAI's API is at /v1, the chat page at /. Flags and ~/.ktransformers/config.yaml of the "
+      "OpenAI's and Anthropic's APIs are at /v1, Ollama's at /api, the chat page at /. Flags and ~/.ktransformers/config.yaml of the "
       "original server are understood.\n\n" +
       examples(
           {"kt serve smollm2", "kt serve model.gguf --port 8080 --ctx 16384 --api-key SECRET"}));

@@ -19,6 +19,7 @@ struct Ask {
   Json messages = nullptr;
   Json tools = nullptr;                   // array, or null
   Json template_kwargs = Json::object();  // variables of the template
+  std::vector<std::int32_t> before;       // tokens that stand before the conversation's
   /// Texts or token ids to go on from, each answered by itself.
   struct Prompt {
     std::string text;

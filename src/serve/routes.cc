@@ -1,6 +1,7 @@
 #include "serve/routes.h"
 
 #include "serve/api/native/handlers.h"
+#include "serve/api/ollama/handlers.h"
 #include "serve/api/openai/handlers.h"
 #include "serve/api/page/handlers.h"
 

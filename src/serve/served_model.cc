@@ -1,5 +1,6 @@
 #include "serve/served_model.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/error.h"
@@ -172,6 +173,21 @@ std::vector<std::vector<std::int32_t>> ServedModel::prompt_tokens(
   return all;
 }
 
+std::vector<std::int32_t> ServedModel::tokens_of(const Ask& ask, const std::string& rendered) {
+  std::vector<std::int32_t> tokens = tokenize(rendered, false, true);
+  if (ask.before.empty()) return tokens;
+  // A text begins once; where the token occurs again it is a mark of turns (ChatML) and stays.
+  const auto bos = worker_.read([](const session::Session& s) { return s.tokenizer()->bos(); });
+  if (bos && std::count(tokens.begin(), tokens.end(), *bos) == 1 && tokens.front() == *bos)
+    tokens.erase(tokens.begin());
+  tokens.insert(tokens.begin(), ask.before.begin(), ask.before.end());
+  return tokens;
+}
+
+std::vector<std::int32_t> ServedModel::tokenize_chat(const Ask& ask) {
+  return tokens_of(ask, render(ask));
+}
+
 void ServedModel::check_queue(std::size_t n_more) {
   const auto load = worker_.load();
   if (load.n_waiting + n_more <= options_.max_waiting) return;
@@ -197,7 +213,7 @@ Generation ServedModel::generate(const Ask& ask) {
     else
       generation.tools = wire(ask.tools);
     text.kept = facts.markers;
-    prompts.push_back(tokenize(prompt, false, true));
+    prompts.push_back(tokens_of(ask, prompt));
     generation.formats.push_back(std::move(format));
   } else {
     for (const Ask::Prompt& prompt : ask.prompts) prompts.push_back(tokens_of(prompt));
@@ -251,6 +267,7 @@ Generation ServedModel::generate(const Ask& ask) {
       generation.tickets.push_back(worker_.submit(std::move(request), text));
     }
   }
+  generation.prompts = std::move(prompts);
   return generation;
 }
 

@@ -48,9 +48,10 @@ struct ModelFacts {
 /// The tickets of an Ask: those of prompt 0 first, n of each.
 struct Generation {
   std::vector<std::shared_ptr<session::Ticket>> tickets;
-  std::vector<std::int64_t> n_prompt;      // tokens, of each prompt
-  std::vector<text::ReplyFormat> formats;  // of each prompt's replies
-  std::string tools;                       // JSON array, or empty
+  std::vector<std::vector<std::int32_t>> prompts;  // their tokens
+  std::vector<std::int64_t> n_prompt;              // and how many
+  std::vector<text::ReplyFormat> formats;          // of each prompt's replies
+  std::string tools;                               // JSON array, or empty
 };
 
 class ServedModel {
@@ -77,11 +78,14 @@ class ServedModel {
   std::vector<std::vector<std::int32_t>> prompt_tokens(const std::vector<Ask::Prompt>& prompts);
   std::vector<std::int32_t> tokenize(std::string_view text, bool add_special, bool parse_special);
   std::string detokenize(const std::vector<std::int32_t>& tokens);
+  /// The tokens of a conversation.
+  std::vector<std::int32_t> tokenize_chat(const Ask& ask);
   /// The spelling of one token, as bytes.
   std::string token_bytes(std::int32_t token);
 
  private:
   std::vector<std::int32_t> tokens_of(const Ask::Prompt& prompt);
+  std::vector<std::int32_t> tokens_of(const Ask& ask, const std::string& rendered);
   void check_queue(std::size_t n_more);
   const ModelOptions options_;
   session::Worker worker_;

@@ -1,0 +1,183 @@
+#include "serve/api/ollama/models.h"
+
+#include <filesystem>
+#include <map>
+#include <span>
+
+#include "formats/format.h"
+#include "serve/api/ollama/times.h"
+#include "session/sha256.h"
+
+namespace kt::serve::ollama {
+namespace {
+
+std::string canonical(std::string_view name) {
+  std::string out(name);
+  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  for (const std::string_view prefix : {"registry.ollama.ai/", "library/"}) {
+    if (out.starts_with(prefix)) out.erase(0, prefix.size());
+  }
+  constexpr std::string_view kTag = ":latest";
+  if (out.ends_with(kTag)) out.erase(out.size() - kTag.size());
+  return out;
+}
+
+// Every name has a tag there.
+std::string tagged(const std::string& id) {
+  return id.find(':') == std::string::npos ? id + ":latest" : id;
+}
+
+struct Weights {
+  std::int64_t n_parameters = 0;
+  std::string format;  // that holds most of them
+  std::uint64_t loaded_bytes = 0;
+};
+
+Weights read_weights(const session::Session& session) {
+  Weights weights;
+  std::map<std::string_view, std::int64_t> formats;
+  for (const io::TensorInfo& tensor : session.source().tensors()) {
+    weights.n_parameters += tensor.shape.count();
+    formats[formats::traits(tensor.format).name] += tensor.shape.count();
+  }
+  std::int64_t most = 0;
+  for (const auto& [name, count] : formats) {
+    if (count > most) weights.format = name;
+    most = std::max(most, count);
+  }
+  weights.loaded_bytes = session.load_report().packed_bytes + session.load_report().kv_bytes;
+  return weights;
+}
+
+std::string size_text(std::int64_t n) {
+  const auto number = static_cast<double>(n);
+  if (n >= 1'000'000'000'000) return fmt::format("{:.1f}T", number / 1e12);
+  if (n >= 1'000'000'000) return fmt::format("{:.1f}B", number / 1e9);
+  if (n >= 1'000'000) return fmt::format("{:.2f}M", number / 1e6);
+  return fmt::format("{:.2f}K", number / 1e3);
+}
+
+std::chrono::system_clock::time_point modified(const ModelFacts& facts) {
+  std::error_code ignored;
+  const auto time = std::filesystem::last_write_time(facts.path, ignored);
+  return ignored ? std::chrono::system_clock::time_point() : std::chrono::file_clock::to_sys(time);
+}
+
+// Names the file as it is now; reading all of it for its own digest would take minutes.
+std::string digest(const ModelFacts& facts) {
+  const std::string what =
+      fmt::format("{}\n{}\n{}", facts.path, facts.file_bytes, time_text(modified(facts)));
+  return session::sha256_hex(std::as_bytes(std::span(what)));
+}
+
+Json capabilities(const ModelFacts& facts) {
+  Json list = {"completion"};
+  if (facts.calls_tools) list.push_back("tools");
+  if (facts.thinks) list.push_back("thinking");
+  return list;
+}
+
+Json details(const ModelFacts& facts, const Weights& weights) {
+  const bool gguf = std::filesystem::path(facts.path).extension() == ".gguf";
+  return {{"parent_model", ""},
+          {"format", gguf ? "gguf" : "safetensors"},
+          {"family", facts.architecture},
+          {"families", {facts.architecture}},
+          {"parameter_size", size_text(weights.n_parameters)},
+          {"quantization_level", weights.format},
+          {"context_length", facts.context},
+          {"embedding_length", facts.d_model}};
+}
+
+// As GGUF's metadata names it, save that the context is the one that is served: clients cut their
+// prompts to it.
+Json info(const ModelFacts& facts, const io::ModelConfig& config, const Weights& weights) {
+  const std::string& arch = facts.architecture;
+  Json json = {{"general.architecture", arch},
+               {"general.basename", config.name.empty() ? facts.id : config.name},
+               {"general.parameter_count", weights.n_parameters},
+               {arch + ".context_length", facts.context},
+               {arch + ".embedding_length", config.d_model},
+               {arch + ".block_count", config.n_layers},
+               {arch + ".feed_forward_length", config.d_ff},
+               {arch + ".attention.head_count", config.n_heads},
+               {arch + ".attention.head_count_kv", config.n_kv_heads},
+               {arch + ".vocab_size", config.vocab_size}};
+  if (config.moe.n_experts > 0) {
+    json[arch + ".expert_count"] = config.moe.n_experts;
+    json[arch + ".expert_used_count"] = config.moe.n_active;
+  }
+  return json;
+}
+
+std::string parameters(const engine::SamplingParams& p) {
+  std::string text;
+  const auto line = [&](const char* name, auto value) {
+    text += fmt::format("{:<30} {}\n", name, value);
+  };
+  line("temperature", p.temperature);
+  line("top_k", p.top_k);
+  line("top_p", p.top_p);
+  line("min_p", p.min_p);
+  line("repeat_penalty", p.repetition_penalty);
+  return text;
+}
+
+std::string modelfile(const ModelFacts& facts) {
+  std::string text = "FROM " + facts.path + "\n";
+  if (!facts.chat_template.empty()) text += "TEMPLATE \"\"\"" + facts.chat_template + "\"\"\"\n";
+  std::string_view rest;
+  const std::string all = parameters(facts.sampling);
+  for (rest = all; !rest.empty(); rest.remove_prefix(rest.find('\n') + 1))
+    text += fmt::format("PARAMETER {}\n", rest.substr(0, rest.find('\n')));
+  return text;
+}
+
+}  // namespace
+
+bool same_name(std::string_view asked, std::string_view id) {
+  return canonical(asked) == canonical(id);
+}
+
+Json tag_json(ServedModel& model) {
+  const ModelFacts& facts = model.facts();
+  const Weights weights = model.worker().read(read_weights);
+  return {{"name", tagged(facts.id)},
+          {"model", tagged(facts.id)},
+          {"modified_at", time_text(modified(facts))},
+          {"size", facts.file_bytes},
+          {"digest", digest(facts)},
+          {"details", details(facts, weights)},
+          {"capabilities", capabilities(facts)}};
+}
+
+Json loaded_json(ServedModel& model) {
+  const ModelFacts& facts = model.facts();
+  const Weights weights = model.worker().read(read_weights);
+  constexpr std::chrono::hours kLong(24 * 365 * 100);
+  return {{"name", tagged(facts.id)},
+          {"model", tagged(facts.id)},
+          {"size", weights.loaded_bytes},
+          {"digest", digest(facts)},
+          {"details", details(facts, weights)},
+          {"expires_at", time_text(std::chrono::system_clock::now() + kLong)},
+          {"size_vram", 0},
+          {"context_length", facts.context}};
+}
+
+Json show_json(ServedModel& model) {
+  const ModelFacts& facts = model.facts();
+  return model.worker().read([&](const session::Session& session) -> Json {
+    const Weights weights = read_weights(session);
+    return {{"modelfile", modelfile(facts)},
+            {"parameters", parameters(facts.sampling)},
+            {"template", facts.chat_template},
+            {"license", ""},
+            {"details", details(facts, weights)},
+            {"model_info", info(facts, session.config(), weights)},
+            {"capabilities", capabilities(facts)},
+            {"modified_at", time_text(modified(facts))}};
+  });
+}
+
+}  // namespace kt::serve::ollama

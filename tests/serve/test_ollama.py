@@ -1,0 +1,261 @@
+"""Ollama's API: its own client, and the bytes on the wire."""
+import http.client
+import json
+import re
+
+import ollama
+import pytest
+
+GREEDY = {"temperature": 0, "num_predict": 12}
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return ollama.Client(host=server.url)
+
+
+def ask(server, method, path, body=None, headers=None):
+    """(status, headers, body) of one request."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    connection.request(method, path, json.dumps(body) if isinstance(body, dict) else body, headers or {})
+    reply = connection.getresponse()
+    return reply.status, reply.headers, reply.read()
+
+
+def error(server, path, body, method="POST"):
+    status, headers, text = ask(server, method, path, body)
+    assert headers["content-type"] == "application/json; charset=utf-8"
+    said = json.loads(text)
+    assert list(said) == ["error"] and isinstance(said["error"], str)
+    return status, said["error"]
+
+
+def chat_body(server, **fields):
+    return {"model": server.model, "messages": [{"role": "user", "content": "Say hello."}], "options": GREEDY} | fields
+
+
+def test_root(server):
+    assert ask(server, "GET", "/")[2] == b"Ollama is running"
+    status, headers, body = ask(server, "HEAD", "/")
+    assert (status, body, headers["content-length"]) == (200, b"", "17")
+    assert ask(server, "GET", "/", headers={"accept": "text/html,*/*"})[0] == 404
+
+
+def test_version_is_numeric(server):
+    version = json.loads(ask(server, "GET", "/api/version")[2])["version"]
+    assert tuple(int(part) for part in version.split(".")) >= (0, 6, 4)
+    assert ask(server, "HEAD", "/api/version")[0] == 200
+
+
+def test_list(client, server):
+    [model] = client.list().models
+    assert model.model == server.model + ":latest"
+    assert model.size > 50e6 and len(model.digest) == 64
+    assert model.details.family == "llama" and model.details.format == "gguf"
+    assert model.details.parameter_size == "134.52M" and model.details.quantization_level == "Q4_1"
+
+
+def test_ps(client, server):
+    [model] = client.ps().models
+    assert model.model == server.model + ":latest" and model.context_length == 2048
+    assert model.size > 50e6 and model.expires_at > model.expires_at.now(model.expires_at.tzinfo)
+
+
+@pytest.mark.parametrize("spell", [str, str.upper, "{}:latest".format, "library/{}".format])
+def test_show(client, server, spell):
+    shown = client.show(spell(server.model))
+    assert shown.capabilities == ["completion"]
+    assert shown.modelinfo["general.architecture"] == "llama"
+    assert shown.modelinfo["llama.context_length"] == 2048
+    assert shown.modelinfo["general.parameter_count"] == 134515008
+    assert "<|im_start|>" in shown.template and shown.details.family == "llama"
+    assert re.search(r"^temperature +\S+$", shown.parameters, re.MULTILINE)
+
+
+def test_chat_stream_adds_up_to_the_whole(client, server):
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    whole = client.chat(server.model, messages, options=GREEDY)
+    assert "Paris" in whole.message.content and whole.message.role == "assistant"
+    assert whole.done and whole.done_reason in ("stop", "length")
+    pieces = list(client.chat(server.model, messages, options=GREEDY, stream=True))
+    assert "".join(piece.message.content for piece in pieces) == whole.message.content
+    assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert pieces[-1].eval_count == whole.eval_count and pieces[-1].prompt_eval_count == whole.prompt_eval_count
+    assert 0 < pieces[-1].eval_duration < pieces[-1].total_duration
+
+
+def test_generate_stream_adds_up_to_the_whole(client, server):
+    whole = client.generate(server.model, "Name three colours.", options=GREEDY)
+    pieces = list(client.generate(server.model, "Name three colours.", options=GREEDY, stream=True))
+    assert whole.response and "".join(piece.response for piece in pieces) == whole.response
+    assert pieces[-1].context == whole.context and len(whole.context) == whole.prompt_eval_count + whole.eval_count
+
+
+def test_context_goes_on(client, server):
+    first = client.generate(server.model, "My name is Ada.", options=GREEDY)
+    alone = client.generate(server.model, "What is my name?", options=GREEDY)
+    second = client.generate(server.model, "What is my name?", context=first.context, options=GREEDY)
+    assert second.prompt_eval_count == len(first.context) + alone.prompt_eval_count
+    assert second.context[:len(first.context)] == first.context
+
+
+def test_system_changes_the_reply(client, server):
+    plain = client.generate(server.model, "Hello", options=GREEDY)
+    told = client.generate(server.model, "Hello", system="You are a pirate.", options=GREEDY)
+    assert told.prompt_eval_count != plain.prompt_eval_count
+
+
+def test_raw(client, server):
+    prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    reply = client.generate(server.model, prompt, raw=True, options=GREEDY)
+    assert "Paris" in reply.response and reply.context is None
+    assert reply.prompt_eval_count < 20, "marks in a raw prompt are single tokens"
+
+
+def test_the_bytes_of_a_stream(server):
+    status, headers, body = ask(server, "POST", "/api/chat", chat_body(server))
+    assert status == 200 and headers["content-type"] == "application/x-ndjson"
+    lines = body.decode().split("\n")
+    assert lines.pop() == ""
+    first, last = json.loads(lines[0]), json.loads(lines[-1])
+    assert list(first) == ["model", "created_at", "message", "done"]
+    assert first["model"] == server.model and first["done"] is False
+    assert list(first["message"]) == ["role", "content"] and re.fullmatch(TIME, first["created_at"])
+    assert list(last) == ["model", "created_at", "message", "done", "done_reason", "total_duration", "load_duration",
+                          "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"]
+    assert last["message"] == {"role": "assistant", "content": ""}
+    assert all(isinstance(last[key], int) for key in last if key.endswith(("duration", "count")))
+
+
+def test_whole_replies_are_json(server):
+    status, headers, body = ask(server, "POST", "/api/chat", chat_body(server, stream=False))
+    assert (status, headers["content-type"]) == (200, "application/json; charset=utf-8")
+    assert json.loads(body)["done"] is True and b"\n" not in body
+
+
+def test_length_and_stop(client, server):
+    messages = [{"role": "user", "content": "Count from one to ten."}]
+    short = client.chat(server.model, messages, options={"temperature": 0, "num_predict": 2})
+    assert (short.done_reason, short.eval_count) == ("length", 2)
+    long = client.chat(server.model, messages, options={"temperature": 0, "num_predict": 40})
+    word = long.message.content.split()[3]
+    cut = client.chat(server.model, messages, options={"temperature": 0, "num_predict": 40, "stop": [word]})
+    assert cut.done_reason == "stop" and cut.message.content == long.message.content.split(word)[0]
+
+
+def test_seed(client, server):
+    def text(seed):
+        return client.generate(server.model, "Tell me a story.",
+                               options={"seed": seed, "temperature": 1.5, "num_predict": 16, "top_k": 0, "top_p": 1,
+                                        "min_p": 0}).response
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+
+
+def test_logprobs(client, server):
+    reply = client.generate(server.model, "Hello", logprobs=True, options=GREEDY)
+    assert len(reply.logprobs) == reply.eval_count and all(entry.logprob <= 0 for entry in reply.logprobs)
+
+
+@pytest.mark.parametrize("keep_alive, reason", [(None, "load"), ("5m", "load"), (-1, "load"), (0, "unload"),
+                                                ("0s", "unload")])
+def test_empty_requests(client, server, keep_alive, reason):
+    said = client.generate(server.model, keep_alive=keep_alive)
+    assert (said.done, said.done_reason, said.response) == (True, reason, "")
+    said = client.chat(server.model, keep_alive=keep_alive)
+    assert (said.done, said.done_reason, said.message.content) == (True, reason, "")
+
+
+def test_unknown_model(client):
+    with pytest.raises(ollama.ResponseError, match="model 'llama9' not found") as raised:
+        client.chat("llama9", [{"role": "user", "content": "x"}])
+    assert raised.value.status_code == 404
+
+
+@pytest.mark.parametrize("fields, wanted", [
+    ({"think": True}, '" does not support thinking'),
+    ({"think": "high"}, '" does not support thinking'),
+    ({"think": "hard"}, 'invalid think value: "hard"'),
+    ({"format": "json"}, "structured output"),
+    ({"format": {"type": "object"}}, "structured output"),
+    ({"format": 3}, "format"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, '" does not support tools'),
+    ({"tools": [1]}, "tools"),
+    ({"keep_alive": "soon"}, "keep_alive"),
+    ({"options": {"num_ctx": 1 << 20}}, "2048 tokens that are served"),
+    ({"options": {"temperature": "hot"}}, "options.temperature"),
+    ({"options": {"top_p": 7}}, "options.top_p"),
+    ({"options": {"num_predict": 1.5}}, "options.num_predict"),
+    ({"options": {"mirostat": 2}}, "options.mirostat"),
+    ({"options": []}, "options"),
+    ({"messages": "hello"}, "messages"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user", "content": "x", "images": ["aGVsbG8="]}]}, "messages[0].images"),
+    ({"messages": [{"role": "user", "content": "word " * 4000}]}, "the context holds 2048"),
+    ({"model": None}, "model is required"),
+])
+def test_refused_chats(server, fields, wanted):
+    status, said = error(server, "/api/chat", chat_body(server, **fields))
+    assert status == 400 and wanted in said
+
+
+@pytest.mark.parametrize("fields, wanted", [
+    ({"raw": True, "system": "x"}, "raw mode does not support"),
+    ({"template": "{{ .Prompt }}"}, "template"),
+    ({"suffix": "x"}, '" does not support insert'),
+    ({"images": ["aGVsbG8="]}, "images"),
+    ({"context": [1 << 30]}, "context"),
+    ({"prompt": 3}, "prompt"),
+])
+def test_refused_prompts(server, fields, wanted):
+    status, said = error(server, "/api/generate", {"model": server.model, "prompt": "x"} | fields)
+    assert status == 400 and wanted in said
+
+
+def test_options_that_change_nothing(client, server):
+    options = GREEDY | {"num_ctx": 512, "num_batch": 8, "unheard_of": True, "seed": -1}
+    assert client.chat(server.model, [{"role": "user", "content": "Hi"}], options=options, think=False, format="",
+                       keep_alive="1h30m").done
+
+
+def test_results_of_tools_reach_the_template(client, server):
+    call = {"function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+    messages = [{"role": "user", "content": "1 + 2?"}, {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "tool_name": "add", "content": "3"}]
+    assert client.chat(server.model, messages, options=GREEDY).done
+
+
+def test_begun_reply_goes_on(client, server):
+    messages = [{"role": "user", "content": "What is the capital of France?"},
+                {"role": "assistant", "content": "The capital of France is"}]
+    assert client.chat(server.model, messages, options=GREEDY).message.content.startswith(" Paris")
+
+
+def test_embeddings_are_refused(client, server):
+    with pytest.raises(ollama.ResponseError, match="does not support embeddings"):
+        client.embed(server.model, "x")
+    with pytest.raises(ollama.ResponseError, match="does not support embeddings"):
+        client.embeddings(server.model, "x")
+
+
+def test_pull(client, server):
+    assert client.pull(server.model).status == "success"
+    assert [step.status for step in client.pull(server.model, stream=True)] == ["success"]
+    with pytest.raises(ollama.ResponseError, match="kt pull llama9"):
+        client.pull("llama9")
+
+
+def test_what_changes_models_is_refused(client, server):
+    for change in (lambda: client.create("x", from_=server.model), lambda: client.copy(server.model, "x"),
+                   lambda: client.delete(server.model), lambda: client.push(server.model)):
+        with pytest.raises(ollama.ResponseError, match="is not supported") as raised:
+            change()
+        assert raised.value.status_code == 400
+    assert ask(server, "HEAD", "/api/blobs/sha256:" + "0" * 64)[0] == 404
+
+
+def test_errors_of_the_server_are_texts(server):
+    assert error(server, "/api/chat", "{")[0] == 400
+    assert error(server, "/api/nothing", "{}")[0] == 404
+    assert error(server, "/api/chat", None, "GET")[0] == 405
