@@ -87,7 +87,8 @@ std::string problem_json(Protocol protocol, const Problem& problem) {
     case Protocol::kOllama: json = {{"error", problem.message}}; break;
     case Protocol::kAnthropic:
       json = {{"type", "error"},
-              {"error", {{"type", kind.anthropic}, {"message", problem.message}}}};
+              {"error", {{"type", kind.anthropic}, {"message", problem.message}}},
+              {"request_id", nullptr}};
       break;
     case Protocol::kOpenAi:
       json = {{"error",

@@ -1,5 +1,6 @@
 #include "serve/routes.h"
 
+#include "serve/api/anthropic/handlers.h"
 #include "serve/api/native/handlers.h"
 #include "serve/api/ollama/handlers.h"
 #include "serve/api/openai/handlers.h"
