@@ -4,6 +4,7 @@
 #include "serve/api/native/handlers.h"
 #include "serve/api/ollama/handlers.h"
 #include "serve/api/openai/handlers.h"
+#include "serve/api/openai/responses.h"
 #include "serve/api/page/handlers.h"
 
 namespace kt::serve {
