@@ -40,4 +40,7 @@ struct Ask {
   std::optional<text::GrammarSpec> grammar;  // binds what follows the reasoning
 };
 
+/// Binds a reply to JSON of this schema, or to any JSON object for null.
+text::GrammarSpec json_grammar(const Json* schema);
+
 }  // namespace kt::serve

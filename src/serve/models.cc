@@ -8,10 +8,13 @@
 namespace kt::serve {
 namespace {
 
-// As names are compared: lower case, without the tag that Ollama's clients add.
+// As names are compared: lower case, without the tag and the parts that stand for Ollama's library.
 std::string plain(std::string_view name) {
   std::string out(name);
   for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  for (const std::string_view prefix : {"registry.ollama.ai/", "library/"}) {
+    if (out.starts_with(prefix)) out.erase(0, prefix.size());
+  }
   if (out.ends_with(":latest")) out.resize(out.size() - 7);
   return out;
 }

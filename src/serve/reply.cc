@@ -16,6 +16,17 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// How many of the tokens are reasoning. Which text a token made is not known when several come at
+// once, so they count by the bytes.
+std::int64_t count_reasoning(const std::vector<ReplyEvent>& events, std::size_t n_tokens) {
+  std::size_t bytes = 0, all = 0;
+  for (const ReplyEvent& event : events) {
+    all += event.text.size();
+    if (event.kind == ReplyEvent::Kind::kReasoning) bytes += event.text.size();
+  }
+  return all == 0 ? 0 : static_cast<std::int64_t>((n_tokens * bytes + all / 2) / all);
+}
+
 class ReplyWork : public http::Work {
  public:
   ReplyWork(Protocol protocol, Generation generation, std::unique_ptr<Codec> codec, OnDone on_done,
@@ -112,8 +123,7 @@ class ReplyWork : public http::Work {
   void take_events(std::size_t i, const std::vector<ReplyEvent>& events,
                    std::vector<engine::SampledToken> tokens, std::string& out) {
     Choice& choice = choices_[i];
-    const bool reasons = !events.empty() && events.back().kind == ReplyEvent::Kind::kReasoning;
-    if (reasons) choice.n_reasoning += static_cast<std::int64_t>(tokens.size());
+    choice.n_reasoning += count_reasoning(events, tokens.size());
     for (const ReplyEvent& event : events) {
       switch (event.kind) {
         case ReplyEvent::Kind::kContent: choice.content += event.text; break;

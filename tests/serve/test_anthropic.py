@@ -155,7 +155,8 @@ def test_unknown_model(create):
     ({"tool_choice": {"type": "maybe"}}, "tool_choice.type"),
     ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "does not think"),
     ({"thinking": {"type": "much"}}, "thinking.type"),
-    ({"output_config": {"format": {"type": "json_schema"}}}, "structured output"),
+    ({"output_config": {"format": {"type": "json_schema"}}}, "output_format.schema"),
+    ({"tool_choice": {"type": "any"}}, "tools"),
     ({"model": None}, "model"),
 ])
 def test_refused(server, fields, wanted):
@@ -168,3 +169,10 @@ def test_refused(server, fields, wanted):
 def test_errors_have_the_types_of_the_protocol(server):
     status, _, text = ask(server, "/v1/messages/nothing", {})
     assert (status, json.loads(text)["error"]["type"]) == (404, "not_found_error")
+
+
+def test_a_reply_bound_to_a_schema(create):
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"], "additionalProperties": False}
+    reply = create(max_tokens=60, extra_body=GREEDY | {"output_config": {"format": {"type": "json_schema",
+                                                                             "schema": schema}}})
+    assert isinstance(json.loads(reply.content[0].text)["age"], int)

@@ -39,7 +39,7 @@ def test_root(server):
     assert ask(server, "GET", "/")[2] == b"Ollama is running"
     status, headers, body = ask(server, "HEAD", "/")
     assert (status, body, headers["content-length"]) == (200, b"", "17")
-    assert ask(server, "GET", "/", headers={"accept": "text/html,*/*"})[0] == 404
+    assert ask(server, "GET", "/", headers={"accept": "text/html,*/*"})[0] == 200
 
 
 def test_version_is_numeric(server):
@@ -177,8 +177,7 @@ def test_unknown_model(client):
     ({"think": True}, '" does not support thinking'),
     ({"think": "high"}, '" does not support thinking'),
     ({"think": "hard"}, 'invalid think value: "hard"'),
-    ({"format": "json"}, "structured output"),
-    ({"format": {"type": "object"}}, "structured output"),
+    ({"format": {"type": "nonsense"}}, "response_format"),
     ({"format": 3}, "format"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, '" does not support tools'),
     ({"tools": [1]}, "tools"),
@@ -232,11 +231,13 @@ def test_begun_reply_goes_on(client, server):
     assert client.chat(server.model, messages, options=GREEDY).message.content.startswith(" Paris")
 
 
-def test_embeddings_are_refused(client, server):
-    with pytest.raises(ollama.ResponseError, match="does not support embeddings"):
-        client.embed(server.model, "x")
-    with pytest.raises(ollama.ResponseError, match="does not support embeddings"):
-        client.embeddings(server.model, "x")
+def test_embeddings(client, server):
+    whole = client.embed(server.model, ["The cat sleeps.", "Interest rates rose."])
+    assert len(whole.embeddings) == 2 and len(whole.embeddings[0]) == 576 and whole.prompt_eval_count > 6
+    assert sum(x * x for x in whole.embeddings[0]) == pytest.approx(1, abs=1e-5)
+    assert client.embed(server.model, "The cat sleeps.").embeddings[0] == pytest.approx(whole.embeddings[0], abs=1e-6)
+    assert client.embeddings(server.model, "The cat sleeps.").embedding == pytest.approx(whole.embeddings[0], abs=1e-6)
+    assert client.embed(server.model, []).embeddings == []
 
 
 def test_pull(client, server):
@@ -259,3 +260,10 @@ def test_errors_of_the_server_are_texts(server):
     assert error(server, "/api/chat", "{")[0] == 400
     assert error(server, "/api/nothing", "{}")[0] == 404
     assert error(server, "/api/chat", None, "GET")[0] == 405
+
+
+def test_a_reply_bound_to_a_schema(client, server):
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"], "additionalProperties": False}
+    reply = client.chat(server.model, [{"role": "user", "content": "How old?"}], format=schema,
+                        options={"temperature": 0, "num_predict": 60})
+    assert isinstance(json.loads(reply.message.content)["age"], int)

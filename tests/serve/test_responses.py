@@ -108,7 +108,7 @@ def test_count_is_what_a_response_uses(client, create, server):
     ({"tools": [{"type": "web_search"}]}, "tools[0]"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
-    ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"temperature": 3}, "temperature"),
     ({"top_logprobs": 2}, "top_logprobs"),
@@ -122,3 +122,9 @@ def test_refused(server, fields, param):
 def test_unknown_model(create):
     with pytest.raises(openai.NotFoundError, match="not found"):
         create(model="gpt-9")
+
+
+def test_a_reply_bound_to_a_schema(create):
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"], "additionalProperties": False}
+    reply = create(max_output_tokens=60, text={"format": {"type": "json_schema", "name": "age", "schema": schema}})
+    assert isinstance(json.loads(reply.output_text)["age"], int)

@@ -145,8 +145,8 @@ Json read_tool(const Json& tool, const std::string& where) {
   return {{"type", "function"}, {"function", std::move(function)}};
 }
 
-// Whether the model may call tools.
-bool read_tool_choice(const Fields& fields) {
+// Whether the model may call tools; also whether it must.
+bool read_tool_choice(const Fields& fields, Ask* ask) {
   const Json* choice = fields.find("tool_choice");
   if (choice == nullptr) return true;
   const std::string type = type_of(*choice, "tool_choice");
@@ -154,21 +154,36 @@ bool read_tool_choice(const Fields& fields) {
   if (type == "none") return false;
   if (type != "any" && type != "tool")
     fail(ErrorCode::kUsage, "tool_choice.type", "'{}' is none of auto, any, tool and none", type);
-  fail(ErrorCode::kUnsupported, "tool_choice", "calls cannot be forced yet; auto and none work");
+  const Fields inner(*choice, "tool_choice.");
+  text::ToolChoice required;
+  required.parallel = !inner.flag("disable_parallel_tool_use").value_or(false);
+  if (type == "tool") {
+    const auto name = inner.text("name");
+    if (!name) inner.refuse("name", "a string");
+    required.name = *name;
+  }
+  ask->required_tool = required;
+  return true;
 }
 
 // Forms that the reply must have.
-void read_format(const Fields& fields) {
+void read_format(const Fields& fields, Ask* ask) {
   const Json* config = fields.find("output_config");
   if (config != nullptr && !config->is_object()) fields.refuse("output_config", "an object");
-  const bool wanted = fields.find("output_format") != nullptr ||
-                      (config != nullptr && Fields(*config).find("format") != nullptr);
-  if (wanted) fail(ErrorCode::kUnsupported, "output_format", "structured output is not there yet");
+  const Json* format = fields.find("output_format");
+  if (format == nullptr && config != nullptr) format = Fields(*config).find("format");
+  if (format == nullptr) return;
+  if (!format->is_object() || type_of(*format, "output_format") != "json_schema")
+    fields.refuse("output_format", "an object of type json_schema");
+  const Json* schema = Fields(*format).find("schema");
+  if (schema == nullptr) fail(ErrorCode::kUsage, "output_format.schema", "a JSON schema is wanted");
+  ask->grammar = json_grammar(schema);
 }
 
 void read_tools(const Fields& fields, Ask* ask) {
   const Json* tools = fields.find("tools");
-  const bool may_call = read_tool_choice(fields);
+  const bool may_call = read_tool_choice(fields, ask);
+  if (tools == nullptr && ask->required_tool) fields.refuse("tools", "an array of tools to choose from");
   if (tools == nullptr) return;
   if (!tools->is_array()) fields.refuse("tools", "an array");
   Json all = Json::array();
@@ -224,7 +239,7 @@ void read_conversation(const Fields& fields, const ModelFacts& facts, Ask* ask) 
   for (std::size_t i = 0; i < messages->size(); ++i)
     add_message((*messages)[i], fmt::format("messages.{}", i), &ask->messages);
   read_tools(fields, ask);
-  read_format(fields);
+  read_format(fields, ask);
   read_thinking(fields, facts, ask);
 }
 

@@ -107,13 +107,5 @@ TEST(OllamaTimes, WritesNanoseconds) {
             "1970-01-01T00:00:00.000001500Z");
 }
 
-TEST(OllamaNames, ComparesAsClientsMean) {
-  EXPECT_TRUE(same_name("Qwen3:latest", "qwen3"));
-  EXPECT_TRUE(same_name("library/qwen3", "Qwen3"));
-  EXPECT_TRUE(same_name("registry.ollama.ai/library/qwen3:30b", "qwen3:30b"));
-  EXPECT_FALSE(same_name("qwen3:8b", "qwen3:30b"));
-  EXPECT_FALSE(same_name("qwen3:8b", "qwen3"));
-}
-
 }  // namespace
 }  // namespace kt::serve::ollama

@@ -1,9 +1,15 @@
 #include "serve/api/ollama/handlers.h"
 
+#include <algorithm>
+#include <chrono>
+
 #include "base/error.h"
 #include "serve/api/ollama/codec.h"
 #include "serve/api/ollama/models.h"
 #include "serve/api/ollama/request.h"
+#include "serve/api/page/handlers.h"
+#include "serve/embedding.h"
+#include "serve/posted.h"
 
 namespace kt::serve::ollama {
 namespace {
@@ -17,33 +23,38 @@ http::Reply reply_json(const Json& json) {
   return reply;
 }
 
-ServedModel& find_model(Service& service, const std::string& name) {
-  ServedModel& model = service.only_model();
-  if (same_name(name, model.facts().id)) return model;
-  Problem problem{404, fmt::format("model '{}' not found", name)};
-  problem.code = "model_not_found";
-  throw Refusal(std::move(problem));
+// Names are Ollama's: the model's own message says what there is.
+std::shared_ptr<ServedModel> find_model(Service& service, const Fields& fields) {
+  const std::string name = read_name(fields);
+  auto model = service.models().get(name);
+  if (const auto seconds = read_keep_alive(fields)) {
+    const double longest = 1e9;
+    service.models().keep(name, *seconds < 0 || *seconds > longest
+                                    ? Models::kForever
+                                    : Models::Duration(static_cast<std::int64_t>(*seconds * 1e3)));
+  }
+  return model;
 }
 
-// A request without a prompt only loads or unloads. The one model stays where it is.
+// A request without a prompt only loads or unloads.
 http::Reply nothing_to_do(const Fields& fields, bool chat, const std::string& name) {
   const bool unload = read_keep_alive(fields).value_or(-1) == 0;
   return reply_json(empty_reply(chat, name, unload ? "unload" : "load"));
 }
 
-CodecOptions codec_options(const Fields& fields, const std::string& name, ServedModel& model) {
+CodecOptions codec_options(const Fields& fields, const std::string& name,
+                           const std::shared_ptr<ServedModel>& model) {
   CodecOptions options;
   options.model = name;
   options.stream = fields.flag("stream").value_or(true);
   options.logprobs = fields.flag("logprobs").value_or(false);
   if (fields.whole("top_logprobs", 0, 20).value_or(0) > 0)
     fail(ErrorCode::kUnsupported, "top_logprobs", "only the token that was taken is told");
-  options.token_bytes = [&model](std::int32_t token) { return model.token_bytes(token); };
+  options.token_bytes = [model](std::int32_t token) { return model->token_bytes(token); };
   return options;
 }
 
 void read_common(const Fields& fields, const ModelFacts& facts, const std::string& name, Ask* ask) {
-  read_keep_alive(fields);
   read_options(fields, facts, ask);
   read_format(fields, ask);
   read_think(fields, facts, name, ask);
@@ -51,10 +62,9 @@ void read_common(const Fields& fields, const ModelFacts& facts, const std::strin
 
 }  // namespace
 
-Answer root(Service&, const http::Request& request) {
-  // Browsers ask for a page; there is none yet.
+Answer root(Service& service, const http::Request& request) {
   if (request.header("accept").find("text/html") != std::string_view::npos)
-    throw Refusal({404, "there is no page here; the API is at /v1 and /api"});
+    return page::file(service, request);
   http::Reply reply;
   reply.head.content_type = "text/plain; charset=utf-8";
   reply.body = "Ollama is running";
@@ -64,32 +74,38 @@ Answer root(Service&, const http::Request& request) {
 Answer version(Service&, const http::Request&) { return reply_json({{"version", kVersion}}); }
 
 Answer tags(Service& service, const http::Request&) {
-  return reply_json({{"models", Json::array({tag_json(service.only_model())})}});
+  Json all = Json::array();
+  for (const Models::State& state : service.models().list()) all.push_back(tag_json(state));
+  return reply_json({{"models", std::move(all)}});
 }
 
 Answer ps(Service& service, const http::Request&) {
-  return reply_json({{"models", Json::array({loaded_json(service.only_model())})}});
+  Json all = Json::array();
+  for (const Models::State& state : service.models().list()) {
+    if (state.model != nullptr && state.model->opened()) all.push_back(loaded_json(state));
+  }
+  return reply_json({{"models", std::move(all)}});
 }
 
 Answer show(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
-  return reply_json(show_json(find_model(service, read_name(Fields(body)))));
+  return reply_json(show_json(*find_model(service, Fields(body))));
 }
 
 Answer generate(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
   const std::string name = read_name(fields);
-  ServedModel& model = find_model(service, name);
+  const auto model = find_model(service, fields);
   Ask ask;
-  read_common(fields, model.facts(), name, &ask);
-  if (!read_prompt(fields, model.facts(), name, &ask)) return nothing_to_do(fields, false, name);
+  read_common(fields, model->facts(), name, &ask);
+  if (!read_prompt(fields, model->facts(), name, &ask)) return nothing_to_do(fields, false, name);
   // Marks of the template that a raw prompt spells out count as such.
   for (Ask::Prompt& prompt : ask.prompts)
-    prompt = {{}, model.tokenize(prompt.text, true, true), true};
+    prompt = {{}, model->tokenize(prompt.text, true, true), true};
   CodecOptions options = codec_options(fields, name, model);
   options.chat = false;
-  Generation generation = model.generate(ask);
+  Generation generation = model->generate(ask);
   if (!ask.messages.is_null()) options.context = std::move(generation.prompts[0]);
   return service.reply(request, std::move(generation), make_codec(std::move(options)));
 }
@@ -98,33 +114,57 @@ Answer chat(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
   const std::string name = read_name(fields);
-  ServedModel& model = find_model(service, name);
+  const auto model = find_model(service, fields);
   Ask ask;
-  read_common(fields, model.facts(), name, &ask);
-  read_tools(fields, model.facts(), name, &ask);
+  read_common(fields, model->facts(), name, &ask);
+  read_tools(fields, model->facts(), name, &ask);
   ask.messages = read_messages(fields);
   if (ask.messages.empty()) return nothing_to_do(fields, true, name);
-  if (model.facts().chat_template.empty()) {
+  if (model->facts().chat_template.empty()) {
     fail(ErrorCode::kUnsupported, {}, "\"{}\" does not support chat; it has no chat template",
          name);
   }
   CodecOptions options = codec_options(fields, name, model);
-  return service.reply(request, model.generate(ask), make_codec(std::move(options)));
+  return service.reply(request, model->generate(ask), make_codec(std::move(options)));
 }
 
 Answer embed(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
-  const std::string name = read_name(Fields(body));
-  find_model(service, name);
-  fail(ErrorCode::kUnsupported, {}, "\"{}\" does not support embeddings here yet", name);
+  const Fields fields(body);
+  const auto model = find_model(service, fields);
+  const bool old = request.path == "/api/embeddings";
+  Ask ask;
+  for (std::string& text : fields.texts(old ? "prompt" : "input", 1024))
+    ask.prompts.push_back({std::move(text), {}, false});
+  const std::int64_t dimensions =
+      fields.whole("dimensions", 1, model->facts().d_model).value_or(0);
+  auto texts = model->prompt_tokens(ask.prompts);
+  const auto make = [texts = std::move(texts), dimensions, old, name = read_name(fields),
+                     start = std::chrono::steady_clock::now()](session::Session& session) {
+    std::size_t n_tokens = 0;
+    for (const auto& tokens : texts) n_tokens += tokens.size();
+    const auto vectors = embeddings(session, texts, dimensions);
+    if (old) return reply_json({{"embedding", vectors.empty() ? Json::array() : Json(vectors[0])}});
+    const auto time = std::chrono::steady_clock::now() - start;
+    return reply_json(
+        {{"model", name},
+         {"embeddings", vectors},
+         {"total_duration", std::chrono::duration_cast<std::chrono::nanoseconds>(time).count()},
+         {"load_duration", 0},
+         {"prompt_eval_count", n_tokens}});
+  };
+  return on_worker(model->worker(), Protocol::kOllama, service.common_headers(request), make);
 }
 
 Answer pull(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
   const std::string name = read_name(fields);
-  if (!same_name(name, service.only_model().facts().id))
+  const auto models = service.models().list();
+  if (std::none_of(models.begin(), models.end(),
+                   [&](const Models::State& state) { return same_model(state.id, name); })) {
     fail(ErrorCode::kUnsupported, {}, "pull models with kt pull {}", name);
+  }
   // It is here; nothing needs to be fetched.
   http::Reply reply = reply_json({{"status", "success"}});
   if (fields.flag("stream").value_or(true)) {
@@ -136,7 +176,7 @@ Answer pull(Service& service, const http::Request& request) {
 
 Answer manage(Service&, const http::Request& request) {
   fail(ErrorCode::kUnsupported, {},
-       "{} is not supported: kt serve serves the model it was started with, and its files stay as "
+       "{} is not supported: kt serve serves the models it was started with, and their files stay as "
        "they are",
        request.path);
 }

@@ -11,17 +11,6 @@
 namespace kt::serve::ollama {
 namespace {
 
-std::string canonical(std::string_view name) {
-  std::string out(name);
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  for (const std::string_view prefix : {"registry.ollama.ai/", "library/"}) {
-    if (out.starts_with(prefix)) out.erase(0, prefix.size());
-  }
-  constexpr std::string_view kTag = ":latest";
-  if (out.ends_with(kTag)) out.erase(out.size() - kTag.size());
-  return out;
-}
-
 // Every name has a tag there.
 std::string tagged(const std::string& id) {
   return id.find(':') == std::string::npos ? id + ":latest" : id;
@@ -57,16 +46,16 @@ std::string size_text(std::int64_t n) {
   return fmt::format("{:.2f}K", number / 1e3);
 }
 
-std::chrono::system_clock::time_point modified(const ModelFacts& facts) {
+std::chrono::system_clock::time_point modified(const std::string& path) {
   std::error_code ignored;
-  const auto time = std::filesystem::last_write_time(facts.path, ignored);
+  const auto time = std::filesystem::last_write_time(path, ignored);
   return ignored ? std::chrono::system_clock::time_point() : std::chrono::file_clock::to_sys(time);
 }
 
 // Names the file as it is now; reading all of it for its own digest would take minutes.
-std::string digest(const ModelFacts& facts) {
+std::string digest(const std::string& path, std::uint64_t bytes) {
   const std::string what =
-      fmt::format("{}\n{}\n{}", facts.path, facts.file_bytes, time_text(modified(facts)));
+      fmt::format("{}\n{}\n{}", path, bytes, time_text(modified(path)));
   return session::sha256_hex(std::as_bytes(std::span(what)));
 }
 
@@ -135,32 +124,41 @@ std::string modelfile(const ModelFacts& facts) {
 
 }  // namespace
 
-bool same_name(std::string_view asked, std::string_view id) {
-  return canonical(asked) == canonical(id);
-}
-
-Json tag_json(ServedModel& model) {
+Json tag_json(const Models::State& state) {
+  if (state.model == nullptr || !state.model->opened()) {
+    std::error_code ignored;
+    const auto size = std::filesystem::file_size(state.path, ignored);
+    return {{"name", tagged(state.id)},
+            {"model", tagged(state.id)},
+            {"modified_at", time_text(modified(state.path))},
+            {"size", ignored ? 0 : size},
+            {"digest", digest(state.path, ignored ? 0 : size)},
+            {"details", Json::object()}};
+  }
+  ServedModel& model = *state.model;
   const ModelFacts& facts = model.facts();
   const Weights weights = model.worker().read(read_weights);
   return {{"name", tagged(facts.id)},
           {"model", tagged(facts.id)},
-          {"modified_at", time_text(modified(facts))},
+          {"modified_at", time_text(modified(facts.path))},
           {"size", facts.file_bytes},
-          {"digest", digest(facts)},
+          {"digest", digest(facts.path, facts.file_bytes)},
           {"details", details(facts, weights)},
           {"capabilities", capabilities(facts)}};
 }
 
-Json loaded_json(ServedModel& model) {
+Json loaded_json(const Models::State& state) {
+  ServedModel& model = *state.model;
   const ModelFacts& facts = model.facts();
   const Weights weights = model.worker().read(read_weights);
   constexpr std::chrono::hours kLong(24 * 365 * 100);
+  const auto now = std::chrono::system_clock::now();
   return {{"name", tagged(facts.id)},
           {"model", tagged(facts.id)},
           {"size", weights.loaded_bytes},
-          {"digest", digest(facts)},
+          {"digest", digest(facts.path, facts.file_bytes)},
           {"details", details(facts, weights)},
-          {"expires_at", time_text(std::chrono::system_clock::now() + kLong)},
+          {"expires_at", time_text(std::min(state.until, now + kLong))},
           {"size_vram", 0},
           {"context_length", facts.context}};
 }
@@ -176,7 +174,7 @@ Json show_json(ServedModel& model) {
             {"details", details(facts, weights)},
             {"model_info", info(facts, session.config(), weights)},
             {"capabilities", capabilities(facts)},
-            {"modified_at", time_text(modified(facts))}};
+            {"modified_at", time_text(modified(facts.path))}};
   });
 }
 

@@ -155,12 +155,12 @@ void read_think(const Fields& fields, const ModelFacts& facts, const std::string
   ask->template_kwargs["thinking"] = on;
 }
 
-void read_format(const Fields& fields, Ask*) {
+void read_format(const Fields& fields, Ask* ask) {
   const Json* format = fields.find("format");
   if (format == nullptr || *format == "") return;
   if (*format != "json" && !format->is_object())
     fields.refuse("format", "\"json\" or a JSON schema");
-  fail(ErrorCode::kUnsupported, "format", "structured output is not there yet");
+  ask->grammar = json_grammar(format->is_object() ? format : nullptr);
 }
 
 std::optional<double> read_keep_alive(const Fields& fields) {

@@ -138,11 +138,6 @@ void read_conversation(const Fields& fields, const ModelFacts& facts, Ask* ask) 
 
 namespace {
 
-text::GrammarSpec schema_spec(const Json* schema) {
-  if (schema == nullptr) return {text::GrammarKind::kJsonObject, {}};
-  return {text::GrammarKind::kJsonSchema, wire(*schema)};
-}
-
 void read_response_format(const Fields& fields, Ask* ask) {
   const Json* format = fields.find("response_format");
   if (format == nullptr) return;
@@ -152,13 +147,13 @@ void read_response_format(const Fields& fields, Ask* ask) {
   const std::string type = inner.text("type").value_or("");
   if (type == "text") return;
   if (type == "json_object") {
-    ask->grammar = schema_spec(inner.find("schema"));
+    ask->grammar = json_grammar(inner.find("schema"));
   } else if (type == "json_schema") {
     const Json* named = inner.find("json_schema");
     if (named == nullptr || !named->is_object()) inner.refuse("json_schema", "an object");
     const Json* schema = Fields(*named).find("schema");
     if (schema == nullptr) inner.refuse("json_schema", "an object with a schema");
-    ask->grammar = schema_spec(schema);
+    ask->grammar = json_grammar(schema);
   } else {
     fields.refuse("response_format", kWanted);
   }
@@ -170,7 +165,7 @@ void read_grammar(const Fields& fields, Ask* ask) {
   read_response_format(fields, ask);
   for (const char* name : {"json_schema", "guided_json"}) {
     if (const Json* schema = fields.find(name); schema != nullptr)
-      ask->grammar = schema_spec(schema);
+      ask->grammar = json_grammar(schema);
   }
   for (const char* name : {"grammar", "guided_grammar"}) {
     const auto grammar = fields.text(name);

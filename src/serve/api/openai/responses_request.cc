@@ -125,12 +125,20 @@ Json read_tool(const Json& tool, const std::string& where) {
 }
 
 // Forms that the reply must have: a tool's call, or JSON.
-void read_constraints(const Fields& fields) {
+void read_constraints(const Fields& fields, Ask* ask) {
   if (const Json* choice = fields.find("tool_choice");
       choice != nullptr && *choice != "auto" && *choice != "none") {
     if (*choice != "required" && !choice->is_object())
       fields.refuse("tool_choice", "auto, none, required or a tool");
-    fail(ErrorCode::kUnsupported, "tool_choice", "calls cannot be forced yet; auto and none work");
+    text::ToolChoice required;
+    required.parallel = fields.flag("parallel_tool_calls").value_or(true);
+    if (choice->is_object()) {
+      if (required_text(*choice, "type", "tool_choice") != "function")
+        fail(ErrorCode::kUnsupported, "tool_choice", "only functions can be chosen");
+      required.name = required_text(*choice, "name", "tool_choice");
+    }
+    if (fields.find("tools") == nullptr) fail(ErrorCode::kUsage, "tool_choice", "needs tools");
+    ask->required_tool = required;
   }
   const Json* text = fields.find("text");
   if (text == nullptr) return;
@@ -138,8 +146,14 @@ void read_constraints(const Fields& fields) {
   const Json* format = Fields(*text, "text.").find("format");
   if (format == nullptr) return;
   if (!format->is_object()) fail(ErrorCode::kUsage, "text.format", "an object is wanted");
-  if (required_text(*format, "type", "text.format") != "text")
-    fail(ErrorCode::kUnsupported, "text.format", "structured output is not there yet");
+  const std::string type = required_text(*format, "type", "text.format");
+  if (type == "text") return;
+  if (type != "json_object" && type != "json_schema")
+    fail(ErrorCode::kUsage, "text.format.type", "'{}' is none of text, json_object, json_schema", type);
+  const Json* schema = Fields(*format).find("schema");
+  if (type == "json_schema" && schema == nullptr)
+    fail(ErrorCode::kUsage, "text.format.schema", "a JSON schema is wanted");
+  ask->grammar = json_grammar(type == "json_schema" ? schema : nullptr);
 }
 
 void refuse_state(const Fields& fields) {
@@ -158,7 +172,7 @@ void refuse_state(const Fields& fields) {
 
 void read_response_input(const Fields& fields, const ModelFacts& facts, Ask* ask) {
   refuse_state(fields);
-  read_constraints(fields);
+  read_constraints(fields, ask);
   Conversation conversation;
   if (const auto text = fields.text("instructions"); text && !text->empty())
     conversation.instruct(*text);
