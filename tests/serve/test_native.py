@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import Server
+from support.server import Server
 from support.kt import kt_path
 from support.models import tiny_moe_path
 

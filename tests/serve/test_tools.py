@@ -3,7 +3,7 @@ import json
 
 import openai
 import pytest
-from conftest import Server
+from support.server import Server
 from support.models import smollm2_path
 
 TEMPLATE = """{%- if tools %}<|im_start|>system
