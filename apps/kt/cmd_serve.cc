@@ -94,7 +94,8 @@ bool await_model(serve::ServedModel& model, const std::function<bool()>& interru
 std::string url(const ServeArgs& args, std::uint16_t port) {
   const bool six = args.server.host.find(':') != std::string::npos;
   const char* scheme = args.server.certificate.empty() ? "http" : "https";
-  return fmt::format("{}://{}:{}", scheme, six ? "[" + args.server.host + "]" : args.server.host, port);
+  return fmt::format("{}://{}:{}", scheme, six ? "[" + args.server.host + "]" : args.server.host,
+                     port);
 }
 
 int serve(ServeArgs args) {
@@ -223,7 +224,8 @@ void add_serve(CLI::App& root, Action& action) {
       ->group(group);
   add_model_options(*command, args->model.session);
   command->footer(
-      "OpenAI's and Anthropic's APIs are at /v1, Ollama's at /api, the chat page at /. Flags and ~/.ktransformers/config.yaml of the "
+      "OpenAI's and Anthropic's APIs are at /v1, Ollama's at /api, the chat page at /. Flags and "
+      "~/.ktransformers/config.yaml of the "
       "original server are understood.\n\n" +
       examples(
           {"kt serve smollm2", "kt serve model.gguf --port 8080 --ctx 16384 --api-key SECRET"}));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "base/error.h"
 #include "serve/any_of.h"
@@ -16,15 +17,14 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// How many of the tokens are reasoning. Which text a token made is not known when several come at
-// once, so they count by the bytes.
-std::int64_t count_reasoning(const std::vector<ReplyEvent>& events, std::size_t n_tokens) {
+// How much of the text is reasoning, 0 to 1; -1: there is no text.
+double reasoning_share(const std::vector<ReplyEvent>& events) {
   std::size_t bytes = 0, all = 0;
   for (const ReplyEvent& event : events) {
     all += event.text.size();
     if (event.kind == ReplyEvent::Kind::kReasoning) bytes += event.text.size();
   }
-  return all == 0 ? 0 : static_cast<std::int64_t>((n_tokens * bytes + all / 2) / all);
+  return all == 0 ? -1.0 : static_cast<double>(bytes) / static_cast<double>(all);
 }
 
 class ReplyWork : public http::Work {
@@ -92,6 +92,7 @@ class ReplyWork : public http::Work {
     std::shared_ptr<session::Ticket> ticket;
     text::ReplyParser parser;
     bool ended = false;
+    std::size_t n_uncounted = 0;  // tokens whose text is not there yet
   };
 
   http::Head head() const {
@@ -123,7 +124,13 @@ class ReplyWork : public http::Work {
   void take_events(std::size_t i, const std::vector<ReplyEvent>& events,
                    std::vector<engine::SampledToken> tokens, std::string& out) {
     Choice& choice = choices_[i];
-    choice.n_reasoning += count_reasoning(events, tokens.size());
+    // Text comes later than its tokens, or with others', so tokens count by the next text's
+    // bytes.
+    parts_[i].n_uncounted += tokens.size();
+    if (const double share = reasoning_share(events); share >= 0) {
+      const auto n = static_cast<double>(std::exchange(parts_[i].n_uncounted, 0));
+      choice.n_reasoning += std::llround(n * share);
+    }
     for (const ReplyEvent& event : events) {
       switch (event.kind) {
         case ReplyEvent::Kind::kContent: choice.content += event.text; break;

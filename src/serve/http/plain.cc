@@ -9,8 +9,8 @@ class PlainSpawner : public Spawner {
   PlainSpawner(const ServerOptions& options, Handler& handler)
       : options_(options), handler_(handler) {}
   Started make(asio::ip::tcp::socket socket) override {
-    return start_connection(std::make_shared<Connection<asio::ip::tcp::socket>>(
-        std::move(socket), options_, handler_));
+    return start_connection(
+        std::make_shared<Connection<asio::ip::tcp::socket>>(std::move(socket), options_, handler_));
   }
 
  private:

@@ -1,5 +1,5 @@
-// Starts connections of either kind: plain.cc and tls.cc each compile the coroutines of connection.h
-// for theirs. Private to http/.
+// Starts connections of either kind: plain.cc and tls.cc each compile the coroutines of
+// connection.h for theirs. Private to http/.
 //
 // Thread rule: any thread.
 #pragma once

@@ -183,7 +183,8 @@ void read_format(const Fields& fields, Ask* ask) {
 void read_tools(const Fields& fields, Ask* ask) {
   const Json* tools = fields.find("tools");
   const bool may_call = read_tool_choice(fields, ask);
-  if (tools == nullptr && ask->required_tool) fields.refuse("tools", "an array of tools to choose from");
+  if (tools == nullptr && ask->required_tool)
+    fields.refuse("tools", "an array of tools to choose from");
   if (tools == nullptr) return;
   if (!tools->is_array()) fields.refuse("tools", "an array");
   Json all = Json::array();

@@ -136,8 +136,7 @@ Answer embed(Service& service, const http::Request& request) {
   Ask ask;
   for (std::string& text : fields.texts(old ? "prompt" : "input", 1024))
     ask.prompts.push_back({std::move(text), {}, false});
-  const std::int64_t dimensions =
-      fields.whole("dimensions", 1, model->facts().d_model).value_or(0);
+  const std::int64_t dimensions = fields.whole("dimensions", 1, model->facts().d_model).value_or(0);
   auto texts = model->prompt_tokens(ask.prompts);
   const auto make = [texts = std::move(texts), dimensions, old, name = read_name(fields),
                      start = std::chrono::steady_clock::now()](session::Session& session) {
@@ -176,7 +175,8 @@ Answer pull(Service& service, const http::Request& request) {
 
 Answer manage(Service&, const http::Request& request) {
   fail(ErrorCode::kUnsupported, {},
-       "{} is not supported: kt serve serves the models it was started with, and their files stay as "
+       "{} is not supported: kt serve serves the models it was started with, and their files stay "
+       "as "
        "they are",
        request.path);
 }

@@ -54,8 +54,7 @@ std::chrono::system_clock::time_point modified(const std::string& path) {
 
 // Names the file as it is now; reading all of it for its own digest would take minutes.
 std::string digest(const std::string& path, std::uint64_t bytes) {
-  const std::string what =
-      fmt::format("{}\n{}\n{}", path, bytes, time_text(modified(path)));
+  const std::string what = fmt::format("{}\n{}\n{}", path, bytes, time_text(modified(path)));
   return session::sha256_hex(std::as_bytes(std::span(what)));
 }
 

@@ -149,7 +149,8 @@ void read_constraints(const Fields& fields, Ask* ask) {
   const std::string type = required_text(*format, "type", "text.format");
   if (type == "text") return;
   if (type != "json_object" && type != "json_schema")
-    fail(ErrorCode::kUsage, "text.format.type", "'{}' is none of text, json_object, json_schema", type);
+    fail(ErrorCode::kUsage, "text.format.type", "'{}' is none of text, json_object, json_schema",
+         type);
   const Json* schema = Fields(*format).find("schema");
   if (type == "json_schema" && schema == nullptr)
     fail(ErrorCode::kUsage, "text.format.schema", "a JSON schema is wanted");
