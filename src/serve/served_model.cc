@@ -252,6 +252,7 @@ Generation ServedModel::generate(const Ask& ask) {
     for (int i = 0; i < ask.n; ++i) {
       engine::Request request;
       request.prompt = prompts[p];
+      request.logprobs = ask.logprobs;
       request.n_top_logprobs = ask.n_top_logprobs;
       if (grammar) {
         request.constraint = worker_.read([&](const session::Session& session) {

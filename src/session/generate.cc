@@ -19,6 +19,7 @@ engine::Request engine_request(const Session& session, const TextRequest& reques
   run.prompt = tokenizer.encode(request.prompt, request.add_special, request.parse_special);
   if (run.prompt.empty() && tokenizer.bos()) run.prompt.push_back(*tokenizer.bos());
   run.sampling = request.sampling;
+  run.logprobs = false;
   run.max_tokens = request.max_tokens;
   run.stop_tokens = session.stop_tokens();
   run.ignore_stop_tokens = request.ignore_eos;

@@ -56,6 +56,7 @@ CodecOptions codec_options(const Fields& fields, const std::string& name,
 
 void read_common(const Fields& fields, const ModelFacts& facts, const std::string& name, Ask* ask) {
   read_options(fields, facts, ask);
+  ask->logprobs = fields.flag("logprobs").value_or(false);
   read_format(fields, ask);
   read_think(fields, facts, name, ask);
 }

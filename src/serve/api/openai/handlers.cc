@@ -68,7 +68,7 @@ Answer chat(Service& service, const http::Request& request) {
   read_sampling(fields, model->facts(), &ask);
   read_conversation(fields, model->facts(), &ask);
   CompletionOptions options = codec_options(fields, model);
-  options.logprobs = fields.flag("logprobs").value_or(false);
+  options.logprobs = ask.logprobs = fields.flag("logprobs").value_or(false);
   read_grammar(fields, &ask);
   if (const auto n = fields.whole("top_logprobs", 0, engine::kMaxTopLogprobs)) {
     if (!options.logprobs) fail(ErrorCode::kUsage, "top_logprobs", "needs logprobs: true");
@@ -89,7 +89,7 @@ Answer complete(Service& service, const http::Request& request) {
   options.n = static_cast<std::size_t>(ask.n);
   read_grammar(fields, &ask);
   if (const auto n = fields.whole("logprobs", 0, engine::kMaxTopLogprobs)) {
-    options.logprobs = true;
+    options.logprobs = ask.logprobs = true;
     ask.n_top_logprobs = static_cast<int>(*n);
   }
   if (fields.find("suffix") != nullptr) {
