@@ -50,7 +50,7 @@ for (const path of ['/', '/web/']) {
     page.on('dialog', (dialog) => problems.push(dialog.message()));
     await tour(page, path);
     expect(problems).toEqual([]);
-    const served = await page.request.get(path);
+    const served = await page.request.get(path, { headers: { accept: 'text/html' } });
     expect(served.headers()['content-security-policy']).toBe(POLICY);
     // The policy is in force, or the list above would be empty for no reason.
     await page.evaluate(() => document.body.insertAdjacentHTML('beforeend', '<p style="color: red">x</p>'));
