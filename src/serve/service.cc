@@ -50,6 +50,15 @@ Problem no_route(const http::Request& request) {
                            near ? fmt::format("; did you mean {}?", *near) : "")};
 }
 
+// The client's own id of the request, when it is a short one, or one of ours.
+void name_request(http::Request& request) {
+  constexpr std::size_t kLongest = 128;
+  const std::string_view given = request.header("x-request-id");
+  if (!given.empty() && given.size() <= kLongest) return;
+  std::erase_if(request.headers, [](const auto& h) { return h.first == "x-request-id"; });
+  request.headers.emplace_back("x-request-id", make_id("req_"));
+}
+
 std::string now_text() {
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
@@ -84,6 +93,7 @@ std::optional<http::Reply> Service::admit(const http::Request& request) {
 }
 
 Answer Service::handle(http::Request request) {
+  name_request(request);
   if (request.method == "OPTIONS") return finish(request, "options", {{204, {}, {}}, {}});
   const Route& route = *find_route(request);
   if (auto answer = attempt(route, request, true)) return std::move(*answer);
@@ -122,10 +132,17 @@ http::Reply Service::refuse(const http::Request& request, int status, const std:
   return finish(request, "unread", problem_reply(protocol_of(request.path), {status, why}));
 }
 
+http::Headers Service::common_headers(const http::Request& request) const {
+  http::Headers headers = access_.cors(request);
+  const std::string_view id = request.header("x-request-id");
+  if (!id.empty()) headers.emplace_back("x-request-id", std::string(id));
+  return headers;
+}
+
 http::Reply Service::finish(const http::Request& request, std::string_view route,
                             http::Reply reply) {
   metrics_.count_request(route, request.method, reply.head.status);
-  for (auto& header : access_.cors(request)) reply.head.headers.push_back(std::move(header));
+  for (auto& header : common_headers(request)) reply.head.headers.push_back(std::move(header));
   if (options_.log && route != "none") log(request, reply.head.status, nullptr, 0.0);
   return reply;
 }
@@ -141,7 +158,7 @@ Answer Service::reply(const http::Request& request, Generation generation,
           log(request, problem != nullptr ? problem->status : 200, &usage, usage.total_seconds);
       };
   return make_reply(protocol_of(request.path), std::move(generation), std::move(codec), on_done,
-                    access_.cors(request));
+                    common_headers(request));
 }
 
 void Service::log(const http::Request& request, int status, const Usage* usage, double seconds) {

@@ -38,8 +38,8 @@ class Service : public http::Handler {
   /// The Work that answers with a Generation of this request.
   Answer reply(const http::Request& request, Generation generation, std::unique_ptr<Codec> codec);
 
-  /// Headers that every reply to this request carries.
-  http::Headers common_headers(const http::Request& request) const { return access_.cors(request); }
+  /// Headers that every reply to this request carries: its id, and what lets pages read it.
+  http::Headers common_headers(const http::Request& request) const;
   Access& access() { return access_; }
   std::optional<http::Reply> admit(const http::Request& request) override;
   Answer handle(http::Request request) override;

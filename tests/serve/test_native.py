@@ -140,7 +140,9 @@ def test_keys_are_wanted_and_read_anew(keyed):
 
 def test_the_log_has_no_prompts(keyed):
     headers = {"x-api-key": "open", "x-request-id": "mine"}
-    assert request(keyed, "POST", "/v1/completions", {"prompt": "Once secret", "max_tokens": 3}, headers)[0] == 200
+    status, replied, _ = request(keyed, "POST", "/v1/completions", {"prompt": "Once secret", "max_tokens": 3}, headers)
+    assert status == 200 and replied["x-request-id"] == "mine"
+    assert request(keyed, "GET", "/health")[1]["x-request-id"].startswith("req_")
     keyed.stop()
     text = keyed.log.read_text()
     assert "secret" not in text
