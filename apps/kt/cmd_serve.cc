@@ -100,7 +100,16 @@ std::string url(const ServeArgs& args, std::uint16_t port) {
 
 int serve(ServeArgs args) {
   InterruptWatcher interrupts(InterruptWatcher::Kind::kService);
-  if (!args.key_file.empty()) args.access.keys = read_keys(args.key_file);
+  for (const std::string& key : args.access.keys) {
+    if (key.empty()) fail(ErrorCode::kUsage, "--api-key", "an empty key would let everybody in");
+  }
+  const std::vector<std::string> flag_keys = args.access.keys;
+  const auto all_keys = [&] {
+    std::vector<std::string> keys = read_keys(args.key_file);
+    keys.insert(keys.end(), flag_keys.begin(), flag_keys.end());
+    return keys;
+  };
+  if (!args.key_file.empty()) args.access.keys = all_keys();
   args.access.host = args.server.host;
   serve::ServiceOptions options;
   options.access = args.access;
@@ -122,7 +131,7 @@ int serve(ServeArgs args) {
   interrupts.set_hangup_handler([&] {
     if (args.key_file.empty()) return;
     try {
-      service.access().set_keys(read_keys(args.key_file));
+      service.access().set_keys(all_keys());
     } catch (const std::exception& e) {
       std::fprintf(stderr, "kt: the keys stay as they were: %s\n", e.what());
     }
@@ -135,12 +144,15 @@ int serve(ServeArgs args) {
                    url(args, server.port()).c_str());
     }
   } catch (...) {
+    interrupts.set_handler([] {});
+    interrupts.set_hangup_handler({});
     server.stop(std::chrono::seconds(0));
     thread.join();
     throw;
   }
   thread.join();
   interrupts.set_handler([] {});
+  interrupts.set_hangup_handler({});
   models.close();
   return status;
 }

@@ -100,7 +100,9 @@ HistoricArguments translate_historic(const std::vector<std::string>& arguments) 
   Translation translation;
   std::vector<std::string> given = arguments;
   for (const std::string& argument : arguments) {
-    const Row* row = find_row(argument.substr(0, argument.find('=')));
+    const std::string flag = argument.substr(0, argument.find('='));
+    given.push_back(flag);
+    const Row* row = find_row(flag);
     if (row != nullptr && !row->target.empty()) given.emplace_back(row->target);
   }
   take_config(given, translation);
@@ -110,7 +112,8 @@ HistoricArguments translate_historic(const std::vector<std::string>& arguments) 
     const std::size_t equals = argument.find('=');
     const Row* row = is_flag(argument) ? find_row(argument.substr(0, equals)) : nullptr;
     if (row == nullptr) {
-      const bool value = i > 0 && is_flag(arguments[i - 1]);
+      const bool value =
+          i > 0 && is_flag(arguments[i - 1]) && arguments[i - 1].find('=') == std::string::npos;
       model_given |= !is_flag(argument) && !value;
       translation.add(argument);
       continue;

@@ -311,7 +311,10 @@ void Engine::start_queued() {
     } else if (in_state(Sequence::State::kRunning) == sequences_.end()) {
       finish(sequence, FinishReason::kContextFull);
     } else {
-      return;  // waits for others to end
+      // Waits for others to end, without pages that they may need.
+      sequence.pages.truncate(pool_, 0);
+      sequence.n_cached = 0;
+      return;
     }
   }
 }
@@ -484,15 +487,18 @@ std::vector<float> Engine::embed(std::vector<std::int32_t> tokens, Pooling pooli
   Sequence sequence(0, std::move(request), vocab_size());
   const std::int64_t n = sequence.n_tokens();
   std::vector<float> sum(static_cast<std::size_t>(layered_->d_model()));
+  struct GiveBack {
+    KvPool& pool;
+    PageTable& pages;
+    ~GiveBack() { pages.truncate(pool, 0); }
+  } const give_back{pool_, sequence.pages};
   if (!ensure_pages(sequence, n)) {
-    sequence.pages.truncate(pool_, 0);
     fail(ErrorCode::kNoMemory, {}, "the cache has no room for {} tokens now", n);
   }
   while (sequence.n_cached < n) {
     embed_chunk(sequence, std::min(to_chunk_end(sequence.n_cached), n - sequence.n_cached), pooling,
                 sum);
   }
-  sequence.pages.truncate(pool_, 0);
   if (!finite(sum)) fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite value");
   if (pooling == Pooling::kMean) {
     for (float& v : sum) v /= static_cast<float>(n);

@@ -1,5 +1,6 @@
 #include "serve/access.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 
 namespace kt::serve {
@@ -44,9 +45,12 @@ std::string_view shown_key(const http::Request& request) {
 }  // namespace
 
 bool is_loopback(std::string_view host) {
+  // An address must be one in whole: 127.0.0.1.example.com is somebody's name.
   const std::string name = lower(host);
-  return name == "localhost" || name.ends_with(".localhost") || name.starts_with("127.") ||
-         name == "::1" || name == "[::1]";
+  in_addr address{};
+  const bool four = ::inet_pton(AF_INET, name.c_str(), &address) == 1;
+  return (four && ntohl(address.s_addr) >> 24 == 127) || name == "localhost" ||
+         name.ends_with(".localhost") || name == "::1" || name == "[::1]";
 }
 
 Access::Access(AccessOptions options)

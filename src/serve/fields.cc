@@ -40,6 +40,8 @@ Json parse_object(const std::string& body) {
     json = Json::parse(body);
   } catch (const Json::parse_error& error) {
     fail(ErrorCode::kUsage, "body", "is no valid JSON at byte {}", error.byte);
+  } catch (const Json::exception&) {
+    fail(ErrorCode::kUsage, "body", "holds a number that is out of range");
   }
   if (!json.is_object()) fail(ErrorCode::kUsage, "body", "a JSON object is wanted");
   return json;

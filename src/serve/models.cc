@@ -32,7 +32,8 @@ Models::Models(std::vector<ModelOptions> options, Duration keep_alive) {
            "another model is served as '{}' too; NAME=MODEL names one", o.id);
     }
     const Duration keep = entries_.empty() ? kForever : keep_alive;
-    entries_.push_back({std::move(o), keep, nullptr, std::chrono::steady_clock::now(), false});
+    entries_.push_back(
+        {std::move(o), keep, keep, nullptr, std::chrono::steady_clock::now(), false});
   }
   KT_CHECK(!entries_.empty());
   open(entries_.front());
@@ -56,6 +57,7 @@ Models::Entry& Models::find(const std::string& name) {
 
 void Models::open(Entry& entry) {
   entry.model = std::make_shared<ServedModel>(entry.options);
+  entry.keep_alive = entry.default_keep_alive;
   entry.last_used = std::chrono::steady_clock::now();
 }
 
@@ -87,7 +89,9 @@ std::shared_ptr<ServedModel> Models::peek(const std::string& name) {
 
 void Models::keep(const std::string& name, Duration keep_alive) {
   const std::lock_guard lock(mutex_);
-  find(name).keep_alive = keep_alive;
+  Entry& entry = find(name);
+  if (&entry == &entries_.front()) return;
+  entry.keep_alive = keep_alive;
   changed_.notify_all();
 }
 

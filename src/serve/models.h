@@ -36,7 +36,8 @@ class Models {
   std::shared_ptr<ServedModel> get(const std::string& name);
   /// The same without opening it; null when it is not open.
   std::shared_ptr<ServedModel> peek(const std::string& name);
-  /// How long it stays after its last request; 0: it goes as soon as it has nothing to do.
+  /// How long it stays after its last request, until it is opened anew; 0: it goes as soon as it
+  /// has nothing to do. The first stays all the same.
   void keep(const std::string& name, Duration keep_alive);
 
   struct State {
@@ -51,7 +52,7 @@ class Models {
  private:
   struct Entry {
     ModelOptions options;
-    Duration keep_alive;
+    Duration default_keep_alive, keep_alive;
     std::shared_ptr<ServedModel> model;
     std::chrono::steady_clock::time_point last_used;
     bool on_demand = false;  // opened by a request

@@ -23,6 +23,7 @@ class Result {
   ~Result() { ::close(event_); }
   Result(const Result&) = delete;
   Result& operator=(const Result&) = delete;
+  std::atomic<bool> gone{false};
   int descriptor() const { return event_; }
   void set(http::Reply reply) {
     const std::lock_guard lock(mutex_);
@@ -57,6 +58,7 @@ class PostedWork : public http::Work {
  public:
   PostedWork(std::shared_ptr<Result> result, http::Headers headers)
       : result_(std::move(result)), headers_(std::move(headers)) {}
+  ~PostedWork() override { result_->gone = true; }
   int descriptor() override { return result_->descriptor(); }
   void advance(http::Output& output) override {
     std::optional<http::Reply> reply = result_->take();
@@ -72,14 +74,15 @@ class PostedWork : public http::Work {
 
 }  // namespace
 
-std::unique_ptr<http::Work> on_worker(session::Worker& worker, Protocol protocol,
-                                      http::Headers headers,
-                                      std::function<http::Reply(session::Session&)> make) {
+std::unique_ptr<http::Work> on_worker(
+    session::Worker& worker, Protocol protocol, http::Headers headers,
+    std::function<http::Reply(session::Session&, const std::atomic<bool>& gone)> make) {
   const auto result = std::make_shared<Result>();
   const auto promise = std::make_shared<const Promise>(result, protocol);
   worker.post([promise, make = std::move(make)](session::Session& session) {
     try {
-      promise->result->set(make(session));
+      if (promise->result->gone) return;
+      promise->result->set(make(session, promise->result->gone));
     } catch (...) {
       promise->result->set(problem_reply(promise->protocol, current_problem()));
     }

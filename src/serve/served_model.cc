@@ -190,7 +190,8 @@ std::vector<std::int32_t> ServedModel::tokenize_chat(const Ask& ask) {
 
 void ServedModel::check_queue(std::size_t n_more) {
   const auto load = worker_.load();
-  if (load.n_waiting + n_more <= options_.max_waiting) return;
+  const std::size_t n_free = options_.max_running - std::min(options_.max_running, load.n_running);
+  if (load.n_waiting + n_more <= options_.max_waiting + n_free) return;
   throw Refusal({503,
                  fmt::format("the queue is full: {} requests run and {} wait, of {} that may",
                              load.n_running, load.n_waiting, options_.max_waiting),

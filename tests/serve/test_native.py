@@ -96,7 +96,8 @@ def test_addresses(server, method, path, status):
 
 
 def test_other_hosts_and_origins_are_refused(server):
-    for headers in ({"Host": "evil.example"}, {"Host": "evil.example:80"}, {"Origin": "https://evil.example"}):
+    for headers in ({"Host": "evil.example"}, {"Host": "evil.example:80"}, {"Host": "127.evil.example"},
+                    {"Host": "127.0.0.1.evil.example"}, {"Origin": "https://127.evil.example"}, {"Origin": "https://evil.example"}):
         status, body = get(server, "/v1/models", **headers)
         assert status == 403 and body["error"]["type"] == "permission_error"
     for host in ("localhost", "127.0.0.1:1", "[::1]:8", "page.localhost"):

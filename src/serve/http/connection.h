@@ -46,11 +46,17 @@ class Connection : public ConnectionControl,
   asio::awaitable<void> run() {
     asio::co_spawn(stream_.get_executor(), watch_deadline(this->shared_from_this()),
                    asio::detached);
-    bool more = co_await shake_hands();
-    while (more) more = co_await exchange();
-    co_await close();
+    try {
+      bool more = co_await shake_hands();
+      while (more) more = co_await exchange();
+      co_await close();
+    } catch (const std::exception&) {
+      // Out of descriptors or memory: the connection goes.
+    }
     ended_ = true;
     timer_.cancel();
+    beast::error_code ignored;
+    socket().close(ignored);
   }
 
   void stop_when_idle() override {

@@ -39,7 +39,8 @@ struct Server::Impl {
         spawner(options.certificate.empty() && options.key.empty()
                     ? make_plain_spawner(options, handler_in)
                     : make_tls_spawner(options, handler_in)),
-        acceptor(io),
+        strand(asio::make_strand(io)),
+        acceptor(strand),
         drain_timer(io) {}
 
   void listen() {
@@ -56,6 +57,7 @@ struct Server::Impl {
     if (!error) acceptor.set_option(asio::socket_base::reuse_address(true), error);
     if (!error) acceptor.bind(endpoint, error);
     if (!error) acceptor.listen(4096, error);
+    if (!error) port = acceptor.local_endpoint(error).port();
     if (error) {
       fail(ErrorCode::kIo, where, "cannot listen there: {}; --host and --port choose another",
            error.message());
@@ -119,7 +121,9 @@ struct Server::Impl {
   ServerOptions options;
   std::unique_ptr<Spawner> spawner;
   asio::io_context io;
+  asio::strand<asio::io_context::executor_type> strand;  // of the acceptor
   tcp::acceptor acceptor;
+  std::uint16_t port = 0;
   asio::steady_timer drain_timer;
   std::mutex mutex;  // of the members below
   std::vector<std::shared_ptr<ConnectionControl>> connections;
@@ -134,10 +138,10 @@ Server::Server(const ServerOptions& options, Handler& handler)
 
 Server::~Server() = default;
 
-std::uint16_t Server::port() const { return impl_->acceptor.local_endpoint().port(); }
+std::uint16_t Server::port() const { return impl_->port; }
 
 void Server::run() {
-  asio::co_spawn(impl_->io, impl_->accept(), asio::detached);
+  asio::co_spawn(impl_->strand, impl_->accept(), asio::detached);
   std::vector<std::thread> threads;
   for (int i = 1; i < impl_->options.n_threads; ++i)
     threads.emplace_back([this] { impl_->io.run(); });
@@ -146,7 +150,7 @@ void Server::run() {
 }
 
 void Server::stop(std::chrono::milliseconds drain) {
-  asio::post(impl_->io, [this, drain] { impl_->stop(drain); });
+  asio::post(impl_->strand, [this, drain] { impl_->stop(drain); });
 }
 
 }  // namespace kt::serve::http

@@ -140,10 +140,11 @@ Answer embed(Service& service, const http::Request& request) {
   const std::int64_t dimensions = fields.whole("dimensions", 1, model->facts().d_model).value_or(0);
   auto texts = model->prompt_tokens(ask.prompts);
   const auto make = [texts = std::move(texts), dimensions, old, name = read_name(fields),
-                     start = std::chrono::steady_clock::now()](session::Session& session) {
+                     start = std::chrono::steady_clock::now()](session::Session& session,
+                                                               const std::atomic<bool>& gone) {
     std::size_t n_tokens = 0;
     for (const auto& tokens : texts) n_tokens += tokens.size();
-    const auto vectors = embeddings(session, texts, dimensions);
+    const auto vectors = embeddings(session, texts, dimensions, gone);
     if (old) return reply_json({{"embedding", vectors.empty() ? Json::array() : Json(vectors[0])}});
     const auto time = std::chrono::steady_clock::now() - start;
     return reply_json(

@@ -44,11 +44,11 @@ Answer embed(Service& service, const http::Request& request) {
     fields.refuse("encoding_format", "float or base64");
   const std::int64_t dimensions = fields.whole("dimensions", 1, facts.d_model).value_or(0);
   auto texts = model->prompt_tokens(ask.prompts);
-  const auto make = [texts = std::move(texts), encoding, dimensions,
-                     id = facts.id](session::Session& session) {
+  const auto make = [texts = std::move(texts), encoding, dimensions, id = facts.id](
+                        session::Session& session, const std::atomic<bool>& gone) {
     Json data = Json::array();
     std::size_t n_tokens = 0;
-    for (const std::vector<float>& vector : embeddings(session, texts, dimensions)) {
+    for (const std::vector<float>& vector : embeddings(session, texts, dimensions, gone)) {
       n_tokens += texts[data.size()].size();
       data.push_back({{"object", "embedding"},
                       {"index", data.size()},

@@ -96,6 +96,10 @@ Answer complete(Service& service, const http::Request& request) {
     fail(ErrorCode::kUnsupported, "suffix", "filling in before a suffix is not supported");
   }
   if (fields.flag("echo").value_or(false)) {
+    if (options.logprobs) {
+      fail(ErrorCode::kUnsupported, "echo",
+           "with logprobs is not there yet: those of the prompt are not told");
+    }
     for (const Ask::Prompt& prompt : ask.prompts) {
       options.echo.push_back(prompt.is_tokens ? model->detokenize(prompt.tokens) : prompt.text);
     }

@@ -198,9 +198,11 @@ void read_response_input(const Fields& fields, const ModelFacts& facts, Ask* ask
     if (const auto effort = Fields(*reasoning, "reasoning.").text("effort"))
       chat["reasoning_effort"] = *effort;
   }
-  for (const char* key : {"tool_choice", "chat_template_kwargs"}) {
-    if (const Json* value = fields.find(key); value != nullptr) chat[key] = *value;
-  }
+  if (const Json* kwargs = fields.find("chat_template_kwargs"); kwargs != nullptr)
+    chat["chat_template_kwargs"] = *kwargs;
+  // Forced calls were read already (read_constraints), in the form that they have here.
+  if (const Json* choice = fields.find("tool_choice"); choice != nullptr && *choice == "none")
+    chat["tool_choice"] = *choice;
   read_conversation(Fields(chat), facts, ask);
 }
 
