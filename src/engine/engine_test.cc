@@ -209,6 +209,36 @@ TEST_F(EngineTest, RequestsWaitForPagesAndAllEnd) {
   }
 }
 
+TEST_F(EngineTest, RepliesThatOutgrowTheCacheWaitAgain) {
+  auto engine = make(512, 32, 512);
+  std::vector<Engine::RequestId> ids;
+  std::vector<Request> requests;
+  for (std::int32_t i = 0; i < 5; ++i) requests.push_back(request(60 + 40 * i, 200, i));
+  for (const Request& r : requests) ids.push_back(engine->submit(r));
+  int n_steps = 0;
+  while (engine->step()) ASSERT_LT(++n_steps, 3000);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const auto result = engine->take_result(ids[i]);
+    ASSERT_NE(result, nullptr);
+    EXPECT_EQ(result->reason, FinishReason::kMaxTokens) << i;
+    EXPECT_EQ(result->tokens, alone(requests[i])) << i;
+  }
+}
+
+TEST_F(EngineTest, APrefixIsTakenFromARequestThatRuns) {
+  auto engine = make(512, 32, 2048);
+  const Request first = request(200, 100);
+  const Engine::RequestId running = engine->submit(first);
+  for (int i = 0; i < 20; ++i) engine->step();
+  ASSERT_EQ(engine->take_result(running), nullptr);
+  const Result second = engine->generate(request(200, 100));
+  EXPECT_EQ(second.n_cached, 200 / tensor::kKvPageLen * tensor::kKvPageLen);
+  EXPECT_EQ(second.tokens, alone(first));
+  while (engine->step()) {
+  }
+  EXPECT_EQ(engine->take_result(running)->tokens, second.tokens);
+}
+
 TEST_F(EngineTest, StopTokensEndAndAreNotReported) {
   const std::vector<std::int32_t> all = alone(request(50, 20));
   Request r = request(50, 20);
