@@ -18,6 +18,9 @@ Utf8Char first_utf8(std::string_view text) noexcept;
 /// characters, line and direction marks), written as \xNN.
 std::string printable(std::string_view text);
 
+/// A-Z as a-z; all else stays.
+std::string ascii_lower(std::string_view text);
+
 /// Characters of valid UTF-8.
 std::size_t count_utf8(std::string_view text) noexcept;
 

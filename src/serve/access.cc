@@ -3,14 +3,10 @@
 #include <arpa/inet.h>
 #include <fmt/format.h>
 
+#include "base/utf8.h"
+
 namespace kt::serve {
 namespace {
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  return out;
-}
 
 // "name:port" or "[::1]:port" without the port.
 std::string_view host_of(std::string_view authority) {
@@ -34,7 +30,7 @@ bool same(std::string_view a, std::string_view b) {
 // The key that a request shows, in any of the ways that clients have.
 std::string_view shown_key(const http::Request& request) {
   const std::string_view authorization = request.header("authorization");
-  if (lower(authorization.substr(0, 7)) == "bearer ") {
+  if (ascii_lower(authorization.substr(0, 7)) == "bearer ") {
     std::string_view key = authorization.substr(7);
     while (key.starts_with(' ')) key.remove_prefix(1);
     return key;
@@ -46,7 +42,7 @@ std::string_view shown_key(const http::Request& request) {
 
 bool is_loopback(std::string_view host) {
   // An address must be one in whole: 127.0.0.1.example.com is somebody's name.
-  const std::string name = lower(host);
+  const std::string name = ascii_lower(host);
   in_addr address{};
   const bool four = ::inet_pton(AF_INET, name.c_str(), &address) == 1;
   return (four && ntohl(address.s_addr) >> 24 == 127) || name == "localhost" ||
@@ -70,7 +66,7 @@ bool Access::key_known(std::string_view key) const {
 
 std::optional<Problem> Access::check(const http::Request& request, bool open) const {
   const std::string_view host = host_of(request.header("host"));
-  if (loopback_ && !is_loopback(host) && lower(host) != lower(options_.host)) {
+  if (loopback_ && !is_loopback(host) && ascii_lower(host) != ascii_lower(options_.host)) {
     return Problem{403,
                    fmt::format("this server answers on this machine's own names only, not '{}'; "
                                "--host serves others",
@@ -90,7 +86,7 @@ std::optional<Problem> Access::check(const http::Request& request, bool open) co
 
 bool Access::origin_allowed(std::string_view origin, std::string_view host) const {
   for (const std::string& allowed : options_.origins) {
-    if (allowed == "*" || lower(allowed) == lower(origin)) return true;
+    if (allowed == "*" || ascii_lower(allowed) == ascii_lower(origin)) return true;
   }
   for (const std::string_view scheme :
        {"app://", "file://", "tauri://", "vscode-webview://", "vscode-file://"}) {
@@ -99,7 +95,7 @@ bool Access::origin_allowed(std::string_view origin, std::string_view host) cons
   const std::size_t at = origin.find("://");
   if (at == std::string_view::npos) return false;
   const std::string_view authority = origin.substr(at + 3);
-  return lower(authority) == lower(host) || is_loopback(host_of(authority));
+  return ascii_lower(authority) == ascii_lower(host) || is_loopback(host_of(authority));
 }
 
 http::Headers Access::cors(const http::Request& request) const {

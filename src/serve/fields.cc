@@ -3,36 +3,17 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "text/tool_schemas.h"
 
 namespace kt::serve {
 namespace {
 
-constexpr std::size_t kMaxDepth = 64;
-
-// Brackets outside of strings; the parser itself recurses, and would take any depth.
-bool nests_too_deep(std::string_view text) {
-  std::size_t depth = 0;
-  bool quoted = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted) {
-      if (c == '\\') ++i;
-      if (c == '"') quoted = false;
-    } else if (c == '"') {
-      quoted = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kMaxDepth) return true;
-    } else if ((c == ']' || c == '}') && depth > 0) {
-      --depth;
-    }
-  }
-  return false;
-}
+constexpr std::size_t kMaxDepth = 64;  // the parser recurses, and would take any
 
 }  // namespace
 
 Json parse_object(const std::string& body) {
-  if (nests_too_deep(body)) {
+  if (text::nests_deeper(body, kMaxDepth)) {
     fail(ErrorCode::kUsage, "body", "nests deeper than {} levels", kMaxDepth);
   }
   Json json;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "serve/problem.h"
 
 namespace kt::serve {
@@ -10,8 +11,7 @@ namespace {
 
 // As names are compared: lower case, without the tag and the parts that stand for Ollama's library.
 std::string plain(std::string_view name) {
-  std::string out(name);
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  std::string out = ascii_lower(name);
   for (const std::string_view prefix : {"registry.ollama.ai/", "library/"}) {
     if (out.starts_with(prefix)) out.erase(0, prefix.size());
   }

@@ -203,6 +203,14 @@ class ReplyWork : public http::Work {
 
 }  // namespace
 
+http::Head event_stream_head(bool streams) {
+  http::Head head;
+  if (!streams) return head;
+  head.content_type = "text/event-stream";
+  head.headers = {{"cache-control", "no-cache"}, {"x-accel-buffering", "no"}};
+  return head;
+}
+
 std::unique_ptr<http::Work> make_reply(Protocol protocol, Generation generation,
                                        std::unique_ptr<Codec> codec, OnDone on_done,
                                        http::Headers headers) {

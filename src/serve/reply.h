@@ -61,6 +61,9 @@ class Codec {
   virtual std::string whole(const std::vector<Choice>& choices, const Usage& usage) = 0;
 };
 
+/// The head of a reply: of server-sent events when it streams, else of JSON.
+http::Head event_stream_head(bool streams);
+
 /// What a finished or broken reply is told to (metrics, log).
 using OnDone = std::function<void(const Usage& usage, const std::vector<Choice>& choices,
                                   double seconds_to_first, const Problem* problem)>;

@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "serve/http/connection_control.h"
 #include "serve/http/server.h"
 #include "serve/http/spawn.h"
@@ -184,8 +185,8 @@ class Connection : public ConnectionControl,
     request->method = std::string(message.method_string());
     int n_hosts = 0;
     for (const auto& field : message) {
-      std::string name(field.name_string());
-      for (char& c : name) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+      const std::string_view given(field.name_string().data(), field.name_string().size());
+      std::string name = ascii_lower(given);
       n_hosts += name == "host" ? 1 : 0;
       request->headers.emplace_back(std::move(name), std::string(field.value()));
     }

@@ -43,14 +43,7 @@ class MessageCodec : public Codec {
 
   bool streams() const override { return options_.stream; }
 
-  http::Head head() const override {
-    http::Head head;
-    if (options_.stream) {
-      head.content_type = "text/event-stream";
-      head.headers = {{"cache-control", "no-cache"}, {"x-accel-buffering", "no"}};
-    }
-    return head;
-  }
+  http::Head head() const override { return event_stream_head(options_.stream); }
 
   std::string_view keep_alive() const override {
     return "event: ping\ndata: {\"type\":\"ping\"}\n\n";
