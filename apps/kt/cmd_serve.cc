@@ -11,6 +11,7 @@
 #include "interrupt.h"
 #include "options.h"
 #include "placement/explain.h"
+#include "placement/machine.h"
 #include "progress.h"
 #include "serve/service.h"
 
@@ -27,6 +28,8 @@ struct ServeArgs {
   std::string key_file;
   std::string log_file;
   int drain_seconds = 30;
+  std::string cache_folder;
+  std::string cache_bytes = "16GiB";
 };
 
 std::vector<std::string> read_keys(const std::string& path) {
@@ -98,6 +101,12 @@ std::string url(const ServeArgs& args, std::uint16_t port) {
                      port);
 }
 
+std::shared_ptr<io::PageStore> open_page_store(const ServeArgs& args) {
+  const std::uint64_t bytes = placement::parse_bytes(args.cache_bytes, "--cache-disk-size");
+  if (args.cache_folder.empty()) return nullptr;
+  return std::make_shared<io::PageStore>(args.cache_folder, bytes);
+}
+
 int serve(ServeArgs args) {
   InterruptWatcher interrupts(InterruptWatcher::Kind::kService);
   for (const std::string& key : args.access.keys) {
@@ -114,6 +123,7 @@ int serve(ServeArgs args) {
   serve::ServiceOptions options;
   options.access = args.access;
   options.log = make_log(args.log_file);
+  options.page_store = args.model.session.page_store = open_page_store(args);
   serve::Models models(
       model_options(args),
       args.keep_alive < 0
@@ -216,6 +226,10 @@ void add_batch_options(CLI::App& command, ServeArgs& args) {
   add_number(command, "--cache-lens", args.model.session.cache_tokens,
              whole_number(0, std::int64_t{1} << 40),
              "Tokens in the key/value cache, of all requests together; 0: one context");
+  add_text(command, "--cache-disk", args.cache_folder, "FOLDER",
+           "Keep what leaves the key/value cache here, also for the next start");
+  add_text(command, "--cache-disk-size", args.cache_bytes, "SIZE", "What that may take")
+      ->capture_default_str();
   add_number(
       command, "--keep-alive", args.keep_alive, real_number(-1, 1e9),
       "Seconds that a model other than the first stays after its last request; -1: for ever");

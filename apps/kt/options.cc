@@ -134,6 +134,10 @@ void add_model_options(CLI::App& command, session::Options& options) {
   add_choice(command, "--isa", options.isa, {"ref", "avx2", "avx512", "amx"},
              "Instruction set; the best of this CPU when not given")
       ->group(group);
+  add_choice(command, "--speculate", options.speculate, {"none", "prompt-lookup"},
+             "Guess tokens from the text so far, where that is faster; the output stays the same")
+      ->capture_default_str()
+      ->group(group);
   command
       .add_option("--rules", options.rules,
                   "YAML rule file that says what runs where; planned when not given")

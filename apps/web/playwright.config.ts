@@ -9,7 +9,8 @@ export default defineConfig({
   testDir: 'tests',
   outputDir: 'test-results',
   workers: 1,
-  timeout: 60_000,
+  timeout: 120_000,
+  expect: { timeout: 30_000 }, // a slow machine is no failure
   reporter: 'list',
   projects: [
     { name: 'page', testMatch: '*.spec.ts' },
@@ -20,7 +21,7 @@ export default defineConfig({
     locale: 'en-US',
     launchOptions: {
       executablePath: process.env.KT_CHROMIUM ?? PROGRAMS.find((path) => existsSync(path)),
-      args: ['--no-sandbox'],
+      args: ['--no-sandbox', '--disable-dev-shm-usage'],
     },
   },
 });

@@ -91,7 +91,11 @@ class Result:
     n_cached: int
     """Prompt tokens taken from the cache."""
     n_decoded: int
-    """Steps after the prompt; the first token comes from the prompt's last row."""
+    """Tokens out of steps after the prompt; the first token comes from the prompt's last row."""
+    n_drafted: int
+    """Tokens guessed from the text (Engine's speculate) and computed."""
+    n_accepted: int
+    """Guessed tokens that came."""
     prefill_seconds: float
     decode_seconds: float
     speed_report: str = field(repr=False)
@@ -104,7 +108,7 @@ class Result:
 
     @property
     def decode_rate(self) -> float:
-        """Decode steps per second."""
+        """Tokens per second after the prompt."""
         return self.n_decoded / self.decode_seconds if self.decode_seconds else 0.0
 
     def __str__(self) -> str:
@@ -326,6 +330,7 @@ class Engine:
     kv: type of the cache: "f32", "f16", "bf16" or "q8_0".
     isa: "ref", "avx2", "avx512" or "amx"; empty: the best of this CPU.
     chunk_size: prompt tokens of a step.
+    speculate: "prompt-lookup" guesses tokens from the text so far where that is faster; the output stays the same.
     plugins: shared objects with operators that the rules may name.
     device: of modules that no rule matches; None: "cpu".
     emulate_gpus, emulate_nodes: accept rules for so many GPUs, make so many NUMA nodes, on the CPU.
@@ -340,7 +345,8 @@ class Engine:
 
     def __init__(self, model: str | os.PathLike[str], rules: str | os.PathLike[str] | None = None, *,
                  context: int = 0, threads: int = 0, act: str = "q16", kv: str = "f16", isa: str = "",
-                 chunk_size: int = 512, plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
+                 chunk_size: int = 512, speculate: str = "none",
+                 plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
                  emulate_gpus: int = 0, emulate_nodes: int = 0, trace: bool = False,
                  progress: Callable[[int, int, float], object] | None = None, need_text: bool = True):
         self._run_options: dict[str, Any] = {
@@ -348,6 +354,7 @@ class Engine:
             "chunk_size": chunk_size, "plugins": [os.fspath(path) for path in plugins], "device": device or ""}
         options = _native.Options()
         set_options(options, {**self._run_options, "model": os.fspath(model), "isa": isa, "trace": trace,
+                              "speculate": speculate,
                               "emulate_gpus": emulate_gpus, "emulate_nodes": emulate_nodes,
                               "need_text": need_text})
         self._worker = _native.Worker(options)

@@ -48,6 +48,8 @@ nb::dict result_dict(const Ticket& ticket) {
   out["n_prompt"] = r.n_prompt;
   out["n_cached"] = r.n_cached;
   out["n_decoded"] = r.n_decoded;
+  out["n_drafted"] = r.n_drafted;
+  out["n_accepted"] = r.n_accepted;
   out["prefill_seconds"] = r.prefill_seconds;
   out["decode_seconds"] = r.decode_seconds;
   out["speed_report"] = session::speed_report(r);
@@ -272,6 +274,7 @@ void add_options(nb::module_& m) {
       .def(nb::init<>())
       .def_rw("model", &Options::model)
       .def_rw("isa", &Options::isa)
+      .def_rw("speculate", &Options::speculate)
       .def_rw("emulate_gpus", &Options::emulate_gpus)
       .def_rw("emulate_nodes", &Options::emulate_nodes)
       .def_rw("trace", &Options::trace)

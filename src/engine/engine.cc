@@ -4,6 +4,7 @@
 #include <bit>
 #include <chrono>
 #include <numeric>
+#include <utility>
 
 #include "operators/phased.h"
 
@@ -35,7 +36,10 @@ struct Engine::Sequence {
   Result result;
   std::vector<std::int32_t> tokens;  // prompt and generated
   std::int64_t n_cached = 0;         // tokens whose keys and values are in the pages
+  std::vector<std::int32_t> draft;   // guessed tokens behind them, in this step
+  Acceptance acceptance;
   PageTable pages;
+  std::vector<Sha256> page_keys;    // in the page store, of whole pages from the first on
   std::vector<std::uint32_t> mask;  // of the constraint
   enum class State { kQueued, kRunning, kFinished } state = State::kQueued;
   std::uint64_t last_used = 0;
@@ -64,7 +68,13 @@ Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& 
   KT_CHECK(options_.context > 0 && options_.chunk_size > 0);
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+  if (options_.page_store == nullptr) return;
+  for (const auto& s : sequences_) {
+    for (std::int64_t page = 0; page < s->pages.size(); ++page)
+      store(*s, page, io::PageStore::IfBusy::kWait);
+  }
+}
 
 void Engine::check(const Request& request) const {
   const auto n = static_cast<std::int64_t>(request.prompt.size());
@@ -130,7 +140,52 @@ void Engine::reuse_prefix(Sequence& sequence) {
   if (sequence.result.tokens.empty()) sequence.result.n_cached = best_length;
 }
 
-// Pages for the rows from those cached up to n_tokens; the longest unused sequences give way.
+// The hash of all tokens up to the end of a page, and of what else its rows depend on.
+const Sha256& Engine::page_key(Sequence& s, std::int64_t page) {
+  while (static_cast<std::int64_t>(s.page_keys.size()) <= page) {
+    const auto begin = s.page_keys.size() * static_cast<std::size_t>(tensor::kKvPageLen);
+    const auto tokens = std::as_bytes(
+        std::span(s.tokens).subspan(begin, static_cast<std::size_t>(tensor::kKvPageLen)));
+    const Sha256 before = s.page_keys.empty()
+                              ? sha256(std::as_bytes(std::span(options_.kv_identity)))
+                              : s.page_keys.back();
+    const auto head = std::as_bytes(std::span(before));
+    std::vector<std::byte> text(head.begin(), head.end());
+    text.insert(text.end(), tokens.begin(), tokens.end());
+    s.page_keys.push_back(sha256(text));
+  }
+  return s.page_keys[static_cast<std::size_t>(page)];
+}
+
+// Keeps a page in the store, if all of it is cached.
+void Engine::store(Sequence& s, std::int64_t page, io::PageStore::IfBusy if_busy) {
+  if (options_.page_store == nullptr || (page + 1) * tensor::kKvPageLen > s.n_cached) return;
+  const Sha256& key = page_key(s, page);
+  if (options_.page_store->has(key)) return;
+  std::vector<std::byte> rows(pool_.page_bytes());
+  pool_.read(s.pages[page], rows.data());
+  options_.page_store->put(key, std::move(rows), if_busy);
+}
+
+// Goes on from the store where what memory has of the prompt ends. Its pages are there.
+void Engine::load_stored(Sequence& s) {
+  if (options_.page_store == nullptr || !s.request.reuse_prefix || s.request.on_prompt_logits)
+    return;
+  std::vector<std::byte> rows;
+  for (std::int64_t page = s.n_cached / tensor::kKvPageLen;
+       (page + 1) * tensor::kKvPageLen < s.n_tokens(); ++page) {
+    const Sha256& key = page_key(s, page);
+    if (!options_.page_store->has(key)) return;
+    rows.resize(pool_.page_bytes());
+    if (!options_.page_store->get(key, rows)) return;
+    pool_.write(s.pages[page], rows.data());
+    s.n_cached = (page + 1) * tensor::kKvPageLen;
+    if (s.result.tokens.empty()) s.result.n_cached = s.n_cached;
+  }
+}
+
+// Pages for the rows from those cached up to n_tokens; the longest unused sequences give way, from
+// their ends.
 bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
   while (!sequence.pages.make_room(pool_, sequence.n_cached, n_tokens)) {
     const auto oldest =
@@ -141,8 +196,14 @@ bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
           return key(a) < key(b);
         });
     if (oldest == sequences_.end() || (*oldest)->state != Sequence::State::kFinished) return false;
-    (*oldest)->pages.truncate(pool_, 0);
-    sequences_.erase(oldest);
+    Sequence& s = **oldest;
+    const std::int64_t last = s.pages.size() - 1;
+    if (last >= 0) {
+      store(s, last, io::PageStore::IfBusy::kDrop);
+      s.pages.truncate(pool_, last * tensor::kKvPageLen);
+      s.n_cached = std::min(s.n_cached, last * tensor::kKvPageLen);
+    }
+    if (last <= 0) sequences_.erase(oldest);
   }
   return true;
 }
@@ -152,6 +213,8 @@ bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
 bool Engine::make_room(std::vector<Sequence*>& running, std::size_t i, std::int64_t n_tokens) {
   Sequence& sequence = *running[i];
   const auto wait_again = [this](Sequence& s) {
+    for (std::int64_t page = 0; page < s.pages.size(); ++page)
+      store(s, page, io::PageStore::IfBusy::kDrop);
     s.pages.truncate(pool_, 0);
     s.n_cached = 0;
     s.state = Sequence::State::kQueued;
@@ -171,7 +234,7 @@ bool Engine::make_room(std::vector<Sequence*>& running, std::size_t i, std::int6
   return true;
 }
 
-// Appends n of the sequence's uncached tokens to the batch.
+// Appends n of the sequence's uncached tokens to the batch, guessed ones among them.
 void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Rows& rows) {
   operators::SequenceRows s;
   s.row_begin = static_cast<std::int64_t>(rows.tokens.size());
@@ -182,10 +245,11 @@ void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Ro
   rows.owners.push_back(&sequence);
   const bool every_row = sequence.request.on_prompt_logits && sequence.in_prompt();
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t position = first + i;
-    const bool last = position + 1 == sequence.n_tokens();
-    if (every_row || last) rows.logit_rows.push_back(static_cast<std::int32_t>(rows.tokens.size()));
-    rows.tokens.push_back(sequence.tokens[static_cast<std::size_t>(position)]);
+    const std::int64_t position = first + i, behind = position - sequence.n_tokens();
+    if (every_row || behind >= -1)
+      rows.logit_rows.push_back(static_cast<std::int32_t>(rows.tokens.size()));
+    rows.tokens.push_back(behind < 0 ? sequence.tokens[static_cast<std::size_t>(position)]
+                                     : sequence.draft[static_cast<std::size_t>(behind)]);
     rows.positions.push_back(static_cast<std::int32_t>(position));
   }
 }
@@ -307,6 +371,7 @@ void Engine::start_queued() {
     Sequence& sequence = **next;
     if (sequence.pages.empty()) reuse_prefix(sequence);
     if (ensure_pages(sequence, sequence.n_tokens())) {
+      load_stored(sequence);
       sequence.state = Sequence::State::kRunning;
     } else if (in_state(Sequence::State::kRunning) == sequences_.end()) {
       finish(sequence, FinishReason::kContextFull);
@@ -344,11 +409,17 @@ bool Engine::step() {
   // Decodes first: they are one row each and someone is reading.
   std::stable_partition(running.begin(), running.end(),
                         [](const Sequence* s) { return !s->in_prompt(); });
+  const bool decodes_only = !running.empty() && !running.back()->in_prompt();
   for (std::size_t i = 0; i < running.size(); ++i) {
     Sequence* s = running[i];
     const std::int64_t left = s->n_tokens() - s->n_cached;
     std::int64_t n = std::min(left, s->request.prompt_by_decode ? 1 : to_chunk_end(s->n_cached));
     if (s->in_prompt() && n > room) continue;  // a chunk is not cut: its grid is fixed
+    if (options_.prompt_lookup && decodes_only && left == 1) {
+      const std::size_t n_rows = rows.tokens.size() + running.size() - i;
+      choose_draft(*s, static_cast<std::int64_t>(n_rows));
+      n += static_cast<std::int64_t>(s->draft.size());
+    }
     if (!make_room(running, i, s->n_cached + n)) continue;
     if (s->in_prompt()) room -= n;
     add_rows(*s, s->n_cached, n, rows);
@@ -360,6 +431,7 @@ bool Engine::step() {
   const auto start = Clock::now();
   const tensor::ConstMatrixF logits = run_rows(rows);
   const double seconds = seconds_since(start);
+  if (decodes_only) drafts_.record(static_cast<std::int64_t>(rows.tokens.size()), seconds);
   std::int64_t logit_row = 0;
   for (std::size_t i = 0; i < rows.owners.size(); ++i) {
     take_outputs(*rows.owners[i], rows.sequences[i].n_rows, logits, &logit_row, seconds);
@@ -380,17 +452,16 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
   const auto row_logits = [&](std::int64_t row) {
     return std::span<const float>(logits.row(row), static_cast<std::size_t>(logits.n_cols));
   };
+  const auto n_draft = static_cast<std::int64_t>(s.draft.size());
+  n_rows -= n_draft;
+  s.result.n_drafted += n_draft;
   const bool every_row = prompt && s.request.on_prompt_logits;
   const bool last = s.n_cached + n_rows == s.n_tokens();
   const std::int64_t first = *logit_row;
   const std::int64_t n_logits = every_row ? n_rows : (last ? 1 : 0);
-  *logit_row += n_logits;
+  *logit_row += n_logits + n_draft;
   for (std::int64_t i = 0; i < n_logits; ++i) {
-    if (finite(row_logits(first + i))) continue;
-    s.result.error = fmt::format("the model computed a NaN or infinite logit at position {}",
-                                 s.n_cached + n_rows - n_logits + i);
-    finish(s, FinishReason::kError);
-    return;
+    if (!check_finite(s, row_logits(first + i), s.n_cached + n_rows - n_logits + i)) return;
   }
   if (every_row) {
     for (std::int64_t i = 0; i < n_rows; ++i)
@@ -402,6 +473,49 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
     s.request.on_prefill(std::min(s.n_cached, s.result.n_prompt), s.result.n_prompt);
   }
   if (last) take_token(s, row_logits(first + n_logits - 1));
+  if (n_draft > 0) take_draft(s, logits, first + n_logits);
+}
+
+// False when a logit is no number, which ends the request.
+bool Engine::check_finite(Sequence& s, std::span<const float> logits, std::int64_t position) {
+  if (finite(logits)) return true;
+  s.result.error =
+      fmt::format("the model computed a NaN or infinite logit at position {}", position);
+  finish(s, FinishReason::kError);
+  return false;
+}
+
+// A guess for a sequence that decodes, in a step of n_rows rows without it; none that others would
+// have to give pages for.
+void Engine::choose_draft(Sequence& s, std::int64_t n_rows) {
+  std::int64_t most = options_.context - s.n_tokens();
+  if (s.request.max_tokens >= 0) {
+    const auto n_generated = static_cast<std::int64_t>(s.result.tokens.size());
+    most = std::min(most, s.request.max_tokens - n_generated - 1);
+  }
+  s.draft = drafts_.choose(s.tokens, s.acceptance, n_rows, most);
+  const std::int64_t end = s.n_tokens() + static_cast<std::int64_t>(s.draft.size());
+  if (s.pages.n_wanted(pool_, s.n_cached, end) > pool_.n_free()) s.draft.clear();
+}
+
+// Goes on through the guess's rows, the first of which is `row`, as long as the tokens that come
+// are the guessed ones.
+void Engine::take_draft(Sequence& s, const tensor::ConstMatrixF& logits, std::int64_t row) {
+  const std::vector<std::int32_t> draft = std::exchange(s.draft, {});
+  const auto n_draft = static_cast<std::int64_t>(draft.size());
+  std::int64_t n = 0;
+  while (n < n_draft && s.state == Sequence::State::kRunning &&
+         s.tokens.back() == draft[static_cast<std::size_t>(n)]) {
+    const std::span<const float> values(logits.row(row + n),
+                                        static_cast<std::size_t>(logits.n_cols));
+    if (!check_finite(s, values, s.n_cached)) return;
+    ++n;
+    ++s.n_cached;
+    ++s.result.n_decoded;
+    ++s.result.n_accepted;
+    take_token(s, values);
+  }
+  s.acceptance.record(n_draft, n);
 }
 
 void Engine::take_token(Sequence& s, std::span<const float> logits) {

@@ -3,12 +3,12 @@
 // step() builds one batch (one row of every decoding request, then prompt chunks up to chunk_size
 // rows), runs the model, and samples. A request's sequence stays cached when it ends, so that a
 // later prompt with the same beginning (the next turn of a chat) skips it; sequences share the
-// pages they have in common. When pages are short, cached sequences give way, then the request that
-// came last: it waits again and computes anew what it had. Rows of a request are
-// computed the same way whatever else is in the batch, but for batches on both sides of
-// backend::kBatchRows where the CPU has tile kernels. Prompt chunks end at fixed multiples of
-// chunk_size counted from the sequence's start. Thread rule: one thread drives an Engine; cancel()
-// may come from any thread or a signal handler.
+// pages they have in common. When pages are short, cached sequences give way from their ends, to a
+// page store if there is one; then the request that came last, which waits again and computes anew
+// what it had. Rows of a request are computed the same way whatever else is in the batch, but for
+// batches on both sides of backend::kBatchRows where the CPU has tile kernels. Prompt chunks end at
+// fixed multiples of chunk_size counted from the sequence's start. Thread rule: one thread drives
+// an Engine; cancel() may come from any thread or a signal handler.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -20,7 +20,9 @@
 
 #include "engine/constraint.h"
 #include "engine/kv_pool.h"
+#include "engine/prompt_lookup.h"
 #include "engine/sampler.h"
+#include "io/page_store.h"
 #include "operators/kinds.h"
 #include "operators/layered.h"
 
@@ -37,6 +39,11 @@ struct EngineOptions {
   std::int64_t layer_wise_threshold = 0;
   /// Reads the model's weights again when operators change.
   std::function<operators::Loader()> make_loader;
+  /// Where whole pages of the cache go that give way, and come back from; null: nowhere. Engines
+  /// may share it. `kv_identity` names what rows depend on beside the tokens (weights, numerics).
+  std::shared_ptr<io::PageStore> page_store;
+  std::string kv_identity;
+  bool prompt_lookup = false;  // guesses tokens from the text (engine/prompt_lookup.h)
 };
 
 enum class FinishReason {
@@ -79,8 +86,10 @@ struct Result {
   std::string error;                 // with kError
   std::vector<std::int32_t> tokens;  // generated
   std::int64_t n_prompt = 0;
-  std::int64_t n_cached = 0;   // prompt tokens taken from the cache
-  std::int64_t n_decoded = 0;  // decode steps run; the first generated token comes from the prefill
+  std::int64_t n_cached = 0;    // prompt tokens taken from the cache
+  std::int64_t n_decoded = 0;   // tokens out of decode steps; the first comes from the prefill
+  std::int64_t n_drafted = 0;   // guessed tokens that were computed (EngineOptions::prompt_lookup)
+  std::int64_t n_accepted = 0;  // of those, the ones that came
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
 };
@@ -129,6 +138,9 @@ class Engine {
   void embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling, std::vector<float>& sum);
   void start_queued();
   void reuse_prefix(Sequence& sequence);
+  void load_stored(Sequence& sequence);
+  void store(Sequence& sequence, std::int64_t page, io::PageStore::IfBusy if_busy);
+  const Sha256& page_key(Sequence& sequence, std::int64_t page);
   bool ensure_pages(Sequence& sequence, std::int64_t n_tokens);
   std::int64_t to_chunk_end(std::int64_t position) const;
   bool make_room(std::vector<Sequence*>& running, std::size_t i, std::int64_t n_tokens);
@@ -143,6 +155,9 @@ class Engine {
                   tensor::MatrixF delta);
   void take_outputs(Sequence& sequence, std::int64_t n_rows, const tensor::ConstMatrixF& logits,
                     std::int64_t* logit_row, double seconds);
+  void choose_draft(Sequence& sequence, std::int64_t n_rows);
+  void take_draft(Sequence& sequence, const tensor::ConstMatrixF& logits, std::int64_t row);
+  bool check_finite(Sequence& sequence, std::span<const float> logits, std::int64_t position);
   void take_token(Sequence& sequence, std::span<const float> logits);
   bool ends_by_constraint(Sequence& sequence, TokenConstraint::State state);
   void finish(Sequence& sequence, FinishReason reason);
@@ -155,6 +170,7 @@ class Engine {
   tensor::Arena arena_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<std::pair<RequestId, std::unique_ptr<Result>>> results_;
+  Drafts drafts_;
   RequestId next_id_ = 1;
   std::uint64_t clock_ = 0;  // orders sequences by last use
   std::string broken_;       // why the model cannot run any more

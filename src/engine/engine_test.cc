@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "engine/test_toy_model.h"
 
 namespace kt::engine {
@@ -14,8 +17,7 @@ constexpr std::int64_t kVocab = ToyModel::kVocab;
 class EngineTest : public testing::Test {
  protected:
   std::unique_ptr<Engine> make(std::int64_t context = 512, std::int64_t chunk = 32,
-                               std::int64_t kv_tokens = 0) {
-    EngineOptions options;
+                               std::int64_t kv_tokens = 0, EngineOptions options = {}) {
     options.context = context;
     options.chunk_size = chunk;
     options.kv_tokens = kv_tokens;
@@ -476,6 +478,195 @@ TEST_F(EngineTest, TopLogprobsComeWhenAskedFor) {
   }
   r.n_top_logprobs = 21;
   EXPECT_THROW(make()->submit(r), Error);
+}
+
+class PageStoreTest : public EngineTest {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "kt_engine_pages";
+    std::filesystem::remove_all(folder_);
+    open_store();
+  }
+  void TearDown() override {
+    store_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+  void open_store() {
+    store_.reset();
+    store_ = std::make_shared<io::PageStore>(folder_, std::uint64_t{1} << 20);
+  }
+  // Room for eight pages.
+  std::unique_ptr<Engine> make_storing(const std::string& identity = "toy") {
+    EngineOptions options;
+    options.page_store = store_;
+    options.kv_identity = identity;
+    return make(512, 32, 512, options);
+  }
+  std::string folder_;
+  std::shared_ptr<io::PageStore> store_;
+};
+
+TEST_F(PageStoreTest, WhatGaveWayComesBack) {
+  auto engine = make_storing();
+  const Request first = request(300, 5, 1);
+  const auto want = engine->generate(first).tokens;
+  engine->generate(request(400, 5, 2));  // needs seven of the eight pages
+  model_.n_rows = 0;
+  const Result again = engine->generate(first);
+  EXPECT_EQ(again.n_cached, 256);  // whole pages
+  EXPECT_EQ(model_.n_rows, 300 - 256 + 4);
+  EXPECT_EQ(again.tokens, want);
+  Request turn = request(300, 5, 2);
+  turn.prompt.resize(257);
+  EXPECT_EQ(engine->generate(turn).n_cached, 256);
+  turn.prompt.resize(256);  // the last row runs in any case
+  engine.reset();
+  EXPECT_EQ(make_storing()->generate(turn).n_cached, 192);
+}
+
+TEST_F(PageStoreTest, WhatIsCachedOutlivesTheEngine) {
+  const Request r = request(200, 100);
+  const auto want = make_storing()->generate(r).tokens;
+  open_store();
+  EXPECT_EQ(store_->stats().n_pages, 4u);  // of 299 tokens
+  auto engine = make_storing();
+  const Result again = engine->generate(r);
+  EXPECT_EQ(again.n_cached, 192);
+  EXPECT_EQ(again.tokens, want);
+  Request turn = r;
+  turn.prompt.insert(turn.prompt.end(), want.begin(), want.end());
+  EXPECT_EQ(make_storing()->generate(turn).n_cached, 256);
+  EXPECT_EQ(make_storing("other weights")->generate(r).n_cached, 0);
+  Request fresh = r;
+  fresh.reuse_prefix = false;
+  EXPECT_EQ(make_storing()->generate(fresh).n_cached, 0);
+}
+
+TEST_F(PageStoreTest, DamageCostsTimeOnly) {
+  const Request r = request(200, 10);
+  const auto want = make_storing()->generate(r).tokens;
+  open_store();
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+    if (entry.path().extension() == ".page") files.push_back(entry.path());
+  }
+  ASSERT_EQ(files.size(), 3u);
+  for (const auto& file : files) {
+    std::fstream f(file, std::ios::in | std::ios::out | std::ios::binary);
+    f.seekp(100);
+    f.put('\x7f');
+  }
+  const Result again = make_storing()->generate(r);
+  EXPECT_EQ(again.n_cached, 0);
+  EXPECT_EQ(again.tokens, want);
+}
+
+TEST_F(PageStoreTest, RequestsThatWaitAgainFindWhatTheyHad) {
+  auto engine = make_storing();
+  std::vector<Engine::RequestId> ids;
+  for (std::int32_t i = 0; i < 3; ++i) ids.push_back(engine->submit(request(60, 180, i)));
+  while (engine->step()) {
+  }
+  for (std::int32_t i = 0; i < 3; ++i) {
+    const auto result = engine->take_result(ids[static_cast<std::size_t>(i)]);
+    ASSERT_NE(result, nullptr);
+    EXPECT_EQ(result->tokens, alone(request(60, 180, i))) << i;
+  }
+  EXPECT_GT(store_->stats().n_read, 0u);
+}
+
+class PromptLookupTest : public EngineTest {
+ protected:
+  std::unique_ptr<Engine> make_guessing(std::int64_t context = 512, std::int64_t kv_tokens = 0) {
+    EngineOptions options;
+    options.prompt_lookup = true;
+    return make(context, 32, kv_tokens, options);
+  }
+  // Three tokens in any order: guesses are there, and right by chance.
+  static Request drawn(std::int32_t seed) {
+    Request r = request(40, 150, seed);
+    r.sampling.temperature = 1.0f;
+    r.sampling.seed = static_cast<std::uint64_t>(seed) + 1;
+    for (const std::int32_t id : {5, 6, 7}) r.sampling.logit_bias[id] = 50.0f;
+    r.n_top_logprobs = 2;
+    return r;
+  }
+};
+
+TEST_F(PromptLookupTest, GivesTheSameTokens) {
+  auto engine = make_guessing(512, 4096);
+  std::int64_t n_drafted = 0, n_accepted = 0;
+  std::vector<Engine::RequestId> ids;
+  for (std::int32_t i = 0; i < 6; ++i) ids.push_back(engine->submit(drawn(i)));
+  while (engine->step()) {
+  }
+  for (std::int32_t i = 0; i < 6; ++i) {
+    const auto result = engine->take_result(ids[static_cast<std::size_t>(i)]);
+    EXPECT_EQ(result->tokens, alone(drawn(i))) << i;
+    EXPECT_EQ(result->n_decoded, 149);
+    n_drafted += result->n_drafted;
+    n_accepted += result->n_accepted;
+  }
+  EXPECT_GT(n_accepted, 0);
+  EXPECT_GT(n_drafted, n_accepted);
+}
+
+TEST_F(PromptLookupTest, WhatRepeatsTakesFewerSteps) {
+  model_.period = 10;
+  Request r = request(40, 200);
+  const auto want = alone(r);
+  auto engine = make_guessing();
+  const auto id = engine->submit(r);
+  std::int64_t n_steps = 0;
+  while (engine->step()) ++n_steps;
+  const auto result = engine->take_result(id);
+  EXPECT_EQ(result->tokens, want);
+  EXPECT_EQ(result->reason, FinishReason::kMaxTokens);
+  EXPECT_LT(n_steps, 200);
+  EXPECT_EQ(n_steps, 2 + 199 - result->n_accepted);
+}
+
+TEST_F(PromptLookupTest, EndsWhereItWouldEndWithout) {
+  model_.period = 10;
+  const auto both = [this](const Request& r, std::int64_t context = 512) {
+    const Result without = make(context)->generate(r);
+    const Result with = make_guessing(context)->generate(r);
+    EXPECT_EQ(with.tokens, without.tokens);
+    EXPECT_EQ(with.reason, without.reason);
+    return with;
+  };
+  EXPECT_EQ(both(request(40, 1000), 100).reason, FinishReason::kContextFull);
+  Request stopping = request(40, 1000);
+  for (int n = 30; n < 50; ++n) {
+    stopping.on_token = [n, left = n](const SampledToken&) mutable { return --left > 0; };
+    EXPECT_EQ(both(stopping).reason, FinishReason::kCallback) << n;
+  }
+  Request stop = request(40, 200);
+  stop.sampling.logit_bias[90] = 0.0f;
+  stop.stop_tokens = {9};
+  EXPECT_EQ(both(stop).reason, FinishReason::kStopToken);
+  // The next turn finds the cache as it should be.
+  auto engine = make_guessing(1024);
+  Request turn = request(40, 100);
+  const Result first = engine->generate(turn);
+  turn.prompt.insert(turn.prompt.end(), first.tokens.begin(), first.tokens.end());
+  model_.period = 0;  // depends on all that is cached
+  const Result second = engine->generate(turn);
+  EXPECT_EQ(second.n_cached, 139);
+  EXPECT_EQ(second.tokens, alone(turn));
+}
+
+TEST_F(PromptLookupTest, AGuessThatGivesNoNumbersIsNoError) {
+  // 7 is followed by 8, but the guess is 20, which makes NaN.
+  model_.period = 10;
+  model_.poison = 20;
+  Request r = request(4, 20);
+  r.prompt = {6, 7, 20, 6};
+  const auto want = alone(r);
+  auto engine = make_guessing();
+  const Result result = engine->generate(r);
+  EXPECT_EQ(result.tokens, want);
+  EXPECT_GT(result.n_drafted, 0);
 }
 
 }  // namespace

@@ -7,6 +7,10 @@
 namespace kt::engine {
 namespace {
 
+std::size_t page_bytes_of(const tensor::KvStreamView& s) {
+  return s.row_bytes * static_cast<std::size_t>(tensor::kKvPageLen);
+}
+
 std::int64_t pages_of(std::int64_t n_tokens) {
   return n_tokens / tensor::kKvPageLen + (n_tokens % tensor::kKvPageLen != 0 ? 1 : 0);
 }
@@ -56,18 +60,15 @@ void KvPool::grow(std::int64_t n_tokens, backend::Cpu& cpu) {
   if (n_pages > std::numeric_limits<std::int32_t>::max())
     fail(ErrorCode::kNoMemory, {}, "no cache can hold {} tokens", n_tokens);
   std::vector<backend::NodeBuffer> buffers;
-  const auto page_bytes = [](const tensor::KvStreamView& s) {
-    return s.row_bytes * static_cast<std::size_t>(tensor::kKvPageLen);
-  };
-  for_streams([&](tensor::KvStreamView& s) {
+  for_streams(*this, [&](tensor::KvStreamView& s) {
     buffers.push_back(backend::NodeBuffer::shared(
-        cpu.place, page_bytes(s) * static_cast<std::size_t>(n_pages), cpu.binding_refused));
+        cpu.place, page_bytes_of(s) * static_cast<std::size_t>(n_pages), cpu.binding_refused));
   });
   std::size_t i = 0;
-  for_streams([&](tensor::KvStreamView& s) {
+  for_streams(*this, [&](tensor::KvStreamView& s) {
     std::byte* base = buffers[i++].part(0);
     if (n_pages_ > 0) {
-      std::memcpy(base, s.base, page_bytes(s) * static_cast<std::size_t>(n_pages_));
+      std::memcpy(base, s.base, page_bytes_of(s) * static_cast<std::size_t>(n_pages_));
     }
     s.base = base;
   });
@@ -96,9 +97,28 @@ void KvPool::give_back(std::int32_t page) {
 }
 
 void KvPool::copy(std::int32_t from, std::int32_t to) {
-  for_streams([&](const tensor::KvStreamView& s) {
-    std::memcpy(s.at(&to, 0, 0), s.at(&from, 0, 0),
-                s.row_bytes * static_cast<std::size_t>(tensor::kKvPageLen));
+  for_streams(*this, [&](const tensor::KvStreamView& s) {
+    std::memcpy(s.at(&to, 0, 0), s.at(&from, 0, 0), page_bytes_of(s));
+  });
+}
+
+std::size_t KvPool::page_bytes() const {
+  std::size_t bytes = 0;
+  for_streams(*this, [&](const tensor::KvStreamView& s) { bytes += page_bytes_of(s); });
+  return bytes;
+}
+
+void KvPool::read(std::int32_t page, std::byte* out) const {
+  for_streams(*this, [&](const tensor::KvStreamView& s) {
+    std::memcpy(out, s.at(&page, 0, 0), page_bytes_of(s));
+    out += page_bytes_of(s);
+  });
+}
+
+void KvPool::write(std::int32_t page, const std::byte* rows) {
+  for_streams(*this, [&](const tensor::KvStreamView& s) {
+    std::memcpy(s.at(&page, 0, 0), rows, page_bytes_of(s));
+    rows += page_bytes_of(s);
   });
 }
 

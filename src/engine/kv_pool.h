@@ -33,14 +33,19 @@ class KvPool {
   bool is_shared(std::int32_t page) const { return n_users_[static_cast<std::size_t>(page)] > 1; }
   /// Copies the rows of all layers from one page to another.
   void copy(std::int32_t from, std::int32_t to);
+  /// Bytes of a page, over all layers.
+  std::size_t page_bytes() const;
+  /// The rows of all layers, one stream after the other: page_bytes() long.
+  void read(std::int32_t page, std::byte* out) const;
+  void write(std::int32_t page, const std::byte* rows);
   /// Makes room for at least n_tokens in all; pages keep their numbers and rows. Throws kNoMemory.
   void grow(std::int64_t n_tokens, backend::Cpu& cpu);
 
  private:
-  template <class F>
-  void for_streams(F&& visit) {
-    for (tensor::KvLayerView& layer : layers_) {
-      for (tensor::KvStreamView& s : layer.streams) {
+  template <class Self, class F>
+  static void for_streams(Self& self, F&& visit) {
+    for (auto& layer : self.layers_) {
+      for (auto& s : layer.streams) {
         if (s.row_bytes != 0) visit(s);
       }
     }
@@ -56,6 +61,8 @@ class PageTable {
  public:
   const std::int32_t* data() const { return pages_.data(); }
   bool empty() const { return pages_.empty(); }
+  std::int64_t size() const { return static_cast<std::int64_t>(pages_.size()); }
+  std::int32_t operator[](std::int64_t i) const { return pages_[static_cast<std::size_t>(i)]; }
   /// Room for positions [begin, end), which may be written then: takes the pages that are missing,
   /// and copies the one of `begin` when others use it. False when no page is free; what it took
   /// stays.

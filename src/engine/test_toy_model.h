@@ -44,6 +44,7 @@ class ToyModel : public operators::Model {
               static_cast<float>((hash >> 20) * static_cast<std::uint64_t>(t + 1) % 1009) * 0.01f;
         }
         const auto row = static_cast<std::size_t>(s.row_begin + i);
+        if (period > 0) out[(batch.tokens[row] + 1) % period] = 100.0f;
         if (batch.tokens[row] == poison) out[3] = std::numeric_limits<float>::quiet_NaN();
         if (batch.tokens[row] == infinite) out[3] = std::numeric_limits<float>::infinity();
       }
@@ -53,6 +54,7 @@ class ToyModel : public operators::Model {
 
   std::int64_t n_rows = 0;
   std::int64_t largest_batch = 0;
+  std::int64_t period = 0;  // > 0: tokens go round
   std::int32_t poison = -1;
   std::int32_t infinite = -1;
 };

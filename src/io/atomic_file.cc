@@ -39,7 +39,7 @@ int open_nameless(const std::string& folder) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+AtomicFile::AtomicFile(std::string path, Sync sync) : path_(std::move(path)), sync_(sync) {
   if (is_directory(path_)) fail(ErrorCode::kIo, path_, "is a folder; name a file to write");
   buffer_.reserve(kBufferBytes);
   struct stat ignored{};
@@ -119,7 +119,7 @@ void AtomicFile::write_through(std::span<const std::byte> bytes) {
 
 void AtomicFile::finish() {
   flush();
-  if (::fsync(fd_) != 0) fail_errno(path_, "flush it to disk", errno);
+  if (sync_ == Sync::kDisk && ::fsync(fd_) != 0) fail_errno(path_, "flush it to disk", errno);
   if (temporary_.empty()) name_it();
   const int closed = ::close(fd_);
   fd_ = -1;
@@ -128,6 +128,7 @@ void AtomicFile::finish() {
     fail_errno(path_, "rename the finished file to it", errno);
   }
   temporary_.clear();
+  if (sync_ == Sync::kNone) return;
   // The rename is durable once the folder is; a file system without this ability is no failure.
   const int folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder >= 0) {

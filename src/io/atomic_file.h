@@ -17,8 +17,11 @@ namespace kt::io {
 
 class AtomicFile {
  public:
+  /// Whether finish() waits for the disk. Without, a power failure may leave a file of the right
+  /// name and wrong contents.
+  enum class Sync { kDisk, kNone };
   /// Creates the temporary. Throws kIo (no such folder, no permission, target is a folder).
-  explicit AtomicFile(std::string path);
+  explicit AtomicFile(std::string path, Sync sync = Sync::kDisk);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -42,6 +45,7 @@ class AtomicFile {
   void write_through(std::span<const std::byte> bytes);
 
   std::string path_;
+  Sync sync_;
   std::string temporary_;  // empty while the file has no name
   int fd_ = -1;
   std::uint64_t position_ = 0;

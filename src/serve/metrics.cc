@@ -24,6 +24,20 @@ void single(std::string_view name, std::string_view type, std::string_view help,
                      value);
 }
 
+void write_store(const io::PageStore::Stats& stats, std::string& out) {
+  const auto one = [&](const char* name, const char* type, const char* help, std::uint64_t value) {
+    out += fmt::format("# HELP {0} {1}\n# TYPE {0} {2}\n{0} {3}\n", name, help, type, value);
+  };
+  one("kt_cache_disk_bytes", "gauge", "Size of the pages on disk.", stats.bytes);
+  one("kt_cache_disk_pages", "gauge", "Pages on disk.", stats.n_pages);
+  one("kt_cache_disk_read_total", "counter", "Pages read back.", stats.n_read);
+  one("kt_cache_disk_written_total", "counter", "Pages written.", stats.n_written);
+  one("kt_cache_disk_dropped_total", "counter", "Pages forgotten as the disk was busy.",
+      stats.n_dropped);
+  one("kt_cache_disk_failed_total", "counter", "Pages damaged or refused by the disk.",
+      stats.n_failed);
+}
+
 }  // namespace
 
 void Histogram::add(double value) {
@@ -62,6 +76,8 @@ void Metrics::count_reply(const Usage& usage, const std::vector<Choice>& choices
                           double seconds_to_first, const Problem* problem) {
   n_prompt_ += static_cast<std::uint64_t>(usage.n_prompt);
   n_cached_ += static_cast<std::uint64_t>(usage.n_cached);
+  n_drafted_ += static_cast<std::uint64_t>(usage.n_drafted);
+  n_accepted_ += static_cast<std::uint64_t>(usage.n_accepted);
   std::uint64_t n_generated = 0;
   for (const Choice& choice : choices) n_generated += choice.tokens.size();
   n_generated_ += n_generated;
@@ -78,7 +94,8 @@ void Metrics::count_reply(const Usage& usage, const std::vector<Choice>& choices
     between_.add(usage.decode_seconds / static_cast<double>(usage.n_decoded));
 }
 
-std::string Metrics::write(const std::string& model, const session::Worker::Load& load) const {
+std::string Metrics::write(const std::string& model, const session::Worker::Load& load,
+                           const io::PageStore* store) const {
   const std::string labels = fmt::format("model_name={}", quoted_label(model));
   std::string out;
   const auto gauge = [&](const char* name, const char* help, double value) {
@@ -94,6 +111,9 @@ std::string Metrics::write(const std::string& model, const session::Worker::Load
   counter("vllm:prompt_tokens_total", "Tokens of prompts.", n_prompt_);
   counter("vllm:prefix_cache_hits_total", "Tokens of prompts found in the cache.", n_cached_);
   counter("vllm:generation_tokens_total", "Tokens generated.", n_generated_);
+  counter("vllm:spec_decode_num_draft_tokens_total", "Tokens guessed.", n_drafted_);
+  counter("vllm:spec_decode_num_accepted_tokens_total", "Guessed tokens that came.", n_accepted_);
+  if (store != nullptr) write_store(store->stats(), out);
   out +=
       "# HELP vllm:request_success_total Replies by how they ended.\n"
       "# TYPE vllm:request_success_total counter\n";

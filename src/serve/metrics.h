@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "io/page_store.h"
 #include "serve/reply.h"
 #include "session/worker.h"
 
@@ -36,11 +37,13 @@ class Metrics {
   void count_request(std::string_view route, std::string_view method, int status);
   void count_reply(const Usage& usage, const std::vector<Choice>& choices, double seconds_to_first,
                    const Problem* problem);
-  /// The whole text of /metrics.
-  std::string write(const std::string& model, const session::Worker::Load& load) const;
+  /// The whole text of /metrics; `store` may be null.
+  std::string write(const std::string& model, const session::Worker::Load& load,
+                    const io::PageStore* store) const;
 
  private:
   std::atomic<std::uint64_t> n_prompt_{0}, n_cached_{0}, n_generated_{0};
+  std::atomic<std::uint64_t> n_drafted_{0}, n_accepted_{0};
   std::atomic<std::uint64_t> n_stop_{0}, n_length_{0}, n_abort_{0}, n_error_{0};
   Histogram to_first_, between_, whole_, prefill_, decode_;
   mutable std::mutex mutex_;

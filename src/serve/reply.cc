@@ -162,6 +162,8 @@ class ReplyWork : public http::Work {
     usage_.n_cached += engine.n_cached;
     usage_.n_generated += static_cast<std::int64_t>(engine.tokens.size());
     usage_.n_reasoning += choice.n_reasoning;
+    usage_.n_drafted += engine.n_drafted;
+    usage_.n_accepted += engine.n_accepted;
     usage_.n_decoded = std::max(usage_.n_decoded, engine.n_decoded);
     usage_.prefill_seconds = std::max(usage_.prefill_seconds, engine.prefill_seconds);
     usage_.decode_seconds = std::max(usage_.decode_seconds, engine.decode_seconds);

@@ -37,7 +37,8 @@ struct Choice {
 struct Usage {
   std::int64_t n_prompt = 0, n_cached = 0;  // tokens of all prompts; of them taken from the cache
   std::int64_t n_generated = 0, n_reasoning = 0;
-  std::int64_t n_decoded = 0;                          // steps
+  std::int64_t n_decoded = 0;                          // tokens out of decode steps
+  std::int64_t n_drafted = 0, n_accepted = 0;          // guessed tokens; of them right
   double prefill_seconds = 0.0, decode_seconds = 0.0;  // of the longest
   double total_seconds = 0.0;                          // since the request came
 };

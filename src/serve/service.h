@@ -25,6 +25,8 @@ struct ServiceOptions {
   AccessOptions access;
   /// Takes one line of JSON for each request, without its newline; null: none.
   std::function<void(const std::string& line)> log;
+  /// Of the models' caches, for metrics; may be null.
+  std::shared_ptr<const io::PageStore> page_store;
 };
 
 class Service : public http::Handler {
@@ -34,6 +36,7 @@ class Service : public http::Handler {
   // For handlers.
   Models& models() { return models_; }
   const Metrics& metrics() const { return metrics_; }
+  const io::PageStore* page_store() const { return options_.page_store.get(); }
   std::int64_t started() const { return started_; }
   /// The Work that answers with a Generation of this request.
   Answer reply(const http::Request& request, Generation generation, std::unique_ptr<Codec> codec);

@@ -20,4 +20,10 @@ tensor::Format kv_format(const std::string& name) {
   return *format;
 }
 
+bool looks_up_prompt(const std::string& name) {
+  if (name == "none" || name == "prompt-lookup") return name != "none";
+  fail(ErrorCode::kUsage, "--speculate", "'{}' is no way to speculate; use none or prompt-lookup",
+       name);
+}
+
 }  // namespace kt::session

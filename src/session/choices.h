@@ -13,5 +13,7 @@ namespace kt::session {
 backend::ActPolicy act_policy(const std::string& name);
 /// "f32", "f16", "bf16", "q8_0". Throws kUsage.
 tensor::Format kv_format(const std::string& name);
+/// Whether "prompt-lookup" is said rather than "none". Throws kUsage.
+bool looks_up_prompt(const std::string& name);
 
 }  // namespace kt::session

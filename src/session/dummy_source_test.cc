@@ -6,8 +6,8 @@
 #include <cmath>
 #include <set>
 
+#include "base/sha256.h"
 #include "models/model.h"
-#include "session/sha256.h"
 
 namespace kt::session {
 namespace {

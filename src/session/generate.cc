@@ -87,7 +87,7 @@ std::string speed_report(const engine::Result& r) {
   const auto rate = [](double n, double seconds) { return seconds > 0 ? n / seconds : 0.0; };
   const std::int64_t n_prompt = r.n_prompt - r.n_cached;
   const auto n_generated = static_cast<std::int64_t>(r.tokens.size());
-  return fmt::format(
+  std::string text = fmt::format(
       "prompt eval count:    {} token(s){}\n"
       "prompt eval duration: {:.6f}s\n"
       "prompt eval rate:     {:.2f} tokens/s\n"
@@ -97,6 +97,11 @@ std::string speed_report(const engine::Result& r) {
       n_prompt, r.n_cached > 0 ? fmt::format(" (+ {} cached)", r.n_cached) : std::string(),
       r.prefill_seconds, rate(static_cast<double>(n_prompt), r.prefill_seconds), n_generated,
       r.decode_seconds, rate(static_cast<double>(r.n_decoded), r.decode_seconds));
+  if (r.n_drafted > 0) {
+    text +=
+        fmt::format("guessed:              {} of {} token(s) right\n", r.n_accepted, r.n_drafted);
+  }
+  return text;
 }
 
 }  // namespace kt::session

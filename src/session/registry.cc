@@ -9,8 +9,8 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/sha256.h"
 #include "io/mmap_file.h"
-#include "session/sha256.h"
 
 extern char** environ;
 

@@ -8,6 +8,7 @@
 #include "io/files.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
+#include "session/kv_identity.h"
 #include "session/nodes.h"
 #include "session/registry.h"
 #include "session/text_parts.h"
@@ -87,6 +88,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   engine_options.context = plan.context;
   engine_options.kv_tokens = std::max(plan.context, options.cache_tokens);
   engine_options.kv_format = kv_format(options.kv);
+  engine_options.prompt_lookup = looks_up_prompt(options.speculate);
   engine_options.chunk_size = std::min(options.chunk_size, plan.context);
   s->report_.file_bytes = plan.file_bytes;
   s->report_.kv_bytes = plan.kv_bytes;
@@ -103,6 +105,10 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   engine_options.make_loader = [self = s.get()] {
     return operators::Loader(*self->source_, *self->cpu_, {});
   };
+  if (options.page_store != nullptr) {
+    engine_options.page_store = options.page_store;
+    engine_options.kv_identity = kv_identity(*s, options);
+  }
   s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options);
   if (options.trace || !options.trace_file.empty()) {
     constexpr std::size_t kZones = std::size_t{1} << 20;

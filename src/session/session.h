@@ -19,14 +19,16 @@
 namespace kt::session {
 
 struct Options : RunOptions {
-  std::string model;          // path, or a name of the registry (registry.h)
-  std::string isa;            // empty: the best; else ref, avx2, avx512, amx
-  int emulate_gpus = 0;       // GPUs that the CPU stands in for
-  int emulate_nodes = 0;      // NUMA nodes to make of this machine; 0: those it has
-  bool trace = false;         // record trace zones
-  std::string trace_file;     // Chrome trace that the caller writes at the end; empty: none
-  std::string chat_template;  // file to take instead of the model's own; empty: none
-  bool need_text = true;      // false: a missing tokenizer is no error
+  std::string model;               // path, or a name of the registry (registry.h)
+  std::string isa;                 // empty: the best; else ref, avx2, avx512, amx
+  int emulate_gpus = 0;            // GPUs that the CPU stands in for
+  int emulate_nodes = 0;           // NUMA nodes to make of this machine; 0: those it has
+  std::string speculate = "none";  // or "prompt-lookup"
+  bool trace = false;              // record trace zones
+  std::string trace_file;          // Chrome trace that the caller writes at the end; empty: none
+  std::string chat_template;       // file to take instead of the model's own; empty: none
+  bool need_text = true;           // false: a missing tokenizer is no error
+  std::shared_ptr<io::PageStore> page_store;  // engine/engine.h; sessions may share it
   /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
   std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
   /// A warning about the rule file, of one or more whole lines; before weights are read.

@@ -393,3 +393,17 @@ def test_every_error_code_has_its_class():
     for name in names:
         error = errors.make(name, "message", "path")
         assert error.code == name and error.path == "path" and isinstance(error, ktransformers.errors.KtError)
+
+
+def test_guessed_tokens_change_nothing_but_the_speed():
+    prompt = "one two three four five six one two three four five six one two three"
+    with ktransformers.Engine(MODEL) as plain, ktransformers.Engine(MODEL, speculate="prompt-lookup") as guessing:
+        for seed in range(3):
+            want = plain.generate(prompt, max_tokens=60, temperature=0.5, seed=seed + 1)
+            got = guessing.generate(prompt, max_tokens=60, temperature=0.5, seed=seed + 1)
+            assert got.tokens == want.tokens
+            assert got.logprobs == want.logprobs
+            assert want.n_drafted == 0
+            assert got.n_drafted >= got.n_accepted
+    with pytest.raises(errors.UsageError, match="prompt-lookup"):
+        ktransformers.Engine(MODEL, speculate="often")

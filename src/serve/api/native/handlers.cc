@@ -45,7 +45,8 @@ Answer metrics(Service& service, const http::Request&) {
   const auto model = service.models().get({});
   http::Reply reply;
   reply.head.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  reply.body = service.metrics().write(model->facts().id, model->worker().load());
+  reply.body =
+      service.metrics().write(model->facts().id, model->worker().load(), service.page_store());
   return reply;
 }
 

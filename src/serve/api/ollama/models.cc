@@ -4,9 +4,9 @@
 #include <map>
 #include <span>
 
+#include "base/sha256.h"
 #include "formats/format.h"
 #include "serve/api/ollama/times.h"
-#include "session/sha256.h"
 
 namespace kt::serve::ollama {
 namespace {
@@ -55,7 +55,7 @@ std::chrono::system_clock::time_point modified(const std::string& path) {
 // Names the file as it is now; reading all of it for its own digest would take minutes.
 std::string digest(const std::string& path, std::uint64_t bytes) {
   const std::string what = fmt::format("{}\n{}\n{}", path, bytes, time_text(modified(path)));
-  return session::sha256_hex(std::as_bytes(std::span(what)));
+  return sha256_hex(std::as_bytes(std::span(what)));
 }
 
 Json capabilities(const ModelFacts& facts) {

@@ -1,10 +1,10 @@
-#include "session/sha256.h"
+#include "base/sha256.h"
 
 #include <gtest/gtest.h>
 
 #include <vector>
 
-namespace kt::session {
+namespace kt {
 namespace {
 
 std::string digest(const std::string& text) { return sha256_hex(std::as_bytes(std::span(text))); }
@@ -37,4 +37,4 @@ TEST(Sha256, LengthsAroundTheBlock) {
 }
 
 }  // namespace
-}  // namespace kt::session
+}  // namespace kt

@@ -1,4 +1,4 @@
-#include "session/sha256.h"
+#include "base/sha256.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace kt::session {
+namespace kt {
 namespace {
 
 constexpr std::array<std::uint32_t, 64> kRound = {
@@ -45,7 +45,7 @@ void compress(std::array<std::uint32_t, 8>& h, const std::uint8_t* block) {
 
 }  // namespace
 
-std::string sha256_hex(std::span<const std::byte> bytes) {
+Sha256 sha256(std::span<const std::byte> bytes) {
   std::array<std::uint32_t, 8> h = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
@@ -60,9 +60,18 @@ std::string sha256_hex(std::span<const std::byte> bytes) {
   for (std::size_t i = 0; i < 8; ++i)
     tail[padded - 1 - i] = static_cast<std::uint8_t>(bits >> (8 * i));
   for (std::size_t i = 0; i < padded; i += 64) compress(h, tail.data() + i);
-  std::string hex;
-  for (const std::uint32_t word : h) hex += fmt::format("{:08x}", word);
-  return hex;
+  Sha256 digest;
+  for (std::size_t i = 0; i < digest.size(); ++i)
+    digest[i] = static_cast<std::uint8_t>(h[i / 4] >> (24 - 8 * (i % 4)));
+  return digest;
 }
 
-}  // namespace kt::session
+std::string hex(const Sha256& digest) {
+  std::string text;
+  for (const std::uint8_t byte : digest) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+std::string sha256_hex(std::span<const std::byte> bytes) { return hex(sha256(bytes)); }
+
+}  // namespace kt
