@@ -400,7 +400,36 @@ bool Engine::step() {
     if (!broken_.empty()) end_all();
     return true;
   }
-  Rows rows;
+  bool decodes_only = false;
+  const std::vector<Rows> batches = collect_rows(&decodes_only);
+  if (batches.empty()) {
+    return std::any_of(sequences_.begin(), sequences_.end(),
+                       [](const auto& s) { return s->state != Sequence::State::kFinished; });
+  }
+  for (const Rows& rows : batches) {
+    const auto start = Clock::now();
+    const tensor::ConstMatrixF logits = run_rows(rows);
+    const double seconds = seconds_since(start);
+    if (decodes_only) drafts_.record(static_cast<std::int64_t>(rows.tokens.size()), seconds);
+    std::int64_t logit_row = 0;
+    for (std::size_t i = 0; i < rows.owners.size(); ++i) {
+      take_outputs(*rows.owners[i], rows.sequences[i].n_rows, logits, &logit_row, seconds);
+    }
+  }
+  return true;
+}
+
+// The rows of a step. Where many rows are computed in another way than few (tile kernels), those
+// that come alone as few stay few, so that nobody's tokens depend on who else is there.
+std::vector<Engine::Rows> Engine::collect_rows(bool* decodes_only) {
+  std::vector<Rows> batches;
+  const auto batch_for = [&](std::int64_t n) -> Rows& {
+    const auto fits = [&](const Rows& rows) {
+      return !cpu_.tiles || static_cast<std::int64_t>(rows.tokens.size()) + n < backend::kBatchRows;
+    };
+    if (batches.empty() || !fits(batches.back())) batches.emplace_back();
+    return batches.back();
+  };
   std::int64_t room = options_.chunk_size;
   std::vector<Sequence*> running;
   for (const auto& s : sequences_) {
@@ -409,34 +438,23 @@ bool Engine::step() {
   // Decodes first: they are one row each and someone is reading.
   std::stable_partition(running.begin(), running.end(),
                         [](const Sequence* s) { return !s->in_prompt(); });
-  const bool decodes_only = !running.empty() && !running.back()->in_prompt();
+  *decodes_only = !running.empty() && !running.back()->in_prompt();
+  std::int64_t n_rows = 0;
   for (std::size_t i = 0; i < running.size(); ++i) {
     Sequence* s = running[i];
     const std::int64_t left = s->n_tokens() - s->n_cached;
     std::int64_t n = std::min(left, s->request.prompt_by_decode ? 1 : to_chunk_end(s->n_cached));
     if (s->in_prompt() && n > room) continue;  // a chunk is not cut: its grid is fixed
-    if (options_.prompt_lookup && decodes_only && left == 1) {
-      const std::size_t n_rows = rows.tokens.size() + running.size() - i;
-      choose_draft(*s, static_cast<std::int64_t>(n_rows));
+    if (options_.prompt_lookup && *decodes_only && left == 1) {
+      choose_draft(*s, n_rows + static_cast<std::int64_t>(running.size() - i));
       n += static_cast<std::int64_t>(s->draft.size());
     }
     if (!make_room(running, i, s->n_cached + n)) continue;
     if (s->in_prompt()) room -= n;
-    add_rows(*s, s->n_cached, n, rows);
+    add_rows(*s, s->n_cached, n, batch_for(n));
+    n_rows += n;
   }
-  if (rows.owners.empty()) {
-    return std::any_of(sequences_.begin(), sequences_.end(),
-                       [](const auto& s) { return s->state != Sequence::State::kFinished; });
-  }
-  const auto start = Clock::now();
-  const tensor::ConstMatrixF logits = run_rows(rows);
-  const double seconds = seconds_since(start);
-  if (decodes_only) drafts_.record(static_cast<std::int64_t>(rows.tokens.size()), seconds);
-  std::int64_t logit_row = 0;
-  for (std::size_t i = 0; i < rows.owners.size(); ++i) {
-    take_outputs(*rows.owners[i], rows.sequences[i].n_rows, logits, &logit_row, seconds);
-  }
-  return true;
+  return batches;
 }
 
 // Rows up to the next multiple of the chunk size.

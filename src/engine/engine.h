@@ -1,14 +1,14 @@
 // The one generate loop of the project: requests in, tokens out; token ids only, no text.
 //
-// step() builds one batch (one row of every decoding request, then prompt chunks up to chunk_size
-// rows), runs the model, and samples. A request's sequence stays cached when it ends, so that a
+// step() collects rows (one of every decoding request, then prompt chunks up to chunk_size), runs
+// the model on them, and samples. A request's sequence stays cached when it ends, so that a
 // later prompt with the same beginning (the next turn of a chat) skips it; sequences share the
 // pages they have in common. When pages are short, cached sequences give way from their ends, to a
 // page store if there is one; then the request that came last, which waits again and computes anew
-// what it had. Rows of a request are computed the same way whatever else is in the batch, but for
-// batches on both sides of backend::kBatchRows where the CPU has tile kernels. Prompt chunks end at
-// fixed multiples of chunk_size counted from the sequence's start. Thread rule: one thread drives
-// an Engine; cancel() may come from any thread or a signal handler.
+// what it had. Rows of a request are computed the same way whatever else is in the step, which
+// where the CPU has tile kernels takes a batch for each chunk of backend::kBatchRows or more rows.
+// Prompt chunks end at fixed multiples of chunk_size counted from the sequence's start. Thread
+// rule: one thread drives an Engine; cancel() may come from any thread or a signal handler.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -110,7 +110,7 @@ class Engine {
   /// Queues a request. Throws kTooLong when the prompt leaves no room in the context (with both
   /// numbers), kUsage for an empty prompt, ids outside the vocabulary or bad sampling parameters.
   RequestId submit(Request request);
-  /// Runs one batch; false when nothing is queued or running.
+  /// Runs one step; false when nothing is queued or running.
   bool step();
   /// The outcome of a finished request, handed out once; null while it runs.
   std::unique_ptr<Result> take_result(RequestId id);
@@ -144,6 +144,7 @@ class Engine {
   bool ensure_pages(Sequence& sequence, std::int64_t n_tokens);
   std::int64_t to_chunk_end(std::int64_t position) const;
   bool make_room(std::vector<Sequence*>& running, std::size_t i, std::int64_t n_tokens);
+  std::vector<Rows> collect_rows(bool* decodes_only);
   void add_rows(Sequence& sequence, std::int64_t position, std::int64_t n, Rows& rows);
   template <class F>
   void with_step(const Rows& rows, F&& run);

@@ -480,6 +480,29 @@ TEST_F(EngineTest, TopLogprobsComeWhenAskedFor) {
   EXPECT_THROW(make()->submit(r), Error);
 }
 
+// Tiles round otherwise: who gets them must not depend on others.
+TEST_F(EngineTest, WithTileKernelsFewRowsStayFew) {
+  for (const bool tiles : {false, true}) {
+    cpu_.tiles = tiles;
+    auto engine = make(512, 128, 16384);
+    model_.most_few = model_.most_beside_chunk = 0;
+    std::vector<Request> requests;
+    std::vector<Engine::RequestId> ids;
+    for (std::int32_t i = 0; i < 40; ++i) {
+      requests.push_back(request(i < 35 ? 5 : 150, 30, i));
+      requests.back().prompt[0] = i;
+      ids.push_back(engine->submit(requests.back()));
+    }
+    while (engine->step()) {
+    }
+    EXPECT_EQ(model_.most_few < backend::kBatchRows, tiles);
+    EXPECT_EQ(model_.most_beside_chunk == 0, tiles);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      EXPECT_EQ(engine->take_result(ids[i])->tokens, alone(requests[i])) << i;
+    }
+  }
+}
+
 class PageStoreTest : public EngineTest {
  protected:
   void SetUp() override {

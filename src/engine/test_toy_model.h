@@ -21,6 +21,11 @@ class ToyModel : public operators::Model {
     const operators::Batch& batch = step.batch;
     n_rows += step.n_rows();
     largest_batch = std::max(largest_batch, step.n_rows());
+    std::int64_t longest = 0;
+    for (const operators::SequenceRows& s : batch.sequences) longest = std::max(longest, s.n_rows);
+    std::int64_t& count = longest < backend::kBatchRows ? most_few : most_beside_chunk;
+    count =
+        std::max(count, longest < backend::kBatchRows ? step.n_rows() : step.n_rows() - longest);
     const tensor::KvStreamView& cache = step.kv[0].streams[0];
     std::size_t next = 0;
     for (const operators::SequenceRows& s : batch.sequences) {
@@ -54,6 +59,9 @@ class ToyModel : public operators::Model {
 
   std::int64_t n_rows = 0;
   std::int64_t largest_batch = 0;
+  // Rows of one batch at most: where each sequence has less than kBatchRows, and beside one that
+  // has more.
+  std::int64_t most_few = 0, most_beside_chunk = 0;
   std::int64_t period = 0;  // > 0: tokens go round
   std::int32_t poison = -1;
   std::int32_t infinite = -1;
