@@ -258,7 +258,7 @@ template <class F>
 void Engine::with_step(const Rows& rows, F&& run) {
   arena_.reset();
   const operators::Batch batch{rows.tokens, rows.positions, rows.sequences, rows.logit_rows};
-  operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_};
+  operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_, &expert_use_};
   run(step);
 }
 

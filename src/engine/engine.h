@@ -106,6 +106,9 @@ class Engine {
     return 1.0 - static_cast<double>(pool_.n_free()) / static_cast<double>(pool_.n_pages());
   }
 
+  /// Of all steps so far.
+  const operators::ExpertUse& expert_use() const { return expert_use_; }
+
   using RequestId = std::uint64_t;
   /// Queues a request. Throws kTooLong when the prompt leaves no room in the context (with both
   /// numbers), kUsage for an empty prompt, ids outside the vocabulary or bad sampling parameters.
@@ -177,6 +180,7 @@ class Engine {
   std::string broken_;       // why the model cannot run any more
   std::atomic<bool> cancel_{false};
   operators::Trace* trace_ = nullptr;
+  operators::ExpertUse expert_use_;
 };
 
 }  // namespace kt::engine

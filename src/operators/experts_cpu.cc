@@ -211,6 +211,11 @@ class CpuExperts : public Experts {
       g.row[slot] = static_cast<std::int32_t>(i / routing.n_active);
       g.weight[slot] = routing.weights[i];
     }
+    if (step.expert_use != nullptr) {
+      for (std::int64_t i = 0; i < n_routed; ++i)
+        step.expert_use->n_rows += routing.ids[i] >= 0 ? 1 : 0;
+      step.expert_use->n_reads += static_cast<std::uint64_t>(g.n_active);
+    }
     return g;
   }
 

@@ -185,8 +185,12 @@ TEST_F(ExpertsTest, WeightedSumOfChosenExperts) {
     }
     std::vector<float> out(x.size(), 1.0f);
     Activation input({x.data(), n, config.d_model, config.d_model});
+    ExpertUse use;
+    rig.step.expert_use = &use;
     const Experts::Ticket ticket =
         experts->submit(rig.step, input, {3, ids.data(), weights.data()});
+    EXPECT_EQ(use.n_rows, static_cast<std::uint64_t>(3 * n));
+    EXPECT_EQ(use.n_reads, n == 1 ? 3u : 4u);
     experts->collect(rig.step, ticket, {out.data(), n, config.d_model, config.d_model});
     for (std::int64_t r = 0; r < n; r += 23) {
       std::vector<double> want(static_cast<std::size_t>(config.d_model), 1.0);

@@ -27,12 +27,19 @@ struct Batch {
   std::span<const std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
 };
 
+/// What routed experts did, summed over layers.
+struct ExpertUse {
+  std::uint64_t n_rows = 0;   // rows times the experts that each was sent to
+  std::uint64_t n_reads = 0;  // experts whose weights were read for them
+};
+
 struct Step {
   const Batch& batch;
   backend::Cpu& cpu;
   tensor::Arena& arena;
   std::span<const tensor::KvLayerView> kv;  // [n_layers]
   Trace* trace = nullptr;                   // zones go here when it is set
+  ExpertUse* expert_use = nullptr;          // counted here when it is set
   std::int64_t n_rows() const { return static_cast<std::int64_t>(batch.tokens.size()); }
 };
 

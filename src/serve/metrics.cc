@@ -108,6 +108,13 @@ std::string Metrics::write(const std::string& model, const session::Worker::Load
   gauge("vllm:num_requests_running", "Requests in the batch.", static_cast<double>(load.n_running));
   gauge("vllm:num_requests_waiting", "Requests in the queue.", static_cast<double>(load.n_waiting));
   gauge("vllm:kv_cache_usage_perc", "Share of the cache's pages in use, 0 to 1.", load.cache_used);
+  const auto experts = [&](const char* name, const char* help, std::uint64_t value) {
+    single(name, "counter", help, labels + ",tier=\"cpu\"", static_cast<double>(value), out);
+  };
+  experts("kt_expert_rows_total", "Rows times the routed experts that each was sent to.",
+          load.expert_use.n_rows);
+  experts("kt_expert_reads_total", "Routed experts whose weights were read in a step and layer.",
+          load.expert_use.n_reads);
   counter("vllm:prompt_tokens_total", "Tokens of prompts.", n_prompt_);
   counter("vllm:prefix_cache_hits_total", "Tokens of prompts found in the cache.", n_cached_);
   counter("vllm:generation_tokens_total", "Tokens generated.", n_generated_);

@@ -70,7 +70,15 @@ std::shared_ptr<Ticket> Worker::submit(engine::Request request, TextOptions text
 
 Worker::Load Worker::load() const {
   const std::lock_guard lock(mutex_);
-  return {load_.n_running, load_.n_waiting + queued_.size(), load_.cache_used};
+  Load load = load_;
+  load.n_waiting += queued_.size();
+  return load;
+}
+
+// For load_; on the worker's thread.
+Worker::Load Worker::load_now() const {
+  const engine::Engine& engine = session_->engine();
+  return {active_.size(), waiting_.size(), engine.cache_used(), engine.expert_use()};
 }
 
 void Worker::cancel_all() {
@@ -180,13 +188,13 @@ void Worker::serve() {
     admit();
     {
       const std::lock_guard lock(mutex_);
-      load_ = {active_.size(), waiting_.size(), session_->engine().cache_used()};
+      load_ = load_now();
     }
     if (active_.empty()) continue;
     step();
     deliver();
     const std::lock_guard lock(mutex_);
-    load_ = {active_.size(), waiting_.size(), session_->engine().cache_used()};
+    load_ = load_now();
   }
 }
 

@@ -59,6 +59,7 @@ class Worker {
   struct Load {
     std::size_t n_running = 0, n_waiting = 0;  // requests
     double cache_used = 0.0;                   // share of the cache's pages
+    operators::ExpertUse expert_use;           // so far
   };
   Load load() const;
   /// Every module with its share of the time; steps are looked at for some seconds after a call.
@@ -106,6 +107,7 @@ class Worker {
   void deliver();
   static void finish(Job& job, engine::Result done);
   void end_jobs(const std::exception_ptr& error);
+  Load load_now() const;
 
   Options options_;
   const std::size_t max_running_;
