@@ -1,7 +1,7 @@
 import AxeBuilder from '@axe-core/playwright';
 import { expect, test, type Page } from '@playwright/test';
-import { fakeServer, say, streamOf } from './fake_server';
-import { MODULES, REPLY, THOUGHTS } from './samples';
+import { fakeServer, say, streamOf, streamOfCalls } from './fake_server';
+import { CALLS, MODULES, REPLY, THOUGHTS } from './samples';
 
 const TAGS = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
 const SIZES = { desktop: { width: 1280, height: 800 }, phone: { width: 390, height: 844 } };
@@ -15,16 +15,23 @@ async function expectClean(page: Page): Promise<void> {
 for (const [size, viewport] of Object.entries(SIZES)) {
   for (const colorScheme of ['light', 'dark'] as const) {
     test(`${size}, ${colorScheme}: no violation in any view`, async ({ page }) => {
+      test.slow();
       await page.setViewportSize(viewport);
       await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
       const failing = { status: 500, json: { error: { message: 'no luck' } } };
-      await fakeServer(page, { modules: MODULES, replies: [streamOf(REPLY, { thoughts: THOUGHTS }), failing] });
+      const calling = streamOfCalls(CALLS, { text: 'I look it up.' });
+      const replies = [streamOf(REPLY, { thoughts: THOUGHTS }), calling, streamOf('Sun.', { finish: 'length' }), failing];
+      await fakeServer(page, { modules: MODULES, replies });
       await page.goto('/');
       await expectClean(page);
       await say(page, 'Explain');
       await page.getByText(/Thought for/).click();
+      await say(page, 'Weather?');
+      await page.locator('.call summary').first().click();
       await expectClean(page);
-      await page.getByRole('button', { name: 'Regenerate' }).click();
+      await page.getByRole('button', { name: 'Send results' }).click();
+      await expect(page.getByRole('button', { name: 'Continue' })).toBeVisible();
+      await page.getByRole('button', { name: 'Regenerate' }).last().click();
       await expect(page.locator('.toast.error')).toBeVisible();
       await expectClean(page);
       await page.getByRole('button', { name: 'Dismiss' }).click();
@@ -32,6 +39,7 @@ for (const [size, viewport] of Object.entries(SIZES)) {
       expect(overflow).toBeLessThanOrEqual(0);
 
       await page.locator('.top').getByRole('button', { name: 'Settings' }).click();
+      await page.getByLabel('Definitions').fill('{');
       await expectClean(page);
       await page.keyboard.press('Escape');
       if (size === 'phone') await page.getByRole('button', { name: 'Show conversations' }).click();

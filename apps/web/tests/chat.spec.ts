@@ -113,6 +113,53 @@ test('tells of an error inside the stream and tries again', async ({ page }) => 
   await expect(page.getByText('2/2')).toBeVisible();
 });
 
+test('goes on with a reply that ended early, in the same message', async ({ page }) => {
+  const lost = { events: [{ choices: [{ delta: { content: ' there' } }] }, null], delay: 50 };
+  const replies = [streamOf('Once upon', { thoughts: 'A tale.', finish: 'length' }), lost, streamOf(' was a cat.')];
+  await fakeServer(page, { replies });
+  await page.goto('/');
+  await say(page, 'Tell');
+  const reply = page.locator('.message.assistant');
+  await expect(reply).toContainText('Stopped at the token limit.');
+  await reply.getByRole('button', { name: 'Continue' }).click();
+  await expect(reply.locator('.markdown').last()).toHaveText('Once upon there');
+  await page.locator('.toast.error').getByRole('button', { name: 'Try again' }).click();
+  await expect(reply.locator('.markdown').last()).toHaveText('Once upon there was a cat.');
+  await expect(reply).toContainText('7 tokens');
+  await expect(reply.getByText(/Thought for/)).toBeVisible();
+  await expect(reply.getByRole('button', { name: 'Continue' })).toHaveCount(0);
+  await expect(page.locator('.versions')).toHaveCount(0);
+  expect((await chatRequests(page))[2].messages).toEqual([
+    { role: 'user', content: 'Tell' },
+    { role: 'assistant', content: 'Once upon there', reasoning_content: 'A tale.' },
+  ]);
+});
+
+test('a reply that filled the context says so', async ({ page }) => {
+  const models = [{ id: 'demo-moe', meta: { n_ctx: 22 } }];
+  await fakeServer(page, { models, replies: [streamOf('Once upon', { finish: 'length' })] });
+  await page.goto('/');
+  await say(page, 'Tell');
+  await expect(page.locator('.message.assistant')).toContainText('the context is full');
+  await expect(page.getByRole('button', { name: 'Continue' })).toHaveCount(0);
+});
+
+test('says in plain words what the server refused', async ({ page }) => {
+  const error = (status: number, message: string, code?: string) => ({ status, json: { error: { message, code } } });
+  const replies = [
+    error(400, '9 tokens, 4 fit', 'context_length_exceeded'), error(503, 'queue full'), error(500, 'boom'),
+    error(400, 'temperature: wrong'),
+  ];
+  await fakeServer(page, { replies });
+  await page.goto('/');
+  await say(page, 'Hi');
+  const failed = page.locator('.message.assistant .failed');
+  for (const words of [/no longer fits.*9 tokens, 4 fit/, /try again in a moment/, /failed: boom/, /refused this: temp/]) {
+    await expect(failed).toContainText(words);
+    await failed.getByRole('button', { name: 'Try again' }).click();
+  }
+});
+
 test('tells of a lost connection', async ({ page }) => {
   await fakeServer(page, { replies: [{ events: [{ choices: [{ delta: { content: 'par' } }] }, null] }] });
   await page.goto('/');

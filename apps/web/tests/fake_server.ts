@@ -63,6 +63,22 @@ export function streamOf(text: string, { thoughts = '', finish = 'stop', delay =
   };
 }
 
+/** A stream with calls; the arguments of all of them come in pieces, in turns. */
+export function streamOfCalls(calls: { name: string; arguments: object }[], { text = '', delay = 0 } = {}): Reply {
+  const parts = calls.map((call) => JSON.stringify(call.arguments).match(/.{1,6}/gs) ?? []);
+  const longest = Math.max(...parts.map((part) => part.length));
+  const part = (index: number, piece: object): object => delta({ tool_calls: [{ index, ...piece }] });
+  const reply = streamOf(text, { finish: 'tool_calls', delay });
+  const begins = calls.map(({ name }, index) =>
+    part(index, { id: `call_${index}`, type: 'function', function: { name, arguments: '' } }),
+  );
+  const rest = Array.from({ length: longest }, (_, i) =>
+    parts.flatMap((pieces, index) => (pieces[i] === undefined ? [] : [part(index, { function: { arguments: pieces[i] } })])),
+  );
+  reply.events!.splice(-3, 0, ...begins, ...rest.flat());
+  return reply;
+}
+
 /** Runs inside the page. */
 function installFetch({ replies, key }: { replies: Reply[]; key: string | null }): void {
   const state = window as unknown as { chatRequests: object[] };
@@ -130,8 +146,10 @@ export const chatRequests = (page: Page): Promise<any[]> =>
 
 /** Sends a message and waits for the end of the reply. */
 export async function say(page: Page, text: string): Promise<void> {
-  await page.getByRole('textbox', { name: 'Message', exact: true }).fill(text);
-  await page.keyboard.press('Enter');
+  const field = page.getByRole('textbox', { name: 'Message', exact: true });
+  await field.fill(text);
+  // On the field: a dialog that just closed may take the focus back to its opener in between.
+  await field.press('Enter');
   await page.getByRole('button', { name: 'Stop' }).waitFor({ state: 'detached' });
   await page.locator('.message.assistant[aria-busy=false]').last().waitFor();
 }

@@ -23,6 +23,11 @@ So a model of 671 B parameters computes with 37 B of them, and memory that costs
 
 export const THOUGHTS = 'The user wants to know why experts may stay in memory. A table, the formula and some code will do.';
 
+export const CALLS = [
+  { name: 'get_weather', arguments: { city: 'Paris', unit: 'celsius' } },
+  { name: 'get_trains', arguments: { from: 'Paris', to: 'Lyon', days: ['2026-11-27', '2026-11-28'] } },
+];
+
 /** What must not reach out, run or break the content policy. */
 export const HOSTILE = `![pixel](https://tracker.example/pixel.png) <img src="https://tracker.example/a.png" onerror="alert(1)">
 

@@ -1,5 +1,6 @@
 /** The server's HTTP API as this page uses it. Nothing here touches the document. */
 import { sseData } from './sse';
+import type { Tool } from './tools';
 
 export class ApiError extends Error {
   constructor(
@@ -14,11 +15,16 @@ export class ApiError extends Error {
   }
 }
 
-export interface WireMessage {
-  role: 'system' | 'user' | 'assistant';
-  content: string;
-  reasoning_content?: string;
+export interface WireCall {
+  id: string;
+  type: 'function';
+  function: { name: string; arguments: string };
 }
+
+export type WireMessage =
+  | { role: 'system' | 'user'; content: string }
+  | { role: 'assistant'; content: string; reasoning_content?: string; tool_calls?: WireCall[] }
+  | { role: 'tool'; tool_call_id: string; content: string };
 
 export interface SamplingSettings {
   temperature?: number;
@@ -33,6 +39,8 @@ export interface SamplingSettings {
 export interface ChatRequest extends SamplingSettings {
   model?: string;
   messages: WireMessage[];
+  tools?: Tool[];
+  tool_choice?: 'required';
   chat_template_kwargs?: { enable_thinking: boolean };
 }
 
@@ -54,6 +62,8 @@ export interface Timings {
 
 export type ChatEvent =
   | { kind: 'reasoning' | 'content'; text: string }
+  /** A part of a call: the first has its id and name, all may have a piece of its arguments. */
+  | { kind: 'call'; index: number; id?: string; name?: string; text: string }
   | { kind: 'finish'; reason: string }
   | { kind: 'usage'; usage: Usage; timings: Timings | null };
 
@@ -166,6 +176,9 @@ export function chunkEvents(data: string): ChatEvent[] {
   const reasoning = choice?.delta?.reasoning_content ?? choice?.delta?.reasoning;
   if (reasoning) events.push({ kind: 'reasoning', text: reasoning });
   if (choice?.delta?.content) events.push({ kind: 'content', text: choice.delta.content });
+  for (const { index = 0, id, function: part } of choice?.delta?.tool_calls ?? []) {
+    events.push({ kind: 'call', index, id, name: part?.name, text: part?.arguments ?? '' });
+  }
   if (choice?.finish_reason) events.push({ kind: 'finish', reason: choice.finish_reason });
   if (chunk.usage) events.push({ kind: 'usage', usage: chunk.usage, timings: chunk.timings ?? null });
   return events;

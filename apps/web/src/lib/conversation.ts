@@ -3,7 +3,10 @@
  * `picked` names, per parent, the child on show; the path from the root along it is what the user sees.
  * All functions return new objects, so that a view can compare by identity.
  */
-export type Role = 'user' | 'assistant';
+import type { ToolCall, ToolResult } from './tools';
+
+/** A `tool` message holds the results of all calls of the assistant's message above it. */
+export type Role = 'user' | 'assistant' | 'tool';
 
 export interface ReplyStats {
   promptTokens: number;
@@ -23,8 +26,10 @@ export interface Message {
   created: number;
   reasoning?: string;
   thinkMs?: number;
+  calls?: ToolCall[];
+  results?: ToolResult[];
   model?: string;
-  /** stop, length, … or `stopped` (by the user). Missing while it runs or after a failure. */
+  /** stop, length, tool_calls, … or `stopped` (by the user). Missing while it runs or after a failure. */
   finish?: string;
   error?: string;
   stats?: ReplyStats;
@@ -164,10 +169,16 @@ export function titleFrom(text: string): string {
   return '';
 }
 
+const textsOf = ({ content, calls = [], results = [] }: Message): string[] => [
+  content,
+  ...calls.flatMap((call) => [call.name, call.arguments]),
+  ...results.map((result) => result.content),
+];
+
 /** True when the title or any message has all words of the query. */
 export function matches(conversation: Conversation, query: string): boolean {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-  const texts = [conversation.title, ...Object.values(conversation.messages).map((m) => m.content)];
+  const texts = [conversation.title, ...Object.values(conversation.messages).flatMap(textsOf)];
   const haystack = texts.join('\n').toLowerCase();
   return words.every((word) => haystack.includes(word));
 }

@@ -4,12 +4,17 @@ import type { SamplingSettings } from './api';
 export type Theme = 'system' | 'light' | 'dark';
 export type LanguageChoice = 'system' | 'en' | 'zh';
 export type Thinking = 'default' | 'on' | 'off';
+/** none: no tools are sent; required: the model must call one before it answers. */
+export type ToolUse = 'none' | 'auto' | 'required';
 
 export interface Settings {
   theme: Theme;
   language: LanguageChoice;
   systemPrompt: string;
   thinking: Thinking;
+  /** As they were pasted, maybe wrong. */
+  tools: string;
+  toolUse: ToolUse;
   sampling: SamplingSettings;
   model: string | null;
 }
@@ -36,6 +41,8 @@ export const DEFAULTS: Settings = {
   language: 'system',
   systemPrompt: '',
   thinking: 'default',
+  tools: '',
+  toolUse: 'auto',
   sampling: {},
   model: null,
 };
@@ -66,7 +73,9 @@ export function parseSettings(source: string | null): Settings {
     theme: oneOf(saved.theme, ['system', 'light', 'dark'], DEFAULTS.theme),
     language: oneOf(saved.language, ['system', 'en', 'zh'], DEFAULTS.language),
     thinking: oneOf(saved.thinking, ['default', 'on', 'off'], DEFAULTS.thinking),
+    toolUse: oneOf(saved.toolUse, ['none', 'auto', 'required'], DEFAULTS.toolUse),
     systemPrompt: typeof saved.systemPrompt === 'string' ? saved.systemPrompt : '',
+    tools: typeof saved.tools === 'string' ? saved.tools : '',
     sampling: Object.fromEntries(values.filter(([, value]) => value !== undefined)),
     model: typeof saved.model === 'string' ? saved.model : null,
   };

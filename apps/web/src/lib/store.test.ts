@@ -71,7 +71,11 @@ describe('export and import', () => {
   });
 
   it('keeps everything but ids', () => {
-    const conversation = sample('cats', 1);
+    const plain = sample('cats', 1);
+    const last = visiblePath(plain).at(-1)!;
+    const asking = { ...newMessage('assistant', last.id), calls: [{ id: 'c', name: 'f', arguments: '{}' }] };
+    const given = { ...newMessage('tool', asking.id), results: [{ id: 'c', name: 'f', content: '3' }] };
+    const conversation = [asking, given].reduce(addMessage, plain);
     const [read] = importJson(exportJson([conversation]));
     expect(strip(read!)).toEqual(strip(conversation));
     expect(read!.id).not.toBe(conversation.id);
@@ -99,8 +103,10 @@ describe('export and import', () => {
     expect(importJson(file([null, 5, {}, { messages: [] }, { messages: circle }]))).toEqual([]);
     const odd = `{"__proto__":{"id":"__proto__","parent":"root","role":"user","content":"hi"},
       "z":{"id":"z","parent":"__proto__","role":"assistant","content":"yo","stats":"no","created":"x"},
-      "s":{"id":"s","parent":"root","role":"system","content":"no"}}`;
+      "s":{"id":"s","parent":"root","role":"system","content":"no"},
+      "t":{"id":"t","parent":"z","role":"tool","content":"","results":[null,{"id":1},5]}}`;
     const [read] = importJson(file([{ messages: JSON.parse(odd), picked: { root: 'gone' } }]));
-    expect(visiblePath(read!).map((m) => m.content)).toEqual(['hi', 'yo']);
+    expect(visiblePath(read!).map((m) => m.content)).toEqual(['hi', 'yo', '']);
+    expect(visiblePath(read!)[2]!.results).toEqual([]);
   });
 });

@@ -1,5 +1,5 @@
 /** Export and import of conversations as one JSON file. The reader takes any file for hostile. */
-import { newId, ROOT, titleFrom, type Conversation, type Message, type ReplyStats } from './conversation';
+import { newId, ROOT, titleFrom, type Conversation, type Message, type ReplyStats, type Role } from './conversation';
 
 const FORMAT = 'ktransformers-chat';
 const VERSION = 1;
@@ -28,6 +28,13 @@ function readStats(value: unknown): ReplyStats | undefined {
   };
 }
 
+/** A list of objects whose `keys` are all texts; undefined when it is none. */
+function readTexts<K extends string>(value: unknown, keys: readonly K[]): Record<K, string>[] | undefined {
+  if (!Array.isArray(value)) return undefined;
+  const good = value.filter((entry) => isObject(entry) && keys.every((key) => typeof entry[key] === 'string'));
+  return good.map((entry) => Object.fromEntries(keys.map((key) => [key, entry[key]])) as Record<K, string>);
+}
+
 /** Drops what is undefined, so that a read message equals the written one. */
 function compact<T extends object>(value: T): T {
   return Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as T;
@@ -39,15 +46,18 @@ function readMessage(value: unknown, ids: Map<string, string>): Message | null {
   const parent = value.parent === ROOT ? ROOT : ids.get(text(value.parent) ?? '');
   const content = text(value.content);
   if (id === undefined || parent === undefined || content === undefined) return null;
-  if (value.role !== 'user' && value.role !== 'assistant') return null;
+  const role = (['user', 'assistant', 'tool'] as const).find((known: Role) => known === value.role);
+  if (role === undefined) return null;
   return compact<Message>({
     id,
     parent,
-    role: value.role,
+    role,
     content,
     created: number(value.created) ?? 0,
     reasoning: text(value.reasoning),
     thinkMs: number(value.thinkMs),
+    calls: readTexts(value.calls, ['id', 'name', 'arguments']),
+    results: readTexts(value.results, ['id', 'name', 'content']),
     model: text(value.model),
     finish: text(value.finish),
     error: text(value.error),

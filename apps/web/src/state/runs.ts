@@ -1,139 +1,43 @@
 /**
  * Writing replies. One run per conversation at most:
- *   waiting → (queued → waiting)* → thinking → writing → done | stopped | failed
- * Text is put into the conversation every FLUSH_MS or so, not with every token.
+ *   waiting → (queued | loading → waiting)* → thinking, writing, calling → done | stopped | failed
  */
-import { signal } from '@preact/signals';
+import { computed } from '@preact/signals';
 import {
-  addMessage, changeMessage, newMessage, pathTo, pickMessage, removeMessage, ROOT, visiblePath,
-  type Conversation, type Message, type ReplyStats,
+  addMessage, newMessage, pathTo, pickMessage, removeMessage, ROOT, visiblePath,
+  type Conversation, type Message,
 } from '../lib/conversation';
-import { ApiError, streamChat, type ChatEvent, type ChatRequest, type WireMessage } from '../lib/api';
+import { ApiError, streamChat, type ChatRequest } from '../lib/api';
+import { isWhole, readTools, type ToolResult } from '../lib/tools';
+import { wireMessages } from '../lib/wire';
 import { busy, conversationById, current, open, update } from './chats';
-import { ask, showError, spoken } from './notices';
-import { askForKey, contextSize, describe, model, props, watchServer } from './server';
+import { Draft, runs, setRun, type Run } from './draft';
+import { ask, showError } from './notices';
+import { askForKey, describe, model, props, watchServer } from './server';
 import { settings, t } from './settings';
 
-export interface Run {
-  conversationId: string;
-  messageId: string;
-  phase: 'waiting' | 'queued' | 'thinking' | 'writing';
-  /** When the phase began; in the queue, when the next try is. */
-  since: number;
-  firstTokenAt: number;
-  /** Chunks with text, about one per token. */
-  chunks: number;
-  abort: AbortController;
-}
-
-const FLUSH_MS = 50;
-// A long reply takes longer to parse, so it is shown less often.
-const CHARS_PER_MS = 400;
 const MAX_TRIES = 20;
 
-export const runs = signal<Record<string, Run>>({});
+export const tools = computed(() => readTools(settings.value.tools));
 
-function setRun(run: Run): void {
-  runs.value = { ...runs.value, [run.conversationId]: { ...run } };
-}
+/** The tools that go with every request. */
+export const sentTools = computed(() => (settings.value.toolUse === 'none' ? [] : (tools.value.tools ?? [])));
 
 export function stop(conversationId: string): void {
   runs.value[conversationId]?.abort.abort();
 }
 
-function wireMessages(path: Message[]): WireMessage[] {
-  const system = settings.value.systemPrompt.trim();
-  const messages: WireMessage[] = system ? [{ role: 'system', content: system }] : [];
-  for (const { role, content, reasoning } of path) {
-    // Templates that want earlier thoughts get them; the others drop them.
-    messages.push(reasoning ? { role, content, reasoning_content: reasoning } : { role, content });
-  }
-  return messages;
-}
-
 function requestFor(path: Message[]): ChatRequest {
-  const { sampling, thinking } = settings.value;
-  const request: ChatRequest = { ...sampling, messages: wireMessages(path) };
+  const { sampling, thinking, systemPrompt, toolUse } = settings.value;
+  const request: ChatRequest = { ...sampling, messages: wireMessages(path, systemPrompt) };
   if (model.value !== null) request.model = model.value;
   if (thinking !== 'default' && canThink()) request.chat_template_kwargs = { enable_thinking: thinking === 'on' };
+  if (sentTools.value.length) {
+    request.tools = sentTools.value;
+    // Once it has its results, a model that must call would never answer.
+    if (toolUse === 'required' && path[path.length - 1]?.role === 'user') request.tool_choice = 'required';
+  }
   return request;
-}
-
-/** A reply as it grows. */
-class Draft {
-  private content = '';
-  private reasoning = '';
-  private thinkingSince = 0;
-  private thinkMs: number | undefined;
-  private finish: string | undefined;
-  private stats: ReplyStats | undefined;
-  private timer: ReturnType<typeof setTimeout> | null = null;
-
-  constructor(private readonly run: Run) {}
-
-  take(event: ChatEvent): void {
-    if (event.kind === 'finish') this.finish = event.reason;
-    else if (event.kind === 'usage') this.stats = this.statsFrom(event);
-    else this.takeText(event.kind, event.text);
-  }
-
-  private takeText(kind: 'reasoning' | 'content', text: string): void {
-    const { run } = this;
-    const now = Date.now();
-    if (run.chunks === 0) {
-      run.firstTokenAt = now;
-      spoken.value = t('replyStarted');
-    }
-    run.chunks += 1;
-    const phase = kind === 'reasoning' ? 'thinking' : 'writing';
-    if (phase === 'thinking' && !this.thinkingSince) this.thinkingSince = now;
-    if (phase === 'writing' && this.thinkingSince) this.thinkMs ??= now - this.thinkingSince;
-    if (run.phase !== phase) {
-      run.phase = phase;
-      run.since = now;
-    }
-    this[kind] += text;
-    this.timer ??= setTimeout(() => this.flush(), FLUSH_MS + this.content.length / CHARS_PER_MS);
-  }
-
-  private statsFrom({ usage, timings }: Extract<ChatEvent, { kind: 'usage' }>): ReplyStats {
-    return {
-      promptTokens: usage.prompt_tokens,
-      cachedTokens: timings?.cache_n ?? 0,
-      newTokens: usage.completion_tokens,
-      totalTokens: usage.total_tokens,
-      tokensPerSecond: timings?.predicted_per_second ?? null,
-      contextSize: contextSize.value,
-    };
-  }
-
-  private change(): Partial<Message> {
-    const change: Partial<Message> = { content: this.content };
-    if (this.reasoning) change.reasoning = this.reasoning;
-    if (this.thinkMs !== undefined) change.thinkMs = this.thinkMs;
-    if (this.stats) change.stats = this.stats;
-    return change;
-  }
-
-  private flush(): void {
-    this.timer = null;
-    const conversation = conversationById(this.run.conversationId);
-    if (!conversation) return;
-    update(changeMessage(conversation, this.run.messageId, this.change()), true);
-    setRun(this.run);
-  }
-
-  /** The last state, with how it ended. */
-  close(end: { finish?: string; error?: string }): void {
-    if (this.timer !== null) clearTimeout(this.timer);
-    if (this.thinkingSince) this.thinkMs ??= Date.now() - this.thinkingSince;
-    const conversation = conversationById(this.run.conversationId);
-    if (!conversation) return;
-    const finish = end.error ? undefined : (end.finish ?? this.finish ?? 'stop');
-    const change: Partial<Message> = { ...this.change(), ...(finish ? { finish } : {}) };
-    if (end.error) change.error = end.error;
-    update(changeMessage({ ...conversation, updated: Date.now() }, this.run.messageId, change));
-  }
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {
@@ -157,7 +61,8 @@ async function stream(run: Run, draft: Draft, request: ChatRequest): Promise<voi
       if (wait === null || run.chunks > 0 || tries >= MAX_TRIES) throw error;
       void watchServer();
       const ms = Math.max(1, wait) * 1000;
-      Object.assign(run, { phase: 'queued', since: Date.now() + ms });
+      const phase = (error as ApiError).code === 'model_loading' ? 'loading' : 'queued';
+      Object.assign(run, { phase, since: Date.now() + ms });
       setRun(run);
       await sleep(ms, run.abort.signal);
       Object.assign(run, { phase: 'waiting', since: Date.now() });
@@ -166,31 +71,28 @@ async function stream(run: Run, draft: Draft, request: ChatRequest): Promise<voi
   }
 }
 
-/** Adds a reply below `parent` and writes it. */
-async function generate(conversation: Conversation, parent: string): Promise<void> {
-  const reply = newMessage('assistant', parent);
-  if (model.value !== null) reply.model = model.value;
+/** Runs a request whose reply goes into a message of the conversation. `failed` gets the error in plain words. */
+async function write(
+  conversation: Conversation, message: Message, path: Message[], failed: (draft: Draft, text: string) => () => void,
+): Promise<void> {
   const { id } = conversation;
   const run: Run = {
-    conversationId: id, messageId: reply.id, phase: 'waiting', since: Date.now(), firstTokenAt: 0, chunks: 0,
+    conversationId: id, messageId: message.id, phase: 'waiting', since: Date.now(), firstTokenAt: 0, chunks: 0,
     abort: new AbortController(),
   };
   busy.set(id, conversation);
   setRun(run);
-  update(addMessage(conversation, reply));
-  const draft = new Draft(run);
-  // The user may have gone to another conversation by then.
-  const again = (): void => void open(id).then(() => retry(id, reply.id));
+  update(conversation);
+  const draft = new Draft(run, message);
   try {
-    await stream(run, draft, requestFor(pathTo(conversation, parent)));
+    await stream(run, draft, requestFor(path));
     draft.close({});
-    spoken.value = t('replyDone');
   } catch (error) {
     if (run.abort.signal.aborted) {
       draft.close({ finish: 'stopped' });
     } else {
       const text = describe(error);
-      draft.close({ error: text });
+      const again = failed(draft, text);
       if (error instanceof ApiError && error.status === 401) askForKey(again);
       else showError(text, again);
       if (error instanceof ApiError && error.status === 0) void watchServer();
@@ -202,13 +104,41 @@ async function generate(conversation: Conversation, parent: string): Promise<voi
   }
 }
 
+/** Adds a reply below `parent` and writes it. */
+async function generate(conversation: Conversation, parent: string): Promise<void> {
+  const reply = newMessage('assistant', parent);
+  if (model.value !== null) reply.model = model.value;
+  await write(addMessage(conversation, reply), reply, pathTo(conversation, parent), (draft, error) => {
+    draft.close({ error });
+    // The user may have gone to another conversation by then.
+    return () => void open(conversation.id).then(() => retry(conversation.id, reply.id));
+  });
+}
+
 /** A failed reply is written anew: in its place when there is nothing of it, beside it otherwise. */
 async function retry(conversationId: string, messageId: string): Promise<void> {
   const conversation = conversationById(conversationId);
   const failed = conversation?.messages[messageId];
   if (!conversation || !failed || runs.value[conversationId]) return;
-  const empty = !failed.content && !failed.reasoning;
+  const empty = !failed.content && !failed.reasoning && !failed.calls;
   await generate(empty ? removeMessage(conversation, messageId) : conversation, failed.parent);
+}
+
+/** Whether a reply ended early and can go on in the same message. */
+export function canContinue({ finish, calls, content, reasoning, stats }: Message): boolean {
+  const full = stats?.contextSize != null && stats.totalTokens >= stats.contextSize;
+  return (finish === 'length' || finish === 'stopped') && !calls && !full && Boolean(content || reasoning);
+}
+
+/** Goes on with a reply where it ended. One that fails keeps what came of it. */
+export async function continueReply(conversationId: string, messageId: string): Promise<void> {
+  const conversation = conversationById(conversationId);
+  const message = conversation?.messages[messageId];
+  if (!conversation || !message || runs.value[conversationId] || !canContinue(message)) return;
+  await write(conversation, message, pathTo(conversation, messageId), (draft) => {
+    draft.close({ finish: message.finish });
+    return () => void open(conversationId).then(() => continueReply(conversationId, messageId));
+  });
 }
 
 export const isRunning = (): boolean => current.value.id in runs.value;
@@ -235,6 +165,18 @@ export function editAndSend(messageId: string, text: string): void {
   void generate(addMessage(current.value, message), message.id);
 }
 
+/** Whether a message, when it is the last one, waits for what its calls gave back. */
+export function awaitsResults({ finish, calls = [] }: Message): boolean {
+  return finish === 'tool_calls' && calls.length > 0 && calls.every(isWhole);
+}
+
+/** What the calls of a message gave back, or another version of it; the model goes on with that. */
+export function giveResults(messageId: string, results: ToolResult[]): void {
+  if (isRunning() || !current.value.messages[messageId]) return;
+  const message = { ...newMessage('tool', messageId), results };
+  void generate(addMessage(current.value, message), message.id);
+}
+
 export function showBranch(messageId: string): void {
   if (!isRunning()) update(pickMessage(current.value, messageId));
 }
@@ -247,3 +189,4 @@ export async function deleteMessage(messageId: string): Promise<void> {
 }
 
 export const canThink = (): boolean => props.value?.capabilities?.thinking !== false;
+export const canCall = (): boolean => props.value?.capabilities?.tools !== false;

@@ -91,7 +91,11 @@ export function answerKey(key: string | null): void {
 /** An error in the user's words. */
 export function describe(error: unknown): string {
   if (!(error instanceof ApiError)) return String(error instanceof Error ? error.message : error);
-  if (error.status === 0) return t('connectionLost');
-  if (error.status === 200) return error.message;
-  return t('errorHttp', { status: error.status, message: error.message });
+  const { status, code, message } = error;
+  if (status === 0) return t('connectionLost');
+  if (status === 200) return message;
+  if (code === 'context_length_exceeded') return t('errorContext', { message });
+  if (status === 401) return t('errorKey');
+  if (status === 503) return t('errorBusy', { message });
+  return t(status >= 500 ? 'errorServer' : 'errorRefused', { message });
 }

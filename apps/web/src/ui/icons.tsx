@@ -15,6 +15,7 @@ const PATHS = {
   fold: 'M6 10l6 6l6-6',
   down: 'M12 5v14M6 13l6 6l6-6',
   send: 'M12 20V5M6 11l6-6l6 6',
+  forward: 'M5 12h13M12 6l6 6l-6 6',
   stop: 'M7 7h10v10H7z',
 } as const;
 

@@ -2,21 +2,18 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Message, ReplyStats } from '../lib/conversation';
 import { formatCount, formatRate } from '../lib/format';
-import { deleteMessage, editAndSend, regenerate, runs, showBranch, type Run } from '../state/runs';
+import { runs, type Run } from '../state/draft';
+import { awaitsResults, canContinue, continueReply, editAndSend, regenerate } from '../state/runs';
+import { current } from '../state/chats';
 import { models } from '../state/server';
 import { t } from '../state/settings';
-import { copyText, grow, isComposing } from './dom';
+import { grow, isComposing } from './dom';
 import { Icon } from './icons';
+import { CopyButton, DeleteButton, Versions, type MessageProps } from './message_parts';
 import { Rendered } from './rendered';
+import { Calls, emptyResults, ResultsForm } from './tools';
 
-const COPIED_MS = 1500;
 const TICK_MS = 250;
-
-export interface MessageProps {
-  message: Message;
-  /** Ids of all versions of it, itself among them. */
-  versions: string[];
-}
 
 /** Renders again while something counts. */
 function useTicks(active: boolean): number {
@@ -31,63 +28,6 @@ function useTicks(active: boolean): number {
 
 const seconds = (ms: number): number => Math.max(0, Math.round(ms / 1000));
 const atLeastOne = (ms: number): string => (ms < 1000 ? '<1' : String(seconds(ms)));
-
-function Versions({ message, versions, disabled }: MessageProps & { disabled: boolean }) {
-  if (versions.length < 2) return null;
-  const index = versions.indexOf(message.id);
-  const count = versions.length;
-  const go = (step: number) => () => showBranch(versions[index + step]!);
-  return (
-    <span class="versions">
-      <button
-        type="button"
-        class="icon-button"
-        aria-label={t('previousBranch')}
-        disabled={disabled || index === 0}
-        onClick={go(-1)}
-      >
-        <Icon name="left" />
-      </button>
-      <span>
-        <span aria-hidden="true">
-          {index + 1}/{count}
-        </span>
-        <span class="offscreen">{t('branchOf', { index: index + 1, count })}</span>
-      </span>
-      <button
-        type="button"
-        class="icon-button"
-        aria-label={t('nextBranch')}
-        disabled={disabled || index === count - 1}
-        onClick={go(1)}
-      >
-        <Icon name="right" />
-      </button>
-    </span>
-  );
-}
-
-function CopyButton({ text }: { text: string }) {
-  const [copied, setCopied] = useState(false);
-  const copy = async (): Promise<void> => {
-    if (!(await copyText(text))) return;
-    setCopied(true);
-    setTimeout(() => setCopied(false), COPIED_MS);
-  };
-  return (
-    <button type="button" class="small" onClick={() => void copy()}>
-      <Icon name="copy" /> <span aria-live="polite">{t(copied ? 'copied' : 'copy')}</span>
-    </button>
-  );
-}
-
-function DeleteButton({ id, disabled }: { id: string; disabled: boolean }) {
-  return (
-    <button type="button" class="small" disabled={disabled} onClick={() => void deleteMessage(id)}>
-      <Icon name="trash" /> {t('delete')}
-    </button>
-  );
-}
 
 function EditForm({ message, onDone }: { message: Message; onDone: () => void }) {
   const area = useRef<HTMLTextAreaElement>(null);
@@ -135,7 +75,7 @@ function EditForm({ message, onDone }: { message: Message; onDone: () => void })
   );
 }
 
-export function UserMessage({ message, versions, disabled }: MessageProps & { disabled: boolean }) {
+export function UserMessage({ message, versions, disabled }: MessageProps) {
   const [editing, setEditing] = useState(false);
   return (
     <article class="message user">
@@ -179,8 +119,8 @@ function Waiting({ run }: { run: Run }) {
   if (run.phase === 'waiting') {
     return <p class="hint pulse-text">{t('readingPrompt', { seconds: seconds(now - run.since) })}</p>;
   }
-  if (run.phase === 'queued') return <p class="hint">{t('queued', { seconds: seconds(run.since - now) })}</p>;
-  return null;
+  if (run.phase !== 'queued' && run.phase !== 'loading') return null;
+  return <p class="hint">{t(run.phase, { seconds: seconds(run.since - now) })}</p>;
 }
 
 function LiveRate({ run }: { run: Run }) {
@@ -216,7 +156,7 @@ function Numbers({ stats, name }: { stats: ReplyStats; name: string | undefined 
 }
 
 function Ending({ message }: { message: Message }) {
-  const { finish, error } = message;
+  const { finish, error, stats } = message;
   if (error) {
     return (
       <p class="failed">
@@ -230,23 +170,38 @@ function Ending({ message }: { message: Message }) {
   if (finish === undefined) return <p class="hint">{t('interrupted')}</p>;
   if (finish === 'stop' || finish === 'tool_calls') return null;
   if (finish === 'stopped') return <p class="hint">{t('stoppedByUser')}</p>;
-  if (finish === 'length') return <p class="hint">{t('stoppedAtLimit')}</p>;
+  if (finish === 'length') {
+    const full = stats?.contextSize != null && stats.totalTokens >= stats.contextSize;
+    return <p class="hint">{t(full ? 'contextFull' : 'stoppedAtLimit')}</p>;
+  }
   return <p class="hint">{t('stoppedOther', { reason: finish })}</p>;
 }
 
-export function AssistantMessage({ message, versions, disabled }: MessageProps & { disabled: boolean }) {
+export function AssistantMessage({ message, versions, disabled, last }: MessageProps) {
   const run = Object.values(runs.value).find(({ messageId }) => messageId === message.id);
   return (
     <article class="message assistant" aria-busy={run !== undefined}>
       <h2 class="offscreen">{t('assistant')}</h2>
       <Thoughts message={message} run={run} />
       <Rendered text={message.content} />
+      {message.calls && <Calls calls={message.calls} live={run !== undefined} />}
+      {last && awaitsResults(message) && <ResultsForm messageId={message.id} results={emptyResults(message)} />}
       {run ? <Waiting run={run} /> : <Ending message={message} />}
       <div class="actions">
         {!run && (
           <>
             <Versions message={message} versions={versions} disabled={disabled} />
-            <CopyButton text={message.content} />
+            {last && canContinue(message) && (
+              <button
+                type="button"
+                class="small"
+                disabled={disabled}
+                onClick={() => void continueReply(current.value.id, message.id)}
+              >
+                <Icon name="forward" /> {t('continue')}
+              </button>
+            )}
+            {message.content && <CopyButton text={message.content} />}
             <button type="button" class="small" disabled={disabled} onClick={() => regenerate(message.id)}>
               <Icon name="redo" /> {t('regenerate')}
             </button>

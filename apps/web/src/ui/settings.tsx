@@ -1,16 +1,19 @@
-/** Settings: appearance, replies, sampling, data, keys. Changes apply at once. */
+/** Settings: appearance, replies, tools, sampling, data, keys. Changes apply at once. */
 import { useRef } from 'preact/hooks';
 import { apiKey } from '../lib/api';
 import { readSampling, SAMPLING_FIELDS, type SamplingField, type Settings } from '../lib/settings';
 import { deleteAll, exportChats, importChats, summaries } from '../state/chats';
-import { canThink, stop } from '../state/runs';
+import { EXAMPLE_TOOLS } from '../lib/tools';
+import { canCall, canThink, stop, tools } from '../state/runs';
 import { model, props } from '../state/server';
 import { change, settings, t } from '../state/settings';
 import { settingsOpen } from '../state/view';
 import { Dialog } from './dialog';
 import { download } from './dom';
 
-interface ChoiceProps<K extends 'theme' | 'language' | 'thinking'> {
+type ChoiceName = 'theme' | 'language' | 'thinking' | 'toolUse';
+
+interface ChoiceProps<K extends ChoiceName> {
   name: K;
   label: string;
   options: [Settings[K], string][];
@@ -18,7 +21,7 @@ interface ChoiceProps<K extends 'theme' | 'language' | 'thinking'> {
   hint?: string;
 }
 
-function Choice<K extends 'theme' | 'language' | 'thinking'>({ name, label, options, disabled, hint }: ChoiceProps<K>) {
+function Choice<K extends ChoiceName>({ name, label, options, disabled, hint }: ChoiceProps<K>) {
   return (
     <label class="field">
       <span>{label}</span>
@@ -121,6 +124,48 @@ function Replies() {
   );
 }
 
+function Tools() {
+  const { tools: source } = settings.value;
+  const { problem } = tools.value;
+  return (
+    <fieldset>
+      <legend>{t('tools')}</legend>
+      <label class="field">
+        <span>{t('toolDefinitions')}</span>
+        <textarea
+          class="source"
+          rows={6}
+          spellcheck={false}
+          value={source}
+          aria-invalid={problem !== null}
+          aria-describedby="tools-problem"
+          onInput={(event) => change({ tools: event.currentTarget.value })}
+        />
+        <small>{t(canCall() ? 'toolsHint' : 'toolsUnsupported')}</small>
+      </label>
+      <p id="tools-problem" class="failed" role="status">
+        {problem && t(problem.text, problem.values)}
+      </p>
+      {!source.trim() && (
+        <div class="buttons start">
+          <button type="button" onClick={() => change({ tools: EXAMPLE_TOOLS })}>
+            {t('toolsExample')}
+          </button>
+        </div>
+      )}
+      <Choice
+        name="toolUse"
+        label={t('toolUse')}
+        options={[
+          ['none', t('toolUseNone')],
+          ['auto', t('toolUseAuto')],
+          ['required', t('toolUseRequired')],
+        ]}
+      />
+    </fieldset>
+  );
+}
+
 function Sampling() {
   return (
     <fieldset>
@@ -206,6 +251,7 @@ export function SettingsDialog() {
     <Dialog title={t('settings')} wide onClose={() => (settingsOpen.value = false)}>
       <Appearance />
       <Replies />
+      <Tools />
       <Sampling />
       <Data />
       <Keys />

@@ -2,7 +2,8 @@
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Summary } from '../lib/conversation';
 import { current, deleteChat, found, open, query, renameChat, search, startNew, summaries } from '../state/chats';
-import { runs, stop } from '../state/runs';
+import { runs } from '../state/draft';
+import { stop } from '../state/runs';
 import { t } from '../state/settings';
 import { settingsOpen, sidebarOpen, view } from '../state/view';
 import { focusInput, isComposing, rescueFocus } from './dom';

@@ -6,8 +6,10 @@ import { isRunning } from '../state/runs';
 import { t } from '../state/settings';
 import { Icon } from './icons';
 import { AssistantMessage, UserMessage } from './message';
+import { ToolMessage } from './tools';
 
 const NEAR_PX = 48;
+const VIEWS = { user: UserMessage, assistant: AssistantMessage, tool: ToolMessage };
 
 /** Keeps a box at its end while `following`; scrolling up ends that, reaching the end resumes it. */
 function useFollow(key: string, count: number, content: unknown) {
@@ -55,11 +57,17 @@ export function Thread() {
     <div class="thread-frame">
       <div ref={box} class="thread" tabIndex={0} role="region" aria-label={t('messages')} onScroll={onScroll}>
         <div class="column">
-          {path.length === 0 && <p class="welcome">{t('welcome')}</p>}
-          {path.map((message) => {
+          {path.length === 0 && (
+            <div class="welcome">
+              <p>{t('welcome')}</p>
+              <p class="hint">{t('welcomeHint')}</p>
+            </div>
+          )}
+          {path.map((message, index) => {
+            const View = VIEWS[message.role];
+            const last = index === path.length - 1;
             const versions = children.get(message.parent)!;
-            const View = message.role === 'user' ? UserMessage : AssistantMessage;
-            return <View key={message.id} message={message} versions={versions} disabled={disabled} />;
+            return <View key={message.id} message={message} versions={versions} disabled={disabled} last={last} />;
           })}
         </div>
       </div>
