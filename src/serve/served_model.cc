@@ -104,16 +104,16 @@ const ModelFacts& ServedModel::facts() {
   return *facts_;
 }
 
-std::string ServedModel::render(const Ask& ask) {
+ServedModel::Rendered ServedModel::render(const Ask& ask) {
   const ModelFacts& facts = this->facts();
   // A last message of the assistant is the beginning of the reply.
   Json messages = ask.messages;
-  std::string begun;
+  Json begun;
   if (!messages.empty() && messages.back().is_object() &&
       messages.back().value("role", Json()) == "assistant" &&
       messages.back().value("content", Json()).is_string() &&
       !messages.back().contains("tool_calls")) {
-    begun = messages.back()["content"].get<std::string>();
+    begun = messages.back();
     messages.erase(messages.size() - 1);
   }
   const std::string prepared = text::prepare_messages(wire(messages), facts.style);
@@ -123,9 +123,16 @@ std::string ServedModel::render(const Ask& ask) {
   input.messages_json = prepared;
   input.tools_json = tools;
   input.kwargs_json = kwargs;
-  return worker_.read([&](const session::Session& session) {
-    return session::render_chat(session, input);
-  }) + begun;
+  Rendered out;
+  out.prompt = worker_.read(
+      [&](const session::Session& session) { return session::render_chat(session, input); });
+  out.format = text::detect_reply_format(facts.chat_template, out.prompt);
+  if (!begun.is_null()) {
+    const Json reasoning = begun.value("reasoning_content", Json());
+    text::begin_reply(reasoning.is_string() ? reasoning.get<std::string>() : std::string(),
+                      begun["content"].get<std::string>(), &out.prompt, &out.format);
+  }
+  return out;
 }
 
 std::vector<std::int32_t> ServedModel::tokenize(std::string_view text, bool add_special,
@@ -185,7 +192,7 @@ std::vector<std::int32_t> ServedModel::tokens_of(const Ask& ask, const std::stri
 }
 
 std::vector<std::int32_t> ServedModel::tokenize_chat(const Ask& ask) {
-  return tokens_of(ask, render(ask));
+  return tokens_of(ask, render(ask).prompt);
 }
 
 void ServedModel::check_queue(std::size_t n_more) {
@@ -207,8 +214,7 @@ Generation ServedModel::generate(const Ask& ask) {
   session::TextOptions text;
   text.stops = ask.stops;
   if (!ask.messages.is_null()) {
-    const std::string prompt = render(ask);
-    text::ReplyFormat format = text::detect_reply_format(facts.chat_template, prompt);
+    auto [prompt, format] = render(ask);
     if (ask.tools.is_null())
       format.tools = text::ToolSyntax::kNone;
     else

@@ -72,8 +72,12 @@ class ServedModel {
   /// Queues all of it. Throws kUsage, kTooLong, kUnsupported; a Refusal (503) when the queue is
   /// full or the model not open yet.
   Generation generate(const Ask& ask);
-  /// The prompt that the template makes of the conversation.
-  std::string render(const Ask& ask);
+  struct Rendered {
+    std::string prompt;
+    text::ReplyFormat format;
+  };
+  /// The prompt that the template makes of the conversation, and how the reply to it is read.
+  Rendered render(const Ask& ask);
   /// The tokens of prompts, each checked against the context. Throws kTooLong.
   std::vector<std::vector<std::int32_t>> prompt_tokens(const std::vector<Ask::Prompt>& prompts);
   std::vector<std::int32_t> tokenize(std::string_view text, bool add_special, bool parse_special);

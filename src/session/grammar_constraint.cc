@@ -8,8 +8,9 @@ namespace kt::session {
 ReasoningMarks reasoning_marks(const text::ReplyFormat& format, bool may_reason) {
   // In harmony every reply has channels; the answer is what the last one holds.
   if (format.harmony) return {true, {}, "<|channel|>final<|message|>"};
-  if (!may_reason && !format.starts_in_reasoning) return {};
-  return {format.starts_in_reasoning, format.reasoning_open, format.reasoning_close};
+  const bool inside = format.starts_in_reasoning || format.goes_on_in_reasoning;
+  if (!may_reason && !inside) return {};
+  return {inside, format.reasoning_open, format.reasoning_close};
 }
 
 GrammarConstraint::GrammarConstraint(text::Grammar grammar, const text::Tokenizer& tokenizer,

@@ -78,6 +78,21 @@ ReplyFormat detect_reply_format(std::string_view source, std::string_view prompt
   return format;
 }
 
+void begin_reply(std::string_view reasoning, std::string_view content, std::string* prompt,
+                 ReplyFormat* format) {
+  const std::string &open = format->reasoning_open, &close = format->reasoning_close;
+  // A prompt that ends with the closing tag has turned reasoning off.
+  const bool may = !open.empty() && !without_trailing_space(*prompt).ends_with(close);
+  if (may && (format->starts_in_reasoning || !reasoning.empty())) {
+    if (!format->starts_in_reasoning) *prompt += open + "\n";
+    *prompt += reasoning;
+    format->goes_on_in_reasoning = content.empty() && !reasoning.empty();
+    if (!content.empty()) *prompt += "\n" + close + "\n\n";
+  }
+  *prompt += content;
+  format->starts_in_reasoning = !open.empty() && without_trailing_space(*prompt).ends_with(open);
+}
+
 std::vector<std::string> ReplyFormat::markers() const {
   std::vector<std::string> all;
   if (harmony) {

@@ -35,6 +35,7 @@ struct ReplyFormat {
   bool harmony = false;  // gpt-oss: channels instead of tags; the fields below do not matter
   std::string reasoning_open, reasoning_close;  // empty: no reasoning is recognised
   bool starts_in_reasoning = false;             // the prompt ends with reasoning_open
+  bool goes_on_in_reasoning = false;            // or in the midst of it
   ToolSyntax tools = ToolSyntax::kNone;         // set kNone for a request without tools
   /// The template writes the family's other form: DeepSeek's fenced calls, Mistral's list,
   /// <tool_calls> for <TOOLCALL>. Replies are read in both.
@@ -47,6 +48,11 @@ struct ReplyFormat {
 
 /// What the template's text shows; `prompt_end` is the rendered prompt or the end of it.
 ReplyFormat detect_reply_format(std::string_view template_source, std::string_view prompt_end);
+
+/// Adds a reply that was begun to the prompt, as the model would have written it: its reasoning
+/// within the tags, then its content. `format` is that of the prompt and becomes that of the rest.
+void begin_reply(std::string_view reasoning, std::string_view content, std::string* prompt,
+                 ReplyFormat* format);
 
 /// Control tokens whose spelling is a marker or part of one, ascending. Looks at the whole
 /// vocabulary: once per model.

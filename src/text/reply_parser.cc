@@ -28,7 +28,8 @@ class TaggedReader : public ReplyReader {
  public:
   TaggedReader(const ReplyFormat& format, const ToolSchemas& schemas)
       : format_(format), calls_(make_calls(format.tools, schemas)) {
-    part_ = format.starts_in_reasoning ? Part::kReasoning : Part::kContent;
+    part_ = format.starts_in_reasoning || format.goes_on_in_reasoning ? Part::kReasoning
+                                                                      : Part::kContent;
     if (calls_ != nullptr) {
       const Texts openers = calls_->openers();
       markers_.assign(openers.begin(), openers.end());
@@ -132,7 +133,8 @@ IdMaker random_ids() {
 struct ReplyParser::Impl {
   Impl(const ReplyFormat& format, std::string_view tools_json, IdMaker make_id)
       : schemas(tools_json),
-        sink(make_id ? std::move(make_id) : random_ids(), format.tools == ToolSyntax::kMistral) {
+        sink(make_id ? std::move(make_id) : random_ids(), format.tools == ToolSyntax::kMistral,
+             !format.goes_on_in_reasoning) {
     if (format.harmony) {
       reader = make_harmony_reader();
     } else {

@@ -329,6 +329,34 @@ TEST(ReplyFormat, IsDetectedByTheTemplate) {
   EXPECT_TRUE(detect_reply_format("no tags", "<think>").starts_in_reasoning);
 }
 
+TEST(ReplyParser, RepliesThatWereBegun) {
+  struct Begun {
+    std::string prompt_end, reasoning, content, prompt, rest, parsed;
+  };
+  const std::vector<Begun> cases = {
+      {"ai\n", "", "a", "ai\na", " b", "C: b"},
+      {"ai\n", "r", "a", "ai\n<think>\nr\n</think>\n\na", " b", "C: b"},
+      {"ai\n", "r", "", "ai\n<think>\nr", " s</think>b", "R: s|C:b"},
+      {"ai<think>\n", "r", "a", "ai<think>\nr\n</think>\n\na", " b", "C: b"},
+      {"ai<think>\n", "r", "", "ai<think>\nr", " s</think>b", "R: s|C:b"},
+      {"ai<think>\n", "", "a", "ai<think>\n\n</think>\n\na", " b", "C: b"},
+      {"ai<think>\n", "", "", "ai<think>\n", " s</think>b", "R:s|C:b"},
+      {"ai<think>\n\n</think>\n\n", "r", "a", "ai<think>\n\n</think>\n\na", " b", "C: b"},
+      {"ai\n", "", "<think>", "ai\n<think>", " s</think>b", "R:s|C:b"},
+  };
+  for (const Begun& begun : cases) {
+    std::string prompt = begun.prompt_end;
+    ReplyFormat format = detect_reply_format("<think>", prompt);
+    begin_reply(begun.reasoning, begun.content, &prompt, &format);
+    EXPECT_EQ(prompt, begun.prompt);
+    EXPECT_EQ(parsed(format, begun.rest), begun.parsed) << begun.prompt;
+  }
+  std::string prompt = "ai\n";
+  ReplyFormat plain;
+  begin_reply("r", "a", &prompt, &plain);
+  EXPECT_EQ(prompt, "ai\na");
+}
+
 TEST(ReplyParser, BadToolsAreTheRequestsFault) {
   for (const std::string& tools : {std::string("{}"), std::string("["), std::string(9000, '[')}) {
     try {

@@ -72,8 +72,11 @@ class ReplyBuffer {
 /// Collects events; trims the space around reasoning and before calls.
 class ReplySink {
  public:
-  ReplySink(IdMaker make_id, bool nine_character_ids)
-      : make_id_(std::move(make_id)), nine_character_ids_(nine_character_ids) {}
+  /// trims: not when the text goes on in the midst of reasoning.
+  ReplySink(IdMaker make_id, bool nine_character_ids, bool trims)
+      : make_id_(std::move(make_id)),
+        nine_character_ids_(nine_character_ids),
+        reasoning_{trims, {}} {}
   void content(std::string_view text);
   void reasoning(std::string_view text);
   void end_reasoning();
@@ -99,7 +102,7 @@ class ReplySink {
   IdMaker make_id_;
   bool nine_character_ids_;
   std::vector<ReplyEvent> events_;
-  Trimmed content_, reasoning_{true, {}};
+  Trimmed content_, reasoning_;
   bool has_content_ = false;
   bool had_reasoning_ = false;
   int n_calls_ = 0;

@@ -91,6 +91,24 @@ class TestAnthropic:
         assert message.content[-1].text.strip() == "Three."
 
 
+class TestBegunReplies:
+    @pytest.fixture
+    def go_on(self, copycat):
+        chat = openai.OpenAI(base_url=copycat.url + "/v1", api_key="none", max_retries=0).chat.completions
+        def go_on(**begun):
+            message = chat.create(model=copycat.model, messages=[*MESSAGES, {"role": "assistant", **begun}],
+                                  temperature=0, max_tokens=80,
+                                  extra_body={"chat_template_kwargs": {"enable_thinking": True}}).choices[0].message
+            return getattr(message, "reasoning_content", None), message.content
+        return go_on
+
+    def test_in_the_midst_of_thoughts(self, go_on):
+        assert go_on(reasoning_content="Hm", content="") == (".", "Three.")
+
+    def test_after_thoughts(self, go_on):
+        assert go_on(reasoning_content="Hm.", content="Three") == (None, ".")
+
+
 class TestResponses:
     @pytest.fixture
     def responses(self, copycat):

@@ -14,6 +14,13 @@ test('a real reply comes with its numbers', async ({ page }) => {
   await expect(reply.locator('.failed')).toHaveCount(0);
   await expect(reply.locator('.numbers')).toContainText(/[\d.]+ tokens\/s · \d+ tokens/);
   await expect(reply.getByRole('meter')).toBeVisible();
+
+  const begun = await reply.locator('.markdown').last().textContent();
+  await reply.getByRole('button', { name: 'Continue' }).click();
+  await expect(reply.locator('.numbers')).toContainText('48 tokens');
+  const whole = await reply.locator('.markdown').last().textContent();
+  expect(whole!.length).toBeGreaterThan(begun!.length);
+  expect(whole!.slice(0, 40)).toBe(begun!.slice(0, 40));
   await expect(page.locator('.toast.error')).toHaveCount(0);
 });
 

@@ -120,7 +120,7 @@ Answer apply_template(Service& service, const http::Request& request) {
   const auto model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
   openai::read_conversation(fields, model->facts(), &ask);
-  return json_reply({{"prompt", model->render(ask)}});
+  return json_reply({{"prompt", model->render(ask).prompt}});
 }
 
 }  // namespace kt::serve::native
