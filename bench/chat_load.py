@@ -140,10 +140,11 @@ def percentile(values: list[float], p: int) -> float:
 async def second_turn(port: int, words: int, seed) -> dict:
     """The first token of a second turn on a long conversation, beside that of its new tokens alone."""
     long = [{"role": "user", "content": text(words, ("long", seed))}]
-    begun = await ask(port, long, 8)
+    n = 8  # the first of them may be a mark of the template, which has no text
+    begun = await ask(port, long, n)
     turn = await ask(port, [*long, {"role": "assistant", "content": begun.text},
-                            {"role": "user", "content": text(60, ("turn", seed))}], 1)
-    alone = await ask(port, [{"role": "user", "content": text(60, ("alone", seed))}], 1)
+                            {"role": "user", "content": text(60, ("turn", seed))}], n)
+    alone = await ask(port, [{"role": "user", "content": text(60, ("alone", seed))}], n)
     return {"first token, ms": turn.first * 1e3, "cached tokens": turn.timings.get("cache_n", 0),
             "new tokens": turn.timings.get("prompt_n", 0), "prefill of them, ms": turn.timings.get("prompt_ms", 0.0),
             "first token of a prompt of their size alone, ms": alone.first * 1e3,

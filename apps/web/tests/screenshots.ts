@@ -1,8 +1,8 @@
-/** Writes page-{desktop,phone}-{light,dark}.png into KT_IMAGES (default: docs/images of this tree). */
+/** Writes page-{desktop,phone}-{light,dark}.png and page-tools.png into KT_IMAGES (default: docs/images of this tree). */
 import { join } from 'node:path';
 import { test } from '@playwright/test';
-import { fakeServer, say, streamOf } from './fake_server';
-import { REPLY, THOUGHTS } from './samples';
+import { fakeServer, say, streamOf, streamOfCalls } from './fake_server';
+import { CALLS, REPLY, THOUGHTS } from './samples';
 
 const FOLDER = process.env.KT_IMAGES ?? join(__dirname, '../../../docs/images');
 const SIZES = { desktop: { width: 1280, height: 900 }, phone: { width: 390, height: 844 } };
@@ -26,3 +26,15 @@ for (const [size, viewport] of Object.entries(SIZES)) {
     });
   }
 }
+
+test('tools', async ({ page }) => {
+  await page.setViewportSize({ width: 1000, height: 860 });
+  await page.emulateMedia({ colorScheme: 'light', reducedMotion: 'reduce' });
+  await fakeServer(page, { replies: [streamOfCalls(CALLS, { text: 'I look up the weather and the trains.' })] });
+  await page.goto('/');
+  await say(page, 'Is it worth going to Lyon tomorrow?');
+  await page.locator('.call summary').first().click();
+  await page.getByLabel('Result of get_weather').fill('{"sky": "clear", "degrees": 4}');
+  await page.waitForTimeout(300);
+  await page.screenshot({ path: join(FOLDER, 'page-tools.png') });
+});

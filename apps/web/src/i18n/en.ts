@@ -146,6 +146,7 @@ export const en = {
   keyStop: 'stop the reply',
   keySend: 'send',
   keyNewline: 'new line',
+  keyResults: 'send results of tools',
   server: 'Server {build}, model {model}',
 
   placementIntro: 'What runs where, and its share of the time of the last minute.',

@@ -147,6 +147,7 @@ export const zh: Texts = {
   keyStop: '停止回复',
   keySend: '发送',
   keyNewline: '换行',
+  keyResults: '发送工具结果',
   server: '服务器 {build}，模型 {model}',
 
   placementIntro: '各模块在哪里运行，以及最近一分钟所占的时间。',

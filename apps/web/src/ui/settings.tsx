@@ -230,6 +230,7 @@ function Keys() {
     ['Esc', t('keyStop')],
     ['Enter', t('keySend')],
     ['Shift Enter', t('keyNewline')],
+    ['Ctrl/⌘ Enter', t('keyResults')],
   ];
   return (
     <fieldset>
