@@ -14,8 +14,9 @@ check_cxx_compiler_flag(-Wrestrict KT_HAS_WRESTRICT)
 set(kt_no_restrict $<$<BOOL:${KT_HAS_WRESTRICT}>:-Wno-restrict>)
 
 add_library(kt_options INTERFACE)
-target_compile_options(kt_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers
-  ${kt_no_restrict} -fvisibility=hidden -ffp-contract=off)
+set(kt_compile_options -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers ${kt_no_restrict}
+  -fvisibility=hidden -ffp-contract=off)
+target_compile_options(kt_options INTERFACE "$<$<COMPILE_LANGUAGE:C,CXX>:${kt_compile_options}>")
 target_include_directories(kt_options INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
 if(KT_SANITIZE)
   target_compile_options(kt_options INTERFACE -fsanitize=${KT_SANITIZE} -fno-sanitize-recover=all

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# ./dev test: build, C++ tests, Python tests (layer and style checks among them), sanitizers, short fuzzing.
+# ./dev test: build (the CUDA kernels too, which need no GPU to be compiled), C++ tests, Python tests (layer and style
+# checks among them), sanitizers, short fuzzing.
 # Every stage runs even when one before it failed; the last line printed is "N passed, N failed".
 set -uo pipefail
 quick=0
@@ -32,6 +33,8 @@ ctest_stage() {
 }
 
 ctest_stage cpp build
+echo "== cuda =="
+./dev gpu-build || echo "fail build of the CUDA kernels" >>"$results/stages.txt"
 echo "== python =="
 "$KT_PYTHON" -m pytest tests -q -ra --junitxml="$results/python.xml" -p no:cacheprovider
 

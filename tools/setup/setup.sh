@@ -193,6 +193,17 @@ install_torch() {
   echo "$stamp" >"$mark"
 }
 
+# The CUDA compiler, headers and cuBLASLt: 400 MB to fetch.
+install_cuda() {
+  [ "$KT_CUDA_ROOT" = "$KT_CUDA_HOME/nvidia/cu13" ] || return 0
+  [ -f "$KT_CUDA_HOME/.complete" ] && return
+  say "installing the CUDA compiler into $KT_CUDA_HOME (400 MB)"
+  rm -rf "$KT_CUDA_HOME"
+  logged "install the CUDA compiler" "$KT_PYTHON" -m pip install --disable-pip-version-check --no-input --no-deps \
+    --no-cache-dir --target "$KT_CUDA_HOME" -r "$KT_ROOT/tools/setup/requirements-cuda.txt"
+  touch "$KT_CUDA_HOME/.complete"
+}
+
 install_tidy() {
   [ -x "$KT_VENV/bin/clang-tidy" ] && return
   say "installing clang-tidy"
@@ -227,10 +238,11 @@ install_python
 install_npm interop
 for group in "$@"; do
   case "$group" in
+    cuda) install_cuda ;;
     fuzz) install_clang ;;
     tidy) install_tidy ;;
     torch) install_torch ;;
     web) install_web ;;
-    *) die "unknown set-up group '$group' (known: fuzz, tidy, torch, web)" ;;
+    *) die "unknown set-up group '$group' (known: cuda, fuzz, tidy, torch, web)" ;;
   esac
 done
