@@ -1,0 +1,69 @@
+// Matrix products on the GPU: y[m, n] = x[m, k] · w[n, k]ᵀ, weights in any format of kernels.inc.
+//
+// Weights are relaid out once at load, at the same size, into tiles of 16 rows × 32 … 256 k in the
+// order in which a warp's lanes want them (tile.cuh). Few rows of x: one kernel reads the codes,
+// multiplies them as exact small integers on tensor cores and applies the scales to the sums, so
+// that only x is rounded (to bf16). Many rows: weights are decoded to bf16 in slabs that fit the L2
+// cache, which cuBLASLt multiplies. gemm_reference() is the slow twin: f32 throughout, no tensor
+// cores. Thread rule: status.h.
+#pragma once
+#include "formats/format.h"
+#include "kernels/cuda/gemm/blas_lt.h"
+#include "kernels/cuda/status.h"
+
+namespace kt::kernels::cuda {
+
+inline constexpr std::int64_t kTileRows = 16;
+/// Up to this many rows of x the codes are multiplied directly.
+inline constexpr std::int64_t kSkinnyRows = 16;
+inline constexpr std::int64_t kDirectRows = 4 * kSkinnyRows;
+
+/// A packed weight matrix in device memory.
+struct Matrix {
+  formats::Format format{};
+  const void* tiles = nullptr;  // pack()
+  std::int64_t n = 0;
+  std::int64_t k = 0;  // a multiple of the format's block
+};
+
+/// Whether kernels.inc lists this format.
+bool has_gemm(formats::Format format);
+
+/// Bytes of packed weights: the file's size but for rows filled up to 16, and k to a tile.
+std::size_t packed_bytes(formats::Format format, std::int64_t n, std::int64_t k);
+
+/// Relays n rows in file layout (device memory) to `tiles` (16-byte aligned).
+Status pack(formats::Format format, const void* rows, std::int64_t n, std::int64_t k, void* tiles,
+            Stream stream);
+
+/// Decodes rows [begin, begin + n_rows) to out[n_rows, k]; begin is a multiple of 16.
+struct UnpackArgs {
+  Matrix w;
+  std::int64_t begin = 0;
+  std::int64_t n_rows = 0;
+  void* out = nullptr;
+  Type out_type = Type::kBF16;
+};
+Status unpack(const UnpackArgs& args, Stream stream);
+
+struct GemmArgs {
+  Matrix w;
+  const void* x = nullptr;  // [m, k], x_stride elements apart; gemm() wants bf16
+  Type x_type = Type::kBF16;
+  std::int64_t x_stride = 0;
+  std::int64_t m = 0;
+  void* y = nullptr;  // [m, n], y_stride elements apart; overwritten
+  Type y_type = Type::kF32;
+  std::int64_t y_stride = 0;
+  void* workspace = nullptr;  // gemm_workspace() bytes; zeroed once when it is made, then left so
+  std::size_t workspace_bytes = 0;
+};
+
+/// Work memory of gemm() and gemm_reference() for up to m rows of x.
+std::size_t gemm_workspace(const Matrix& w, std::int64_t m, const DeviceInfo& device);
+
+/// `blas` may be null while m is at most kDirectRows; kNoLibrary above that.
+Status gemm(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream stream);
+Status gemm_reference(const GemmArgs& args, Stream stream);
+
+}  // namespace kt::kernels::cuda

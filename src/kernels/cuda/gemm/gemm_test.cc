@@ -1,0 +1,240 @@
+// Every format of kernels.inc: packing loses nothing against the scalar decoder of src/formats;
+// products against a loop in double precision, on edge shapes, for few rows of x, many (cuBLASLt)
+// and the slow twin.
+//
+// Bounds: weights enter the few-row kernels exactly and x is given as bf16, so only sums round.
+// Codes carry an offset of up to 2304 quantisation steps that is subtracted later; it is 2^-22 of
+// that, 8e-6 · max|w| · Σ|x|. With many rows weights are rounded to bf16: 2^-8 · Σ|w·x|.
+#include "kernels/cuda/gemm/gemm.h"
+
+#include "base/test_random.h"
+#include "kernels/cuda/test_device.h"
+
+namespace kt::kernels::cuda {
+namespace {
+
+using formats::Format;
+
+struct Weights {
+  Weights(Format format_, std::int64_t n_, std::int64_t k_, unsigned seed)
+      : format(format_), n(n_), k(k_) {
+    const formats::FormatTraits& traits = formats::traits(format);
+    const std::size_t row = formats::row_bytes(format, k);
+    bytes.resize(static_cast<std::size_t>(n) * row);
+    values.resize(static_cast<std::size_t>(n * k));
+    const std::vector<float> x = gaussian(n * k, seed, 0.05f);
+    for (std::int64_t r = 0; r < n; ++r) {
+      std::byte* at = bytes.data() + static_cast<std::size_t>(r) * row;
+      traits.encode(x.data() + r * k, nullptr, at, k);
+      traits.decode(at, values.data() + r * k, k);
+    }
+  }
+  float row_max(std::int64_t r) const {
+    float top = 0.0f;
+    for (std::int64_t i = 0; i < k; ++i)
+      top = std::max(top, std::fabs(values[static_cast<std::size_t>(r * k + i)]));
+    return top;
+  }
+  Format format;
+  std::int64_t n, k;
+  std::vector<std::byte> bytes;
+  std::vector<float> values;  // [n, k]
+};
+
+/// Weights on the device, packed.
+struct Packed {
+  explicit Packed(const Weights& w)
+      : rows(w.bytes), tiles(static_cast<std::int64_t>(packed_bytes(w.format, w.n, w.k))) {
+    EXPECT_EQ(pack(w.format, rows.get(), w.n, w.k, tiles.get(), nullptr), Status::kOk);
+    matrix = {w.format, tiles.get(), w.n, w.k};
+  }
+  Device<std::byte> rows;
+  Device<std::byte> tiles;
+  Matrix matrix;
+};
+
+struct Problem {
+  std::int64_t m, n, k;
+};
+
+enum class Path { kGemm, kReference };
+
+/// Runs one product of x (bf16 values) and compares. relative: bound by Σ|w·x|, else by max|w| ·
+/// Σ|x|.
+void expect_product(const Weights& w, std::int64_t m, Path path, Type x_type, Type y_type,
+                    double tolerance, bool relative, const DeviceInfo& info, BlasLt* blas) {
+  const Packed packed(w);
+  const std::int64_t x_stride = w.k + 8, y_stride = w.n + 3;
+  const std::vector<float> x = rounded(gaussian(m * x_stride, 7));
+  const Device<std::uint16_t> x_bf16(as_bf16(x));
+  const Device<float> x_f32(x);
+  Device<float> y_f32(m * y_stride);
+  Device<std::uint16_t> y_bf16(m * y_stride);
+  Device<std::byte> workspace(static_cast<std::int64_t>(gemm_workspace(packed.matrix, m, info)));
+  workspace.zero();
+  GemmArgs args;
+  args.w = packed.matrix;
+  args.x = x_type == Type::kF32 ? static_cast<const void*>(x_f32.get()) : x_bf16.get();
+  args.x_type = x_type;
+  args.x_stride = x_stride;
+  args.m = m;
+  args.y = y_type == Type::kF32 ? static_cast<void*>(y_f32.get()) : y_bf16.get();
+  args.y_type = y_type;
+  args.y_stride = y_stride;
+  args.workspace = workspace.get();
+  args.workspace_bytes = workspace.bytes();
+  for (int run = 0; run < 2; ++run) {  // the second finds the work memory as the first left it
+    const Status status =
+        path == Path::kGemm ? gemm(args, info, blas, nullptr) : gemm_reference(args, nullptr);
+    ASSERT_EQ(status, Status::kOk) << status_text(status) << ": " << device_error_text();
+  }
+  const std::vector<float> y = y_type == Type::kF32 ? y_f32.host() : as_floats(y_bf16.host());
+  Compare compare(std::string(formats::traits(w.format).name) + " m " + std::to_string(m) + " n " +
+                  std::to_string(w.n) + " k " + std::to_string(w.k));
+  for (std::int64_t i = 0; i < m; ++i) {
+    for (std::int64_t r = 0; r < w.n; ++r) {
+      double want = 0.0, products = 0.0, inputs = 0.0;
+      for (std::int64_t j = 0; j < w.k; ++j) {
+        const double a = x[static_cast<std::size_t>(i * x_stride + j)];
+        const double b = w.values[static_cast<std::size_t>(r * w.k + j)];
+        want += a * b;
+        products += std::fabs(a * b);
+        inputs += std::fabs(a);
+      }
+      double bound = tolerance * (relative ? products : w.row_max(r) * inputs) + 1e-30;
+      if (y_type == Type::kBF16) bound += std::fabs(want) * 0x1p-8;
+      compare.value(y[static_cast<std::size_t>(i * y_stride + r)], want, bound, i * w.n + r);
+    }
+  }
+}
+
+class Gemm : public OnDevice, public ::testing::WithParamInterface<Format> {
+ protected:
+  std::int64_t block() const { return formats::traits(GetParam()).block_len; }
+};
+
+TEST_P(Gemm, PackingLosesNothing) {
+  for (const Problem& p : {Problem{0, 1, 1}, Problem{0, 16, 2}, Problem{0, 17, 3},
+                           Problem{0, 37, 5}, Problem{0, 50, 33}}) {
+    const Weights w(GetParam(), p.n, p.k * block(), 3);
+    const Packed packed(w);
+    const std::int64_t begin = p.n > 32 ? 16 : 0, n = p.n - begin;
+    Device<float> out(n * w.k);
+    ASSERT_EQ(unpack({packed.matrix, begin, n, out.get(), Type::kF32}, nullptr), Status::kOk);
+    Device<std::uint16_t> small(n * w.k);
+    ASSERT_EQ(unpack({packed.matrix, begin, n, small.get(), Type::kBF16}, nullptr), Status::kOk);
+    const std::vector<float> got = out.host(), got_small = as_floats(small.host());
+    Compare compare("unpacked");
+    for (std::int64_t i = 0; i < n * w.k; ++i) {
+      const double want = w.values[static_cast<std::size_t>(begin * w.k + i)];
+      const double bound = 1e-6 * w.row_max(begin + i / w.k);
+      compare.value(got[static_cast<std::size_t>(i)], want, bound, i);
+      compare.value(got_small[static_cast<std::size_t>(i)], want, bound + std::fabs(want) * 0x1p-8,
+                    i);
+    }
+  }
+}
+
+TEST_P(Gemm, FewRows) {
+  for (const Problem& p : {Problem{1, 1, 1}, Problem{1, 17, 3}, Problem{2, 33, 2},
+                           Problem{3, 16, 5}, Problem{5, 67, 3}, Problem{8, 31, 4},
+                           Problem{9, 130, 1}, Problem{16, 48, 3}, Problem{17, 16, 2}}) {
+    const Weights w(GetParam(), p.n, p.k * block(), 5);
+    expect_product(w, p.m, Path::kGemm, Type::kBF16, p.m % 2 ? Type::kF32 : Type::kBF16, 8e-6,
+                   false, info_, nullptr);
+  }
+}
+
+TEST_P(Gemm, FewRowsOfLongRows) {
+  const std::int64_t k = 8192 + block() * (block() < 256 ? 1 : 3);
+  for (const std::int64_t m : {1, 4, 7, 13}) {
+    expect_product(Weights(GetParam(), 21, k, 11), m, Path::kGemm, Type::kBF16, Type::kF32, 8e-6,
+                   false, info_, nullptr);
+  }
+}
+
+TEST_P(Gemm, Reference) {
+  const Weights w(GetParam(), 71, 3 * block(), 13);
+  expect_product(w, 3, Path::kReference, Type::kF32, Type::kF32, 2e-6, false, info_, nullptr);
+  expect_product(w, 2, Path::kReference, Type::kBF16, Type::kBF16, 2e-6, false, info_, nullptr);
+}
+
+TEST_P(Gemm, ManyRows) {
+  Status status = Status::kOk;
+  const auto blas = BlasLt::open(&status);
+  if (blas == nullptr) GTEST_SKIP() << status_text(status);
+  for (const Type y : {Type::kF32, Type::kBF16}) {
+    const Weights w(GetParam(), 208, 256, 17);
+    expect_product(w, 100, Path::kGemm, Type::kBF16, y, 0x1p-8, true, info_, blas.get());
+  }
+}
+
+std::vector<Format> all_formats() {
+  return {
+#define TILE(id) Format::id,
+#include "kernels/cuda/gemm/kernels.inc"
+#undef TILE
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, Gemm, ::testing::ValuesIn(all_formats()), [](const auto& param) {
+  return std::string(formats::traits(param.param).name);
+});
+
+using GemmOnce = OnDevice;
+
+TEST_F(GemmOnce, RefusesWhatItCannotDo) {
+  EXPECT_FALSE(has_gemm(Format::kIQ1_S));
+  EXPECT_EQ(pack(Format::kIQ1_S, nullptr, 16, 256, nullptr, nullptr), Status::kUnsupported);
+  EXPECT_EQ(pack(Format::kQ4_K, nullptr, 16, 255, nullptr, nullptr), Status::kBadArgument);
+  const Weights w(Format::kQ4_K, 64, 512, 1);
+  const Packed packed(w);
+  const Device<std::uint16_t> x(100 * w.k);
+  Device<float> y(100 * w.n);
+  GemmArgs args{packed.matrix, x.get(), Type::kBF16, w.k, 100, y.get(), Type::kF32, w.n};
+  EXPECT_EQ(gemm(args, info_, nullptr, nullptr), Status::kNoLibrary);
+  args.y_stride = w.n - 1;
+  EXPECT_EQ(gemm(args, info_, nullptr, nullptr), Status::kBadArgument);
+}
+
+TEST_F(GemmOnce, ManyRowsInSlabs) {
+  Status status = Status::kOk;
+  const auto blas = BlasLt::open(&status);
+  if (blas == nullptr) GTEST_SKIP() << status_text(status);
+  DeviceInfo small = info_;
+  small.l2_bytes = 0;  // slabs of the least size, 512 rows
+  expect_product(Weights(Format::kQ8_0, 1100, 64, 19), 70, Path::kGemm, Type::kBF16, Type::kF32,
+                 0x1p-8, true, small, blas.get());
+}
+
+TEST_F(GemmOnce, RunsInsideAGraph) {
+  const Weights w(Format::kQ4_K, 40, 4096, 2);
+  const Packed packed(w);
+  const Device<std::uint16_t> x(as_bf16(gaussian(w.k, 4)));
+  Device<float> eager(w.n), replayed(w.n);
+  Device<std::byte> workspace(static_cast<std::int64_t>(gemm_workspace(packed.matrix, 1, info_)));
+  workspace.zero();
+  GemmArgs args{packed.matrix, x.get(), Type::kBF16, w.k, 1, eager.get(), Type::kF32, w.n};
+  args.workspace = workspace.get();
+  args.workspace_bytes = workspace.bytes();
+  ASSERT_EQ(gemm(args, info_, nullptr, nullptr), Status::kOk);
+  const std::vector<float> want = eager.host();
+
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), cudaSuccess);
+  args.y = replayed.get();
+  EXPECT_EQ(gemm(args, info_, nullptr, stream), Status::kOk);
+  ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
+  EXPECT_EQ(replayed.host(), want);
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+}
+
+}  // namespace
+}  // namespace kt::kernels::cuda

@@ -1,0 +1,279 @@
+// Kernels of a weight format from its tile description: pack, unpack, and the product of few rows.
+//
+// The product: a block of 8 warps takes warps_n row tiles and one split of k. Its warps load the
+// next tile while they multiply the last; sums of the warps over k, then of the splits, are added
+// in a fixed order. The block that arrives last at a row group adds the splits and leaves the
+// counter at zero for the next launch. Thread rule: status.h.
+#pragma once
+#include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/gemm/multiply.cuh"
+#include "kernels/cuda/gemm/tile_kernels.h"
+
+namespace kt::kernels::cuda {
+
+inline constexpr int kWarps = 8;
+inline constexpr int kMaxRowGroups =
+    4096;  // with splits: one counter each at the head of the work memory
+inline constexpr std::size_t kCounterBytes = kMaxRowGroups * 4;
+
+template <class T>
+__global__ void pack_kernel(const Byte* rows, std::int64_t n, std::int64_t k, Byte* tiles,
+                            std::int64_t n_tiles) {
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (index >= n_tiles) return;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
+  const std::int64_t row = index / k_tiles * kTileRows, begin = index % k_tiles * T::kK;
+  const std::int64_t row_bytes = k / T::kBlock * T::kBlockBytes;
+  Byte* tile = tiles + index * T::kBytes;
+
+  // Block b of the tile in row g + 8h, or null past the matrix.
+  const auto block = [&](int h, int b) -> const Byte* {
+    const std::int64_t r = row + g + 8 * h, at_k = begin + static_cast<std::int64_t>(b) * T::kBlock;
+    if (r >= n || at_k >= k) return nullptr;
+    return rows + r * row_bytes + at_k / T::kBlock * T::kBlockBytes;
+  };
+  const auto code = [&](int h, int s, int i) -> std::uint32_t {
+    const int v = 32 * s + lane_value(t, i);
+    const Byte* b = block(h, v / T::kBlock);
+    return b == nullptr ? 0u : T::code(b, v % T::kBlock);
+  };
+  typename T::Raw raw;
+  if constexpr (T::kGroup == 0) {
+    raw.fill(code);
+    raw.store(tile, lane);
+  } else {
+    raw.codes.fill(code);
+    raw.codes.store(tile, lane);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      T::store_scales(tile + sizeof(raw.codes) * kWarp, g + 8 * h, t,
+                      [&](int b) { return block(h, b); });
+    }
+  }
+}
+
+template <class T>
+__global__ void unpack_kernel(const Byte* tiles, std::int64_t n_rows, std::int64_t k,
+                              std::int64_t n_tiles, void* out, Type out_type) {
+  __shared__ std::uint32_t table[256];
+  if constexpr (HasTable<T>::value) {
+    for (int i = threadIdx.x; i < 256; i += blockDim.x) table[i] = T::entry(i);
+    __syncthreads();
+  }
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (index >= n_tiles) return;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
+  const std::int64_t row = index / k_tiles * kTileRows, begin = index % k_tiles * T::kK;
+  typename T::Raw raw;
+  load_raw<T>(raw, tiles + index * T::kBytes, lane);
+  LaneScales<owned_groups(T::kK, T::kGroup)> scales;
+  if constexpr (T::kGroup != 0) T::scales(raw, lane, scales);
+#pragma unroll
+  for (int s = 0; s < T::kK / 32; ++s) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float w[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int plane = 0; plane < T::kPlanes; ++plane) {
+#pragma unroll
+          for (int p = 0; p < 2; ++p) {
+            const std::uint32_t pair = T::plane(raw, h, s, 2 * j + p, plane, table);
+            w[2 * p] += low_bf16(pair);
+            w[2 * p + 1] += high_bf16(pair);
+          }
+        }
+        if constexpr (T::kGroup != 0) {
+          const int group = (32 * s + 16 * j) / T::kGroup;
+          const float a = from_owner<T::kK / T::kGroup>(scales.a[h], group, lane);
+          float min = 0.0f;
+          if constexpr (T::kHasMin) min = from_owner<T::kK / T::kGroup>(scales.min[h], group, lane);
+#pragma unroll
+          for (float& v : w) v = a * (v - T::kOffset) + min;
+        }
+        const std::int64_t r = row + g + 8 * h, c = begin + 32 * s + 16 * j + 4 * t;
+        if (r >= n_rows) continue;
+        if (c + 4 <= k && k % 4 == 0) {
+          if (out_type == Type::kF32) {
+            *reinterpret_cast<float4*>(static_cast<float*>(out) + r * k + c) =
+                make_float4(w[0], w[1], w[2], w[3]);
+          } else {
+            *reinterpret_cast<uint2*>(static_cast<std::uint16_t*>(out) + r * k + c) =
+                make_uint2(bf16_pair(w[0], w[1]), bf16_pair(w[2], w[3]));
+          }
+        } else {
+          for (int i = 0; i < 4 && c + i < k; ++i) store_float(out, out_type, r * k + c + i, w[i]);
+        }
+      }
+    }
+  }
+}
+
+/// The sums of the block's warps, in shared memory, become rows of y or of this split's partial
+/// sums.
+template <int kN>
+__device__ void finish_split(const SkinnyArgs& args, int warps_n, int splits, const float* sums,
+                             std::int64_t row_begin) {
+  const int warps_k = kWarps / warps_n, rows = warps_n * static_cast<int>(kTileRows);
+  auto* counters = static_cast<unsigned*>(args.workspace);
+  float* partial = reinterpret_cast<float*>(static_cast<Byte*>(args.workspace) + kCounterBytes);
+  for (int i = threadIdx.x; i < rows * args.m; i += blockDim.x) {
+    const int r = i % rows, token = i / rows;
+    const std::int64_t row = row_begin + r;
+    if (row >= args.n) continue;
+    float sum = 0.0f;
+    for (int w = 0; w < warps_k; ++w) {
+      sum += sums[((w * warps_n + r / kTileRows) * 8 * kN + token) * kTileRows + r % kTileRows];
+    }
+    if (splits == 1) {
+      store_float(args.y, args.y_type, token * args.y_stride + row, sum);
+    } else {
+      partial[(blockIdx.y * args.m + token) * args.n + row] = sum;
+    }
+  }
+  if (splits == 1) return;
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0)
+    last = atomicAdd(&counters[blockIdx.x], 1u) + 1 == static_cast<unsigned>(splits);
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  for (int i = threadIdx.x; i < rows * args.m; i += blockDim.x) {
+    const int token = i / rows;
+    const std::int64_t row = row_begin + i % rows;
+    if (row >= args.n) continue;
+    float sum = 0.0f;
+    for (int s = 0; s < splits; ++s) sum += __ldcg(&partial[(s * args.m + token) * args.n + row]);
+    store_float(args.y, args.y_type, token * args.y_stride + row, sum);
+  }
+  if (threadIdx.x == 0) counters[blockIdx.x] = 0;
+}
+
+template <class T, int kN>
+__global__ void __launch_bounds__(kWarps* kWarp, kN == 1 ? 3 : 2)
+    skinny_kernel(SkinnyArgs args, int warps_n, int splits, int tiles_per_split) {
+  extern __shared__ __align__(16) Byte shared[];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int warps_k = kWarps / warps_n;
+  const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
+  const std::int64_t row_tile = static_cast<std::int64_t>(blockIdx.x) * warps_n + warp % warps_n;
+  const int first = blockIdx.y * tiles_per_split, last = min(first + tiles_per_split, k_tiles);
+  const bool inside = row_tile < div_up<std::int64_t>(args.n, kTileRows);
+  const int rows = static_cast<int>(args.m);
+
+  const Byte* tiles = static_cast<const Byte*>(args.tiles) + row_tile * k_tiles * T::kBytes;
+  int tile = first + warp / warps_n;
+  typename T::Raw current;
+  if (inside && tile < last)
+    load_raw<T>(current, tiles + static_cast<std::int64_t>(tile) * T::kBytes, lane);
+  const Staged<T, kN> x(shared, rows, (last - first) * T::kK);
+  stage<T, kN>(x, rows, static_cast<std::int64_t>(first) * T::kK, (last - first) * T::kK, args.k,
+               [&](int r) { return args.x + r * args.x_stride; });
+  __syncthreads();
+
+  float acc[kN][4] = {};
+  if (inside) {
+    for (; tile < last; tile += warps_k) {
+      typename T::Raw next;
+      const int ahead = tile + warps_k;
+      if (ahead < last)
+        load_raw<T>(next, tiles + static_cast<std::int64_t>(ahead) * T::kBytes, lane);
+      multiply_tile<T, kN>(current, x, (tile - first) * T::kK, rows, acc);
+      current = next;
+    }
+  }
+  __syncthreads();
+  auto* sums = reinterpret_cast<float*>(shared);
+  const int g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < kN; ++i) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      sums[((warp * kN + i) * 8 + 2 * t + e % 2) * kTileRows + g + e / 2 * 8] = acc[i][e];
+    }
+  }
+  __syncthreads();
+  finish_split<kN>(args, warps_n, splits, sums,
+                   static_cast<std::int64_t>(blockIdx.x) * warps_n * kTileRows);
+}
+
+template <class T>
+SkinnyPlan plan_skinny(std::int64_t n, std::int64_t k, std::int64_t m, const DeviceInfo& device) {
+  constexpr std::size_t kSharedBudget = 44 * 1024;
+  SkinnyPlan plan;
+  // Many rows of x are shared by more row tiles, so that they are read from L2 less often than the
+  // weights.
+  plan.warps_n = m <= 2 ? 1 : m <= 4 ? 2 : m <= 8 ? 4 : 8;
+  const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
+  const std::int64_t groups = div_up<std::int64_t>(div_up(n, kTileRows), plan.warps_n);
+  const auto bytes = [&](std::int64_t tiles) {
+    return m <= 8 ? staged_bytes<T, 1>(m, tiles * T::kK) : staged_bytes<T, 2>(m, tiles * T::kK);
+  };
+  std::int64_t fit = 1;
+  while (fit < k_tiles && bytes(fit + 1) <= kSharedBudget) ++fit;
+  const std::int64_t wanted = div_up<std::int64_t>(3 * device.n_sms, groups);
+  const std::int64_t useful = k_tiles / (2 * kWarps / plan.warps_n);  // two tiles a warp
+  std::int64_t splits = wanted < useful ? wanted : useful;
+  if (splits < 1 || groups > kMaxRowGroups) splits = 1;
+  if (splits < div_up(k_tiles, fit) && groups <= kMaxRowGroups) splits = div_up(k_tiles, fit);
+  plan.tiles_per_split = static_cast<int>(div_up(k_tiles, splits));
+  plan.splits = static_cast<int>(div_up<std::int64_t>(k_tiles, plan.tiles_per_split));
+  const std::size_t reduce = static_cast<std::size_t>(kWarps) * (m <= 8 ? 8 : 16) * kTileRows * 4;
+  const std::size_t staged = bytes(plan.tiles_per_split);
+  plan.shared_bytes = staged > reduce ? staged : reduce;
+  plan.workspace_bytes =
+      plan.splits == 1 ? 0 : kCounterBytes + static_cast<std::size_t>(plan.splits * m * n) * 4;
+  return plan;
+}
+
+template <class T>
+Status launch_skinny(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream) {
+  void (*kernel)(SkinnyArgs, int, int, int) =
+      args.m <= 8 ? skinny_kernel<T, 1> : skinny_kernel<T, 2>;
+  const Status status = allow_shared(kernel, plan.shared_bytes);
+  if (status != Status::kOk) return status;
+  const std::int64_t groups = div_up<std::int64_t>(div_up(args.n, kTileRows), plan.warps_n);
+  const dim3 grid(static_cast<unsigned>(groups), static_cast<unsigned>(plan.splits));
+  kernel<<<grid, kWarps * kWarp, plan.shared_bytes, stream>>>(args, plan.warps_n, plan.splits,
+                                                              plan.tiles_per_split);
+  return launched();
+}
+
+template <class T>
+Status launch_pack(const void* rows, std::int64_t n, std::int64_t k, void* tiles, Stream stream) {
+  const std::int64_t n_tiles = div_up(n, kTileRows) * div_up<std::int64_t>(k, T::kK);
+  pack_kernel<T>
+      <<<static_cast<unsigned>(div_up<std::int64_t>(n_tiles, kWarps)), kWarps * kWarp, 0, stream>>>(
+          static_cast<const Byte*>(rows), n, k, static_cast<Byte*>(tiles), n_tiles);
+  return launched();
+}
+
+template <class T>
+Status launch_unpack(const UnpackArgs& args, Stream stream) {
+  const std::int64_t k_tiles = div_up<std::int64_t>(args.w.k, T::kK);
+  const std::int64_t n_tiles = div_up(args.n_rows, kTileRows) * k_tiles;
+  const Byte* tiles =
+      static_cast<const Byte*>(args.w.tiles) + args.begin / kTileRows * k_tiles * T::kBytes;
+  unpack_kernel<T>
+      <<<static_cast<unsigned>(div_up<std::int64_t>(n_tiles, kWarps)), kWarps * kWarp, 0, stream>>>(
+          tiles, args.n_rows, args.w.k, n_tiles, args.out, args.out_type);
+  return launched();
+}
+
+}  // namespace kt::kernels::cuda
+
+/// Instantiates the kernels of one format.
+#define KT_TILE_KERNELS(format, T)                                                   \
+  template <>                                                                        \
+  const TileKernels& tile_kernels<formats::Format::format>() {                       \
+    static_assert(sizeof(T::Raw) >= 4 && T::kBytes % 16 == 0);                       \
+    static const TileKernels row = {                                                 \
+        formats::Format::format, T::kK,           T::kBytes,        &launch_pack<T>, \
+        &launch_unpack<T>,       &plan_skinny<T>, &launch_skinny<T>};                \
+    return row;                                                                      \
+  }

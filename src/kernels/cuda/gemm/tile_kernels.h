@@ -1,0 +1,54 @@
+// The kernels of one weight format, as a row of pointers: what gemm.cc chooses from and tiles_*.cu
+// instantiate. Thread rule: status.h.
+#pragma once
+#include "kernels/cuda/gemm/gemm.h"
+
+namespace kt::kernels::cuda {
+
+/// One launch of the product of few rows: m <= kSkinnyRows.
+struct SkinnyArgs {
+  const void* tiles = nullptr;
+  std::int64_t n = 0, k = 0;
+  const std::uint16_t* x = nullptr;
+  std::int64_t x_stride = 0;
+  std::int64_t m = 0;
+  void* y = nullptr;
+  Type y_type = Type::kF32;
+  std::int64_t y_stride = 0;
+  void* workspace = nullptr;
+};
+
+/// How the launch is divided: a block has 8 warps, warps_n of them beside each other over row
+/// tiles, the others behind each other over k; `splits` blocks share k.
+struct SkinnyPlan {
+  int warps_n = 1;
+  int splits = 1;
+  int tiles_per_split = 0;
+  std::size_t shared_bytes = 0;
+  std::size_t workspace_bytes = 0;
+};
+
+struct TileKernels {
+  formats::Format format{};
+  std::int64_t k = 0;  // of a tile
+  std::size_t bytes = 0;
+  Status (*pack)(const void* rows, std::int64_t n, std::int64_t k, void* tiles,
+                 Stream stream) = nullptr;
+  Status (*unpack)(const UnpackArgs& args, Stream stream) = nullptr;
+  SkinnyPlan (*plan)(std::int64_t n, std::int64_t k, std::int64_t m,
+                     const DeviceInfo& device) = nullptr;
+  Status (*skinny)(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream) = nullptr;
+};
+
+template <formats::Format kFormat>
+const TileKernels& tile_kernels();
+#define TILE(id) \
+  template <>    \
+  const TileKernels& tile_kernels<formats::Format::id>();
+#include "kernels/cuda/gemm/kernels.inc"
+#undef TILE
+
+/// The row of a format, or null.
+const TileKernels* find_tile_kernels(formats::Format format);
+
+}  // namespace kt::kernels::cuda
