@@ -1,0 +1,183 @@
+#include <algorithm>
+
+#include "kernels/cuda/attention/attention.cuh"
+#include "kernels/cuda/attention/attention.h"
+
+namespace kt::kernels::cuda {
+namespace {
+
+using Launch = Status (*)(const AttentionArgs& args, Stream stream);
+
+Launch find(std::int64_t dim_qk, std::int64_t dim_v) {
+  struct Row {
+    std::int64_t dim_qk, dim_v;
+    Launch launch;
+  };
+  constexpr Row rows[] = {{64, 64, attention_64},
+                          {128, 128, attention_128},
+                          {192, 128, attention_192},
+                          {256, 256, attention_256},
+                          {576, 512, attention_mla}};
+  for (const Row& row : rows) {
+    if (row.dim_qk == dim_qk && row.dim_v == dim_v) return row.launch;
+  }
+  return nullptr;
+}
+
+bool is_mla(const AttentionArgs& args) { return args.dim_qk == 576; }
+
+bool valid(const AttentionArgs& args) {
+  const auto cache_fits = [](const KvCache& cache) {
+    return cache.base != nullptr && cache.row_stride % 8 == 0 && cache.head_stride % 8 == 0;
+  };
+  return args.n_items > 0 && args.n_rows > 0 && args.max_item_rows > 0 && args.max_keys > 0 &&
+         args.n_kv_heads > 0 && args.n_heads % args.n_kv_heads == 0 &&
+         args.q_token_stride % 8 == 0 && args.q_head_stride % 8 == 0 && args.split_keys > 0 &&
+         args.split_keys % kPageLen == 0 && cache_fits(args.k) &&
+         (is_mla(args) ? args.n_kv_heads == 1 : cache_fits(args.v));
+}
+
+std::size_t lse_floats(const AttentionArgs& args) {
+  return static_cast<std::size_t>((split_count(args) * args.n_rows * args.n_heads + 3) / 4 * 4);
+}
+
+/// One block for each (row, head): its splits, weighted by their sums of exponentials.
+__global__ void combine_kernel(AttentionArgs args, std::int64_t n_splits) {
+  const std::int64_t index = blockIdx.x, n = args.n_rows * args.n_heads;
+  const auto* lse = static_cast<const float*>(args.workspace);
+  const float* partial = lse + (n_splits * n + 3) / 4 * 4;
+  float top = -INFINITY, total = 0.0f;
+  for (std::int64_t s = 0; s < n_splits; ++s) top = fmaxf(top, lse[s * n + index]);
+  for (std::int64_t s = 0; s < n_splits; ++s) total += exp2f(lse[s * n + index] - top);
+  for (std::int64_t d = threadIdx.x; d < args.dim_v; d += blockDim.x) {
+    float sum = 0.0f;
+    for (std::int64_t s = 0; s < n_splits; ++s) {
+      const float weight = exp2f(lse[s * n + index] - top);
+      if (weight > 0.0f) sum += weight * partial[(s * n + index) * args.dim_v + d];
+    }
+    store_float(args.out, args.out_type, index * args.dim_v + d, sum / total);
+  }
+}
+
+/// One warp for each (row, head): scores to the work memory, then weights times values, in f32.
+__global__ void reference_kernel(AttentionArgs args) {
+  const SequenceItem item = args.items[blockIdx.z];
+  const std::int64_t token = blockIdx.y, head = blockIdx.x;
+  if (token >= item.n_rows) return;
+  const std::int64_t row = item.row_begin + token, position = item.position + token;
+  const std::int64_t kv_head = head / (args.n_heads / args.n_kv_heads);
+  const auto* q = static_cast<const std::uint16_t*>(args.q) + row * args.q_token_stride +
+                  head * args.q_head_stride;
+  const auto* k = static_cast<const std::uint16_t*>(args.k.base) + kv_head * args.k.head_stride;
+  const KvCache& values = args.dim_qk == 576 ? args.k : args.v;
+  const auto* v = static_cast<const std::uint16_t*>(values.base) + kv_head * values.head_stride;
+  float* scores = static_cast<float*>(args.workspace) + (row * args.n_heads + head) * args.max_keys;
+  const std::int64_t begin = args.window > 0 ? max(position - args.window + 1, std::int64_t{0}) : 0;
+
+  float top = -INFINITY;
+  for (std::int64_t p = begin + threadIdx.x; p <= position; p += kWarp) {
+    const std::uint16_t* key = k + cache_row(args.table, item.table, p) * args.k.row_stride;
+    float sum = 0.0f;
+    for (std::int64_t d = 0; d < args.dim_qk; ++d) sum += bf16_bits(q[d]) * bf16_bits(key[d]);
+    scores[p] = sum * args.scale;
+    top = fmaxf(top, scores[p]);
+  }
+  top = warp_max(top);
+  float total = 0.0f;
+  for (std::int64_t p = begin + threadIdx.x; p <= position; p += kWarp) {
+    scores[p] = expf(scores[p] - top);
+    total += scores[p];
+  }
+  total = warp_sum(total);
+  __syncwarp();
+  for (std::int64_t d = threadIdx.x; d < args.dim_v; d += kWarp) {
+    float sum = 0.0f;
+    for (std::int64_t p = begin; p <= position; ++p) {
+      sum += scores[p] * bf16_bits(v[cache_row(args.table, item.table, p) * values.row_stride + d]);
+    }
+    store_float(args.out, args.out_type, (row * args.n_heads + head) * args.dim_v + d, sum / total);
+  }
+}
+
+__global__ void store_kernel(StoreKvArgs args) {
+  const SequenceItem item = args.items[blockIdx.y];
+  const std::int64_t token = blockIdx.x;
+  if (token >= item.n_rows) return;
+  const std::int64_t to =
+      cache_row(args.table, item.table, item.position + token) * args.cache.row_stride;
+  for (std::int64_t i = threadIdx.x; i < args.n_heads * args.dim; i += blockDim.x) {
+    const std::int64_t head = i / args.dim, d = i % args.dim;
+    const float v =
+        load_as_float(args.x, args.type,
+                      (item.row_begin + token) * args.token_stride + head * args.head_stride + d);
+    static_cast<std::uint16_t*>(args.cache.base)[to + head * args.cache.head_stride + d] =
+        to_bf16(v);
+  }
+}
+
+}  // namespace
+
+bool has_attention(std::int64_t dim_qk, std::int64_t dim_v) {
+  return find(dim_qk, dim_v) != nullptr;
+}
+
+std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& device) {
+  constexpr std::int64_t kFewest = 4 * kPageLen;
+  const std::int64_t rows = args.max_item_rows * (args.n_heads / args.n_kv_heads);
+  const std::int64_t blocks =
+      args.n_items * args.n_kv_heads * div_up<std::int64_t>(rows, rows <= 16 ? 16 : 64);
+  const std::int64_t wanted = std::max<std::int64_t>(2 * device.n_sms / blocks, 1);
+  const std::int64_t keys = div_up(div_up(args.max_keys, wanted), kPageLen) * kPageLen;
+  return std::max(keys, kFewest);
+}
+
+std::size_t attention_workspace(const AttentionArgs& args) {
+  const auto rows = static_cast<std::size_t>(args.n_rows * args.n_heads);
+  const std::size_t reference = rows * static_cast<std::size_t>(args.max_keys) * 4;
+  const auto n_splits = static_cast<std::size_t>(split_count(args));
+  const std::size_t splits =
+      n_splits == 1
+          ? 0
+          : (lse_floats(args) + n_splits * rows * static_cast<std::size_t>(args.dim_v)) * 4;
+  return std::max(reference, splits);
+}
+
+Status attention(const AttentionArgs& args, Stream stream) {
+  const Launch launch = find(args.dim_qk, args.dim_v);
+  if (launch == nullptr) return Status::kUnsupported;
+  if (!valid(args)) return Status::kBadArgument;
+  const std::int64_t n_splits = split_count(args);
+  const std::size_t rows = static_cast<std::size_t>(n_splits * args.n_rows * args.n_heads);
+  if (n_splits > 1 &&
+      args.workspace_bytes < (lse_floats(args) + rows * static_cast<std::size_t>(args.dim_v)) * 4) {
+    return Status::kNoWorkspace;
+  }
+  const Status status = launch(args, stream);
+  if (status != Status::kOk || n_splits == 1) return status;
+  const std::int64_t results = args.n_rows * args.n_heads;
+  combine_kernel<<<static_cast<unsigned>(results), 128, 0, stream>>>(args, n_splits);
+  return launched();
+}
+
+Status attention_reference(const AttentionArgs& args, Stream stream) {
+  if (!valid(args)) return Status::kBadArgument;
+  if (args.workspace_bytes <
+      static_cast<std::size_t>(args.n_rows * args.n_heads * args.max_keys) * 4) {
+    return Status::kNoWorkspace;
+  }
+  const dim3 grid(static_cast<unsigned>(args.n_heads), static_cast<unsigned>(args.max_item_rows),
+                  static_cast<unsigned>(args.n_items));
+  reference_kernel<<<grid, kWarp, 0, stream>>>(args);
+  return launched();
+}
+
+Status store_kv(const StoreKvArgs& args, Stream stream) {
+  if (args.n_items <= 0 || args.max_item_rows <= 0 || args.dim <= 0 || args.n_heads <= 0) {
+    return Status::kBadArgument;
+  }
+  const dim3 grid(static_cast<unsigned>(args.max_item_rows), static_cast<unsigned>(args.n_items));
+  store_kernel<<<grid, 128, 0, stream>>>(args);
+  return launched();
+}
+
+}  // namespace kt::kernels::cuda

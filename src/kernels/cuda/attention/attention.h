@@ -1,0 +1,84 @@
+// Attention over the paged cache (tensor/kv_view.h), flash style (arXiv 2205.14135), on tensor
+// cores in bf16:
+//
+//   out[i] = Σ_p softmax_p(scale · q[i]·k[p]) v[p],   p in (position(i) - window, position(i)]
+//
+// One kernel serves decode and prompts, grouped heads and absorbed MLA: the query rows of a block
+// are (token, head of the group) pairs of one sequence and kv head. The keys of a sequence are
+// divided into splits of split_keys positions, each with a softmax of its own; a second kernel adds
+// the splits in order, so that a row's result depends on split_keys but not on what else is in the
+// batch. MLA: one stream, v its first dim_v values, one kv head. attention_reference() is the slow
+// twin. Thread rule: status.h.
+#pragma once
+#include "kernels/cuda/status.h"
+
+namespace kt::kernels::cuda {
+
+/// Tokens of a page of the cache: tensor::kKvPageLen.
+inline constexpr std::int64_t kPageLen = 64;
+
+/// Rows [row_begin, row_begin + n_rows) of the batch: consecutive positions of one sequence.
+struct SequenceItem {
+  std::int32_t row_begin = 0;
+  std::int32_t n_rows = 0;
+  std::int32_t position = 0;  // of the first row
+  std::int32_t table = 0;     // row of the page table
+};
+
+/// One stream of a layer's cache, bf16. Strides in elements, multiples of 8; base aligned to 16
+/// bytes.
+struct KvCache {
+  void* base = nullptr;
+  std::int64_t row_stride = 0;  // from one token to the next of a page
+  std::int64_t head_stride = 0;
+};
+
+struct PageTable {
+  const std::int32_t* pages = nullptr;  // [n_tables, stride]
+  std::int64_t stride = 0;
+};
+
+struct AttentionArgs {
+  const void* q = nullptr;  // [n_rows, n_heads, dim_qk] bf16
+  std::int64_t q_token_stride = 0, q_head_stride = 0;
+  KvCache k, v;  // one base: MLA, v is read from k
+  PageTable table;
+  const SequenceItem* items = nullptr;  // [n_items], device memory
+  std::int64_t n_items = 0;
+  std::int64_t n_rows = 0;         // of all items
+  std::int64_t max_item_rows = 0;  // bounds of what the items will say, for the launch
+  std::int64_t max_keys = 0;       // greatest position + 1
+  std::int64_t n_heads = 0, n_kv_heads = 0, dim_qk = 0, dim_v = 0;
+  float scale = 1.0f;
+  std::int64_t window = 0;      // 0: none
+  std::int64_t split_keys = 0;  // a multiple of kPageLen: attention_split_keys()
+  void* out = nullptr;          // [n_rows, n_heads, dim_v], contiguous
+  Type out_type = Type::kBF16;
+  void* workspace = nullptr;  // attention_workspace() bytes
+  std::size_t workspace_bytes = 0;
+};
+
+/// Whether a kernel exists: (64, 64), (128, 128), (192, 128), (256, 256) and, MLA, (576, 512).
+bool has_attention(std::int64_t dim_qk, std::int64_t dim_v);
+
+/// A split size that occupies the device, from the counts in args.
+std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& device);
+std::size_t attention_workspace(const AttentionArgs& args);
+
+Status attention(const AttentionArgs& args, Stream stream);
+Status attention_reference(const AttentionArgs& args, Stream stream);
+
+/// Writes rows of one stream to the cache: x [n_rows, n_heads, dim] goes to each row's position.
+struct StoreKvArgs {
+  const void* x = nullptr;
+  Type type = Type::kBF16;
+  std::int64_t token_stride = 0, head_stride = 0;
+  std::int64_t n_heads = 0, dim = 0;
+  KvCache cache;
+  PageTable table;
+  const SequenceItem* items = nullptr;
+  std::int64_t n_items = 0, max_item_rows = 0;
+};
+Status store_kv(const StoreKvArgs& args, Stream stream);
+
+}  // namespace kt::kernels::cuda

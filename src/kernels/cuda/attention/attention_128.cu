@@ -1,0 +1,9 @@
+#include "kernels/cuda/attention/attention.cuh"
+
+namespace kt::kernels::cuda {
+
+Status attention_128(const AttentionArgs& args, Stream stream) {
+  return launch_grouped<128, 128>(args, stream);
+}
+
+}  // namespace kt::kernels::cuda

@@ -1,0 +1,11 @@
+#include "kernels/cuda/attention/attention.cuh"
+
+namespace kt::kernels::cuda {
+
+Status attention_mla(const AttentionArgs& args, Stream stream) {
+  const std::int64_t rows = args.max_item_rows * args.n_heads;
+  if (rows <= 16) return launch_attention<AttentionShape<576, 512, true, 1, 4, 64>>(args, stream);
+  return launch_attention<AttentionShape<576, 512, true, 4, 8, 32>>(args, stream);
+}
+
+}  // namespace kt::kernels::cuda

@@ -1,0 +1,250 @@
+// Attention over a scattered paged cache against loops in double precision: decode and prompts,
+// grouped heads and MLA, windows, splits, several sequences of different lengths, and the slow
+// twin.
+//
+// Bound: weights are rounded to bf16, 2^-9 of each, and the output to its type: 2^-7 · Σ weight ·
+// |v| + 2^-8.
+#include "kernels/cuda/attention/attention.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/test_random.h"
+#include "kernels/cuda/test_device.h"
+#include "tensor/kv_view.h"
+
+namespace kt::kernels::cuda {
+namespace {
+
+static_assert(kPageLen == tensor::kKvPageLen);
+
+struct Case {
+  std::int64_t dim_qk, dim_v, n_heads, n_kv_heads;
+  std::vector<SequenceItem> items;  // row_begin and table are filled in
+  std::int64_t split_keys = 0;      // 0: attention_split_keys()
+  std::int64_t window = 0;
+};
+
+/// Caches in pages that lie in a random order, filled with bf16 values; other memory is NaN.
+struct Cache {
+  Cache(const Case& c, std::int64_t max_keys) : stride((max_keys + kPageLen - 1) / kPageLen + 1) {
+    const auto n_pages = static_cast<std::int64_t>(c.items.size()) * stride;
+    pages.resize(static_cast<std::size_t>(n_pages));
+    std::iota(pages.begin(), pages.end(), 0);
+    std::shuffle(pages.begin(), pages.end(), std::mt19937(5));
+    const bool mla = c.dim_qk == 576;
+    k_stride = c.n_kv_heads * c.dim_qk;
+    v_stride = mla ? k_stride : c.n_kv_heads * c.dim_v;
+    const std::vector<float> random_k = gaussian(n_pages * kPageLen * k_stride, 6);
+    const std::vector<float> random_v = gaussian(mla ? 1 : n_pages * kPageLen * v_stride, 7);
+    k = rounded(random_k);
+    v = mla ? k : rounded(random_v);
+    // What lies behind the last key of a sequence must not matter, NaN neither.
+    for (std::size_t s = 0; s < c.items.size(); ++s) {
+      for (std::int64_t p = c.items[s].position + c.items[s].n_rows; p < stride * kPageLen; ++p) {
+        const std::int64_t row = at(static_cast<std::int64_t>(s), p);
+        std::fill_n(k.begin() + row * k_stride, k_stride, std::nanf(""));
+        if (!mla) std::fill_n(v.begin() + row * v_stride, v_stride, std::nanf(""));
+      }
+    }
+    if (mla) v = k;
+  }
+  std::int64_t at(std::int64_t table, std::int64_t p) const {
+    return pages[static_cast<std::size_t>(table * stride + p / kPageLen)] * kPageLen + p % kPageLen;
+  }
+  std::int64_t stride, k_stride = 0, v_stride = 0;
+  std::vector<std::int32_t> pages;
+  std::vector<float> k, v;
+};
+
+void expect_rows(const Case& c, const Cache& cache, const std::vector<float>& q,
+                 const std::vector<float>& got, float scale, double tolerance) {
+  Compare compare("attention " + std::to_string(c.dim_qk) + " " + std::to_string(c.n_heads) + "/" +
+                  std::to_string(c.n_kv_heads) + " split " + std::to_string(c.split_keys) +
+                  " window " + std::to_string(c.window));
+  std::vector<double> out(static_cast<std::size_t>(c.dim_v)), size(out.size());
+  for (const SequenceItem& item : c.items) {
+    for (std::int64_t r = 0; r < item.n_rows; ++r) {
+      for (std::int64_t h = 0; h < c.n_heads; ++h) {
+        const std::int64_t position = item.position + r, kv = h / (c.n_heads / c.n_kv_heads);
+        const std::int64_t begin =
+            c.window > 0 ? std::max<std::int64_t>(position - c.window + 1, 0) : 0;
+        const std::int64_t row = (item.row_begin + r) * c.n_heads + h;
+        std::vector<double> w;
+        double top = -1e300, total = 0.0;
+        for (std::int64_t p = begin; p <= position; ++p) {
+          const std::int64_t at = cache.at(item.table, p) * cache.k_stride + kv * c.dim_qk;
+          double sum = 0.0;
+          for (std::int64_t d = 0; d < c.dim_qk; ++d) {
+            sum += double{q[static_cast<std::size_t>(row * c.dim_qk + d)]} *
+                   cache.k[static_cast<std::size_t>(at + d)];
+          }
+          w.push_back(sum * scale);
+          top = std::max(top, w.back());
+        }
+        for (double& v : w) total += v = std::exp(v - top);
+        std::fill(out.begin(), out.end(), 0.0);
+        std::fill(size.begin(), size.end(), 0.0);
+        for (std::int64_t p = begin; p <= position; ++p) {
+          const std::int64_t at = cache.at(item.table, p) * cache.v_stride +
+                                  kv * (c.dim_qk == 576 ? c.dim_qk : c.dim_v);
+          const double weight = w[static_cast<std::size_t>(p - begin)] / total;
+          for (std::size_t d = 0; d < out.size(); ++d) {
+            const double v = cache.v[static_cast<std::size_t>(at) + d];
+            out[d] += weight * v;
+            size[d] += weight * std::fabs(v);
+          }
+        }
+        for (std::size_t d = 0; d < out.size(); ++d) {
+          const std::int64_t i = row * c.dim_v + static_cast<std::int64_t>(d);
+          compare.value(got[static_cast<std::size_t>(i)], out[d], tolerance * size[d] + 1e-6, i);
+        }
+      }
+    }
+  }
+}
+
+void run_case(Case c, const DeviceInfo& info, bool reference = false) {
+  AttentionArgs args;
+  for (SequenceItem& item : c.items) {
+    item.table = static_cast<std::int32_t>(&item - c.items.data());
+    item.row_begin = static_cast<std::int32_t>(args.n_rows);
+    args.n_rows += item.n_rows;
+    args.max_item_rows = std::max<std::int64_t>(args.max_item_rows, item.n_rows);
+    args.max_keys = std::max<std::int64_t>(args.max_keys, item.position + item.n_rows);
+  }
+  const Cache cache(c, args.max_keys);
+  const std::vector<float> q = rounded(gaussian(args.n_rows * c.n_heads * c.dim_qk, 8));
+  const Device<std::uint16_t> q_device(as_bf16(q)), k(as_bf16(cache.k)), v(as_bf16(cache.v));
+  const Device<std::int32_t> pages(cache.pages);
+  const Device<SequenceItem> items(c.items);
+  Device<float> out(args.n_rows * c.n_heads * c.dim_v);
+  args.q = q_device.get();
+  args.q_token_stride = c.n_heads * c.dim_qk;
+  args.q_head_stride = c.dim_qk;
+  args.k = {k.get(), cache.k_stride, c.dim_qk};
+  args.v = {v.get(), cache.v_stride, c.dim_v};
+  args.table = {pages.get(), cache.stride};
+  args.items = items.get();
+  args.n_items = static_cast<std::int64_t>(c.items.size());
+  args.n_heads = c.n_heads;
+  args.n_kv_heads = c.n_kv_heads;
+  args.dim_qk = c.dim_qk;
+  args.dim_v = c.dim_v;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(c.dim_qk));
+  args.window = c.window;
+  args.out = out.get();
+  args.out_type = Type::kF32;
+  args.split_keys = c.split_keys != 0 ? c.split_keys : attention_split_keys(args, info);
+  Device<std::byte> workspace(static_cast<std::int64_t>(attention_workspace(args)));
+  args.workspace = workspace.get();
+  args.workspace_bytes = workspace.bytes();
+  const Status status = reference ? attention_reference(args, nullptr) : attention(args, nullptr);
+  ASSERT_EQ(status, Status::kOk) << status_text(status) << ": " << device_error_text();
+  expect_rows(c, cache, q, out.host(), args.scale, reference ? 1e-5 : 0x1p-7);
+}
+
+std::vector<SequenceItem> decode_items() {
+  return {{0, 1, 0}, {0, 1, 63}, {0, 1, 64}, {0, 1, 700}, {0, 1, 1}};
+}
+
+class Attention : public OnDevice, public ::testing::WithParamInterface<std::pair<int, int>> {
+ protected:
+  std::int64_t qk() const { return GetParam().first; }
+  std::int64_t v() const { return GetParam().second; }
+};
+
+TEST_P(Attention, Decode) {
+  for (const std::int64_t split : {0, 64, 256, 1024}) {
+    run_case({qk(), v(), 8, 2, decode_items(), split}, info_);
+  }
+  run_case({qk(), v(), 7, 1, decode_items()}, info_);
+  run_case({qk(), v(), 3, 3, decode_items()}, info_);
+  run_case({qk(), v(), 32, 1, decode_items(), 128}, info_);
+}
+
+TEST_P(Attention, Prompts) {
+  const std::vector<SequenceItem> items = {{0, 130, 0}, {0, 1, 200}, {0, 17, 63}, {0, 64, 300}};
+  for (const std::int64_t split : {0, 128, 1024}) run_case({qk(), v(), 4, 2, items, split}, info_);
+  run_case({qk(), v(), 5, 1, items}, info_);
+}
+
+TEST_P(Attention, Window) {
+  for (const std::int64_t window : {1, 63, 64, 129}) {
+    run_case({qk(), v(), 4, 2, decode_items(), 256, window}, info_);
+    run_case({qk(), v(), 4, 2, {{0, 90, 0}, {0, 40, 200}}, 128, window}, info_);
+  }
+}
+
+TEST_P(Attention, Reference) {
+  run_case({qk(), v(), 4, 2, {{0, 5, 60}, {0, 1, 128}}, 64, 50}, info_, true);
+}
+
+INSTANTIATE_TEST_SUITE_P(Dims, Attention,
+                         ::testing::Values(std::pair{64, 64}, std::pair{128, 128},
+                                           std::pair{192, 128}, std::pair{256, 256}),
+                         [](const auto& param) {
+                           return std::to_string(param.param.first) + "_" +
+                                  std::to_string(param.param.second);
+                         });
+
+using Mla = OnDevice;
+
+TEST_F(Mla, Decode) {
+  for (const std::int64_t split : {0, 64, 256, 1024})
+    run_case({576, 512, 128, 1, decode_items(), split}, info_);
+  run_case({576, 512, 16, 1, decode_items()}, info_);
+  run_case({576, 512, 20, 1, decode_items(), 128}, info_);
+}
+
+TEST_F(Mla, Prompts) { run_case({576, 512, 16, 1, {{0, 33, 0}, {0, 9, 120}}}, info_); }
+
+TEST_F(Mla, Reference) { run_case({576, 512, 4, 1, {{0, 3, 62}}, 64}, info_, true); }
+
+using AttentionOnce = OnDevice;
+
+TEST_F(AttentionOnce, RefusesWhatItCannotDo) {
+  EXPECT_FALSE(has_attention(80, 80));
+  AttentionArgs args;
+  args.dim_qk = args.dim_v = 80;
+  EXPECT_EQ(attention(args, nullptr), Status::kUnsupported);
+  args.dim_qk = args.dim_v = 128;
+  EXPECT_EQ(attention(args, nullptr), Status::kBadArgument);
+}
+
+TEST_F(AttentionOnce, StoresRowsInPages) {
+  const std::int64_t n_heads = 2, dim = 24;
+  const std::vector<std::int32_t> pages = {3, 1, 0, 2};
+  const std::vector<SequenceItem> items = {{0, 3, 62, 0}, {3, 1, 5, 1}};
+  const std::vector<float> x = rounded(gaussian(4 * n_heads * dim, 1));
+  const Device<float> x_device(x);
+  const Device<std::int32_t> pages_device(pages);
+  const Device<SequenceItem> items_device(items);
+  Device<std::uint16_t> cache(4 * kPageLen * n_heads * dim);
+  StoreKvArgs args{x_device.get(),
+                   Type::kF32,
+                   n_heads * dim,
+                   dim,
+                   n_heads,
+                   dim,
+                   {cache.get(), n_heads * dim, dim},
+                   {pages_device.get(), 2},
+                   items_device.get(),
+                   2,
+                   3};
+  ASSERT_EQ(store_kv(args, nullptr), Status::kOk);
+  const std::vector<float> got = as_floats(cache.host());
+  const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen + 0,
+                               0 * kPageLen + 5};
+  std::int64_t n_written = 0;
+  for (const float v : got) n_written += !std::isnan(v);
+  EXPECT_EQ(n_written, 4 * n_heads * dim);
+  for (std::int64_t i = 0; i < 4 * n_heads * dim; ++i) {
+    const auto at =
+        static_cast<std::size_t>(rows[i / (n_heads * dim)] * n_heads * dim + i % (n_heads * dim));
+    EXPECT_EQ(got[at], x[static_cast<std::size_t>(i)]);
+  }
+}
+
+}  // namespace
+}  // namespace kt::kernels::cuda
