@@ -1,0 +1,158 @@
+// The kernel of expert products: the inner loop of gemm/multiply.cuh over pieces of work
+// (moe/grouped.h).
+//
+// A block of 8 warps takes warps_n row tiles of one piece; the other warps share k. x is staged in
+// chunks that fit shared memory. Gate and up are walked together, so that their product needs no
+// memory between. Thread rule: status.h.
+#pragma once
+#include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/gemm/multiply.cuh"
+#include "kernels/cuda/moe/grouped.h"
+
+namespace kt::kernels::cuda {
+
+inline constexpr int kGroupedWarps = 8;
+
+template <class T, int kN, bool kGate>
+__global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
+    grouped_kernel(GroupedArgs args, int warps_n, int chunk_tiles) {
+  extern __shared__ __align__(16) Byte shared[];
+  Piece piece;
+  if (args.pairs == nullptr) {
+    piece = {args.ids[blockIdx.y], static_cast<std::int32_t>(blockIdx.y), 1};
+  } else {
+    if (static_cast<std::int32_t>(blockIdx.y) >= *args.n_pieces) return;
+    piece = args.pieces[blockIdx.y];
+  }
+  if (piece.expert < 0 || piece.expert >= args.n_experts) return;
+  const auto pair_of = [&](int r) -> std::int64_t {
+    return args.pairs == nullptr ? piece.begin + r : args.pairs[piece.begin + r];
+  };
+
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int warps_k = kGroupedWarps / warps_n;
+  const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
+  const std::int64_t row_tiles = div_up<std::int64_t>(args.n, 16);
+  const std::int64_t row_tile = static_cast<std::int64_t>(blockIdx.x) * warps_n + warp % warps_n;
+  const bool inside = row_tile < row_tiles;
+  const std::int64_t offset = (piece.expert * row_tiles + row_tile) * k_tiles * T::kBytes;
+  const Byte* first = static_cast<const Byte*>(args.first) + offset;
+  const Byte* second = static_cast<const Byte*>(args.second) + offset;
+
+  constexpr int kMatrices = kGate ? 2 : 1;
+  float acc[kMatrices][kN][4] = {};
+  for (int chunk = 0; chunk < k_tiles; chunk += chunk_tiles) {
+    const int end = min(chunk + chunk_tiles, k_tiles);
+    const Staged<T, kN> x(shared, piece.count, (end - chunk) * T::kK);
+    // With few rows of x registers are free to load ahead; with many, other warps hide the wait.
+    constexpr int kAhead = kN == 1 ? kMatrices : 1;
+    typename T::Raw raw[kAhead];
+    int tile = chunk + warp / warps_n;
+    const auto load = [&](int i, int to, int at) {
+      load_raw<T>(raw[to], (i == 0 ? first : second) + static_cast<std::int64_t>(at) * T::kBytes,
+                  lane);
+    };
+    const auto load_ahead = [&](int at) {
+      if constexpr (kN == 1) {
+        if (!inside || at >= end) return;
+#pragma unroll
+        for (int i = 0; i < kMatrices; ++i) load(i, i, at);
+      }
+    };
+    load_ahead(tile);
+    if (chunk > 0) __syncthreads();
+    stage<T, kN>(x, piece.count, static_cast<std::int64_t>(chunk) * T::kK, (end - chunk) * T::kK,
+                 args.k,
+                 [&](int r) { return args.x + pair_of(r) / args.rows_of_x * args.x_stride; });
+    __syncthreads();
+    if (!inside) continue;
+    for (; tile < end; tile += warps_k) {
+#pragma unroll
+      for (int i = 0; i < kMatrices; ++i) {
+        if constexpr (kN > 1) load(i, 0, tile);
+        multiply_tile<T, kN>(raw[kN > 1 ? 0 : i], x, (tile - chunk) * T::kK, piece.count, acc[i]);
+      }
+      load_ahead(tile + warps_k);
+    }
+  }
+
+  __syncthreads();
+  auto* sums = reinterpret_cast<float*>(shared);  // [matrix][warp][8 kN rows of x][16 rows]
+  constexpr int kPerWarp = 8 * kN * 16;
+  const int g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < kMatrices; ++i) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        sums[(i * kGroupedWarps + warp) * kPerWarp + (8 * n + 2 * t + e % 2) * 16 + g + e / 2 * 8] =
+            acc[i][n][e];
+      }
+    }
+  }
+  __syncthreads();
+  const int rows = warps_n * 16;
+  for (int i = threadIdx.x; i < rows * piece.count; i += blockDim.x) {
+    const int r = i % rows, token = i / rows;
+    const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * rows + r;
+    if (row >= args.n) continue;
+    float total[kMatrices] = {};
+    for (int w = 0; w < warps_k; ++w) {
+#pragma unroll
+      for (int j = 0; j < kMatrices; ++j) {
+        total[j] +=
+            sums[(j * kGroupedWarps + w * warps_n + r / 16) * kPerWarp + token * 16 + r % 16];
+      }
+    }
+    const std::int64_t at = pair_of(token) * args.n + row;
+    if constexpr (kGate) {
+      static_cast<std::uint16_t*>(args.out)[at] = to_bf16(silu(total[0]) * total[1]);
+    } else {
+      static_cast<float*>(args.out)[at] = total[0];
+    }
+  }
+}
+
+template <class T, int kN, bool kGate>
+Status launch_grouped_kernel(const GroupedArgs& args, Stream stream) {
+  const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
+  // Few rows of x: warps share k as far as it goes. Many: they take rows of weights, so that x is
+  // read less often.
+  int warps_n = kN == 1 ? kGroupedWarps : kGroupedWarps / 2;
+  while (kN == 1 && warps_n > 1 && kGroupedWarps / warps_n * 2 <= k_tiles) warps_n /= 2;
+  const std::int64_t rows = args.pairs == nullptr ? 1 : 8 * kN;
+  constexpr std::size_t kBudget = 72 * 1024;
+  int chunk = 1;
+  while (chunk < k_tiles && staged_bytes<T, kN>(rows, (chunk + 1) * T::kK) <= kBudget) ++chunk;
+  const std::size_t staged = staged_bytes<T, kN>(rows, chunk * T::kK);
+  const std::size_t reduce = (kGate ? 2 : 1) * kGroupedWarps * 8 * kN * 16 * 4;
+  const std::size_t shared = staged > reduce ? staged : reduce;
+  const Status status = allow_shared(grouped_kernel<T, kN, kGate>, shared);
+  if (status != Status::kOk) return status;
+  const std::int64_t groups = div_up<std::int64_t>(div_up<std::int64_t>(args.n, 16), warps_n);
+  const dim3 grid(static_cast<unsigned>(groups), static_cast<unsigned>(args.max_pieces));
+  grouped_kernel<T, kN, kGate>
+      <<<grid, kGroupedWarps * kWarp, shared, stream>>>(args, warps_n, chunk);
+  return launched();
+}
+
+template <class T>
+Status launch_experts(const GroupedArgs& args, Stream stream) {
+  const bool few = args.pairs == nullptr;
+  if (args.second != nullptr) {
+    return few ? launch_grouped_kernel<T, 1, true>(args, stream)
+               : launch_grouped_kernel<T, kPieceRows / 8, true>(args, stream);
+  }
+  return few ? launch_grouped_kernel<T, 1, false>(args, stream)
+             : launch_grouped_kernel<T, kPieceRows / 8, false>(args, stream);
+}
+
+}  // namespace kt::kernels::cuda
+
+/// Instantiates the expert kernels of one format.
+#define KT_EXPERT_KERNELS(format, T)                                                \
+  template <>                                                                       \
+  Status grouped<formats::Format::format>(const GroupedArgs& args, Stream stream) { \
+    return launch_experts<T>(args, stream);                                         \
+  }

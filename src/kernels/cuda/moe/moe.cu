@@ -1,0 +1,241 @@
+#include <algorithm>
+
+#include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/device/numbers.cuh"
+#include "kernels/cuda/gemm/gemm.h"
+#include "kernels/cuda/moe/grouped.h"
+#include "kernels/cuda/moe/moe.h"
+
+namespace kt::kernels::cuda {
+namespace {
+
+/// Up to this many tokens every pair is a piece of its own: experts are rarely shared.
+constexpr std::int64_t kFewTokens = 4;
+constexpr std::int64_t kMaxSorted = 1024;  // experts that the sort has room for
+constexpr int kSortThreads = 1024;
+constexpr std::int64_t kReferenceTokens = 64;
+
+GroupedKernel find(formats::Format format) {
+  switch (format) {
+#define EXPERTS(id) \
+  case formats::Format::id: return &grouped<formats::Format::id>;
+#include "kernels/cuda/moe/kernels.inc"
+#undef EXPERTS
+    default: return nullptr;
+  }
+}
+
+/// The parts of the work memory.
+struct Layout {
+  std::size_t hidden = 0, results = 0, pairs = 0, pieces = 0, count = 0, total = 0;
+  std::int64_t max_pieces = 0;
+
+  explicit Layout(const MoeArgs& args) {
+    const std::int64_t n_pairs = args.m * args.n_active;
+    max_pieces = std::min(n_pairs, args.n_experts + n_pairs / kPieceRows);
+    const auto take = [&](std::size_t* at, std::int64_t bytes) {
+      *at = total;
+      total += (static_cast<std::size_t>(bytes) + 255) / 256 * 256;
+    };
+    take(&hidden, n_pairs * args.d_ff * 2);
+    take(&results, n_pairs * args.d_model * 4);
+    take(&pairs, n_pairs * 4);
+    take(&pieces, max_pieces * static_cast<std::int64_t>(sizeof(Piece)));
+    take(&count, 4);
+  }
+};
+
+/// Groups pairs by expert: one block. The order of pairs inside a piece does not change any result.
+__global__ void sort_kernel(const std::int32_t* ids, int n_pairs, int n_experts,
+                            std::int32_t* pairs, Piece* pieces, std::int32_t* n_pieces) {
+  __shared__ int counts[kMaxSorted], begins[kMaxSorted], piece_begins[kMaxSorted];
+  const int e = threadIdx.x;
+  counts[e] = 0;
+  __syncthreads();
+  for (int i = threadIdx.x; i < n_pairs; i += kSortThreads) {
+    const int id = ids[i];
+    if (id >= 0 && id < n_experts) atomicAdd(&counts[id], 1);
+  }
+  __syncthreads();
+  const int count = counts[e], n_mine = (count + kPieceRows - 1) / kPieceRows;
+  begins[e] = count;
+  piece_begins[e] = n_mine;
+  for (int step = 1; step < kSortThreads; step *= 2) {  // inclusive sums
+    __syncthreads();
+    const int a = e >= step ? begins[e - step] : 0, b = e >= step ? piece_begins[e - step] : 0;
+    __syncthreads();
+    begins[e] += a;
+    piece_begins[e] += b;
+  }
+  __syncthreads();
+  const int begin = begins[e] - count, piece_begin = piece_begins[e] - n_mine;
+  for (int i = 0; i < n_mine; ++i) {
+    pieces[piece_begin + i] = {e, begin + i * kPieceRows, min(kPieceRows, count - i * kPieceRows)};
+  }
+  if (e == kSortThreads - 1) *n_pieces = piece_begins[e];
+  __syncthreads();
+  counts[e] = begin;
+  __syncthreads();
+  for (int i = threadIdx.x; i < n_pairs; i += kSortThreads) {
+    const int id = ids[i];
+    if (id >= 0 && id < n_experts) pairs[atomicAdd(&counts[id], 1)] = i;
+  }
+}
+
+__global__ void combine_kernel(MoeArgs args, const float* results) {
+  const std::int64_t token = blockIdx.y;
+  const std::int64_t d = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (d >= args.d_model) return;
+  const std::int64_t at = token * args.y_stride + d;
+  float sum = args.add ? load_as_float(args.y, args.y_type, at) : 0.0f;
+  for (std::int64_t j = 0; j < args.n_active; ++j) {
+    const std::int64_t pair = token * args.n_active + j;
+    const std::int32_t id = args.ids[pair];
+    if (id >= 0 && id < args.n_experts)
+      sum += args.weights[pair] * results[pair * args.d_model + d];
+  }
+  store_float(args.y, args.y_type, at, sum);
+}
+
+/// One warp for each result of one pair, weights decoded to `w` before.
+__global__ void reference_gate_kernel(MoeArgs args, const float* gate, const float* up,
+                                      std::int64_t expert, float* hidden) {
+  const std::int64_t pair = blockIdx.y, row = blockIdx.x;
+  if (args.ids[pair] != expert) return;
+  const std::int64_t x = pair / args.n_active * args.x_stride;
+  float g = 0.0f, u = 0.0f;
+  for (std::int64_t i = threadIdx.x; i < args.d_model; i += kWarp) {
+    const float v = load_as_float(args.x, Type::kBF16, x + i);
+    g += gate[row * args.d_model + i] * v;
+    u += up[row * args.d_model + i] * v;
+  }
+  g = warp_sum(g);
+  u = warp_sum(u);
+  if (threadIdx.x == 0) hidden[pair * args.d_ff + row] = g / (1.0f + expf(-g)) * u;
+}
+
+__global__ void reference_down_kernel(MoeArgs args, const float* down, std::int64_t expert,
+                                      const float* hidden, float* results) {
+  const std::int64_t pair = blockIdx.y, row = blockIdx.x;
+  if (args.ids[pair] != expert) return;
+  float sum = 0.0f;
+  for (std::int64_t i = threadIdx.x; i < args.d_ff; i += kWarp) {
+    sum += down[row * args.d_ff + i] * hidden[pair * args.d_ff + i];
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x == 0) results[pair * args.d_model + row] = sum;
+}
+
+bool valid(const MoeArgs& args) {
+  return args.m > 0 && args.n_active > 0 && args.n_experts > 0 && args.d_model > 0 &&
+         args.d_ff > 0 && args.gate.format == args.up.format && args.x_stride >= args.d_model &&
+         args.y_stride >= args.d_model;
+}
+
+Status combine(const MoeArgs& args, const float* results, Stream stream) {
+  constexpr int kBlock = 256;
+  const dim3 grid(static_cast<unsigned>(div_up<std::int64_t>(args.d_model, kBlock)),
+                  static_cast<unsigned>(args.m));
+  combine_kernel<<<grid, kBlock, 0, stream>>>(args, results);
+  return launched();
+}
+
+/// Work memory of the slow twin: decoded matrices of one expert, hidden rows and results in f32.
+std::size_t reference_bytes(const MoeArgs& args) {
+  const std::int64_t n_pairs = args.m * args.n_active;
+  return static_cast<std::size_t>(3 * args.d_ff * args.d_model +
+                                  n_pairs * (args.d_ff + args.d_model)) *
+         4;
+}
+
+}  // namespace
+
+bool has_moe(formats::Format format) { return find(format) != nullptr; }
+
+std::size_t moe_workspace(const MoeArgs& args) {
+  return args.m <= kReferenceTokens ? std::max(Layout(args).total, reference_bytes(args))
+                                    : Layout(args).total;
+}
+
+Status moe(const MoeArgs& args, Stream stream) {
+  const GroupedKernel gate = find(args.gate.format), down = find(args.down.format);
+  if (gate == nullptr || down == nullptr || args.n_experts > kMaxSorted)
+    return Status::kUnsupported;
+  if (!valid(args)) return Status::kBadArgument;
+  const Layout layout(args);
+  if (args.workspace_bytes < layout.total) return Status::kNoWorkspace;
+  auto* base = static_cast<std::byte*>(args.workspace);
+  const std::int64_t n_pairs = args.m * args.n_active;
+
+  GroupedArgs work;
+  work.n_experts = args.n_experts;
+  work.ids = args.ids;
+  work.max_pieces = n_pairs;
+  if (args.m > kFewTokens) {
+    auto* pairs = reinterpret_cast<std::int32_t*>(base + layout.pairs);
+    auto* pieces = reinterpret_cast<Piece*>(base + layout.pieces);
+    auto* count = reinterpret_cast<std::int32_t*>(base + layout.count);
+    sort_kernel<<<1, kSortThreads, 0, stream>>>(args.ids, static_cast<int>(n_pairs),
+                                                static_cast<int>(args.n_experts), pairs, pieces,
+                                                count);
+    work.pairs = pairs;
+    work.pieces = pieces;
+    work.n_pieces = count;
+    work.max_pieces = layout.max_pieces;
+  }
+
+  work.first = args.gate.tiles;
+  work.second = args.up.tiles;
+  work.n = args.d_ff;
+  work.k = args.d_model;
+  work.x = static_cast<const std::uint16_t*>(args.x);
+  work.x_stride = args.x_stride;
+  work.rows_of_x = args.n_active;
+  work.out = base + layout.hidden;
+  Status status = gate(work, stream);
+  if (status != Status::kOk) return status;
+
+  work.first = args.down.tiles;
+  work.second = nullptr;
+  work.n = args.d_model;
+  work.k = args.d_ff;
+  work.x = reinterpret_cast<const std::uint16_t*>(base + layout.hidden);
+  work.x_stride = args.d_ff;
+  work.rows_of_x = 1;
+  work.out = base + layout.results;
+  status = down(work, stream);
+  if (status != Status::kOk) return status;
+  return combine(args, reinterpret_cast<const float*>(base + layout.results), stream);
+}
+
+Status moe_reference(const MoeArgs& args, Stream stream) {
+  if (!has_gemm(args.gate.format) || !has_gemm(args.down.format)) return Status::kUnsupported;
+  if (!valid(args) || args.m > kReferenceTokens) return Status::kBadArgument;
+  if (args.workspace_bytes < reference_bytes(args)) return Status::kNoWorkspace;
+  const std::int64_t n_pairs = args.m * args.n_active, size = args.d_ff * args.d_model;
+  auto* gate = static_cast<float*>(args.workspace);
+  float *up = gate + size, *down = up + size, *hidden = down + size;
+  float* results = hidden + n_pairs * args.d_ff;
+  const dim3 gate_grid(static_cast<unsigned>(args.d_ff), static_cast<unsigned>(n_pairs));
+  const dim3 down_grid(static_cast<unsigned>(args.d_model), static_cast<unsigned>(n_pairs));
+  for (std::int64_t e = 0; e < args.n_experts; ++e) {
+    const auto matrix = [&](const ExpertMatrices& all, std::int64_t n, std::int64_t k) {
+      const auto bytes = static_cast<std::size_t>(e) * packed_bytes(all.format, n, k);
+      return Matrix{all.format, static_cast<const std::byte*>(all.tiles) + bytes, n, k};
+    };
+    const UnpackArgs parts[] = {
+        {matrix(args.gate, args.d_ff, args.d_model), 0, args.d_ff, gate, Type::kF32},
+        {matrix(args.up, args.d_ff, args.d_model), 0, args.d_ff, up, Type::kF32},
+        {matrix(args.down, args.d_model, args.d_ff), 0, args.d_model, down, Type::kF32}};
+    for (const UnpackArgs& part : parts) {
+      const Status status = unpack(part, stream);
+      if (status != Status::kOk) return status;
+    }
+    reference_gate_kernel<<<gate_grid, kWarp, 0, stream>>>(args, gate, up, e, hidden);
+    reference_down_kernel<<<down_grid, kWarp, 0, stream>>>(args, down, e, hidden, results);
+  }
+  const Status status = launched();
+  return status == Status::kOk ? combine(args, results, stream) : status;
+}
+
+}  // namespace kt::kernels::cuda

@@ -1,0 +1,50 @@
+// The routed experts that live on the GPU: y[i] = Σ_j weights[i, j] · expert(ids[i, j], x[i]),
+// where
+//
+//   expert(e, x) = down[e] · (silu(gate[e]·x) · (up[e]·x))
+//
+// Weights are packed by gemm/gemm.h, one expert after the other. Few tokens: each (token, expert)
+// pair is a piece of work of its own. More: pairs are grouped by expert on the device, so that up
+// to 32 rows share each read of the weights. Then one launch computes gate, up and the activation
+// of all pieces, one computes down, and one adds the weighted results in the order of the slots.
+// Ids outside [0, n_experts) are computed elsewhere and left out here. moe_reference() is the slow
+// twin. Thread rule: status.h.
+#pragma once
+#include "formats/format.h"
+#include "kernels/cuda/status.h"
+
+namespace kt::kernels::cuda {
+
+/// All experts' matrices of one kind, packed_bytes() apart.
+struct ExpertMatrices {
+  formats::Format format{};
+  const void* tiles = nullptr;
+};
+
+struct MoeArgs {
+  ExpertMatrices gate, up;  // [n_experts][d_ff, d_model], one format
+  ExpertMatrices down;      // [n_experts][d_model, d_ff]
+  std::int64_t n_experts = 0, d_model = 0, d_ff = 0;
+  const void* x = nullptr;  // [m, d_model] bf16, x_stride elements apart
+  std::int64_t x_stride = 0;
+  std::int64_t m = 0, n_active = 0;
+  const std::int32_t* ids = nullptr;  // [m, n_active]
+  const float* weights = nullptr;     // [m, n_active]
+  void* y = nullptr;                  // [m, d_model], y_stride elements apart
+  Type y_type = Type::kF32;
+  std::int64_t y_stride = 0;
+  bool add = false;  // to what y holds, instead of overwriting it
+  void* workspace = nullptr;
+  std::size_t workspace_bytes = 0;
+};
+
+/// Whether moe/kernels.inc lists this format.
+bool has_moe(formats::Format format);
+
+/// Work memory of moe() and moe_reference(); pointers in args are not looked at.
+std::size_t moe_workspace(const MoeArgs& args);
+
+Status moe(const MoeArgs& args, Stream stream);
+Status moe_reference(const MoeArgs& args, Stream stream);
+
+}  // namespace kt::kernels::cuda
