@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it) on the first GPU. The
+# ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it) and their bench, on the first GPU. The
 # programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
 #   KT_GPU_BUILD=FOLDER tools/gpu_test.sh
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bin="${KT_GPU_BUILD:-$here/build-cuda}/bin"
+results="${KT_GPU_RESULTS:-$bin}"
 
 if ! compgen -G '/dev/nvidia[0-9]*' >/dev/null; then
   echo "gpu-test: this machine has no NVIDIA GPU (no /dev/nvidia*); the programs are in $bin" >&2
@@ -13,4 +14,7 @@ fi
 # cuBLASLt of the tool chain, unless the system has one.
 [ -n "${KT_CUDA_ROOT:-}" ] && export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$KT_CUDA_ROOT/lib"
 
-exec timeout 300 "$bin/test_cuda_kernels" "$@"
+status=0
+timeout 300 "$bin/test_cuda_kernels" "$@" || status=1
+timeout 300 "$bin/bench_cuda_kernels" --json "$results/gpu-bench.json" || status=1
+exit "$status"
