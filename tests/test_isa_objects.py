@@ -11,7 +11,7 @@ from support.kt import BUILD
 
 
 def isa_objects() -> list[pathlib.Path]:
-    return [p for p in BUILD.rglob("*.o") if re.search(r"_(avx2|avx512|amx)\.cc\.o$", p.name)]
+    return [p for p in BUILD.rglob("*.o") if re.search(r"_(avx2|avx512|avx512bf16|amx)\.cc\.o$", p.name)]
 
 
 def test_there_are_isa_objects():

@@ -41,7 +41,7 @@ double n_weights(const operators::Module& module) {
 // What the products of prompts are made of.
 kernels::peak::Arithmetic arithmetic_of(const backend::Cpu& cpu) {
   using kernels::peak::Arithmetic;
-  if (cpu.tiles) return Arithmetic::kBf16;
+  if ((cpu.caps & kAmx) != 0 && cpu.act != backend::ActPolicy::kF32) return Arithmetic::kBf16;
   return cpu.act == backend::ActPolicy::kF32 ? Arithmetic::kF32 : Arithmetic::kInt8;
 }
 

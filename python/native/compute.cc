@@ -51,7 +51,7 @@ Compute::Compute(int n_threads, const std::vector<int>& nodes)
 Compute::Lock::Lock(Compute& compute, backend::ActPolicy act)
     : compute_(compute), guard_(compute.mutex_) {
   compute.cpu_.act = act;
-  compute.cpu_.tiles = backend::has_tiles(compute.cpu_.caps, act);
+  compute.cpu_.batch_kernels = backend::batch_kernels(compute.cpu_.caps, act);
   compute.arena_.reset();
 }
 

@@ -556,7 +556,7 @@ TEST(LatentAttention, ExpandsKeysInTilesBesideValuesWithoutThem) {
   const std::int32_t page = 0;
   const auto run = [&](bool tiles) {
     backend::Cpu cpu(2, {}, detect_caps(), backend::ActPolicy::kQ16);
-    cpu.tiles = tiles;
+    cpu.batch_kernels = tiles ? backend::BatchKernels::kAll : backend::BatchKernels::kNone;
     const HeadMatrices k = random_heads(cpu, tensor::Format::kF16, kNope, kRank);
     const HeadMatrices v = random_heads(cpu, tensor::Format::kTQ1_0, kValue, kRank);
     ExpandArgs args{&k, &v, kRope, 0.005f, {}, {0, kRows, 0, &page}, {}, {}};

@@ -231,7 +231,7 @@ TEST_F(ExpertsTest, TileKernelsAgreeWithVectorKernels) {
       chosen.entries["experts"] = entry;
       auto of = Builder("", chosen, nullptr)
                     .experts("experts", {config, {"gate_proj", "up_proj", "down_proj"}});
-      rig.cpu.tiles = tiles;
+      rig.cpu.batch_kernels = tiles ? backend::BatchKernels::kAll : backend::BatchKernels::kNone;
       Loader loader(source, rig.cpu, {});
       of->load(loader);
       return of;

@@ -125,6 +125,7 @@ namespace {
 struct RowBytes {
   double f32 = 0.0;      // values kept as floats, per row
   double rounded = 0.0;  // values kept as int8 with scale and sum, or as bf16
+  double floats = 0.0;   // values multiplied as floats, or beside them as bf16
 };
 
 bool quantized(formats::Format format) { return formats::traits(format).block_len > 1; }
@@ -143,7 +144,7 @@ RowBytes row_bytes_of(const ModuleCost& m, const io::ModelConfig& c, bool rounds
     const bool second = m.path.ends_with(".k_proj") || m.path.ends_with(".v_proj") ||
                         m.path.ends_with(".up_proj") ||
                         m.path.ends_with(".kv_a_proj_with_mqa");  // input quantised by its sibling
-    if (quantized(w.format) && !second) r.rounded += static_cast<double>(w.k);
+    if (!second) (quantized(w.format) ? r.rounded : r.floats) += static_cast<double>(w.k);
   } else if (m.kind == "Attention") {
     r.f32 += heads * static_cast<double>(2 * c.mla.kv_lora_rank + c.mla.qk_rope_dim);
     for (const operators::KeptMatrix& w : m.kept.matrices) {
@@ -176,10 +177,10 @@ double attention_scratch(const io::ModelConfig& c, std::int64_t chunk, const Pac
   return 4.0 * static_cast<double>(floats);
 }
 
-double experts_scratch(const io::ModelConfig& c, bool tiles, const Packing& packing) {
+double experts_scratch(const io::ModelConfig& c, bool bf16, const Packing& packing) {
   if (c.moe.n_experts == 0) return 0.0;
   const operators::ExpertBlocking blocking =
-      tiles ? operators::tile_blocking(c.d_model, packing.n_threads) : operators::ExpertBlocking{};
+      bf16 ? operators::tile_blocking(c.d_model, packing.n_threads) : operators::ExpertBlocking{};
   const std::int64_t floats =
       packing.n_threads * (blocking.gate_up_floats() + blocking.down_floats());
   // Rows in bf16 that only fill up the last tile of each expert.
@@ -191,23 +192,26 @@ double experts_scratch(const io::ModelConfig& c, bool tiles, const Packing& pack
 
 std::uint64_t workspace_bytes(const io::ModelConfig& c, const std::vector<ModuleCost>& modules,
                               std::int64_t chunk, const Packing& packing) {
-  const bool tiles = backend::has_tiles(packing.caps, packing.act) && chunk >= backend::kBatchRows;
+  const bool bf16 =
+      chunk >= backend::kBatchRows &&
+      backend::batch_kernels(packing.caps, packing.act) != backend::BatchKernels::kNone;
+  const bool tiles = bf16 && (packing.caps & kAmx) != 0;
   double rounded = packing.act == backend::ActPolicy::kF32   ? 0.0
                    : packing.act == backend::ActPolicy::kQ16 ? 2.5
                                                              : 1.25;
-  if (tiles) rounded = std::max(rounded, 2.0);  // bf16
-  std::map<std::int64_t, double> layers;        // bytes per row
+  if (tiles) rounded = std::max(rounded, 2.0);
+  std::map<std::int64_t, double> layers;  // bytes per row
   for (const ModuleCost& m : modules) {
     if (m.layer < 0) continue;
     const RowBytes r = row_bytes_of(m, c, tiles && packing.act == backend::ActPolicy::kQ8);
-    layers[m.layer] += 4.0 * r.f32 + rounded * r.rounded;
+    layers[m.layer] += 4.0 * r.f32 + rounded * r.rounded + (bf16 ? 2.0 * r.floats : 0.0);
   }
   double widest = 0.0;
   for (const auto& [layer, bytes] : layers) widest = std::max(widest, bytes);
   const std::int64_t cached =
       c.mla.kv_lora_rank > 0 ? c.mla.kv_lora_rank + c.mla.qk_rope_dim : c.head_dim;
   const double per_row = widest + 4.0 * static_cast<double>(3 * c.d_model + cached);
-  const double scratch = attention_scratch(c, chunk, packing) + experts_scratch(c, tiles, packing);
+  const double scratch = attention_scratch(c, chunk, packing) + experts_scratch(c, bf16, packing);
   const double outputs = 4.0 * static_cast<double>(c.vocab_size + 2 * c.d_model);
   return static_cast<std::uint64_t>(per_row * static_cast<double>(chunk) + scratch + outputs);
 }

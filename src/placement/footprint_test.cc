@@ -36,6 +36,7 @@ TEST(Workspace, CountsWhatExpertsTakeByTiles) {
             static_cast<std::uint64_t>(4 * kThreads * floats + 2 * filling));
   EXPECT_EQ(workspace(kTiles, backend::kBatchRows - 1),
             workspace(kVectors, backend::kBatchRows - 1));
+  EXPECT_EQ(workspace(kVectors | kAvx512Bf16, 512), workspace(kTiles, 512)) << "rows by tiles too";
   EXPECT_EQ(workspace(kTiles, 512, backend::ActPolicy::kF32),
             workspace(kVectors, 512, backend::ActPolicy::kF32));
 }

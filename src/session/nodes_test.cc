@@ -150,7 +150,7 @@ class Machine {
   Machine(const io::WeightSource& source, const operators::Placement& placement, const Case& c)
       : cpu_(place(c), detect_caps(), c.act),
         model_(models::build_model(source.config(), placement)) {
-    cpu_.tiles = c.tiles;
+    cpu_.batch_kernels = c.tiles ? backend::BatchKernels::kAll : backend::BatchKernels::kNone;
     PageWatch watch(cpu_.pool);
     loading_ = &watch;
     operators::Loader loader(source, cpu_, {});

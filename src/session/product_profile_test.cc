@@ -21,8 +21,8 @@ std::vector<double> rows_of(const std::vector<KernelPoint>& points) {
 }
 
 ProductProfile profile(bool tiles, formats::Format format) {
-  backend::Cpu cpu(2, {}, detect_caps(), backend::ActPolicy::kQ16);
-  cpu.tiles = tiles;
+  backend::Cpu cpu(2, {}, detect_caps() & ~kAvx512Bf16, backend::ActPolicy::kQ16);
+  cpu.batch_kernels = tiles ? backend::BatchKernels::kAll : backend::BatchKernels::kNone;
   return measure_products(cpu, format, 256, 0);
 }
 

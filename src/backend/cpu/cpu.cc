@@ -15,7 +15,7 @@ Cpu::Cpu(CpuPlace place_in, CpuCaps caps_in, ActPolicy act_in)
       pool(place.workers),
       caps(caps_in),
       act(act_in),
-      tiles(has_tiles(caps_in, act_in)),
+      batch_kernels(backend::batch_kernels(caps_in, act_in)),
       quantize(dot::select_quantize(caps_in)),
       quantize16(dot::select_quantize16(caps_in)),
       to_tiles(dot::select_to_tiles(caps_in)),
@@ -29,13 +29,14 @@ namespace {
 // The kernel for batches that reads what `kernel` reads, or null.
 const dot::Kernel* choose_batch_kernel(const dot::Kernel& kernel, const Cpu& cpu, std::int64_t k,
                                        WeightScales scales) {
-  if (!cpu.tiles) return nullptr;
+  const auto choose = [&](dot::Act act) -> const dot::Kernel* {
+    const dot::Kernel* batch = dot::select(kernel.weight, act, k, cpu.caps);
+    const bool fits = batch != nullptr && batch->pack == kernel.pack;
+    return fits && cpu.allows_batch(batch->caps) ? batch : nullptr;
+  };
   const dot::Kernel* batch = nullptr;
-  if (scales == WeightScales::kOfRows && cpu.act == ActPolicy::kQ8) {
-    batch = dot::select(kernel.weight, dot::Act::kI8, k, cpu.caps);
-  }
-  if (batch == nullptr) batch = dot::select(kernel.weight, dot::Act::kBf16, k, cpu.caps);
-  return batch != nullptr && batch->pack == kernel.pack ? batch : nullptr;
+  if (scales == WeightScales::kOfRows && cpu.act == ActPolicy::kQ8) batch = choose(dot::Act::kI8);
+  return batch != nullptr ? batch : choose(dot::Act::kBf16);
 }
 
 const dot::Kernel& choose_kernel(CpuCaps caps, ActPolicy act, tensor::Format format,
@@ -74,6 +75,7 @@ PackedMatrix::PackedMatrix(const Cpu& cpu, tensor::Format format, std::int64_t n
 
 std::int64_t PackedMatrix::batch_rows_each() const {
   if (batch_ == nullptr) return 0;
+  if (!whole_tiles(*batch_)) return kBatchRowsEachVectors;
   return kernel_->act == dot::Act::kF32 ? kBatchRowsEachF32 : kBatchRowsEachQ8;
 }
 

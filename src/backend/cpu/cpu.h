@@ -25,22 +25,28 @@ namespace kt::backend {
 /// Activation type of matrix products with quantised weights. kQ8 rounds them to int8 blocks of 32
 /// once per layer. kQ16 keeps 15 bits: as int16 blocks of 32, or where the CPU multiplies bytes
 /// best as the sum of two int8 roundings (of the value, then of what is left). kF32 keeps them in
-/// float (proofs). Where tile kernels exist, large steps (kBatchRows) use them (unless kF32), with
-/// activations in bf16: less than half the error of kQ8, far more than that of kQ16. With kQ8,
-/// weights with one scale per row take int8 there, also with one scale per row: the fastest and the
-/// least exact.
+/// float (proofs). Where the CPU multiplies bf16, large steps (kBatchRows) do so (unless kF32):
+/// with tiles for weights of all formats, with vectors for those that are floats themselves. That
+/// has less than half the error of kQ8, far more than that of kQ16. With kQ8, tiles take weights
+/// with one scale per row times int8, also with one scale per row: the fastest and the least exact.
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
-/// When tiles are worth it: steps of that many rows, and that many rows for each matrix on average
-/// (experts get only some of a step's), by the activation type of the kernel for few rows.
-/// Measured: kt bench --kernels.
+/// When kernels for batches are worth it: steps of that many rows, and that many rows for each
+/// matrix on average (experts get only some of a step's): of tile kernels by the activation type of
+/// the kernel for few rows, and of vector kernels. Measured: kt bench --kernels.
 inline constexpr std::int64_t kBatchRows = 32;
 inline constexpr std::int64_t kBatchRowsEachF32 = 2;
 inline constexpr std::int64_t kBatchRowsEachQ8 = 5;
-/// Whether a step of n_rows rows takes a tile kernel that wants `least` rows for each matrix, when
-/// this one gets n_each on average. least = 0: there is no such kernel.
+inline constexpr std::int64_t kBatchRowsEachVectors = 12;
+/// Whether a step of n_rows rows takes a kernel for batches that wants `least` rows for each
+/// matrix, when this one gets n_each on average. least = 0: there is no such kernel.
 constexpr bool takes_batch(std::int64_t least, std::int64_t n_rows, std::int64_t n_each) {
   return least > 0 && n_rows >= kBatchRows && n_each >= least;
+}
+
+/// Whether a kernel for batches computes 16 or 32 rows where it is given fewer; vectors do not.
+constexpr bool whole_tiles(const kernels::dot::Kernel& kernel) {
+  return kernels::dot::is_tiles(kernel.act) && kernel.m_max >= kernels::dot::kTileRows;
 }
 
 /// Rows that a tile kernel computes where a matrix gets n: 16, or a multiple of 32.
@@ -50,16 +56,19 @@ constexpr std::int64_t batch_tile_rows(std::int64_t n) {
 }
 
 /// The form of activations that quantised weights are multiplied with, but for large steps by
-/// tiles.
+/// kernels of their own.
 constexpr kernels::dot::Act rounded_form(CpuCaps caps, ActPolicy act) {
   using kernels::dot::Act;
   if (act == ActPolicy::kF32) return Act::kF32;
   return act == ActPolicy::kQ16 && (caps & kAvx512Vnni) == 0 ? Act::kQ16 : Act::kQ8;
 }
 
-/// Whether a CPU with these features multiplies large steps by tile kernels.
-constexpr bool has_tiles(CpuCaps caps, ActPolicy act) {
-  return (caps & kAmx) != 0 && act != ActPolicy::kF32;
+/// Kernels of their own that large steps may have: none, those that this CPU is fast with, or slow
+/// twins too, which tests ask for.
+enum class BatchKernels { kNone, kFast, kAll };
+constexpr BatchKernels batch_kernels(CpuCaps caps, ActPolicy act) {
+  const bool any = (caps & (kAmx | kAvx512Bf16)) != 0 && act != ActPolicy::kF32;
+  return any ? BatchKernels::kFast : BatchKernels::kNone;
 }
 
 /// Whether few rows ask for weights from far ahead (DotArgs::far). Measured: Xeons with AMX decode
@@ -83,9 +92,13 @@ struct Cpu {
   }
   CpuCaps caps;
   ActPolicy act;
-  /// Whether matrices packed from now on get a tile kernel for batches. Set where the CPU has
-  /// tiles; tests set it elsewhere, to run the slow twins.
-  bool tiles;
+  /// What matrices packed from now on may get beside the kernel for few rows.
+  BatchKernels batch_kernels;
+  /// Whether that allows a kernel that needs these features (none: a slow twin).
+  bool allows_batch(CpuCaps needed) const {
+    return batch_kernels == BatchKernels::kAll ||
+           (batch_kernels == BatchKernels::kFast && needed != 0);
+  }
   kernels::dot::QuantizeFn quantize;
   kernels::dot::Quantize16Fn quantize16;
   kernels::dot::ToTilesFn to_tiles;
@@ -95,7 +108,8 @@ struct Cpu {
   const kernels::attention::Kernel* batch_attention;
   /// The attention kernel for n_rows tokens of a sequence.
   const kernels::attention::Kernel& attention_for(std::int64_t n_rows) const {
-    return tiles && n_rows >= kBatchRows ? *batch_attention : *attention;
+    return n_rows >= kBatchRows && allows_batch(batch_attention->caps) ? *batch_attention
+                                                                       : *attention;
   }
 };
 
@@ -112,7 +126,7 @@ std::size_t packed_matrix_bytes(CpuCaps caps, ActPolicy act, tensor::Format form
 enum class WeightScales { kOfBlocks, kOfRows };
 
 /// Weights [n, k] packed for the kernels that this CPU runs them with: one for few activation rows,
-/// and where it has tiles one for batches, from the same bytes.
+/// and where it has one for batches that too, from the same bytes.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -153,8 +167,10 @@ class PackedMatrix {
   const kernels::dot::Kernel& kernel_for(std::int64_t n_rows, std::int64_t n_each) const {
     return takes_batch(batch_rows_each(), n_rows, n_each) ? *batch_ : *kernel_;
   }
-  /// Rows that each matrix must get for the tile kernel to run (takes_batch); 0 without one.
+  /// Rows that each matrix must get for the kernel for batches (takes_batch); 0 without one.
   std::int64_t batch_rows_each() const;
+  /// The kernel for batches; null: there is none.
+  const kernels::dot::Kernel* batch_kernel() const { return batch_; }
   kernels::dot::Act form(std::int64_t n_rows) const { return form(n_rows, n_rows); }
   /// out[m, n_rows] = act · rows [row, row + n_rows)ᵀ; row must be a multiple of tile_rows(). The
   /// form of `act` chooses the kernel. With two-term activations n_rows is at most kMaxSplitRows.

@@ -27,7 +27,7 @@ std::vector<float> product(Cpu& cpu, const PackedMatrix& matrix, std::int64_t m)
 // 40 rows run the tile kernels (here or their slow twins), which need the exponents too.
 TEST(PackedMatrix, CanBePlacedOnPacksOfAnother) {
   Cpu cpu(2, {}, detect_caps(), ActPolicy::kQ16);
-  cpu.tiles = true;
+  cpu.batch_kernels = BatchKernels::kAll;
   for (const tensor::Format format :
        {tensor::Format::kQ4_K, tensor::Format::kQ8_0, tensor::Format::kBF16}) {
     const std::int64_t n = 50, k = 256;
@@ -47,6 +47,30 @@ TEST(PackedMatrix, CanBePlacedOnPacksOfAnother) {
           << formats::traits(format).name << ", " << m;
     }
   }
+}
+
+TEST(PackedMatrix, LargeStepsOfFloatWeightsTakeBf16VectorsWhereThereAreNoTiles) {
+  using Act = kernels::dot::Act;
+  using tensor::Format;
+  constexpr CpuCaps kVectors = kAvx2 | kAvx512 | kAvx512Vnni | kAvx512Bf16;
+  const auto form = [](CpuCaps caps, ActPolicy act, Format format, std::int64_t n_rows,
+                       std::int64_t n_each) {
+    return PackedMatrix(Cpu(1, {}, caps, act), format, 16, 256).form(n_rows, n_each);
+  };
+  for (const Format format : {Format::kF16, Format::kBF16, Format::kF8_E4M3_B128}) {
+    for (const ActPolicy act : {ActPolicy::kQ16, ActPolicy::kQ8}) {
+      EXPECT_EQ(form(kVectors, act, format, kBatchRows, kBatchRows), Act::kBf16);
+      EXPECT_EQ(form(kVectors, act, format, kBatchRows - 1, kBatchRows - 1), Act::kF32);
+      EXPECT_EQ(form(kVectors, act, format, 512, kBatchRowsEachVectors), Act::kBf16);
+      EXPECT_EQ(form(kVectors, act, format, 512, kBatchRowsEachVectors - 1), Act::kF32);
+      EXPECT_EQ(form(kVectors & ~kAvx512Bf16, act, format, 512, 512), Act::kF32);
+    }
+    EXPECT_EQ(form(kVectors, ActPolicy::kF32, format, 512, 512), Act::kF32);
+  }
+  EXPECT_EQ(form(kVectors, ActPolicy::kQ16, Format::kQ8_0, 512, 512), Act::kQ8);
+  EXPECT_EQ(form(kVectors, ActPolicy::kQ16, Format::kF32, 512, 512), Act::kF32);
+  const Cpu cpu(1, {}, kVectors, ActPolicy::kQ16);
+  EXPECT_EQ(&cpu.attention_for(512), cpu.attention);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ namespace kt::kernels {
 inline constexpr CpuCaps kCaps_ref = 0;
 inline constexpr CpuCaps kCaps_avx2 = kAvx2;
 inline constexpr CpuCaps kCaps_avx512 = kAvx2 | kAvx512 | kAvx512Vnni;
+inline constexpr CpuCaps kCaps_avx512bf16 = kCaps_avx512 | kAvx512Bf16;
 inline constexpr CpuCaps kCaps_amx = kCaps_avx512 | kAmx;
 
 }  // namespace kt::kernels

@@ -98,8 +98,8 @@ std::span<const Kernel> kernels();
 /// The fastest row for weights [n, k] of `weight` and this activation type on `caps`; the ref row
 /// when no other fits; nullptr when k is not a multiple of the format's block (no row exists), and
 /// for F32, F16, BF16 and E4M3 weights with integer activations: those keep floats, so ask again
-/// with Act::kF32. Rows with Act::kBf16 and Act::kI8 exist for tile units only (nullptr elsewhere)
-/// and pay for batches; those with Act::kI8 want weights with one scale per row: they read the
+/// with Act::kF32. Rows with Act::kBf16 and Act::kI8 pay for batches; where a CPU has no fast one,
+/// the slow twin is found. Those with Act::kI8 want weights with one scale per row: they read the
 /// scale of its first block.
 const Kernel* select(formats::Format weight, Act act, std::int64_t k, CpuCaps caps);
 

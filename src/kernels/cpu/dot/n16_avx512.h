@@ -175,11 +175,6 @@ KT_INLINE void q8_rows(const typename W::Tile* first, std::int64_t n_units, cons
   }
 }
 
-/// Lanes of the rows from `col` on that exist.
-KT_INLINE __mmask16 used_lanes(std::int64_t n, std::int64_t col) {
-  return static_cast<__mmask16>(n - col >= kN16Rows ? 0xffffu : (1u << (n - col)) - 1u);
-}
-
 template <class W, int kM, int kT = 1>
 [[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units,
                                 const DotArgs& args, std::int64_t row, std::int64_t col) {

@@ -51,6 +51,11 @@ KT_INLINE __m512 load_i8(const std::int8_t* p) {
 }
 KT_INLINE __m512 times(__m512 a, float s) { return _mm512_mul_ps(a, _mm512_set1_ps(s)); }
 
+/// Lanes of the rows from `col` on that exist.
+KT_INLINE __mmask16 used_lanes(std::int64_t n, std::int64_t col) {
+  return static_cast<__mmask16>(n - col >= kN16Rows ? 0xffffu : (1u << (n - col)) - 1u);
+}
+
 /// Nibbles of line g: k group g (pass 0) or g + 4 (pass 1).
 KT_INLINE __m512i nibbles(const std::uint8_t (*q)[64], int pass, int g) {
   __m512i v = load64(q[g]);

@@ -3,7 +3,7 @@
 // these.
 //
 //   int8   AMX tdpbssd, AVX-512 VNNI vpdpbusd, AVX2 four maddubs to one widening
-//   bf16   AMX tdpbf16ps
+//   bf16   AMX tdpbf16ps, AVX-512 vdpbf16ps
 //   f32    fused multiply-add
 //
 // Thread rule: pure; called concurrently by all threads of a measurement.
