@@ -100,7 +100,8 @@ class StepTimer {
           w.piece_rows == 0
               ? 0.0
               : static_cast<double>(w.count * ((w.n + w.piece_rows - 1) / w.piece_rows));
-      const double seconds = cpu.seconds({w.format, w.k, weights, pieces * share}, rows);
+      const double seconds =
+          cpu.seconds({{w.format, w.scales}, w.k, weights, pieces * share}, rows);
       const formats::FormatTraits& t = formats::traits(w.format);
       const double read = weights * static_cast<double>(t.block_bytes) /
                           static_cast<double>(t.block_len) / cpu.read;

@@ -154,17 +154,17 @@ double tile_rows_of_expert(double mean) {
 
 double CpuRates::seconds(const ProductWeights& weights, const ProductRows& rows) const {
   if (rows.m <= 0.0 || weights.n <= 0.0) return 0.0;
-  const auto measured = multiply.find(weights.format);
-  if (measured == multiply.end()) {
-    const formats::FormatTraits& t = formats::traits(weights.format);
+  const auto widths = multiply.find(weights.kind);
+  if (widths == multiply.end()) {
+    const formats::FormatTraits& t = formats::traits(weights.kind.format);
     const double bytes = static_cast<double>(t.block_bytes) / static_cast<double>(t.block_len);
     return weights.n * std::max(bytes / read, 2.0 * rows.m / flops);
   }
-  const auto wide = measured->second.lower_bound(weights.k);
+  const auto wide = widths->second.lower_bound(weights.k);
   const ProductRates& p =
-      wide != measured->second.end() ? wide->second : measured->second.rbegin()->second;
+      wide != widths->second.end() ? wide->second : widths->second.rbegin()->second;
   if (backend::takes_batch(p.batch_rows_each, rows.step, rows.each))
-    return weights.n * interpolate(p.batch, rows.tiled);
+    return weights.n * interpolate(p.batch, p.whole_tiles ? rows.tiled : rows.m);
   return weights.n * interpolate(p.few, rows.m) + weights.n_pieces * p.jump / n_threads;
 }
 

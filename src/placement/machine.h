@@ -6,8 +6,8 @@
 //                              = w · (line through the measured points at m) + jumps · time of one
 //
 // Points are measured for each width of rows that the model has: wide activations and a weight tile
-// leave a core's first cache. A jump goes on reading elsewhere in memory, as experts do. A CPU with
-// tiles has two lines per format: the step decides (backend::takes_batch).
+// leave a core's first cache. A jump goes on reading elsewhere in memory, as experts do. Where a
+// CPU has kernels for batches there are two lines: the step decides (backend::takes_batch).
 //
 // Rates given by hand are data-sheet numbers, of which kUsable is counted on; measured rates count
 // in full. Thread rule: values.
@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "formats/format.h"
+#include "operators/kept.h"
 
 namespace kt::placement {
 
@@ -40,14 +41,22 @@ struct KernelPoint {
 /// Measured times of the kernels that multiply with weights of one format and width, ascending m.
 struct ProductRates {
   std::vector<KernelPoint> few;      // the kernel for few rows
-  std::vector<KernelPoint> batch;    // the tile kernel; empty: there is none
+  std::vector<KernelPoint> batch;    // the kernel for batches; empty: there is none
   std::int64_t batch_rows_each = 0;  // as PackedMatrix::batch_rows_each
+  bool whole_tiles = false;          // the kernel for batches computes whole tiles of rows
   double jump = 0.0;  // seconds more that a thread takes to go on with rows elsewhere, at m = 1
+};
+
+/// What chooses the kernels: weights with one scale per row may have faster ones than their format.
+struct WeightKind {
+  formats::Format format{};
+  backend::WeightScales scales = backend::WeightScales::kOfBlocks;
+  auto operator<=>(const WeightKind&) const = default;
 };
 
 /// Weights to multiply with.
 struct ProductWeights {
-  formats::Format format{};
+  WeightKind kind;
   std::int64_t k = 0;     // width of the rows
   double n = 0.0;         // weights, of all rows
   double n_pieces = 0.0;  // of rows that lie apart, beyond one for each thread
@@ -68,7 +77,7 @@ double tile_rows_of_expert(double mean);
 /// How fast the CPU computes; times include reading cold weights from memory.
 struct CpuRates {
   /// Measured, by width. Other formats follow the roofline of `read` and `flops`.
-  std::map<formats::Format, std::map<std::int64_t, ProductRates>> multiply;
+  std::map<WeightKind, std::map<std::int64_t, ProductRates>> multiply;
   double read = 0.0;         // bytes per second from memory; 0: nothing is known
   double flops = 0.0;        // operations per second of products
   double attend_one = 0.0;   // seconds per multiply-add of attention with one query token, a thread

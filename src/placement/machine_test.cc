@@ -43,9 +43,9 @@ ProductRows rows(double m) { return {m, 1, 1, m}; }
 
 TEST(CpuRates, PointsAreJoinedByLinesAndExtended) {
   CpuRates rates;
-  rates.multiply[formats::Format::kQ8_0][512].few = {{1, 1e-9}, {4, 1e-9}, {8, 2e-9}};
+  rates.multiply[{formats::Format::kQ8_0}][512].few = {{1, 1e-9}, {4, 1e-9}, {8, 2e-9}};
   const auto at = [&](double m) {
-    return rates.seconds({formats::Format::kQ8_0, 512, 1e9, 0}, rows(m));
+    return rates.seconds({{formats::Format::kQ8_0}, 512, 1e9, 0}, rows(m));
   };
   EXPECT_DOUBLE_EQ(at(0.5), 1.0);
   EXPECT_DOUBLE_EQ(at(2), 1.0);
@@ -58,17 +58,42 @@ TEST(CpuRates, PointsAreJoinedByLinesAndExtended) {
 TEST(CpuRates, WidthsAndJumpsCount) {
   CpuRates rates;
   rates.n_threads = 4;
-  auto& measured = rates.multiply[formats::Format::kQ8_0];
-  measured[512] = {{{1, 1e-9}}, {}, 0, 2e-6};
-  measured[4096] = {{{1, 3e-9}}, {}, 0, 0.0};
+  auto& measured = rates.multiply[{formats::Format::kQ8_0}];
+  measured[512] = {{{1, 1e-9}}, {}, 0, false, 2e-6};
+  measured[4096] = {{{1, 3e-9}}, {}, 0, false, 0.0};
   const auto at = [&](std::int64_t k, double n_pieces) {
-    return rates.seconds({formats::Format::kQ8_0, k, 1e6, n_pieces}, rows(1));
+    return rates.seconds({{formats::Format::kQ8_0}, k, 1e6, n_pieces}, rows(1));
   };
   EXPECT_DOUBLE_EQ(at(512, 0), 1e-3);
   EXPECT_DOUBLE_EQ(at(4096, 0), 3e-3);
   EXPECT_DOUBLE_EQ(at(768, 0), 3e-3) << "the next above";
   EXPECT_DOUBLE_EQ(at(9999, 0), 3e-3) << "the widest";
   EXPECT_DOUBLE_EQ(at(512, 100), 1e-3 + 100 * 2e-6 / 4) << "each thread has its own";
+}
+
+TEST(CpuRates, OneScalePerRowHasRatesOfItsOwn) {
+  constexpr auto kByRows = backend::WeightScales::kOfRows;
+  CpuRates rates;
+  rates.multiply[{formats::Format::kQ8_0}][512] = {{{1, 1e-9}}, {{32, 4e-9}}, 5, true};
+  const auto at = [&](backend::WeightScales scales, const ProductRows& r) {
+    return rates.seconds({{formats::Format::kQ8_0, scales}, 512, 1e9, 0}, r);
+  };
+  const ProductRows batch = {20, 64, 20, 32};
+  rates.multiply[{formats::Format::kQ8_0, kByRows}][512] = {{{1, 1e-9}}, {{32, 2e-9}}, 5, true};
+  EXPECT_DOUBLE_EQ(at(backend::WeightScales::kOfBlocks, batch), 4.0);
+  EXPECT_DOUBLE_EQ(at(kByRows, batch), 2.0);
+}
+
+TEST(CpuRates, VectorsDoNotFillUpTiles) {
+  CpuRates rates;
+  auto& measured = rates.multiply[{formats::Format::kBF16}];
+  measured[512] = {{{1, 1e-9}}, {{16, 1e-9}, {32, 2e-9}}, 5, false};
+  const auto at = [&] {
+    return rates.seconds({{formats::Format::kBF16}, 512, 1e9, 0}, {24, 64, 24, 32});
+  };
+  EXPECT_DOUBLE_EQ(at(), 1.5);
+  measured[512].whole_tiles = true;
+  EXPECT_DOUBLE_EQ(at(), 2.0);
 }
 
 // One sparse layer: what its experts take when `n` rows pass, of a tile kernel that is ten times as
@@ -84,7 +109,7 @@ double experts_seconds(std::int64_t n, std::int64_t n_experts, std::int64_t n_ac
   experts.kept.add({formats::Format::kQ8_0, formats::Format::kQ8_0, 1000, 1000, n_experts});
   Machine machine;
   machine.cpu.read = 1e9;
-  machine.cpu.multiply[formats::Format::kQ8_0][1000] = {{{1, 1e-9}}, {{1, 1e-10}}, 5};
+  machine.cpu.multiply[{formats::Format::kQ8_0}][1000] = {{{1, 1e-9}}, {{1, 1e-10}}, 5, true};
   const std::vector<ModuleCost> modules = {experts};
   return step_time({config, modules, {}, formats::Format::kF16, machine, {}}, {n, 0}).seconds;
 }
@@ -107,7 +132,7 @@ TEST(CpuRates, TheRooflineHasOneCorner) {
   const CpuRates rates = roofline_rates(100e9, 1e12, 8);
   // F16: 2 bytes a weight are read in 20 ps, a multiply-add takes 2 ps: 10 rows at the corner.
   const auto at = [&](double m) {
-    return rates.seconds({formats::Format::kF16, 512, 1e9, 0}, rows(m));
+    return rates.seconds({{formats::Format::kF16}, 512, 1e9, 0}, rows(m));
   };
   EXPECT_DOUBLE_EQ(at(1), 0.02);
   EXPECT_DOUBLE_EQ(at(10), 0.02);

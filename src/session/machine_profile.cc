@@ -108,7 +108,7 @@ std::string attention_key(const ProfileNeeds& n, std::int64_t rows) {
                      rows);
 }
 
-constexpr int kVersion = 5;  // of the measurements; others are measured anew
+constexpr int kVersion = 6;  // of the measurements; others are measured anew
 
 Json read_cache(const std::string& path) {
   std::ifstream file(path);
@@ -169,13 +169,16 @@ std::optional<ProductProfile> read_products(const Json& store, const std::string
   auto few = read_points(*it, "few");
   auto batch = read_points(*it, "batch");
   const auto jump = it->find("jump");
+  const auto whole = it->find("whole_tiles");
   if (pack == it->end() || !pack->is_number() || pack->get<double>() <= 0.0) return std::nullopt;
   if (jump == it->end() || !jump->is_number() || jump->get<double>() < 0.0) return std::nullopt;
   if (each == it->end() || !each->is_number_integer()) return std::nullopt;
+  if (whole == it->end() || !whole->is_boolean()) return std::nullopt;
   const auto rows_each = each->get<std::int64_t>();
   if (!few || few->empty() || !batch || batch->empty() != (rows_each <= 0)) return std::nullopt;
-  return ProductProfile{{std::move(*few), std::move(*batch), rows_each, jump->get<double>()},
-                        pack->get<double>()};
+  return ProductProfile{
+      {std::move(*few), std::move(*batch), rows_each, whole->get<bool>(), jump->get<double>()},
+      pack->get<double>()};
 }
 
 Json products_json(const ProductProfile& p) {
@@ -183,7 +186,8 @@ Json products_json(const ProductProfile& p) {
           {"jump", p.rates.jump},
           {"few", points_json(p.rates.few)},
           {"batch", points_json(p.rates.batch)},
-          {"batch_rows_each", p.rates.batch_rows_each}};
+          {"batch_rows_each", p.rates.batch_rows_each},
+          {"whole_tiles", p.rates.whole_tiles}};
 }
 
 }  // namespace
@@ -222,16 +226,18 @@ placement::CpuRates cpu_profile(backend::Cpu& cpu, const std::vector<int>& cores
   rates.attend_one =
       attention(*cpu.attention, std::clamp<std::int64_t>(needs.heads_per_kv, 1, kBlock - 1));
   rates.attend_many = attention(cpu.attention_for(kBlock), kBlock);
-  for (const auto& [format, k] : needs.weights) {
-    if (formats::traits(format).encode == nullptr) continue;  // the roofline serves
-    const std::string name = fmt::format("{} x{}", formats::traits(format).name, k);
+  for (const auto& [kind, k] : needs.weights) {
+    const formats::FormatTraits& traits = formats::traits(kind.format);
+    if (traits.encode == nullptr) continue;  // the roofline serves
+    const bool by_rows = kind.scales == backend::WeightScales::kOfRows;
+    const std::string name = fmt::format("{} x{}{}", traits.name, k, by_rows ? " by rows" : "");
     std::optional<ProductProfile> products = read_products(store, name);
     if (!products) {
-      products = measure_products(cpu, format, k, cold);
+      products = measure_products(cpu, kind, k, cold);
       store[name] = products_json(*products);
       changed = true;
     }
-    const ProductRates& measured = rates.multiply[format][k] = std::move(products->rates);
+    const ProductRates& measured = rates.multiply[kind][k] = std::move(products->rates);
     rates.pack = rates.pack > 0.0 ? std::min(rates.pack, products->pack) : products->pack;
     const KernelPoint& most = (measured.batch.empty() ? measured.few : measured.batch).back();
     rates.flops = std::max(rates.flops, 2.0 * most.m / most.seconds);

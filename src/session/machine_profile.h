@@ -17,8 +17,8 @@ namespace kt::session {
 
 /// What a plan wants to know.
 struct ProfileNeeds {
-  std::set<std::pair<formats::Format, std::int64_t>> weights;  // of CPU products: format and width
-  std::int64_t dim_qk = 128;                                   // of attention
+  std::set<std::pair<placement::WeightKind, std::int64_t>> weights;  // of CPU products, and widths
+  std::int64_t dim_qk = 128;                                         // of attention
   std::int64_t dim_v = 128;
   std::int64_t heads_per_kv = 1;  // query heads that share a cache row
   formats::Format kv_format = formats::Format::kF16;

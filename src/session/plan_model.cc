@@ -65,7 +65,8 @@ ProfileNeeds needs_of(const io::ModelConfig& c, const std::vector<placement::Mod
   needs.kv_format = kv;
   for (const placement::ModuleCost& m : modules) {
     if (m.part == placement::Part::kEmbedding) continue;
-    for (const operators::KeptMatrix& w : m.kept.matrices) needs.weights.emplace(w.format, w.k);
+    for (const operators::KeptMatrix& w : m.kept.matrices)
+      needs.weights.emplace(placement::WeightKind{w.format, w.scales}, w.k);
   }
   return needs;
 }

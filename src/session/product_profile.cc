@@ -12,12 +12,12 @@ using placement::KernelPoint;
 constexpr std::int64_t kTile = 16;   // weight rows that are packed together
 constexpr std::int64_t kPiece = 64;  // that a task reads, as tasks of experts do
 
-backend::PackedMatrix random_matrix(const backend::Cpu& cpu, formats::Format format, std::int64_t k,
-                                    std::uint64_t bytes) {
-  const auto row_bytes = static_cast<std::int64_t>(formats::row_bytes(format, k));
+backend::PackedMatrix random_matrix(const backend::Cpu& cpu, placement::WeightKind kind,
+                                    std::int64_t k, std::uint64_t bytes) {
+  const auto row_bytes = static_cast<std::int64_t>(formats::row_bytes(kind.format, k));
   const std::int64_t n =
       std::max(kPiece, static_cast<std::int64_t>(bytes) / row_bytes / kPiece * kPiece);
-  backend::PackedMatrix matrix(cpu, format, n, k);
+  backend::PackedMatrix matrix(cpu, kind.format, n, k, kind.scales);
   matrix.own(tensor::Buffer(matrix.bytes()));
   return matrix;
 }
@@ -112,9 +112,9 @@ std::vector<float> noise(std::int64_t n) {
   return values;
 }
 
-ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::int64_t k,
+ProductProfile measure_products(backend::Cpu& cpu, placement::WeightKind kind, std::int64_t k,
                                 std::uint64_t bytes) {
-  backend::PackedMatrix matrix = random_matrix(cpu, format, k, bytes);
+  backend::PackedMatrix matrix = random_matrix(cpu, kind, k, bytes);
   ProductProfile profile;
   profile.pack = pack(cpu, matrix);
   constexpr std::int64_t kFew[] = {1, 2, 4, 8, 16, 64, 128};
@@ -122,10 +122,11 @@ ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::
   profile.rates.jump = measure_jump(cpu, matrix);
   profile.rates.batch_rows_each = matrix.batch_rows_each();
   if (profile.rates.batch_rows_each == 0) return profile;
+  profile.rates.whole_tiles = backend::whole_tiles(*matrix.batch_kernel());
+  profile.batch_kernel = matrix.batch_kernel()->name;
   // Experts get few rows of large steps.
   constexpr std::int64_t kBatch[] = {2, 16, 32, 64, 128, 512};
-  const kernels::dot::Act form = matrix.form(backend::kBatchRows);
-  profile.rates.batch = measure(cpu, matrix, form, kBatch);
+  profile.rates.batch = measure(cpu, matrix, matrix.batch_kernel()->act, kBatch);
   return profile;
 }
 

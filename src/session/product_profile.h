@@ -3,14 +3,15 @@
 //
 //   jump:   (time of pieces of rows in random order - time in the order they lie) / pieces
 //   few:    what runs at m = 1 … 128 rows, and for experts that get few
-//   batch:  the tile kernel, where there is one, at m = 2 … 512 rows of a step of kBatchRows or
-//   more
+//   batch:  the kernel for batches, where there is one, at m = 2 … 512 rows of a step of kBatchRows
+//           or more; of weights with one scale per row the one that they have
 //
 // Thread rule: one thread; the work is parallel inside.
 #pragma once
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <string_view>
 #include <vector>
 
 #include "backend/cpu/cpu.h"
@@ -20,12 +21,13 @@ namespace kt::session {
 
 struct ProductProfile {
   placement::ProductRates rates;
-  double pack = 0.0;  // bytes per second read, rearranged and written
+  double pack = 0.0;              // bytes per second read, rearranged and written
+  std::string_view batch_kernel;  // its name
 };
 
 /// Packs and multiplies `bytes` of weights (at least 64 rows of k, which suits the format) of a
 /// format that can be encoded.
-ProductProfile measure_products(backend::Cpu& cpu, formats::Format format, std::int64_t k,
+ProductProfile measure_products(backend::Cpu& cpu, placement::WeightKind kind, std::int64_t k,
                                 std::uint64_t bytes);
 
 /// Noise in [-0.5, 0.5), always the same.
