@@ -79,7 +79,7 @@ std::vector<serve::ModelOptions> model_options(const ServeArgs& args) {
 // Waits for the model with a progress bar, and tells what runs where. False when interrupted.
 bool await_model(serve::ServedModel& model, const std::function<bool()>& interrupted) {
   Progress bar("loading");
-  while (!model.worker().wait_open(std::chrono::milliseconds(100))) {
+  while (!model.wait_open(std::chrono::milliseconds(100))) {
     if (interrupted()) return false;
     const auto loading = model.worker().loading();
     bar.update(loading.done, loading.total,
@@ -158,6 +158,7 @@ int serve(ServeArgs args) {
     interrupts.set_hangup_handler({});
     server.stop(std::chrono::seconds(0));
     thread.join();
+    models.close();
     throw;
   }
   thread.join();

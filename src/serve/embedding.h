@@ -1,8 +1,7 @@
-// Embeddings of texts: final hidden states, pooled and scaled to length 1.
+// Embeddings of texts, one after the other: final hidden states, pooled and scaled to length 1.
 //
-// Thread rule: the model's own thread.
+// Thread rule: step on the model's own thread; one thread at a time.
 #pragma once
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -10,10 +9,14 @@
 
 namespace kt::serve {
 
-/// [n_texts][dimensions]; 0: as the model has. Throws as engine::Engine::embed, kCancelled when
-/// `gone` becomes true.
-std::vector<std::vector<float>> embeddings(session::Session& session,
-                                           const std::vector<std::vector<std::int32_t>>& texts,
-                                           std::int64_t dimensions, const std::atomic<bool>& gone);
+struct Embedding {
+  std::vector<std::vector<std::int32_t>> texts;  // their tokens
+  std::int64_t dimensions = 0;                   // 0: as the model has
+  std::vector<std::vector<float>> vectors;       // of those done
+
+  /// Computes the next one; whether there are more. Throws as engine::Engine::embed.
+  bool step(session::Session& session);
+  std::size_t n_tokens() const;
+};
 
 }  // namespace kt::serve

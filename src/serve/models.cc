@@ -32,8 +32,7 @@ Models::Models(std::vector<ModelOptions> options, Duration keep_alive) {
            "another model is served as '{}' too; NAME=MODEL names one", o.id);
     }
     const Duration keep = entries_.empty() ? kForever : keep_alive;
-    entries_.push_back(
-        {std::move(o), keep, keep, nullptr, std::chrono::steady_clock::now(), false});
+    entries_.push_back({std::move(o), keep, keep, nullptr, nullptr, false});
   }
   KT_CHECK(!entries_.empty());
   open(entries_.front());
@@ -42,10 +41,10 @@ Models::Models(std::vector<ModelOptions> options, Duration keep_alive) {
 
 Models::~Models() { close(); }
 
-Models::Entry& Models::find(const std::string& name) {
+const Models::Entry& Models::find(const std::string& name) const {
   if (name.empty()) return entries_.front();
   std::string all;
-  for (Entry& entry : entries_) {
+  for (const Entry& entry : entries_) {
     if (same_model(entry.options.id, name)) return entry;
     all += (all.empty() ? "" : ", ") + entry.options.id;
   }
@@ -55,36 +54,67 @@ Models::Entry& Models::find(const std::string& name) {
   throw Refusal(std::move(problem));
 }
 
+Models::Entry& Models::find(const std::string& name) {
+  return const_cast<Entry&>(std::as_const(*this).find(name));
+}
+
+// What is leaving gives its memory back first.
 void Models::open(Entry& entry) {
-  entry.model = std::make_shared<ServedModel>(entry.options);
+  const auto close_leaving = [leaving = leaving_]() mutable {
+    for (const auto& model : leaving) model->worker().close();
+    leaving.clear();
+  };
+  entry.model = std::make_shared<ServedModel>(entry.options, close_leaving);
   entry.keep_alive = entry.default_keep_alive;
-  entry.last_used = std::chrono::steady_clock::now();
 }
 
 std::shared_ptr<ServedModel> Models::get(const std::string& name) {
-  std::shared_ptr<ServedModel> evicted, failed;  // go after the lock does
+  using Is = ServedModel::State;
   const std::lock_guard lock(mutex_);
-  Entry& entry = find(name);
   if (closing_) throw Refusal({503, "the server is stopping"});
-  if (entry.model != nullptr && entry.model->failed_for_memory()) {
-    evicted = take_idle(&entry, true);
-    if (evicted != nullptr) failed = std::exchange(entry.model, nullptr);
-  } else if (entry.model != nullptr && entry.model->failed()) {
-    failed = std::exchange(entry.model, nullptr);
-    failed->facts();  // throws why; the next request tries again
+  Entry& entry = find(name);
+  if (entry.model != nullptr) {
+    const Is state = entry.model->state();
+    if (state != Is::kOpening && state != Is::kOpen) {
+      const std::shared_ptr<ServedModel> gone = entry.model;
+      dismiss(entry);
+      if (state == Is::kNoMemory && !dismiss_idle(&entry, true)) gone->facts();  // throws why
+    }
   }
-  if (evicted != nullptr) evicted->worker().close();  // its memory is wanted now
   if (entry.model == nullptr) {
-    entry.options.opened_by_request = true;
+    entry.on_demand = true;
     open(entry);
   }
-  entry.last_used = std::chrono::steady_clock::now();
-  return entry.model;
+  const std::shared_ptr<ServedModel>& model = entry.model;
+  model->begin_use();
+  std::shared_ptr<ServedModel> lease(model.get(), [model](ServedModel*) { model->end_use(); });
+  try {
+    model->facts();
+  } catch (const Refusal& opening) {
+    if (!entry.on_demand) throw;
+    throw Loading(opening.problem(), std::move(lease));
+  }
+  return lease;
 }
 
-std::shared_ptr<ServedModel> Models::peek(const std::string& name) {
+std::shared_ptr<ServedModel> Models::peek(const std::string& name) const {
   const std::lock_guard lock(mutex_);
   return find(name).model;
+}
+
+std::shared_ptr<const ModelFacts> Models::facts(const std::string& name) {
+  ModelOptions options;
+  {
+    const std::lock_guard lock(mutex_);
+    const Entry& entry = find(name);
+    if (entry.model != nullptr) return entry.model->shared_facts();
+    if (entry.facts != nullptr) return entry.facts;
+    options = entry.options;
+  }
+  auto facts = std::make_shared<const ModelFacts>(read_facts(options));  // takes a while
+  const std::lock_guard lock(mutex_);
+  find(name).facts = facts;
+  return facts;
 }
 
 void Models::keep(const std::string& name, Duration keep_alive) {
@@ -98,49 +128,69 @@ void Models::keep(const std::string& name, Duration keep_alive) {
 std::vector<Models::State> Models::list() const {
   const std::lock_guard lock(mutex_);
   std::vector<State> all;
-  const auto now = std::chrono::steady_clock::now();
-  for (const Entry& e : entries_) {
-    auto until = std::chrono::system_clock::time_point::max();
-    if (e.keep_alive != kForever) {
-      until = std::chrono::system_clock::now() +
-              std::chrono::duration_cast<std::chrono::system_clock::duration>(e.last_used +
-                                                                              e.keep_alive - now);
-    }
-    all.push_back({e.options.id, e.options.session.model, e.model, until});
-  }
+  for (const Entry& entry : entries_) all.push_back(state_of(entry));
   return all;
 }
 
-// The model that has been idle longest, taken out; with `any_age`, even if it may still stay.
-std::shared_ptr<ServedModel> Models::take_idle(const Entry* except, bool any_age) {
-  const auto now = std::chrono::steady_clock::now();
+Models::State Models::state(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  return state_of(find(name));
+}
+
+Models::State Models::state_of(const Entry& entry) const {
+  using std::chrono::system_clock;
+  auto until = system_clock::time_point::max();
+  if (entry.model != nullptr && entry.keep_alive != kForever) {
+    const auto now = ServedModel::Clock::now();
+    const auto since = entry.model->in_use() ? now : entry.model->last_used();
+    until = system_clock::now() +
+            std::chrono::duration_cast<system_clock::duration>(since + entry.keep_alive - now);
+  }
+  return {entry.options.id, entry.options.session.model, entry.model, until};
+}
+
+// Takes a model out; it is closed without the lock.
+void Models::dismiss(Entry& entry) {
+  if (entry.model->state() == ServedModel::State::kOpen) entry.facts = entry.model->shared_facts();
+  leaving_.push_back(std::exchange(entry.model, nullptr));
+  changed_.notify_all();
+}
+
+// Dismisses the model that has been idle longest, if there is one; with `any_age` even if it may
+// still stay. Leases are given with the lock held: what nobody uses now nobody will.
+bool Models::dismiss_idle(const Entry* except, bool any_age) {
+  const auto now = ServedModel::Clock::now();
   Entry* oldest = nullptr;
   for (Entry& e : entries_) {
-    if (&e == except || e.model == nullptr || !e.model->opened()) continue;
-    const auto load = e.model->worker().load();
-    if (load.n_running + load.n_waiting > 0) {
-      e.last_used = now;
+    if (&e == except || e.model == nullptr || e.model->in_use() ||
+        e.model->state() == ServedModel::State::kOpening) {
       continue;
     }
-    const bool expired = e.keep_alive != kForever && now - e.last_used >= e.keep_alive;
+    const auto last = e.model->last_used();
+    const bool expired = e.keep_alive != kForever && now - last >= e.keep_alive;
     if (!expired && !any_age) continue;
-    if (oldest == nullptr || e.last_used < oldest->last_used) oldest = &e;
+    if (oldest == nullptr || last < oldest->model->last_used()) oldest = &e;
   }
-  return oldest == nullptr ? nullptr : std::exchange(oldest->model, nullptr);
+  if (oldest != nullptr) dismiss(*oldest);
+  return oldest != nullptr;
 }
 
 void Models::reap() {
   std::unique_lock lock(mutex_);
-  while (!closing_) {
-    std::shared_ptr<ServedModel> gone = take_idle(nullptr, false);
-    if (gone != nullptr) {
+  while (true) {
+    while (dismiss_idle(nullptr, false)) {
+    }
+    if (!leaving_.empty()) {
+      const std::shared_ptr<ServedModel> gone = leaving_.back();
       lock.unlock();
       gone->worker().close();
-      gone.reset();
       lock.lock();
+      std::erase(leaving_, gone);
       continue;
     }
-    changed_.wait_for(lock, std::chrono::seconds(1), [this] { return closing_; });
+    if (closing_) return;
+    changed_.wait_for(lock, std::chrono::seconds(1),
+                      [this] { return closing_ || !leaving_.empty(); });
   }
 }
 

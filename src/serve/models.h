@@ -1,8 +1,9 @@
 // The models that a server has, by name: opened when asked for, closed again when nobody did for a
 // while or another needs the memory.
 //
-//   get(name) → open already, or begins to open it → ServedModel (whose facts() tell when it is)
+//   get(name) → open: a lease; else begins to open it, throws Loading → when_opened → get again
 //
+// A model that has to go is closed by a thread of its own or by the one that opens the next.
 // Thread rule: any thread.
 #pragma once
 #include <chrono>
@@ -13,12 +14,25 @@
 #include <thread>
 #include <vector>
 
+#include "serve/problem.h"
 #include "serve/served_model.h"
 
 namespace kt::serve {
 
 /// Whether two names mean the same model: of any case, ":latest" or not.
 bool same_model(std::string_view a, std::string_view b);
+
+/// Thrown while a model is being opened for the request.
+class Loading : public Refusal {
+ public:
+  Loading(Problem problem, std::shared_ptr<ServedModel> model)
+      : Refusal(std::move(problem)), model_(std::move(model)) {}
+  /// A lease: whoever waits for the model keeps it open.
+  const std::shared_ptr<ServedModel>& model() const { return model_; }
+
+ private:
+  std::shared_ptr<ServedModel> model_;
+};
 
 class Models {
  public:
@@ -31,21 +45,29 @@ class Models {
   Models(const Models&) = delete;
   Models& operator=(const Models&) = delete;
 
-  /// The model of this name (same_model), the first for an empty one. Throws a
-  /// Refusal (404) that lists the names.
+  /// The model of this name (same_model), the first for an empty one, which stays open as long as
+  /// the pointer does. Throws a Refusal (404) that lists the names, Loading, a Refusal (503) while
+  /// the server begins or stops, and what opening threw.
   std::shared_ptr<ServedModel> get(const std::string& name);
-  /// The same without opening it; null when it is not open.
-  std::shared_ptr<ServedModel> peek(const std::string& name);
+  /// The same without opening it or keeping it open; null when it is closed.
+  std::shared_ptr<ServedModel> peek(const std::string& name) const;
   /// How long it stays after its last request, until it is opened anew; 0: it goes as soon as it
   /// has nothing to do. The first stays all the same.
   void keep(const std::string& name, Duration keep_alive);
 
   struct State {
     std::string id, path;
-    std::shared_ptr<ServedModel> model;           // null: not open
+    std::shared_ptr<ServedModel> model;           // null: closed; it is not kept open by this
     std::chrono::system_clock::time_point until;  // when it is to go; max(): never
+    bool is(ServedModel::State wanted) const {
+      return model != nullptr && model->state() == wanted;
+    }
   };
   std::vector<State> list() const;
+  State state(const std::string& name) const;
+  /// Of a model that may be closed: from when it was open, or the headers of its files. Throws as
+  /// get and as ServedModel::facts.
+  std::shared_ptr<const ModelFacts> facts(const std::string& name);
   /// Closes all of them; requests in progress end.
   void close();
 
@@ -53,17 +75,21 @@ class Models {
   struct Entry {
     ModelOptions options;
     Duration default_keep_alive, keep_alive;
-    std::shared_ptr<ServedModel> model;
-    std::chrono::steady_clock::time_point last_used;
-    bool on_demand = false;  // opened by a request
+    std::shared_ptr<ServedModel> model;       // null: closed
+    std::shared_ptr<const ModelFacts> facts;  // from when it was open
+    bool on_demand = false;  // requests wait for it; else they are told to come again
   };
+  const Entry& find(const std::string& name) const;
   Entry& find(const std::string& name);
   void open(Entry& entry);
-  std::shared_ptr<ServedModel> take_idle(const Entry* except, bool any_age);
+  void dismiss(Entry& entry);
+  bool dismiss_idle(const Entry* except, bool any_age);
+  State state_of(const Entry& entry) const;
   void reap();
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Entry> entries_;
+  std::vector<std::shared_ptr<ServedModel>> leaving_;  // to be closed
   bool closing_ = false;
   std::thread reaper_;
 };

@@ -1,93 +1,98 @@
 #include "serve/posted.h"
 
-#include <sys/eventfd.h>
-#include <unistd.h>
+#include <utility>
 
-#include <cerrno>
-#include <cstdint>
-#include <cstring>
-#include <mutex>
-#include <optional>
-
-#include "base/error.h"
+#include "serve/pending.h"
 
 namespace kt::serve {
 namespace {
 
-// Shared by the reply in the making and the model's thread.
-class Result {
+// The one reply; that the model was closed when nothing else was said before.
+class Promise {
  public:
-  Result() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    if (event_ < 0) fail(ErrorCode::kIo, {}, "cannot wait for a reply: {}", std::strerror(errno));
-  }
-  ~Result() { ::close(event_); }
-  Result(const Result&) = delete;
-  Result& operator=(const Result&) = delete;
-  std::atomic<bool> gone{false};
-  int descriptor() const { return event_; }
-  void set(http::Reply reply) {
-    const std::lock_guard lock(mutex_);
-    if (reply_) return;
-    reply_ = std::move(reply);
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n = ::write(event_, &one, sizeof one);
-  }
-  std::optional<http::Reply> take() {
-    const std::lock_guard lock(mutex_);
-    return std::move(reply_);
-  }
-
- private:
-  const int event_;
-  std::mutex mutex_;
-  std::optional<http::Reply> reply_;
-};
-
-// Says so when the model was closed before the turn came.
-struct Promise {
-  std::shared_ptr<Result> result;
-  Protocol protocol;
-  Promise(std::shared_ptr<Result> result_in, Protocol protocol_in)
-      : result(std::move(result_in)), protocol(protocol_in) {}
+  explicit Promise(PostedFor whose)
+      : whose_(std::move(whose)), pending_(std::make_shared<Pending>()) {}
+  ~Promise() { refuse({503, "the model was closed"}); }
   Promise(const Promise&) = delete;
   Promise& operator=(const Promise&) = delete;
-  ~Promise() { result->set(problem_reply(protocol, {503, "the model was closed"})); }
-};
-
-class PostedWork : public http::Work {
- public:
-  PostedWork(std::shared_ptr<Result> result, http::Headers headers)
-      : result_(std::move(result)), headers_(std::move(headers)) {}
-  ~PostedWork() override { result_->gone = true; }
-  int descriptor() override { return result_->descriptor(); }
-  void advance(http::Output& output) override {
-    std::optional<http::Reply> reply = result_->take();
-    if (!reply) return;
-    reply->head.headers.insert(reply->head.headers.end(), headers_.begin(), headers_.end());
-    output.reply(std::move(*reply));
+  std::unique_ptr<http::Work> work() const { return wait_for(pending_); }
+  /// Whether the client is gone; it is counted then.
+  bool given_up() {
+    if (!pending_->gone()) return false;
+    refuse({499, "the client closed the connection"});
+    return true;
   }
+  void keep(http::Reply reply) {
+    if (!std::exchange(kept_, true)) pending_->set(whose_.finish(std::move(reply)));
+  }
+  /// Says what is in flight.
+  void fail() { refuse(current_problem()); }
+  /// Somebody else answers.
+  void withdraw() { kept_ = true; }
 
  private:
-  std::shared_ptr<Result> result_;
-  const http::Headers headers_;
+  void refuse(const Problem& problem) { keep(problem_reply(whose_.protocol, problem)); }
+  const PostedFor whose_;
+  const std::shared_ptr<Pending> pending_;
+  bool kept_ = false;
 };
 
 }  // namespace
 
-std::unique_ptr<http::Work> on_worker(
-    session::Worker& worker, Protocol protocol, http::Headers headers,
-    std::function<http::Reply(session::Session&, const std::atomic<bool>& gone)> make) {
-  const auto result = std::make_shared<Result>();
-  const auto promise = std::make_shared<const Promise>(result, protocol);
-  worker.post([promise, make = std::move(make)](session::Session& session) {
+std::unique_ptr<http::Work> between_steps(PostedFor whose,
+                                          std::function<http::Reply(session::Session&)> make) {
+  session::Worker& worker = whose.model->worker();
+  const auto promise = std::make_shared<Promise>(std::move(whose));
+  std::unique_ptr<http::Work> work = promise->work();
+  const auto job = [promise, make = std::move(make)](session::Session& session) {
+    if (promise->given_up()) return;
     try {
-      if (promise->result->gone) return;
-      promise->result->set(make(session, promise->result->gone));
+      promise->keep(make(session));
     } catch (...) {
-      promise->result->set(problem_reply(promise->protocol, current_problem()));
+      promise->fail();
     }
-  });
-  return std::make_unique<PostedWork>(result, std::move(headers));
+  };
+  try {
+    worker.post(job);
+  } catch (...) {
+    promise->withdraw();
+    throw;
+  }
+  return work;
+}
+
+std::unique_ptr<http::Work> in_parts(PostedFor whose, std::shared_ptr<Pool> pool,
+                                     std::function<bool(session::Session&)> part,
+                                     std::function<http::Reply()> make) {
+  session::Worker& worker = whose.model->worker();
+  const auto promise = std::make_shared<Promise>(std::move(whose));
+  std::unique_ptr<http::Work> work = promise->work();
+  const auto last = [promise, make = std::move(make)] {
+    if (promise->given_up()) return;
+    try {
+      promise->keep(make());
+    } catch (...) {
+      promise->fail();
+    }
+  };
+  const auto job = [promise, pool = std::move(pool), part = std::move(part),
+                    last](session::Session& session) {
+    if (promise->given_up()) return false;
+    try {
+      if (part(session)) return true;
+      pool->go_on(last);
+    } catch (...) {
+      promise->fail();
+    }
+    return false;
+  };
+  try {
+    worker.enqueue(job);
+  } catch (...) {
+    promise->withdraw();
+    throw;
+  }
+  return work;
 }
 
 }  // namespace kt::serve

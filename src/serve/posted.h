@@ -1,21 +1,34 @@
-// A reply that is made on a model's own thread, between two of its steps.
+// Replies that are made on a model's own thread, between two of its steps.
 //
-// Thread rule: on_worker from any thread; what it returns as http::Work.
+//   short: Worker::post → make → reply        long: Worker::enqueue → part, part, … → make → reply
+//
+// Thread rule: any thread.
 #pragma once
-#include <atomic>
 #include <functional>
 #include <memory>
 
 #include "serve/http/work.h"
+#include "serve/pool.h"
 #include "serve/problem.h"
-#include "session/worker.h"
+#include "serve/served_model.h"
 
 namespace kt::serve {
 
-/// Queues `make`; what it throws becomes the protocol's error. `gone` is true once the client is.
-/// `headers` are added to the reply's.
-std::unique_ptr<http::Work> on_worker(
-    session::Worker& worker, Protocol protocol, http::Headers headers,
-    std::function<http::Reply(session::Session&, const std::atomic<bool>& gone)> make);
+/// Whose reply it is. The model stays open until it is made.
+struct PostedFor {
+  std::shared_ptr<ServedModel> model;
+  Protocol protocol;
+  std::function<http::Reply(http::Reply)> finish;  // called once with every reply, 499 if unread
+};
+
+/// What `make` throws becomes the protocol's error.
+std::unique_ptr<http::Work> between_steps(PostedFor whose,
+                                          std::function<http::Reply(session::Session&)> make);
+
+/// `part` does some of it and returns whether there is more; `make` runs on the pool at last.
+/// Throws session::QueueFull.
+std::unique_ptr<http::Work> in_parts(PostedFor whose, std::shared_ptr<Pool> pool,
+                                     std::function<bool(session::Session&)> part,
+                                     std::function<http::Reply()> make);
 
 }  // namespace kt::serve

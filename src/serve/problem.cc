@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "session/worker.h"
 
 namespace kt::serve {
 namespace {
@@ -65,6 +66,8 @@ Problem current_problem() {
     throw;
   } catch (const Refusal& refusal) {
     return refusal.problem();
+  } catch (const session::QueueFull& full) {
+    return {503, full.what(), {}, "queue_full", 5};
   } catch (const Error& error) {
     Problem problem{status_of(error.code()), error.what()};
     if (problem.status == 400) problem.param = error.path();

@@ -21,7 +21,6 @@ struct Problem {
   std::string param;        // the field concerned, or empty
   std::string code;         // as OpenAI names it ("model_not_found"), or empty
   int retry_after = 0;      // seconds; 0: not said
-  bool may_wait = false;    // a request can wait until it is over
   http::Headers headers{};  // more of the reply's
 };
 

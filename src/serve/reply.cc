@@ -35,20 +35,20 @@ class ReplyWork : public http::Work {
         headers_(std::move(headers)),
         codec_(std::move(codec)),
         on_done_(std::move(on_done)),
-        choices_(generation.tickets.size()) {
-    const std::size_t n = generation.tickets.size() / generation.n_prompt.size();
-    for (std::size_t i = 0; i < generation.tickets.size(); ++i) {
-      parts_.push_back(
-          {generation.tickets[i], text::ReplyParser(generation.formats[i / n], generation.tools)});
+        generation_(std::move(generation)),
+        choices_(generation_.tickets.size()) {
+    const std::size_t n = generation_.tickets.size() / generation_.n_prompt.size();
+    for (std::size_t i = 0; i < generation_.tickets.size(); ++i) {
+      parts_.push_back({generation_.tickets[i],
+                        text::ReplyParser(generation_.formats[i / n], generation_.tools)});
     }
-    for (const std::int64_t tokens : generation.n_prompt) usage_.n_prompt += tokens;
+    for (const std::int64_t tokens : generation_.n_prompt) usage_.n_prompt += tokens;
     if (parts_.size() > 1) {
       any_ = std::make_unique<AnyOf>();
       for (const Part& part : parts_) any_->add(part.ticket->descriptor());
     }
   }
   ~ReplyWork() override {
-    for (const Part& part : parts_) part.ticket->cancel();
     if (!done_) {
       const Problem gone{499, "the client closed the connection"};
       report(&gone);
@@ -192,6 +192,7 @@ class ReplyWork : public http::Work {
   const http::Headers headers_;
   std::unique_ptr<Codec> codec_;
   OnDone on_done_;
+  const Generation generation_;
   std::vector<Part> parts_;
   std::unique_ptr<AnyOf> any_;
   std::vector<Choice> choices_;

@@ -1,7 +1,6 @@
 #include "serve/served_model.h"
 
 #include <algorithm>
-#include <filesystem>
 
 #include "base/error.h"
 #include "serve/problem.h"
@@ -20,88 +19,96 @@ void check_length(std::size_t n_tokens, std::int64_t n_new, std::int64_t context
        n_tokens, context);
 }
 
-ModelFacts read_facts(const session::Session& session, const ModelOptions& options) {
-  ModelFacts facts;
-  facts.id = options.id;
-  facts.path = session.source().path();
-  const io::ModelConfig& config = session.config();
-  facts.architecture = config.architecture;
-  facts.context = session.engine().options().context;
-  facts.max_context = config.max_context;
-  facts.vocab_size = config.vocab_size;
-  facts.d_model = config.d_model;
-  facts.file_bytes = session.load_report().file_bytes;
-  facts.sampling = session::advised_sampling(config.sampling);
-  if (session.chat_template() != nullptr && session.tokenizer() != nullptr) {
-    facts.chat_template = session.chat_template()->source();
-    facts.style = text::MessageStyle::probe(*session.chat_template());
-    const text::ReplyFormat format = text::detect_reply_format(facts.chat_template, {});
-    facts.markers = text::marker_tokens(format, *session.tokenizer());
-    facts.thinks = format.harmony || !format.reasoning_open.empty();
-    facts.calls_tools = format.harmony || format.tools != text::ToolSyntax::kNone;
+ServedModel::State failed_state(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kNoMemory) return ServedModel::State::kNoMemory;
+  } catch (const std::bad_alloc&) {
+    return ServedModel::State::kNoMemory;
+  } catch (...) {
   }
-  return facts;
+  return ServedModel::State::kFailed;
 }
 
 }  // namespace
 
-std::string default_id(const std::string& model) {
-  std::filesystem::path path(model);
-  if (!path.has_filename()) path = path.parent_path();
-  return path.extension() == ".gguf" ? path.stem().string() : path.filename().string();
-}
+ServedModel::ServedModel(ModelOptions options, std::function<void()> before_opening)
+    : options_(std::move(options)),
+      worker_(options_.session,
+              {options_.max_running, options_.max_waiting, std::move(before_opening),
+               [this](const session::Session* session, const std::exception_ptr& error) {
+                 note_state(session, error);
+               }}) {}
 
-ServedModel::ServedModel(ModelOptions options)
-    : options_(std::move(options)), worker_(options_.session, options_.max_running) {}
-
-bool ServedModel::opened() {
+// On the model's thread: it is open, or could not be opened, or a step threw.
+void ServedModel::note_state(const session::Session* session, const std::exception_ptr& error) {
+  std::shared_ptr<const ModelFacts> facts;
+  std::exception_ptr why = error;
   try {
-    return worker_.wait_open(std::chrono::milliseconds(0));
-  } catch (const std::exception&) {
-    return false;
+    if (session != nullptr)
+      facts = std::make_shared<const ModelFacts>(read_facts(*session, options_));
+  } catch (...) {
+    why = std::current_exception();
   }
+  std::vector<std::function<void()>> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    if (why)
+      state_ = state_ == State::kOpening ? failed_state(why) : State::kBroken;
+    else
+      state_ = State::kOpen;
+    error_ = why;
+    if (facts != nullptr) facts_ = std::move(facts);
+    waiting.swap(waiting_);
+    changed_.notify_all();
+  }
+  for (const auto& f : waiting) f();
 }
 
-bool ServedModel::failed() {
-  try {
-    worker_.wait_open(std::chrono::milliseconds(0));
-    return false;
-  } catch (const std::exception&) {
-    return true;
-  }
-}
-
-bool ServedModel::failed_for_memory() {
-  try {
-    worker_.wait_open(std::chrono::milliseconds(0));
-  } catch (const Error& error) {
-    return error.code() == ErrorCode::kNoMemory;
-  } catch (const std::bad_alloc&) {
-    return true;
-  } catch (const std::exception&) {
-  }
-  return false;
-}
-
-const ModelFacts& ServedModel::facts() {
+ServedModel::State ServedModel::state() const {
   const std::lock_guard lock(mutex_);
-  if (facts_ == nullptr) {
-    if (!worker_.wait_open(std::chrono::milliseconds(0))) {
-      const auto loading = worker_.loading();
-      const double share =
-          loading.total > 0 ? static_cast<double>(loading.done) / static_cast<double>(loading.total)
-                            : 0.0;
-      throw Refusal({503,
-                     fmt::format("the model is being loaded ({:.0f} %)", 100.0 * share),
-                     {},
-                     "model_loading",
-                     2,
-                     options_.opened_by_request});
+  return state_;
+}
+
+bool ServedModel::wait_open(std::chrono::milliseconds longest) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, longest, [this] { return state_ != State::kOpening; });
+  if (error_) std::rethrow_exception(error_);
+  return state_ == State::kOpen;
+}
+
+void ServedModel::when_opened(std::function<void()> f) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ == State::kOpening) {
+      waiting_.push_back(std::move(f));
+      return;
     }
-    facts_ = std::make_unique<const ModelFacts>(worker_.read(
-        [this](const session::Session& session) { return read_facts(session, options_); }));
   }
-  return *facts_;
+  f();
+}
+
+std::shared_ptr<const ModelFacts> ServedModel::shared_facts() const {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::kOpening) {
+    const auto [done, total, rate] = worker_.loading();
+    const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0.0;
+    throw Refusal({503,
+                   fmt::format("the model is being loaded ({:.0f} %)", 100.0 * share),
+                   {},
+                   "model_loading",
+                   2});
+  }
+  if (error_) std::rethrow_exception(error_);
+  return facts_;
+}
+
+void ServedModel::begin_use() { ++n_uses_; }
+
+void ServedModel::end_use() {
+  last_used_ = Clock::now();
+  --n_uses_;
 }
 
 ServedModel::Rendered ServedModel::render(const Ask& ask) {
@@ -195,18 +202,6 @@ std::vector<std::int32_t> ServedModel::tokenize_chat(const Ask& ask) {
   return tokens_of(ask, render(ask).prompt);
 }
 
-void ServedModel::check_queue(std::size_t n_more) {
-  const auto load = worker_.load();
-  const std::size_t n_free = options_.max_running - std::min(options_.max_running, load.n_running);
-  if (load.n_waiting + n_more <= options_.max_waiting + n_free) return;
-  throw Refusal({503,
-                 fmt::format("the queue is full: {} requests run and {} wait, of {} that may",
-                             load.n_running, load.n_waiting, options_.max_waiting),
-                 {},
-                 "queue_full",
-                 5});
-}
-
 Generation ServedModel::generate(const Ask& ask) {
   const ModelFacts& facts = this->facts();
   Generation generation;
@@ -239,7 +234,6 @@ Generation ServedModel::generate(const Ask& ask) {
       return session.grammars().compile(*ask.grammar, "response_format");
     });
   }
-  check_queue(prompts.size() * static_cast<std::size_t>(ask.n));
   for (const auto& prompt : prompts) {
     generation.n_prompt.push_back(static_cast<std::int64_t>(prompt.size()));
     check_length(prompt.size(), ask.max_tokens == 0 ? 0 : 1, facts.context);
@@ -250,33 +244,38 @@ Generation ServedModel::generate(const Ask& ask) {
                     std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                         std::chrono::duration<double>(ask.seconds));
   }
-  const auto stop_tokens =
-      worker_.read([](const session::Session& session) { return session.stop_tokens(); });
   const bool may_reason = ask.template_kwargs.value("enable_thinking", Json()) != false;
+  std::vector<engine::Request> requests;
   for (std::size_t p = 0; p < prompts.size(); ++p) {
     const session::ReasoningMarks marks =
         session::reasoning_marks(generation.formats[p], may_reason);
     for (int i = 0; i < ask.n; ++i) {
-      engine::Request request;
-      request.prompt = prompts[p];
-      request.logprobs = ask.logprobs;
-      request.n_top_logprobs = ask.n_top_logprobs;
+      engine::Request& request = requests.emplace_back(this->request(ask, prompts[p]));
       if (grammar) {
         request.constraint = worker_.read([&](const session::Session& session) {
           return std::make_shared<session::GrammarConstraint>(grammar->fresh(),
                                                               *session.tokenizer(), marks);
         });
       }
-      request.sampling = ask.sampling;
       if (ask.sampling.seed != 0) request.sampling.seed += static_cast<std::uint64_t>(i);
-      request.max_tokens = ask.max_tokens;
-      request.stop_tokens = stop_tokens;
-      request.ignore_stop_tokens = ask.ignore_eos;
-      generation.tickets.push_back(worker_.submit(std::move(request), text));
     }
   }
+  generation.tickets = worker_.submit(std::move(requests), text);
   generation.prompts = std::move(prompts);
   return generation;
+}
+
+engine::Request ServedModel::request(const Ask& ask, std::vector<std::int32_t> prompt) const {
+  engine::Request request;
+  request.prompt = std::move(prompt);
+  request.logprobs = ask.logprobs;
+  request.n_top_logprobs = ask.n_top_logprobs;
+  request.sampling = ask.sampling;
+  request.max_tokens = ask.max_tokens;
+  request.stop_tokens =
+      worker_.read([](const session::Session& session) { return session.stop_tokens(); });
+  request.ignore_stop_tokens = ask.ignore_eos;
+  return request;
 }
 
 }  // namespace kt::serve

@@ -4,49 +4,29 @@
 //
 // Thread rule: any thread.
 #pragma once
+#include <atomic>
+#include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "serve/ask.h"
+#include "serve/model_facts.h"
 #include "session/worker.h"
-#include "text/messages.h"
 #include "text/reply_format.h"
 
 namespace kt::serve {
 
-/// The name it was asked for by, or that of its file or folder.
-std::string default_id(const std::string& model);
-
-struct ModelOptions {
-  std::string id;  // as requests name it
-  session::Options session;
-  std::size_t max_running = 16;
-  std::size_t max_waiting = 512;
-  bool opened_by_request = false;  // requests wait for it then; else they are told to come again
-};
-
-/// What is known of a model once it is open.
-struct ModelFacts {
-  std::string id;
-  std::string path;
-  std::string architecture;
-  std::int64_t context = 0;
-  std::int64_t max_context = 0;
-  std::int64_t vocab_size = 0;
-  std::int64_t d_model = 0;
-  std::uint64_t file_bytes = 0;
-  engine::SamplingParams sampling;  // where a request says nothing
-  std::string chat_template;        // source; empty: plain text only
-  text::MessageStyle style;
-  std::vector<text::TokenId> markers;  // control tokens that replies are taken apart by
-  bool thinks = false;
-  bool calls_tools = false;
-};
-
-/// The tickets of an Ask: those of prompt 0 first, n of each.
+/// The tickets of an Ask: those of prompt 0 first, n of each. They are cancelled with it.
 struct Generation {
+  Generation() = default;
+  Generation(Generation&&) = default;
+  Generation& operator=(Generation&&) = default;
+  ~Generation() {
+    for (const auto& ticket : tickets) ticket->cancel();
+  }
   std::vector<std::shared_ptr<session::Ticket>> tickets;
   std::vector<std::vector<std::int32_t>> prompts;  // their tokens
   std::vector<std::int64_t> n_prompt;              // and how many
@@ -56,21 +36,35 @@ struct Generation {
 
 class ServedModel {
  public:
-  /// Begins to open it.
-  explicit ServedModel(ModelOptions options);
+  enum class State {
+    kOpening,
+    kOpen,
+    kFailed,    // it could not be opened
+    kNoMemory,  // for want of memory
+    kBroken,    // it was open; an exception ended a step
+  };
+  /// Begins to open it, on a thread of its own; first that thread calls `before_opening`.
+  explicit ServedModel(ModelOptions options, std::function<void()> before_opening = {});
   ServedModel(const ServedModel&) = delete;
   ServedModel& operator=(const ServedModel&) = delete;
 
   session::Worker& worker() { return worker_; }
   const std::string& id() const { return options_.id; }
-  /// Whether it is open, whether it could not be, and whether for want of memory.
-  bool opened();
-  bool failed();
-  bool failed_for_memory();
-  /// Throws what opening threw, and a Refusal (503) while it is being opened.
-  const ModelFacts& facts();
-  /// Queues all of it. Throws kUsage, kTooLong, kUnsupported; a Refusal (503) when the queue is
-  /// full or the model not open yet.
+  State state() const;
+  /// Waits so long at most; true once it is open. Throws what opening threw.
+  bool wait_open(std::chrono::milliseconds longest);
+  /// f() once it is no longer being opened: on the model's thread, or here and now.
+  void when_opened(std::function<void()> f);
+  /// Throws what opening it or a step threw, and a Refusal (503) while it is being opened.
+  const ModelFacts& facts() const { return *shared_facts(); }
+  std::shared_ptr<const ModelFacts> shared_facts() const;
+  /// Those who use it, which keeps it open: see Models::get.
+  using Clock = std::chrono::steady_clock;
+  void begin_use();
+  void end_use();
+  bool in_use() const { return n_uses_ > 0; }
+  Clock::time_point last_used() const { return last_used_; }
+  /// Queues all of it, or nothing. Throws kUsage, kTooLong, kUnsupported, session::QueueFull.
   Generation generate(const Ask& ask);
   struct Rendered {
     std::string prompt;
@@ -90,11 +84,18 @@ class ServedModel {
  private:
   std::vector<std::int32_t> tokens_of(const Ask::Prompt& prompt);
   std::vector<std::int32_t> tokens_of(const Ask& ask, const std::string& rendered);
-  void check_queue(std::size_t n_more);
+  engine::Request request(const Ask& ask, std::vector<std::int32_t> prompt) const;
+  void note_state(const session::Session* session, const std::exception_ptr& error);
   const ModelOptions options_;
-  session::Worker worker_;
-  std::mutex mutex_;  // of facts_ until it is there
-  std::unique_ptr<const ModelFacts> facts_;
+  std::atomic<int> n_uses_{0};
+  std::atomic<Clock::time_point> last_used_{Clock::now()};
+  mutable std::mutex mutex_;  // of the members down to facts_
+  std::condition_variable changed_;
+  State state_ = State::kOpening;
+  std::exception_ptr error_;
+  std::vector<std::function<void()>> waiting_;
+  std::shared_ptr<const ModelFacts> facts_;  // stays, once there
+  session::Worker worker_;                   // last: its thread uses the members above
 };
 
 }  // namespace kt::serve

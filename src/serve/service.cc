@@ -4,14 +4,16 @@
 
 #include "base/error.h"
 #include "base/suggest.h"
-#include "serve/deferred.h"
 #include "serve/ids.h"
+#include "serve/pending.h"
+#include "serve/posted.h"
 #include "serve/routes.h"
 
 namespace kt::serve {
 namespace {
 
-constexpr std::chrono::minutes kLongestLoad{30};
+constexpr int kPoolThreads = 4;  // so that a heavy prompt does not hold up the others
+constexpr std::size_t kPoolQueue = 1024;
 
 bool matches(const Route& route, std::string_view path) {
   if (!route.path.ends_with('*')) return route.path == path;
@@ -59,6 +61,10 @@ void name_request(http::Request& request) {
   request.headers.emplace_back("x-request-id", make_id("req_"));
 }
 
+http::Request without_body(const http::Request& request) {
+  return {request.method, request.path, {}, request.headers, {}};
+}
+
 std::string now_text() {
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
@@ -81,55 +87,82 @@ Service::Service(ServiceOptions options, Models& models)
     : options_(std::move(options)),
       access_(options_.access),
       models_(models),
-      started_(std::time(nullptr)) {}
+      started_(std::time(nullptr)),
+      pool_(std::make_shared<Pool>(kPoolThreads, kPoolQueue)) {}
+
+Service::~Service() { pool_->stop(); }
 
 std::optional<http::Reply> Service::admit(const http::Request& request) {
   const Route* route = find_route(request);
   std::optional<Problem> problem = access_.check(request, route != nullptr && route->open);
   if (!problem && route == nullptr && request.method != "OPTIONS") problem = no_route(request);
   if (!problem) return std::nullopt;
-  return finish(request, route != nullptr ? route->path : "none",
-                problem_reply(protocol_of(request.path), *problem));
+  return finish(request, problem_reply(protocol_of(request.path), *problem));
 }
+
+// A request whose handler runs on the pool.
+struct Service::Job {
+  const Route& route;
+  const http::Request request;
+  const std::shared_ptr<Pending> pending;
+};
 
 Answer Service::handle(http::Request request) {
   name_request(request);
-  if (request.method == "OPTIONS") return finish(request, "options", {{204, {}, {}}, {}});
+  if (request.method == "OPTIONS") return finish(request, {{204, {}, {}}, {}});
   const Route& route = *find_route(request);
-  if (auto answer = attempt(route, request, true)) return std::move(*answer);
-  // The model is being opened for this request.
-  const auto shared = std::make_shared<const http::Request>(std::move(request));
-  const auto end = std::chrono::steady_clock::now() + kLongestLoad;
+  std::shared_ptr<Job> job;
   try {
-    return defer([this, &route, shared, end] {
-      return attempt(route, *shared, std::chrono::steady_clock::now() < end);
-    });
+    if (request.method != "POST") return ask(route, request);
+    auto pending = std::make_shared<Pending>();
+    std::unique_ptr<http::Work> work = wait_for(pending);
+    job = std::make_shared<Job>(route, std::move(request), std::move(pending));
+    if (pool_->run([this, job] { run(job); })) return work;
+    throw Refusal({503, "too many requests wait to be read", {}, "queue_full", 5});
   } catch (...) {
-    return finish(*shared, route.path, problem_reply(protocol_of(shared->path), current_problem()));
+    return failure(job != nullptr ? job->request : request);
   }
 }
 
-// The answer of a handler; null when the request is to wait for its model, and may.
-std::unique_ptr<Answer> Service::attempt(const Route& route, const http::Request& request,
-                                         bool may_wait) {
+// On the pool.
+void Service::run(const std::shared_ptr<Job>& job) {
+  if (job->pending->gone()) return record(job->request, 499);
   try {
-    Answer answer = route.handler(*this, request);
-    if (auto* reply = std::get_if<http::Reply>(&answer)) {
-      answer = finish(request, route.path, std::move(*reply));
-    } else {
-      metrics_.count_request(route.path, request.method, 200);
-    }
-    return std::make_unique<Answer>(std::move(answer));
+    job->pending->set(ask(job->route, job->request));
+  } catch (const Loading& loading) {
+    park(job, loading.model());
   } catch (...) {
-    const Problem problem = current_problem();
-    if (problem.may_wait && may_wait && request.method == "POST") return nullptr;
-    return std::make_unique<Answer>(
-        finish(request, route.path, problem_reply(protocol_of(request.path), problem)));
+    job->pending->set(failure(job->request));
   }
+}
+
+// Goes on when the model is there, or could not be opened.
+void Service::park(const std::shared_ptr<Job>& job, const std::shared_ptr<ServedModel>& model) {
+  const auto go_on = [this, job, model] {
+    if (model->state() != ServedModel::State::kFailed) return run(job);
+    try {
+      model->facts();  // throws why
+    } catch (...) {
+      job->pending->set(failure(job->request));
+    }
+  };
+  model->when_opened([pool = pool_, go_on] { pool->go_on(go_on); });
+}
+
+// The answer of a handler.
+Answer Service::ask(const Route& route, const http::Request& request) {
+  Answer answer = route.handler(*this, request);
+  if (auto* reply = std::get_if<http::Reply>(&answer)) return finish(request, std::move(*reply));
+  return answer;
+}
+
+// The reply for what is in flight.
+http::Reply Service::failure(const http::Request& request) {
+  return finish(request, problem_reply(protocol_of(request.path), current_problem()));
 }
 
 http::Reply Service::refuse(const http::Request& request, int status, const std::string& why) {
-  return finish(request, "unread", problem_reply(protocol_of(request.path), {status, why}));
+  return finish(request, problem_reply(protocol_of(request.path), {status, why}));
 }
 
 http::Headers Service::common_headers(const http::Request& request) const {
@@ -139,29 +172,48 @@ http::Headers Service::common_headers(const http::Request& request) const {
   return headers;
 }
 
-http::Reply Service::finish(const http::Request& request, std::string_view route,
-                            http::Reply reply) {
-  metrics_.count_request(route, request.method, reply.head.status);
+http::Reply Service::finish(const http::Request& request, http::Reply reply) {
+  record(request, reply.head.status);
   for (auto& header : common_headers(request)) reply.head.headers.push_back(std::move(header));
-  if (options_.log && route != "none") log(request, reply.head.status, nullptr, 0.0);
   return reply;
 }
 
-Answer Service::reply(const http::Request& request, Generation generation,
-                      std::unique_ptr<Codec> codec) {
-  const auto on_done =
-      [this, request = http::Request{request.method, request.path, {}, request.headers, {}}](
-          const Usage& usage, const std::vector<Choice>& choices, double seconds_to_first,
-          const Problem* problem) {
-        metrics_.count_reply(usage, choices, seconds_to_first, problem);
-        if (options_.log)
-          log(request, problem != nullptr ? problem->status : 200, &usage, usage.total_seconds);
-      };
+Answer Service::reply(const http::Request& request, std::shared_ptr<ServedModel> model,
+                      Generation generation, std::unique_ptr<Codec> codec) {
+  const auto on_done = [this, model = std::move(model), head = without_body(request)](
+                           const Usage& usage, const std::vector<Choice>& choices,
+                           double seconds_to_first, const Problem* problem) {
+    metrics_.count_reply(usage, choices, seconds_to_first, problem);
+    record(head, problem != nullptr ? problem->status : 200, &usage);
+  };
   return make_reply(protocol_of(request.path), std::move(generation), std::move(codec), on_done,
                     common_headers(request));
 }
 
-void Service::log(const http::Request& request, int status, const Usage* usage, double seconds) {
+Answer Service::between_steps(const http::Request& request, std::shared_ptr<ServedModel> model,
+                              std::function<http::Reply(session::Session&)> make) {
+  const auto done = [this, head = without_body(request)](http::Reply reply) {
+    return finish(head, std::move(reply));
+  };
+  return serve::between_steps({std::move(model), protocol_of(request.path), done}, std::move(make));
+}
+
+Answer Service::in_parts(const http::Request& request, std::shared_ptr<ServedModel> model,
+                         std::function<bool(session::Session&)> part,
+                         std::function<http::Reply()> make) {
+  const auto done = [this, head = without_body(request)](http::Reply reply) {
+    return finish(head, std::move(reply));
+  };
+  return serve::in_parts({std::move(model), protocol_of(request.path), done}, pool_,
+                         std::move(part), std::move(make));
+}
+
+// Counts and logs the end of a request: with the status that was sent, that of the error that ended
+// a stream, or 499 when the client had gone.
+void Service::record(const http::Request& request, int status, const Usage* usage) {
+  const Route* route = find_route(request);
+  metrics_.count_request(route != nullptr ? route->path : "none", request.method, status);
+  if (!options_.log) return;
   const std::string_view id = request.header("x-request-id");
   Json line = {{"time", now_text()},
                {"method", request.method},
@@ -169,7 +221,7 @@ void Service::log(const http::Request& request, int status, const Usage* usage, 
                {"status", status},
                {"request_id", id.empty() ? make_id("req_") : std::string(id)}};
   if (usage != nullptr) {
-    line["seconds"] = seconds;
+    line["seconds"] = usage->total_seconds;
     line["prompt_tokens"] = usage->n_prompt;
     line["cached_tokens"] = usage->n_cached;
     line["completion_tokens"] = usage->n_generated;

@@ -1,5 +1,8 @@
 // What the server answers: finds the handler of a request in the list of routes, checks who asks,
-// turns what handlers throw into each protocol's errors, counts and logs.
+// turns what handlers throw into each protocol's errors, counts and logs every reply once.
+//
+//   without a body: the handler, here       with one: the handler on the pool → Reply, or Work
+//   the model is being opened: parked until it is, then the handler again
 //
 // Thread rule: any thread.
 #pragma once
@@ -8,16 +11,16 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <variant>
 
 #include "serve/access.h"
 #include "serve/http/server.h"
 #include "serve/metrics.h"
 #include "serve/models.h"
+#include "serve/pool.h"
 
 namespace kt::serve {
 
-using Answer = std::variant<http::Reply, std::unique_ptr<http::Work>>;
+using http::Answer;
 
 struct Route;
 
@@ -32,14 +35,22 @@ struct ServiceOptions {
 class Service : public http::Handler {
  public:
   Service(ServiceOptions options, Models& models);
+  ~Service() override;
 
   // For handlers.
   Models& models() { return models_; }
   const Metrics& metrics() const { return metrics_; }
   const io::PageStore* page_store() const { return options_.page_store.get(); }
   std::int64_t started() const { return started_; }
-  /// The Work that answers with a Generation of this request.
-  Answer reply(const http::Request& request, Generation generation, std::unique_ptr<Codec> codec);
+  /// The Work that answers with a Generation of this request; the model stays open until then.
+  Answer reply(const http::Request& request, std::shared_ptr<ServedModel> model,
+               Generation generation, std::unique_ptr<Codec> codec);
+  /// The Work whose reply the model's thread makes between two steps.
+  Answer between_steps(const http::Request& request, std::shared_ptr<ServedModel> model,
+                       std::function<http::Reply(session::Session&)> make);
+  /// The same for what takes long: see posted.h.
+  Answer in_parts(const http::Request& request, std::shared_ptr<ServedModel> model,
+                  std::function<bool(session::Session&)> part, std::function<http::Reply()> make);
 
   /// Headers that every reply to this request carries: its id, and what lets pages read it.
   http::Headers common_headers(const http::Request& request) const;
@@ -49,14 +60,19 @@ class Service : public http::Handler {
   http::Reply refuse(const http::Request& request, int status, const std::string& why) override;
 
  private:
-  std::unique_ptr<Answer> attempt(const Route& route, const http::Request& request, bool may_wait);
-  http::Reply finish(const http::Request& request, std::string_view route, http::Reply reply);
-  void log(const http::Request& request, int status, const Usage* usage, double seconds);
+  struct Job;
+  void run(const std::shared_ptr<Job>& job);
+  void park(const std::shared_ptr<Job>& job, const std::shared_ptr<ServedModel>& model);
+  Answer ask(const Route& route, const http::Request& request);
+  http::Reply failure(const http::Request& request);
+  http::Reply finish(const http::Request& request, http::Reply reply);
+  void record(const http::Request& request, int status, const Usage* usage = nullptr);
   const ServiceOptions options_;
   Access access_;
   Metrics metrics_;
   Models& models_;
   const std::int64_t started_;
+  const std::shared_ptr<Pool> pool_;
 };
 
 /// A JSON reply.

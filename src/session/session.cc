@@ -149,13 +149,7 @@ void Session::open_text(const Options& options) {
          "has no tokenizer: put tokenizer.json beside the weights, or use a GGUF file with a "
          "vocabulary");
   }
-  const bool given = !options.chat_template.empty();
-  const std::string source =
-      given ? io::read_text_file(options.chat_template, 512 << 10) : chat_template_source(*source_);
-  if (!source.empty()) {
-    template_ = std::make_unique<text::ChatTemplate>(
-        text::ChatTemplate::compile(source, given ? options.chat_template : source_->path()));
-  }
+  template_ = open_chat_template(*source_, options.chat_template);
 }
 
 std::vector<std::int32_t> Session::stop_tokens() const {

@@ -94,4 +94,13 @@ std::string chat_template_source(const io::WeightSource& source) {
   return text::read_hf_chat_templates(folder).standard.value_or("");
 }
 
+std::unique_ptr<text::ChatTemplate> open_chat_template(const io::WeightSource& source,
+                                                       const std::string& file) {
+  const std::string text =
+      file.empty() ? chat_template_source(source) : io::read_text_file(file, 512 << 10);
+  if (text.empty()) return nullptr;
+  return std::make_unique<text::ChatTemplate>(
+      text::ChatTemplate::compile(text, file.empty() ? source.path() : file));
+}
+
 }  // namespace kt::session

@@ -16,4 +16,9 @@ std::unique_ptr<text::Tokenizer> open_tokenizer(const io::WeightSource& source);
 /// Source text of the model's own chat template; empty when it has none.
 std::string chat_template_source(const io::WeightSource& source);
 
+/// The template of this file, the model's own for an empty name; null when it has none. Throws as
+/// text::ChatTemplate::compile.
+std::unique_ptr<text::ChatTemplate> open_chat_template(const io::WeightSource& source,
+                                                       const std::string& file);
+
 }  // namespace kt::session

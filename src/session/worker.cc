@@ -14,8 +14,8 @@ std::exception_ptr closed_error() {
 
 }  // namespace
 
-Worker::Worker(Options options, std::size_t max_running)
-    : options_(std::move(options)), max_running_(max_running) {
+Worker::Worker(Options options, WorkerOptions worker_options)
+    : options_(std::move(options)), worker_options_(std::move(worker_options)) {
   options_.on_load = [this](std::uint64_t done, std::uint64_t total, double rate) {
     const std::lock_guard lock(mutex_);
     if (closing_) std::rethrow_exception(closed_error());  // out of Session::open
@@ -54,31 +54,50 @@ void Worker::check_open() const {
   if (error_) std::rethrow_exception(error_);
 }
 
-std::shared_ptr<Ticket> Worker::submit(engine::Request request, TextOptions text) {
-  Job job;
-  job.ticket = std::make_shared<Ticket>();
-  job.request = std::move(request);
-  job.request.cancelled = job.ticket->cancel_flag();
-  job.text = std::move(text);
-  const std::shared_ptr<Ticket> ticket = job.ticket;
+// With mutex_ held.
+void Worker::check_room(std::size_t n_more) const {
+  const std::size_t max_running = worker_options_.max_running;
+  const std::size_t max_waiting = worker_options_.max_waiting;
+  const std::size_t n_waiting = load_.n_waiting + queued_.size() + parts_.size();
+  const std::size_t n_free = max_running - std::min(max_running, load_.n_running);
+  const std::size_t n_all = n_waiting + n_more;
+  if (n_all <= n_free || n_all - n_free <= max_waiting) return;
+  throw QueueFull(ErrorCode::kNoMemory,
+                  fmt::format("the queue is full: {} requests run and {} wait, of {} that may",
+                              load_.n_running, n_waiting, max_waiting));
+}
+
+std::vector<std::shared_ptr<Ticket>> Worker::submit(std::vector<engine::Request> requests,
+                                                    const TextOptions& text) {
+  std::vector<std::shared_ptr<Ticket>> tickets;
+  std::deque<Job> jobs;
+  for (engine::Request& request : requests) {
+    Job& job = jobs.emplace_back();
+    job.ticket = std::make_shared<Ticket>();
+    job.request = std::move(request);
+    job.request.cancelled = job.ticket->cancel_flag();
+    job.text = text;
+    tickets.push_back(job.ticket);
+  }
   const std::lock_guard lock(mutex_);
   check_open();
-  queued_.push_back(std::move(job));
+  check_room(jobs.size());
+  std::move(jobs.begin(), jobs.end(), std::back_inserter(queued_));
   changed_.notify_all();
-  return ticket;
+  return tickets;
+}
+
+std::shared_ptr<Ticket> Worker::submit(engine::Request request, TextOptions text) {
+  std::vector<engine::Request> one;
+  one.push_back(std::move(request));
+  return submit(std::move(one), text).front();
 }
 
 Worker::Load Worker::load() const {
   const std::lock_guard lock(mutex_);
   Load load = load_;
-  load.n_waiting += queued_.size();
+  load.n_waiting += queued_.size() + parts_.size();
   return load;
-}
-
-// For load_; on the worker's thread.
-Worker::Load Worker::load_now() const {
-  const engine::Engine& engine = session_->engine();
-  return {active_.size(), waiting_.size(), engine.cache_used(), engine.expert_use()};
 }
 
 void Worker::cancel_all() {
@@ -120,6 +139,14 @@ void Worker::post(std::function<void(Session&)> f) {
   changed_.notify_all();
 }
 
+void Worker::enqueue(std::function<bool(Session&)> part) {
+  const std::lock_guard lock(mutex_);
+  check_open();
+  check_room(1);
+  parts_.push_back(std::move(part));
+  changed_.notify_all();
+}
+
 void Worker::main() {
   if (!open()) return;
   try {
@@ -128,8 +155,8 @@ void Worker::main() {
     // The engine may be in the middle of anything: nothing is asked of it any more.
     const std::exception_ptr error = std::current_exception();
     end_jobs(error);
+    if (worker_options_.on_state) worker_options_.on_state(nullptr, error);
     std::unique_lock lock(mutex_);
-    error_ = error;
     changed_.wait(lock, [this] { return closing_; });
   }
   end_jobs(closed_error());
@@ -141,6 +168,7 @@ bool Worker::open() {
   std::unique_ptr<Session> session;
   std::exception_ptr error;
   try {
+    if (worker_options_.before_opening) worker_options_.before_opening();
     session = Session::open(options_);
   } catch (...) {
     error = std::current_exception();
@@ -149,12 +177,15 @@ bool Worker::open() {
     const std::unique_lock lock(session_mutex_);
     session_ = std::move(session);
   }
-  const std::lock_guard lock(mutex_);
-  error_ = error;
-  opened_ = true;
-  if (!error)
-    loading_.done = loading_.total;  // the last report may have come too soon after another
-  changed_.notify_all();
+  {
+    const std::lock_guard lock(mutex_);
+    error_ = error;
+    opened_ = true;
+    if (!error)
+      loading_.done = loading_.total;  // the last report may have come too soon after another
+    changed_.notify_all();
+  }
+  if (worker_options_.on_state) worker_options_.on_state(session_.get(), error);
   return !error;
 }
 
@@ -164,38 +195,57 @@ void Worker::serve() {
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [this] {
-        return closing_ || !queued_.empty() || !calls_.empty() || !active_.empty() ||
-               !waiting_.empty();
+        return closing_ || !queued_.empty() || !calls_.empty() || !parts_.empty() ||
+               !active_.empty() || !waiting_.empty();
       });
       if (closing_) return;
       std::move(queued_.begin(), queued_.end(), std::back_inserter(waiting_));
       queued_.clear();
+      load_.n_waiting = waiting_.size();
       calls.swap(calls_);
       if (std::exchange(cancel_all_, false)) {
         for (const Job& job : active_) job.ticket->cancel();
         for (const Job& job : waiting_) job.ticket->cancel();
       }
     }
-    for (Call& call : calls) {
-      try {
-        call.run(*session_);
-        call.done.set_value();
-      } catch (...) {
-        call.done.set_exception(std::current_exception());
-      }
-    }
+    take_turns(calls);
     end_expired();
     admit();
-    {
-      const std::lock_guard lock(mutex_);
-      load_ = load_now();
-    }
+    note_load();
     if (active_.empty()) continue;
     step();
     deliver();
-    const std::lock_guard lock(mutex_);
-    load_ = load_now();
+    note_load();
   }
+}
+
+// What others want done between two steps: all that is short, and a part of what is long.
+void Worker::take_turns(std::deque<Call>& calls) {
+  for (Call& call : calls) {
+    try {
+      call.run(*session_);
+      call.done.set_value();
+    } catch (...) {
+      call.done.set_exception(std::current_exception());
+    }
+  }
+  std::function<bool(Session&)>* part = nullptr;  // stays in its place, where it counts
+  {
+    const std::lock_guard lock(mutex_);
+    if (parts_.empty()) return;
+    part = &parts_.front();
+  }
+  const bool more = (*part)(*session_);
+  std::function<bool(Session&)> done = std::move(*part);  // goes after the lock does
+  const std::lock_guard lock(mutex_);
+  parts_.pop_front();
+  if (more) parts_.push_back(std::move(done));
+}
+
+void Worker::note_load() {
+  const engine::Engine& engine = session_->engine();
+  const std::lock_guard lock(mutex_);
+  load_ = {active_.size(), waiting_.size(), engine.cache_used(), engine.expert_use()};
 }
 
 void Worker::step() {
@@ -213,19 +263,17 @@ void Worker::step() {
   }
 }
 
-std::vector<ModuleUse> Worker::modules() {
+std::vector<ModuleUse> Worker::modules(Session& session) {
   constexpr std::chrono::seconds kWatch{15};
-  std::vector<ModuleUse> all;
-  call([&](Session& session) {
-    if (meter_ == nullptr) {
-      meter_ = std::make_unique<ModuleMeter>(
-          placement::explain_modules(session.model(), session.placement()));
-    }
-    all = meter_->modules();
+  if (meter_ == nullptr) {
+    meter_ = std::make_unique<ModuleMeter>(
+        placement::explain_modules(session.model(), session.placement()));
+  }
+  {
     const std::lock_guard lock(mutex_);
     watched_until_ = std::chrono::steady_clock::now() + kWatch;
-  });
-  return all;
+  }
+  return meter_->modules();
 }
 
 void Worker::end_expired() {
@@ -249,7 +297,7 @@ void Worker::admit() {
       job = waiting_.erase(job);
       continue;
     }
-    if (active_.size() >= max_running_) {
+    if (active_.size() >= worker_options_.max_running) {
       ++job;  // others behind it may have been cancelled
       continue;
     }
@@ -321,10 +369,13 @@ void Worker::finish(Job& job, engine::Result done) {
 void Worker::end_jobs(const std::exception_ptr& error) {
   std::deque<Job> queued;
   std::deque<Call> calls;
+  std::deque<std::function<bool(Session&)>> parts;  // their makers learn of it by their end
   {
     const std::lock_guard lock(mutex_);
     queued.swap(queued_);
     calls.swap(calls_);
+    parts.swap(parts_);
+    load_ = {};
     if (!closing_) error_ = error;
   }
   for (const Job& job : active_) job.ticket->fail(error);

@@ -168,6 +168,65 @@ TEST(Worker, CallsBetweenSteps) {
             ErrorCode::kIo);
 }
 
+TEST(Worker, QueuesAllOfARequestOrNothing) {
+  Worker worker(tiny_moe(), {.max_running = 1, .max_waiting = 2});
+  ASSERT_TRUE(worker.wait_open(kLong));
+  const auto several = [&](int n) {
+    std::vector<engine::Request> requests;
+    for (int i = 0; i < n; ++i) requests.push_back(request(worker, "Once", 100));
+    return worker.submit(std::move(requests), {});
+  };
+  EXPECT_THROW(several(4), QueueFull);
+  EXPECT_EQ(worker.load().n_waiting, 0u);
+  const auto tickets = several(3);
+  EXPECT_THROW(several(1), QueueFull);
+  EXPECT_THROW(worker.enqueue([](Session&) { return false; }), QueueFull);
+  for (const auto& ticket : tickets) ticket->cancel();
+  for (const auto& ticket : tickets) wait(*ticket);
+}
+
+TEST(Worker, TakesTurnsWithWhatIsLong) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  std::string order;
+  std::promise<void> begin, end;
+  worker.post([&](Session&) { begin.get_future().wait(); });
+  for (const char name : {'a', 'b'}) {
+    worker.enqueue([&, name, n = 0](Session&) mutable {
+      order += name;
+      if (++n < 3) return true;
+      if (name == 'b') end.set_value();
+      return false;
+    });
+  }
+  EXPECT_EQ(worker.load().n_waiting, 2u);
+  const auto ticket = worker.submit(request(worker, "Once", 50));
+  begin.set_value();
+  end.get_future().wait();
+  EXPECT_EQ(order, "ababab");
+  EXPECT_FALSE(ticket->take().ended);  // they did not wait for it, nor it for them
+  EXPECT_EQ(wait(*ticket).engine.tokens.size(), 50u);
+}
+
+TEST(Worker, TellsItsState) {
+  std::vector<std::string> states;
+  WorkerOptions options;
+  options.before_opening = [&] { states.push_back("before"); };
+  options.on_state = [&](const Session* session, const std::exception_ptr& error) {
+    states.push_back(error ? "failed" : session != nullptr ? "open" : "nothing");
+  };
+  {
+    Worker worker(tiny_moe(), options);
+    ASSERT_TRUE(worker.wait_open(kLong));
+    engine::Request throws;
+    throws.prompt = {1, 2};
+    throws.on_prefill = [](std::int64_t, std::int64_t) { fail(ErrorCode::kIo, "disk", "is gone"); };
+    const auto ticket = worker.submit(std::move(throws));
+    EXPECT_EQ(failure([&] { wait(*ticket); }), ErrorCode::kIo);
+  }
+  EXPECT_EQ(states, (std::vector<std::string>{"before", "open", "failed"}));
+}
+
 TEST(Ticket, HasADescriptorThatPollSees) {
   Ticket ticket;
   pollfd fd{ticket.descriptor(), POLLIN, 0};

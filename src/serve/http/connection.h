@@ -85,12 +85,25 @@ class Connection : public ConnectionControl,
   struct Watch {
     asio::posix::stream_descriptor events;
     asio::steady_timer ping, poll;
+    int followed = -1;
     std::chrono::steady_clock::time_point last_sent = std::chrono::steady_clock::now();
     bool gone = false;      // the client closed the connection
     bool ping_due = false;  // nothing was sent for ping_time
     bool ended = false;
-    Watch(const asio::any_io_executor& executor, int descriptor)
-        : events(executor, descriptor), ping(executor), poll(executor) {}
+    explicit Watch(const asio::any_io_executor& executor)
+        : events(executor), ping(executor), poll(executor) {}
+    // Waits for what `descriptor` stands for; false when there are none left.
+    bool follow(int descriptor) {
+      if (descriptor == followed) return true;
+      const int own = ::dup(descriptor);
+      if (own < 0) return false;
+      beast::error_code error;
+      events.close(error);
+      events.assign(own, error);
+      if (error) ::close(own);
+      followed = descriptor;
+      return !error;
+    }
     void wake(bool Watch::* flag) {
       this->*flag = true;
       beast::error_code ignored;
@@ -294,9 +307,7 @@ class Connection : public ConnectionControl,
   }
 
   asio::awaitable<bool> serve(std::unique_ptr<Work> work) {
-    const int descriptor = ::dup(work->descriptor());
-    if (descriptor < 0) co_return false;
-    const auto watch = std::make_shared<Watch>(stream_.get_executor(), descriptor);
+    const auto watch = std::make_shared<Watch>(stream_.get_executor());
     watch_ = watch.get();
     asio::co_spawn(stream_.get_executor(), watch_client(this->shared_from_this(), watch),
                    asio::detached);
@@ -337,6 +348,7 @@ class Connection : public ConnectionControl,
       }
       if (output.complete()) co_return co_await end_stream();
       if (watch.gone || watch.ping_due) continue;
+      if (!watch.follow(work.descriptor())) co_return false;
       deadline_ = Deadline::max();  // a Work may take its time
       beast::error_code woken;
       co_await watch.events.async_wait(asio::posix::descriptor_base::wait_read, token(woken));

@@ -12,7 +12,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <variant>
 
 #include "serve/http/message.h"
 #include "serve/http/work.h"
@@ -40,7 +39,7 @@ class Handler {
   /// Looks at a request without its body; a reply here refuses it, and the body is not read.
   virtual std::optional<Reply> admit(const Request& request) = 0;
   /// Must not throw.
-  virtual std::variant<Reply, std::unique_ptr<Work>> handle(Request request) = 0;
+  virtual Answer handle(Request request) = 0;
   /// The reply to a request that the server cannot read: 400, 408, 413 or 431.
   virtual Reply refuse(const Request& request, int status, const std::string& why) = 0;
 };

@@ -6,10 +6,12 @@
 //
 // Thread rule: one thread at a time, not always the same.
 #pragma once
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 
 #include "serve/http/message.h"
 
@@ -45,12 +47,15 @@ class Output {
 class Work {
  public:
   virtual ~Work() = default;
-  /// Readable while advance() has something to do; stays the same and open as long as the Work.
+  /// Readable while advance() has something to do. Another after advance() is possible, and was
+  /// open before the last one was closed.
   virtual int descriptor() = 0;
   /// Does not wait. Throws when the reply cannot be made; the server closes the connection then.
   virtual void advance(Output& output) = 0;
   /// What an idle stream sends so that nothing on the way takes the connection for dead.
   virtual std::string_view keep_alive() const { return {}; }
 };
+
+using Answer = std::variant<Reply, std::unique_ptr<Work>>;
 
 }  // namespace kt::serve::http

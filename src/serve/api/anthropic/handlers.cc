@@ -27,7 +27,7 @@ Answer messages(Service& service, const http::Request& request) {
   options.stream = fields.flag("stream").value_or(false);
   Generation generation = model->generate(ask);
   options.n_prompt = generation.n_prompt[0];
-  return service.reply(request, std::move(generation), make_codec(std::move(options)));
+  return service.reply(request, model, std::move(generation), make_codec(std::move(options)));
 }
 
 Answer count_tokens(Service& service, const http::Request& request) {

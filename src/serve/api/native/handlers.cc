@@ -36,23 +36,25 @@ std::vector<std::int32_t> token_list(const Fields& fields) {
 
 }  // namespace
 
+// The first model, none of these opens. Once it was open it may be closed for a while to make room.
 Answer health(Service& service, const http::Request&) {
-  service.models().get({})->facts();
+  const auto model = service.models().peek({});
+  if (model != nullptr) model->facts();  // throws while it is being opened, or why it is not
   return json_reply({{"status", "ok"}});
 }
 
 Answer metrics(Service& service, const http::Request&) {
-  const auto model = service.models().get({});
+  const Models::State first = service.models().state({});
+  const auto load = first.model != nullptr ? first.model->worker().load() : session::Worker::Load{};
   http::Reply reply;
   reply.head.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  reply.body =
-      service.metrics().write(model->facts().id, model->worker().load(), service.page_store());
+  reply.body = service.metrics().write(first.id, load, service.page_store());
   return reply;
 }
 
 Answer props(Service& service, const http::Request&) {
-  const auto model = service.models().get({});
-  const ModelFacts& facts = model->facts();
+  const auto shared = service.models().facts({});
+  const ModelFacts& facts = *shared;
   return json_reply({{"model", facts.id},
                      {"model_alias", facts.id},
                      {"model_path", facts.path},
@@ -65,25 +67,30 @@ Answer props(Service& service, const http::Request&) {
 }
 
 Answer slots(Service& service, const http::Request&) {
-  const auto load = service.models().get({})->worker().load();
+  const auto model = service.models().peek({});
+  const auto load = model != nullptr ? model->worker().load() : session::Worker::Load{};
   return json_reply(
       {{"running", load.n_running}, {"waiting", load.n_waiting}, {"cache_used", load.cache_used}});
 }
 
-Answer placement(Service& service, const http::Request&) {
-  Json modules = Json::array();
-  const auto model = service.models().get({});
+Answer placement(Service& service, const http::Request& request) {
+  const auto model = service.models().peek({});
+  if (model == nullptr) throw Refusal({503, "the model is closed; a request opens it"});
   model->facts();
-  for (const session::ModuleUse& use : model->worker().modules()) {
-    modules.push_back({{"path", use.row.path},
-                       {"operator", use.row.op},
-                       {"device", use.row.device},
-                       {"format", use.row.format},
-                       {"bytes", use.row.bytes},
-                       {"reason", use.row.reason},
-                       {"share", use.share < 0 ? Json() : Json(use.share)}});
-  }
-  return json_reply({{"modules", std::move(modules)}});
+  const auto make = [model](session::Session& session) {
+    Json modules = Json::array();
+    for (const session::ModuleUse& use : model->worker().modules(session)) {
+      modules.push_back({{"path", use.row.path},
+                         {"operator", use.row.op},
+                         {"device", use.row.device},
+                         {"format", use.row.format},
+                         {"bytes", use.row.bytes},
+                         {"reason", use.row.reason},
+                         {"share", use.share < 0 ? Json() : Json(use.share)}});
+    }
+    return json_reply({{"modules", std::move(modules)}});
+  };
+  return service.between_steps(request, model, make);
 }
 
 Answer tokenize(Service& service, const http::Request& request) {

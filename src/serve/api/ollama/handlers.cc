@@ -9,7 +9,6 @@
 #include "serve/api/ollama/request.h"
 #include "serve/api/page/handlers.h"
 #include "serve/embedding.h"
-#include "serve/posted.h"
 
 namespace kt::serve::ollama {
 namespace {
@@ -83,14 +82,14 @@ Answer tags(Service& service, const http::Request&) {
 Answer ps(Service& service, const http::Request&) {
   Json all = Json::array();
   for (const Models::State& state : service.models().list()) {
-    if (state.model != nullptr && state.model->opened()) all.push_back(loaded_json(state));
+    if (state.is(ServedModel::State::kOpen)) all.push_back(loaded_json(state));
   }
   return reply_json({{"models", std::move(all)}});
 }
 
 Answer show(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
-  return reply_json(show_json(*find_model(service, Fields(body))));
+  return reply_json(show_json(*service.models().facts(read_name(Fields(body)))));
 }
 
 Answer generate(Service& service, const http::Request& request) {
@@ -108,7 +107,7 @@ Answer generate(Service& service, const http::Request& request) {
   options.chat = false;
   Generation generation = model->generate(ask);
   if (!ask.messages.is_null()) options.context = std::move(generation.prompts[0]);
-  return service.reply(request, std::move(generation), make_codec(std::move(options)));
+  return service.reply(request, model, std::move(generation), make_codec(std::move(options)));
 }
 
 Answer chat(Service& service, const http::Request& request) {
@@ -126,7 +125,7 @@ Answer chat(Service& service, const http::Request& request) {
          name);
   }
   CodecOptions options = codec_options(fields, name, model);
-  return service.reply(request, model->generate(ask), make_codec(std::move(options)));
+  return service.reply(request, model, model->generate(ask), make_codec(std::move(options)));
 }
 
 Answer embed(Service& service, const http::Request& request) {
@@ -138,13 +137,9 @@ Answer embed(Service& service, const http::Request& request) {
   for (std::string& text : fields.texts(old ? "prompt" : "input", 1024))
     ask.prompts.push_back({std::move(text), {}, false});
   const std::int64_t dimensions = fields.whole("dimensions", 1, model->facts().d_model).value_or(0);
-  auto texts = model->prompt_tokens(ask.prompts);
-  const auto make = [texts = std::move(texts), dimensions, old, name = read_name(fields),
-                     start = std::chrono::steady_clock::now()](session::Session& session,
-                                                               const std::atomic<bool>& gone) {
-    std::size_t n_tokens = 0;
-    for (const auto& tokens : texts) n_tokens += tokens.size();
-    const auto vectors = embeddings(session, texts, dimensions, gone);
+  const auto job = std::make_shared<Embedding>(model->prompt_tokens(ask.prompts), dimensions);
+  const auto make = [job, old, name = read_name(fields), start = std::chrono::steady_clock::now()] {
+    const auto& vectors = job->vectors;
     if (old) return reply_json({{"embedding", vectors.empty() ? Json::array() : Json(vectors[0])}});
     const auto time = std::chrono::steady_clock::now() - start;
     return reply_json(
@@ -152,9 +147,10 @@ Answer embed(Service& service, const http::Request& request) {
          {"embeddings", vectors},
          {"total_duration", std::chrono::duration_cast<std::chrono::nanoseconds>(time).count()},
          {"load_duration", 0},
-         {"prompt_eval_count", n_tokens}});
+         {"prompt_eval_count", job->n_tokens()}});
   };
-  return on_worker(model->worker(), Protocol::kOllama, service.common_headers(request), make);
+  return service.in_parts(
+      request, model, [job](session::Session& session) { return job->step(session); }, make);
 }
 
 Answer pull(Service& service, const http::Request& request) {

@@ -1,11 +1,9 @@
 #include "serve/api/ollama/models.h"
 
 #include <filesystem>
-#include <map>
 #include <span>
 
 #include "base/sha256.h"
-#include "formats/format.h"
 #include "serve/api/ollama/times.h"
 
 namespace kt::serve::ollama {
@@ -14,28 +12,6 @@ namespace {
 // Every name has a tag there.
 std::string tagged(const std::string& id) {
   return id.find(':') == std::string::npos ? id + ":latest" : id;
-}
-
-struct Weights {
-  std::int64_t n_parameters = 0;
-  std::string format;  // that holds most of them
-  std::uint64_t loaded_bytes = 0;
-};
-
-Weights read_weights(const session::Session& session) {
-  Weights weights;
-  std::map<std::string_view, std::int64_t> formats;
-  for (const io::TensorInfo& tensor : session.source().tensors()) {
-    weights.n_parameters += tensor.shape.count();
-    formats[formats::traits(tensor.format).name] += tensor.shape.count();
-  }
-  std::int64_t most = 0;
-  for (const auto& [name, count] : formats) {
-    if (count > most) weights.format = name;
-    most = std::max(most, count);
-  }
-  weights.loaded_bytes = session.load_report().packed_bytes + session.load_report().kv_bytes;
-  return weights;
 }
 
 std::string size_text(std::int64_t n) {
@@ -65,25 +41,26 @@ Json capabilities(const ModelFacts& facts) {
   return list;
 }
 
-Json details(const ModelFacts& facts, const Weights& weights) {
+Json details(const ModelFacts& facts) {
   const bool gguf = std::filesystem::path(facts.path).extension() == ".gguf";
   return {{"parent_model", ""},
           {"format", gguf ? "gguf" : "safetensors"},
           {"family", facts.architecture},
           {"families", {facts.architecture}},
-          {"parameter_size", size_text(weights.n_parameters)},
-          {"quantization_level", weights.format},
+          {"parameter_size", size_text(facts.n_parameters)},
+          {"quantization_level", facts.format},
           {"context_length", facts.context},
           {"embedding_length", facts.d_model}};
 }
 
 // As GGUF's metadata names it, save that the context is the one that is served: clients cut their
 // prompts to it.
-Json info(const ModelFacts& facts, const io::ModelConfig& config, const Weights& weights) {
+Json info(const ModelFacts& facts) {
+  const io::ModelConfig& config = facts.config;
   const std::string& arch = facts.architecture;
   Json json = {{"general.architecture", arch},
                {"general.basename", config.name.empty() ? facts.id : config.name},
-               {"general.parameter_count", weights.n_parameters},
+               {"general.parameter_count", facts.n_parameters},
                {arch + ".context_length", facts.context},
                {arch + ".embedding_length", config.d_model},
                {arch + ".block_count", config.n_layers},
@@ -124,7 +101,7 @@ std::string modelfile(const ModelFacts& facts) {
 }  // namespace
 
 Json tag_json(const Models::State& state) {
-  if (state.model == nullptr || !state.model->opened()) {
+  if (!state.is(ServedModel::State::kOpen)) {
     std::error_code ignored;
     const auto size = std::filesystem::file_size(state.path, ignored);
     return {{"name", tagged(state.id)},
@@ -134,47 +111,37 @@ Json tag_json(const Models::State& state) {
             {"digest", digest(state.path, ignored ? 0 : size)},
             {"details", Json::object()}};
   }
-  ServedModel& model = *state.model;
-  const ModelFacts& facts = model.facts();
-  const Weights weights = model.worker().read(read_weights);
+  const auto shared = state.model->shared_facts();
+  const ModelFacts& facts = *shared;
   return {{"name", tagged(facts.id)},
           {"model", tagged(facts.id)},
           {"modified_at", time_text(modified(facts.path))},
           {"size", facts.file_bytes},
           {"digest", digest(facts.path, facts.file_bytes)},
-          {"details", details(facts, weights)},
+          {"details", details(facts)},
           {"capabilities", capabilities(facts)}};
 }
 
 Json loaded_json(const Models::State& state) {
-  ServedModel& model = *state.model;
-  const ModelFacts& facts = model.facts();
-  const Weights weights = model.worker().read(read_weights);
+  const auto shared = state.model->shared_facts();
+  const ModelFacts& facts = *shared;
   constexpr std::chrono::hours kLong(24 * 365 * 100);
   const auto now = std::chrono::system_clock::now();
   return {{"name", tagged(facts.id)},
           {"model", tagged(facts.id)},
-          {"size", weights.loaded_bytes},
+          {"size", facts.loaded_bytes},
           {"digest", digest(facts.path, facts.file_bytes)},
-          {"details", details(facts, weights)},
+          {"details", details(facts)},
           {"expires_at", time_text(std::min(state.until, now + kLong))},
           {"size_vram", 0},
           {"context_length", facts.context}};
 }
 
-Json show_json(ServedModel& model) {
-  const ModelFacts& facts = model.facts();
-  return model.worker().read([&](const session::Session& session) -> Json {
-    const Weights weights = read_weights(session);
-    return {{"modelfile", modelfile(facts)},
-            {"parameters", parameters(facts.sampling)},
-            {"template", facts.chat_template},
-            {"license", ""},
-            {"details", details(facts, weights)},
-            {"model_info", info(facts, session.config(), weights)},
-            {"capabilities", capabilities(facts)},
-            {"modified_at", time_text(modified(facts.path))}};
-  });
+Json show_json(const ModelFacts& facts) {
+  return {{"modelfile", modelfile(facts)},       {"parameters", parameters(facts.sampling)},
+          {"template", facts.chat_template},     {"license", ""},
+          {"details", details(facts)},           {"model_info", info(facts)},
+          {"capabilities", capabilities(facts)}, {"modified_at", time_text(modified(facts.path))}};
 }
 
 }  // namespace kt::serve::ollama

@@ -11,6 +11,6 @@ Json tag_json(const Models::State& state);
 /// The entry of an open one in /api/ps.
 Json loaded_json(const Models::State& state);
 /// The answer of /api/show.
-Json show_json(ServedModel& model);
+Json show_json(const ModelFacts& facts);
 
 }  // namespace kt::serve::ollama

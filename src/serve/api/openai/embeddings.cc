@@ -4,7 +4,6 @@
 #include "serve/api/openai/handlers.h"
 #include "serve/api/openai/request.h"
 #include "serve/embedding.h"
-#include "serve/posted.h"
 
 namespace kt::serve::openai {
 namespace {
@@ -43,23 +42,22 @@ Answer embed(Service& service, const http::Request& request) {
   if (encoding != "float" && encoding != "base64")
     fields.refuse("encoding_format", "float or base64");
   const std::int64_t dimensions = fields.whole("dimensions", 1, facts.d_model).value_or(0);
-  auto texts = model->prompt_tokens(ask.prompts);
-  const auto make = [texts = std::move(texts), encoding, dimensions, id = facts.id](
-                        session::Session& session, const std::atomic<bool>& gone) {
+  const auto job = std::make_shared<Embedding>(model->prompt_tokens(ask.prompts), dimensions);
+  const auto make = [job, encoding, id = facts.id] {
     Json data = Json::array();
-    std::size_t n_tokens = 0;
-    for (const std::vector<float>& vector : embeddings(session, texts, dimensions, gone)) {
-      n_tokens += texts[data.size()].size();
+    for (const std::vector<float>& vector : job->vectors) {
       data.push_back({{"object", "embedding"},
                       {"index", data.size()},
                       {"embedding", encoding == "float" ? Json(vector) : Json(base64(vector))}});
     }
+    const std::size_t n_tokens = job->n_tokens();
     return json_reply({{"object", "list"},
                        {"data", std::move(data)},
                        {"model", id},
                        {"usage", {{"prompt_tokens", n_tokens}, {"total_tokens", n_tokens}}}});
   };
-  return on_worker(model->worker(), Protocol::kOpenAi, service.common_headers(request), make);
+  return service.in_parts(
+      request, model, [job](session::Session& session) { return job->step(session); }, make);
 }
 
 }  // namespace kt::serve::openai

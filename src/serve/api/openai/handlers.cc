@@ -12,11 +12,13 @@ Json model_json(const Service& service, const Models::State& state) {
                {"object", "model"},
                {"created", service.started()},
                {"owned_by", "ktransformers"}};
-  if (state.model == nullptr || !state.model->opened()) {
-    json["status"] = state.model == nullptr ? "unloaded" : "loading";
+  if (!state.is(ServedModel::State::kOpen)) {
+    const bool opening = state.is(ServedModel::State::kOpening);
+    json["status"] = opening ? "loading" : state.model == nullptr ? "unloaded" : "failed";
     return json;
   }
-  const ModelFacts& facts = state.model->facts();
+  const auto shared = state.model->shared_facts();
+  const ModelFacts& facts = *shared;
   json["status"] = "loaded";
   json["max_model_len"] = facts.context;
   json["meta"] = {{"n_ctx", facts.context},
@@ -53,11 +55,7 @@ Answer list_models(Service& service, const http::Request&) {
 
 Answer show_model(Service& service, const http::Request& request) {
   const std::string name = request.path.substr(std::string_view("/v1/models/").size());
-  service.models().peek(name);  // throws when there is none
-  for (const Models::State& state : service.models().list()) {
-    if (same_model(state.id, name)) return json_reply(model_json(service, state));
-  }
-  fail(ErrorCode::kNotFound, name, "is no model here");
+  return json_reply(model_json(service, service.models().state(name)));
 }
 
 Answer chat(Service& service, const http::Request& request) {
@@ -74,7 +72,8 @@ Answer chat(Service& service, const http::Request& request) {
     if (!options.logprobs) fail(ErrorCode::kUsage, "top_logprobs", "needs logprobs: true");
     ask.n_top_logprobs = static_cast<int>(*n);
   }
-  return service.reply(request, model->generate(ask), make_completion_codec(std::move(options)));
+  return service.reply(request, model, model->generate(ask),
+                       make_completion_codec(std::move(options)));
 }
 
 Answer complete(Service& service, const http::Request& request) {
@@ -104,7 +103,8 @@ Answer complete(Service& service, const http::Request& request) {
       options.echo.push_back(prompt.is_tokens ? model->detokenize(prompt.tokens) : prompt.text);
     }
   }
-  return service.reply(request, model->generate(ask), make_completion_codec(std::move(options)));
+  return service.reply(request, model, model->generate(ask),
+                       make_completion_codec(std::move(options)));
 }
 
 }  // namespace kt::serve::openai

@@ -47,7 +47,8 @@ Answer respond(Service& service, const http::Request& request) {
   options.model = model->id();
   options.stream = fields.flag("stream").value_or(false);
   options.echo = echo(fields, ask);
-  return service.reply(request, model->generate(ask), make_response_codec(std::move(options)));
+  return service.reply(request, model, model->generate(ask),
+                       make_response_codec(std::move(options)));
 }
 
 Answer count_response_input(Service& service, const http::Request& request) {

@@ -1,0 +1,53 @@
+// What is known of a model without running it: for clients that ask, and to check requests by.
+//
+//   an open Session, or the headers of the files → ModelFacts
+//
+// Thread rule: pure.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "io/model_config.h"
+#include "session/session.h"
+#include "text/messages.h"
+
+namespace kt::serve {
+
+/// The name it was asked for by, or that of its file or folder.
+std::string default_id(const std::string& model);
+
+struct ModelOptions {
+  std::string id;  // as requests name it
+  session::Options session;
+  std::size_t max_running = 16;
+  std::size_t max_waiting = 512;
+};
+
+struct ModelFacts {
+  std::string id;
+  std::string path;
+  std::string architecture;
+  std::int64_t context = 0;
+  std::int64_t max_context = 0;
+  std::int64_t vocab_size = 0;
+  std::int64_t d_model = 0;
+  std::uint64_t file_bytes = 0;
+  std::uint64_t loaded_bytes = 0;  // weights and cache in memory; 0: not open
+  std::int64_t n_parameters = 0;
+  std::string format;  // that holds most of them
+  io::ModelConfig config;
+  engine::SamplingParams sampling;  // where a request says nothing
+  std::string chat_template;        // source; empty: plain text only
+  text::MessageStyle style;
+  std::vector<text::TokenId> markers;  // control tokens that replies are taken apart by
+  bool thinks = false;
+  bool calls_tools = false;
+};
+
+ModelFacts read_facts(const session::Session& session, const ModelOptions& options);
+/// The same of a model that is not open. Throws as Session::open.
+ModelFacts read_facts(const ModelOptions& options);
+
+}  // namespace kt::serve
