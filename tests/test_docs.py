@@ -150,3 +150,20 @@ def test_named_files_exist(path):
     for name in re.findall(r"`((?:src|apps|tests|tools|cmake|docs|bench|models)/[\w./-]+\.\w+)`",
                            path.read_text()):
         assert (ROOT / name).exists(), f"{path.name} names {name}, which does not exist"
+
+
+def test_the_table_of_faults_names_tests_that_exist():
+    table = (ROOT / "docs/serving.md").read_text().split("## Faults")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")][1:]
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*_test.cc"))
+    assert len(rows) > 15
+    for what, _, tests in rows:
+        names = re.findall(r"`([^`]+)`", tests)
+        assert names, what
+        for name in names:
+            if "::" in name:
+                file, function = name.split("::")
+                assert f"\ndef {function}(" in (ROOT / "tests/serve" / file).read_text(), name
+            else:
+                suite, test = name.split(".")
+                assert re.search(rf"\bTEST(_F|_P)?\({suite}, {test}\)", sources), name

@@ -196,15 +196,22 @@ class Connection : public ConnectionControl,
   static std::string take_header(const Parser& parser, Request* request) {
     const auto& message = parser.get();
     request->method = std::string(message.method_string());
-    int n_hosts = 0;
+    int n_hosts = 0, n_codings = 0;
+    bool chunked = false;
     for (const auto& field : message) {
       const std::string_view given(field.name_string().data(), field.name_string().size());
       std::string name = ascii_lower(given);
       n_hosts += name == "host" ? 1 : 0;
+      if (name == "transfer-encoding") {
+        ++n_codings;
+        chunked = message.version() >= 11 && beast::iequals(field.value(), "chunked");
+      }
       request->headers.emplace_back(std::move(name), std::string(field.value()));
     }
     if (n_hosts > 1 || (n_hosts == 0 && message.version() >= 11))
       return "one Host header is wanted";
+    if (n_codings > 1 || (n_codings == 1 && !chunked))
+      return "of transfer codings chunked alone is understood";
     try {
       parse_target(std::string_view(message.target().data(), message.target().size()), request);
     } catch (const Error& e) {

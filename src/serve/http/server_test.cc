@@ -30,9 +30,11 @@ class Counting : public Work {
     --*n_alive_;
     ::close(event_);
   }
+  static inline std::atomic<int> n_advanced{0};
   int descriptor() override { return event_; }
   std::string_view keep_alive() const override { return ": ping\n"; }
   void advance(Output& output) override {
+    ++n_advanced;
     if (i_ == 0) output.start({200, "text/plain", {}});
     if (n_ < 0) {  // silent for ever
       std::uint64_t count = 0;
@@ -51,16 +53,43 @@ class Counting : public Work {
   int event_;
 };
 
+// Waits for one descriptor, then for another, as a reply whose model is being opened does.
+class Changing : public Work {
+ public:
+  Changing() : event_(::eventfd(1, 0)) {}
+  ~Changing() override { ::close(event_); }
+  int descriptor() override { return event_; }
+  void advance(Output& output) override {
+    if (n_++ == 0) output.start({200, "text/plain", {}});
+    output.write(std::to_string(n_) + "\n");
+    const int next = ::eventfd(n_ % 2 == 0, 0);  // readable every other time
+    ::close(std::exchange(event_, next));
+    if (n_ % 2 == 1) {
+      thread_ = std::jthread([next] {
+        std::this_thread::sleep_for(milliseconds(20));
+        const std::uint64_t one = 1;
+        [[maybe_unused]] const ssize_t n = ::write(next, &one, sizeof one);
+      });
+    }
+    if (n_ == 6) output.finish();
+  }
+
+ private:
+  int n_ = 0, event_;
+  std::jthread thread_;
+};
+
 class TestHandler : public Handler {
  public:
   std::optional<Reply> admit(const Request& request) override {
     if (request.path == "/forbidden") return Reply{{403, "text/plain", {}}, "no"};
     return std::nullopt;
   }
-  std::variant<Reply, std::unique_ptr<Work>> handle(Request request) override {
+  Answer handle(Request request) override {
     ++n_handled;
     if (request.path == "/count") return std::make_unique<Counting>(3, 0, &n_alive);
     if (request.path == "/flood") return std::make_unique<Counting>(1 << 30, 4096, &n_alive);
+    if (request.path == "/changing") return std::make_unique<Changing>();
     if (request.path == "/silent") return std::make_unique<Counting>(-1, 0, &n_alive);
     return Reply{{200, "text/plain", {}}, request.method + " " + request.path + " " + request.body};
   }
@@ -193,6 +222,12 @@ TEST_F(ServerTest, StreamsInChunksOrPlainly) {
   EXPECT_EQ(plain.substr(plain.find("\r\n\r\n") + 4), "0\n1\n2\n");
 }
 
+TEST_F(ServerTest, AWorkMayWaitForOneThingThenAnother) {
+  start();
+  const std::string text = ask("GET /changing HTTP/1.0\r\n\r\n");
+  EXPECT_EQ(text.substr(text.find("\r\n\r\n") + 4), "1\n2\n3\n4\n5\n6\n");
+}
+
 TEST_F(ServerTest, RefusesWhatItCannotReadForSure) {
   start();
   for (const char* wrong : {
@@ -212,17 +247,46 @@ TEST_F(ServerTest, RefusesWhatItCannotReadForSure) {
            "3\r\n\r\n0\r\n\r\n",
            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc",
+           "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n\r\nabc",
+           "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 4\r\n\r\nabcd",
+           "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n\r\nabc",
+           "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length : 3\r\n\r\nabc",
+           "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+           "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+           "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+           "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+           "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+           "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: "
+           "identity\r\n\r\n0\r\n\r\n",
+           "GET /a HTTP/1.1\nHost: x\n\n",  // bare line feeds
+           "POST /a HTTP/1.1\r\nHost: x\nContent-Length: 3\r\n\r\nabc",
+           "GET /a HTTP/1.1\r\nHost: x\rX: y\r\n\r\n",  // and a bare carriage return
+           "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n",
+           "POST /a HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
            "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
            "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
            "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
        }) {
     const int before = handler_.n_handled;
     const std::string reply = ask(wrong);
-    EXPECT_TRUE(reply.empty() || status(reply) == "HTTP/1.1 400" || status(reply) == "HTTP/1.0 400")
+    // 408: what seems to be missing never comes.
+    EXPECT_TRUE(reply.empty() || status(reply) == "HTTP/1.1 400" ||
+                status(reply) == "HTTP/1.0 400" || status(reply) == "HTTP/1.1 408")
         << wrong << reply;
     EXPECT_EQ(handler_.n_handled, before) << wrong;
   }
   EXPECT_EQ(status(ask(kGet, "GET /a")), "HTTP/1.1 200");
+}
+
+// As RFC 9112 allows: each fold is a space.
+TEST_F(ServerTest, ReadsFoldedLinesAsOne) {
+  start();
+  Client client(server_->port());
+  client.send("POST /a HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\nContent-Length: 3\r\n\r\nabc");
+  EXPECT_EQ(status(client.read("POST /a abc")), "HTTP/1.1 200");
+  client.send(
+      "POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\r\n chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+  EXPECT_EQ(status(client.read("POST /b abc")), "HTTP/1.1 200");
 }
 
 TEST_F(ServerTest, LimitsHeadersAndBodies) {
@@ -264,6 +328,8 @@ TEST_F(ServerTest, AReaderThatStopsEndsItsReply) {
   client.send("GET /flood HTTP/1.1\r\nHost: x\r\n\r\n");
   client.read("HTTP/1.1 200");
   EXPECT_TRUE(nobody_works());
+  // Nothing piles up for it but what the sockets hold: 4 KiB each time.
+  EXPECT_LT(Counting::n_advanced, 16 << 10);
 }
 
 TEST_F(ServerTest, WorkEndsWhenItsClientGoes) {
@@ -326,18 +392,15 @@ TEST_F(ServerTest, DrainsThenStops) {
   EXPECT_TRUE(nobody_works());
 }
 
-// Run by a process of its own: one alone may not have enough descriptors for both ends.
-int open_ten_thousand(std::uint16_t port) {
-  rlimit limit{};
-  ::getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
+// Run by a process of its own: one alone may not have enough descriptors for both ends. Says what
+// went wrong: 2 connecting, 1 a reply.
+int open_many(std::uint16_t port, int n) {
   std::vector<std::unique_ptr<Client>> clients;
-  for (int i = 0; i < 10000; ++i) {
+  for (int i = 0; i < n; ++i) {
     clients.push_back(std::make_unique<Client>(port));
-    if (!clients.back()->connected) return 2;  // this machine's own limit
+    if (!clients.back()->connected) return 2;
   }
-  for (std::size_t i = 0; i < clients.size(); i += 997) {
+  for (std::size_t i = 0; i < clients.size(); i += 97) {
     clients[i]->send(kGet);
     if (clients[i]->read("GET /a").substr(0, 12) != "HTTP/1.1 200") return 1;
   }
@@ -345,13 +408,20 @@ int open_ten_thousand(std::uint16_t port) {
 }
 
 TEST_F(ServerTest, TenThousandConnections) {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  constexpr rlim_t kOther = 200;  // descriptors of this process besides
+  const int n = static_cast<int>(std::min<rlim_t>(10000, limit.rlim_cur - kOther));
+  if (n < 10000) std::printf("this machine allows %d connections only\n", n);
   int pipe[2];
   ASSERT_EQ(::pipe(pipe), 0);
   const pid_t child = ::fork();
   std::uint16_t port = 0;
   if (child == 0) {
     if (::read(pipe[0], &port, sizeof port) != sizeof port) ::_exit(1);
-    ::_exit(open_ten_thousand(port));
+    ::_exit(open_many(port, n));
   }
   options_.header_time = options_.idle_time = milliseconds(60000);
   start();
@@ -361,8 +431,8 @@ TEST_F(ServerTest, TenThousandConnections) {
   ::waitpid(child, &status, 0);
   ::close(pipe[0]);
   ::close(pipe[1]);
-  if (WEXITSTATUS(status) == 2) GTEST_SKIP() << "this machine gives fewer descriptors";
-  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 }  // namespace
