@@ -101,7 +101,7 @@ void show_machine(const Topology& topology, int n_threads) {
     const bool tiles = (detect_caps() & kAmx) != 0;
     say("Prompts",
         fmt::format("{} times bf16 activations, from {} tokens a step on",
-                    tiles ? "all weights" : "BF16, F16 and FP8 weights", backend::kBatchRows));
+                    tiles ? "all weights" : "BF16 and FP8 weights", backend::kBatchRows));
   }
   say("Memory", fmt::format("{} in all, {} available",
                             format_bytes(static_cast<double>(topology.memory_total)),

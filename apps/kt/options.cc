@@ -112,8 +112,8 @@ void add_run_options(CLI::App& command, session::RunOptions& options) {
          "Threads; 0: the physical cores this process may use")
       ->group(group);
   add_choice(command, "--act", options.act, {"q8", "q16", "f32"},
-             "Activations in quantised products: 8 bits (fastest), 15 bits, or floats; unless "
-             "floats, prompts take bf16 where the CPU is fast at it")
+             "Activations in quantised products: 8 bits (fastest), 15 bits (prompts: bf16 with "
+             "AMX), or floats")
       ->capture_default_str()
       ->group(group);
   add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "q8_0"},

@@ -66,6 +66,8 @@ Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& 
       pool_(model.state_spec(), options.kv_format,
             options.kv_tokens > 0 ? options.kv_tokens : options.context, cpu) {
   KT_CHECK(options_.context > 0 && options_.chunk_size > 0);
+  operators::walk(model,
+                  [this](const operators::Module& m) { batches_differ_ |= m.batches_differ(); });
 }
 
 Engine::~Engine() {
@@ -419,13 +421,15 @@ bool Engine::step() {
   return true;
 }
 
-// The rows of a step. Where many rows are computed in another way than few (tile kernels), those
-// that come alone as few stay few, so that nobody's tokens depend on who else is there.
+// The rows of a step. Where many rows are computed in another way than few
+// (Module::batches_differ), those that come alone as few stay few, so that nobody's tokens depend
+// on who else is there.
 std::vector<Engine::Rows> Engine::collect_rows(bool* decodes_only) {
   std::vector<Rows> batches;
   const auto batch_for = [&](std::int64_t n) -> Rows& {
     const auto fits = [&](const Rows& rows) {
-      return !cpu_.tiles || static_cast<std::int64_t>(rows.tokens.size()) + n < backend::kBatchRows;
+      return !batches_differ_ ||
+             static_cast<std::int64_t>(rows.tokens.size()) + n < backend::kBatchRows;
     };
     if (batches.empty() || !fits(batches.back())) batches.emplace_back();
     return batches.back();

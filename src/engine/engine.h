@@ -6,9 +6,9 @@
 // pages they have in common. When pages are short, cached sequences give way from their ends, to a
 // page store if there is one; then the request that came last, which waits again and computes anew
 // what it had. Rows of a request are computed the same way whatever else is in the step, which
-// where the CPU has tile kernels takes a batch for each chunk of backend::kBatchRows or more rows.
-// Prompt chunks end at fixed multiples of chunk_size counted from the sequence's start. Thread
-// rule: one thread drives an Engine; cancel() may come from any thread or a signal handler.
+// where many rows are computed otherwise takes a batch for each chunk of backend::kBatchRows or
+// more. Prompt chunks end at fixed multiples of chunk_size counted from the sequence's start.
+// Thread rule: one thread drives an Engine; cancel() may come from any thread or a signal handler.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -167,6 +167,7 @@ class Engine {
   void finish(Sequence& sequence, FinishReason reason);
 
   operators::Model& model_;
+  bool batches_differ_ = false;  // operators' many rows from their few
   operators::Layered* layered_;  // the model, when it can run layer by layer
   backend::Cpu& cpu_;
   EngineOptions options_;

@@ -483,7 +483,7 @@ TEST_F(EngineTest, TopLogprobsComeWhenAskedFor) {
 // Tiles round otherwise: who gets them must not depend on others.
 TEST_F(EngineTest, WithTileKernelsFewRowsStayFew) {
   for (const bool tiles : {false, true}) {
-    cpu_.tiles = tiles;
+    model_.tiles = tiles;
     auto engine = make(512, 128, 16384);
     model_.most_few = model_.most_beside_chunk = 0;
     std::vector<Request> requests;

@@ -16,6 +16,7 @@ class ToyModel : public operators::Model {
   ToyModel() : Model({"", "Toy", "", "cpu"}) {}
   std::vector<tensor::KvLayerSpec> state_spec() const override { return {{{{"k", 1, 1}}}}; }
   std::int64_t vocab_size() const override { return kVocab; }
+  bool batches_differ() const override { return tiles; }
 
   void do_run(operators::Step& step, tensor::MatrixF logits) noexcept override {
     const operators::Batch& batch = step.batch;
@@ -57,6 +58,7 @@ class ToyModel : public operators::Model {
     KT_CHECK(next == batch.logit_rows.size());
   }
 
+  bool tiles = false;
   std::int64_t n_rows = 0;
   std::int64_t largest_batch = 0;
   // Rows of one batch at most: where each sequence has less than kBatchRows, and beside one that

@@ -99,6 +99,7 @@ class LatentAttention : public Attention {
   std::uint64_t weight_bytes() const override {
     return k_b_.bytes() + v_b_.bytes() + k_rows_.bytes();
   }
+  bool batches_differ() const override { return k_b_.batches_differ() || v_b_.batches_differ(); }
   std::string weight_format() const override {
     return v_b_.heads.empty() ? std::string()
                               : std::string(formats::traits(v_b_.heads.front().format()).name);

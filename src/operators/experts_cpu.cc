@@ -148,6 +148,11 @@ class CpuExperts : public Experts {
   std::string kernel_name() const override {
     return experts_.empty() ? std::string() : experts_.front().gate.kernel().name;
   }
+  bool batches_differ() const override {
+    if (experts_.empty()) return false;
+    const Expert& e = experts_.front();
+    return e.gate.batch_rows_each() + e.up.batch_rows_each() + e.down.batch_rows_each() > 0;
+  }
 
  private:
   Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept override {

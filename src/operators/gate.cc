@@ -48,6 +48,7 @@ class CpuGate : public Gate {
   }
   std::string weight_format() const override { return product_->weight_format(); }
   std::string kernel_name() const override { return product_->kernel_name(); }
+  bool batches_differ() const override { return product_->batches_differ(); }
 
  private:
   WeightSpec bias_spec() const { return {path() + ".e_score_correction_bias", {moe_.n_experts}}; }

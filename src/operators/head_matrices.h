@@ -22,6 +22,8 @@ struct HeadMatrices {
     return n;
   }
 
+  bool batches_differ() const { return !heads.empty() && heads.front().batch_rows_each() > 0; }
+
   struct Strides {
     std::int64_t row, head;  // in floats
   };

@@ -70,6 +70,7 @@ class CpuLinear : public Linear {
   std::string kernel_name() const override {
     return matrix_.empty() ? std::string() : matrix_.kernel().name;
   }
+  bool batches_differ() const override { return matrix_.batch_rows_each() > 0; }
 
  protected:
   WeightSpec weight_spec() const { return {names_.weight, {n_out(), n_in()}}; }

@@ -58,6 +58,9 @@ class Module {
   virtual std::string weight_format() const { return {}; }
   /// How they are computed, for people ("dot q4_k avx512vnni"); empty when there is nothing to say.
   virtual std::string kernel_name() const { return {}; }
+  /// Whether loaded weights are multiplied by other kernels, which round otherwise, in steps of
+  /// backend::kBatchRows rows or more.
+  virtual bool batches_differ() const { return false; }
 
  private:
   Site site_;

@@ -27,6 +27,7 @@ class PhasedOf : public Base, public Phased {
   std::uint64_t weight_bytes() const override { return active_->weight_bytes(); }
   std::string weight_format() const override { return active_->weight_format(); }
   std::string kernel_name() const override { return active_->kernel_name(); }
+  bool batches_differ() const override { return active_->batches_differ(); }
 
   bool hands_on() const override { return true; }
   void enter(Phase phase, Loader& loader) override {

@@ -49,7 +49,7 @@ TEST(PackedMatrix, CanBePlacedOnPacksOfAnother) {
   }
 }
 
-TEST(PackedMatrix, LargeStepsOfFloatWeightsTakeBf16VectorsWhereThereAreNoTiles) {
+TEST(PackedMatrix, LargeStepsOfBf16AndFp8TakeBf16VectorsWhereThereAreNoTiles) {
   using Act = kernels::dot::Act;
   using tensor::Format;
   constexpr CpuCaps kVectors = kAvx2 | kAvx512 | kAvx512Vnni | kAvx512Bf16;
@@ -57,7 +57,7 @@ TEST(PackedMatrix, LargeStepsOfFloatWeightsTakeBf16VectorsWhereThereAreNoTiles) 
                        std::int64_t n_each) {
     return PackedMatrix(Cpu(1, {}, caps, act), format, 16, 256).form(n_rows, n_each);
   };
-  for (const Format format : {Format::kF16, Format::kBF16, Format::kF8_E4M3_B128}) {
+  for (const Format format : {Format::kBF16, Format::kF8_E4M3_B128}) {
     for (const ActPolicy act : {ActPolicy::kQ16, ActPolicy::kQ8}) {
       EXPECT_EQ(form(kVectors, act, format, kBatchRows, kBatchRows), Act::kBf16);
       EXPECT_EQ(form(kVectors, act, format, kBatchRows - 1, kBatchRows - 1), Act::kF32);
@@ -69,6 +69,7 @@ TEST(PackedMatrix, LargeStepsOfFloatWeightsTakeBf16VectorsWhereThereAreNoTiles) 
   }
   EXPECT_EQ(form(kVectors, ActPolicy::kQ16, Format::kQ8_0, 512, 512), Act::kQ8);
   EXPECT_EQ(form(kVectors, ActPolicy::kQ16, Format::kF32, 512, 512), Act::kF32);
+  EXPECT_EQ(form(kVectors, ActPolicy::kQ16, Format::kF16, 512, 512), Act::kF32);
   const Cpu cpu(1, {}, kVectors, ActPolicy::kQ16);
   EXPECT_EQ(&cpu.attention_for(512), cpu.attention);
 }

@@ -35,13 +35,17 @@ class CeilingProbe {
     constexpr int kPieces = 7;
     const auto piece = std::clamp(static_cast<std::size_t>(call_seconds * kAboutBytesPerSecond),
                                   kLeastBytes, kMostBytes / kPieces);
-    std::vector<double> reads, peaks;
-    for (int i = 0; i < kPieces; ++i) {
-      reads.push_back(read_rate(cpu_.pool, next_piece(piece)));
-      if (sampling_.peak_now)
-        peaks.push_back(sampling_.peak_now(subject_.arithmetic(), call_seconds));
+    double read = 0.0;
+    for (const Reading how : kReadings) {
+      std::vector<double> reads;
+      for (int i = 0; i < kPieces; ++i)
+        reads.push_back(read_rate(cpu_.pool, next_piece(piece), how));
+      read = std::max(read, summarize(reads).median);
     }
-    return {summarize(reads).median, summarize(peaks).median};
+    std::vector<double> peaks;
+    for (int i = 0; sampling_.peak_now && i < kPieces; ++i)
+      peaks.push_back(sampling_.peak_now(subject_.arithmetic(), call_seconds));
+    return {read, summarize(peaks).median};
   }
 
  private:

@@ -1,4 +1,4 @@
-// AVX512-BF16 rows: float weights (F16, BF16, block-FP8) times bf16 activations in the tiles of
+// AVX512-BF16 rows: BF16 and block-FP8 weights times bf16 activations in the tiles of
 // ActRows::bf16, for batches. vdpbf16ps does two products per lane, twice what floats do.
 //
 //   for each kPanelTiles weight tiles (16 rows each), for each block of kBlockK k:
@@ -26,32 +26,18 @@ KT_INLINE __m512i to_bf16(__m512 low, __m512 high) {
 // Weight formats. lines(): 32 k of a weight tile, from k0 on, as 16 lines.
 
 struct BF16 {
-  KT_INLINE static __m512i widen(const std::uint16_t* p) {
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  KT_INLINE static __m512i widen(const TileF16& k) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(k.w)));
   }
   KT_INLINE static __m512i pair(const TileF16& even, const TileF16& odd) {
-    return _mm512_or_si512(widen(even.w), _mm512_slli_epi32(widen(odd.w), 16));
+    return _mm512_or_si512(widen(even), _mm512_slli_epi32(widen(odd), 16));
   }
-};
-struct F16 {
-  KT_INLINE static __m512i pair(const TileF16& even, const TileF16& odd) {
-    const __m512i both = to_bf16(load_fp16(even.w), load_fp16(odd.w));
-    // Words i and 16 + i side by side.
-    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    return _mm512_permutexvar_epi16(
-        _mm512_or_si512(low, _mm512_slli_epi32(_mm512_add_epi32(low, _mm512_set1_epi32(16)), 16)),
-        both);
-  }
-};
-
-template <class Pair>
-struct Half {
   KT_INLINE static void lines(const std::byte* weights, std::int64_t k0, std::uint16_t* out) {
     const auto* tile = reinterpret_cast<const TileF16*>(weights) + k0;
 #pragma GCC unroll 2
     for (int k = 0; k < kTileCols; k += 4, out += 2 * kLine) {
-      _mm512_store_si512(out, Pair::pair(tile[k], tile[k + 2]));
-      _mm512_store_si512(out + kLine, Pair::pair(tile[k + 1], tile[k + 3]));
+      _mm512_store_si512(out, pair(tile[k], tile[k + 2]));
+      _mm512_store_si512(out + kLine, pair(tile[k + 1], tile[k + 3]));
     }
   }
 };
@@ -230,11 +216,7 @@ KT_INLINE void run(const DotArgs& args, std::size_t tile_bytes) {
 
 void dot_f32_bf16_bf16_n16_avx512bf16(const DotArgs& args) noexcept;
 void dot_f32_bf16_bf16_n16_avx512bf16(const DotArgs& args) noexcept {
-  run<Half<BF16>>(args, static_cast<std::size_t>(args.k) * sizeof(TileF16));
-}
-void dot_f32_bf16_f16_n16_avx512bf16(const DotArgs& args) noexcept;
-void dot_f32_bf16_f16_n16_avx512bf16(const DotArgs& args) noexcept {
-  run<Half<F16>>(args, static_cast<std::size_t>(args.k) * sizeof(TileF16));
+  run<BF16>(args, static_cast<std::size_t>(args.k) * sizeof(TileF16));
 }
 void dot_f32_bf16_f8_e4m3_b128_n16_avx512bf16(const DotArgs& args) noexcept;
 void dot_f32_bf16_f8_e4m3_b128_n16_avx512bf16(const DotArgs& args) noexcept {
