@@ -60,6 +60,7 @@ class Changing : public Work {
   ~Changing() override { ::close(event_); }
   int descriptor() override { return event_; }
   void advance(Output& output) override {
+    thread_ = {};
     if (n_++ == 0) output.start({200, "text/plain", {}});
     output.write(std::to_string(n_) + "\n");
     const int next = ::eventfd(n_ % 2 == 0, 0);  // readable every other time
