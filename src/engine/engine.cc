@@ -210,8 +210,7 @@ bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
   return true;
 }
 
-// ensure_pages for the i-th of those that run; those behind it give way, then it itself does. Not
-// one whose caller takes every row's logits: they would come twice.
+// ensure_pages for the i-th of those that run; those behind it give way, then it itself does.
 bool Engine::make_room(std::vector<Sequence*>& running, std::size_t i, std::int64_t n_tokens) {
   Sequence& sequence = *running[i];
   const auto wait_again = [this](Sequence& s) {
@@ -222,10 +221,10 @@ bool Engine::make_room(std::vector<Sequence*>& running, std::size_t i, std::int6
     s.state = Sequence::State::kQueued;
   };
   while (!ensure_pages(sequence, n_tokens)) {
-    if (running.size() > i + 1 && !running.back()->request.on_prompt_logits) {
+    if (running.size() > i + 1) {
       wait_again(*running.back());
       running.pop_back();
-    } else if (i > 0 && !sequence.request.on_prompt_logits) {
+    } else if (i > 0) {
       wait_again(sequence);
       return false;
     } else {
@@ -375,6 +374,7 @@ void Engine::start_queued() {
     if (ensure_pages(sequence, sequence.n_tokens())) {
       load_stored(sequence);
       sequence.state = Sequence::State::kRunning;
+      if (sequence.result.started == Clock::time_point{}) sequence.result.started = Clock::now();
     } else if (in_state(Sequence::State::kRunning) == sequences_.end()) {
       finish(sequence, FinishReason::kContextFull);
     } else {
@@ -486,7 +486,9 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
     if (!check_finite(s, row_logits(first + i), s.n_cached + n_rows - n_logits + i)) return;
   }
   if (every_row) {
-    for (std::int64_t i = 0; i < n_rows; ++i)
+    // After waiting again, rows of generated tokens can be behind the prompt's.
+    const std::int64_t n = std::min(n_rows, s.result.n_prompt - s.n_cached);
+    for (std::int64_t i = 0; i < n; ++i)
       s.request.on_prompt_logits(s.n_cached + i, row_logits(first + i));
   }
   s.n_cached += n_rows;
@@ -565,6 +567,7 @@ void Engine::take_token(Sequence& s, std::span<const float> logits) {
   const auto& stops = s.request.stop_tokens;
   if (!s.request.ignore_stop_tokens &&
       std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
+    s.result.stop_token = token;
     finish(s, FinishReason::kStopToken);
     return;
   }

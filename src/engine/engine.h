@@ -11,6 +11,7 @@
 // Thread rule: one thread drives an Engine; cancel() may come from any thread or a signal handler.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -72,7 +73,7 @@ struct Request {
   /// Called for each generated token; false stops the request.
   std::function<bool(const SampledToken&)> on_token;
   /// Called for every prompt row, in order, with its logits; makes the whole prompt run (no prefix
-  /// reuse).
+  /// reuse). When a request beside others waits again for room, rows come anew from the first.
   std::function<void(std::int64_t row, std::span<const float> logits)> on_prompt_logits;
   /// Called after each prompt chunk.
   std::function<void(std::int64_t done, std::int64_t total)> on_prefill;
@@ -85,6 +86,7 @@ struct Result {
   FinishReason reason = FinishReason::kNone;
   std::string error;                 // with kError
   std::vector<std::int32_t> tokens;  // generated
+  SampledToken stop_token;           // that ended it, with kStopToken; id -1: a constraint did
   std::int64_t n_prompt = 0;
   std::int64_t n_cached = 0;    // prompt tokens taken from the cache
   std::int64_t n_decoded = 0;   // tokens out of decode steps; the first comes from the prefill
@@ -92,6 +94,7 @@ struct Result {
   std::int64_t n_accepted = 0;  // of those, the ones that came
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
+  std::chrono::steady_clock::time_point started{};  // of its first step; the epoch: never
 };
 
 class Engine {

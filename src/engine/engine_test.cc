@@ -227,6 +227,38 @@ TEST_F(EngineTest, RepliesThatOutgrowTheCacheWaitAgain) {
   }
 }
 
+// Rows of a prompt come anew when their request had to wait, and no reply ends for them.
+TEST_F(EngineTest, RequestsWithLogitsOfTheirPromptsWaitAgainToo) {
+  auto engine = make(512, 32, 512);
+  std::vector<Engine::RequestId> ids;
+  std::vector<Request> requests;
+  std::vector<std::vector<int>> n_told(5);
+  for (std::int32_t i = 0; i < 5; ++i) {
+    requests.push_back(request(60 + 40 * i, 200, i));
+    if (i == 0) continue;
+    auto& told = n_told[static_cast<std::size_t>(i)];
+    told.resize(requests.back().prompt.size());
+    requests.back().on_prompt_logits = [&told](std::int64_t row, std::span<const float>) {
+      ++told.at(static_cast<std::size_t>(row));
+    };
+  }
+  for (const Request& r : requests) ids.push_back(engine->submit(r));
+  while (engine->step()) {
+  }
+  int most = 0;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const auto result = engine->take_result(ids[i]);
+    ASSERT_NE(result, nullptr);
+    EXPECT_EQ(result->reason, FinishReason::kMaxTokens) << i;
+    Request plain = requests[i];
+    plain.on_prompt_logits = nullptr;
+    EXPECT_EQ(result->tokens, alone(plain)) << i;
+    for (const int n : n_told[i]) EXPECT_GE(n, 1) << i;
+    for (const int n : n_told[i]) most = std::max(most, n);
+  }
+  EXPECT_GT(most, 1);
+}
+
 TEST_F(EngineTest, APrefixIsTakenFromARequestThatRuns) {
   auto engine = make(512, 32, 2048);
   const Request first = request(200, 100);
@@ -249,6 +281,7 @@ TEST_F(EngineTest, StopTokensEndAndAreNotReported) {
   const Result result = make()->generate(r);
   EXPECT_EQ(result.reason, FinishReason::kStopToken);
   EXPECT_EQ(result.tokens, std::vector<std::int32_t>(all.begin(), first));
+  EXPECT_EQ(result.stop_token.id, all[6]);
   r.ignore_stop_tokens = true;
   EXPECT_EQ(make()->generate(r).tokens, all);
 }

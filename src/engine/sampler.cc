@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "base/error.h"
 
@@ -19,7 +18,48 @@ void in_range(bool ok, const char* field, double value, const char* wanted) {
 // Uniform in [0, 1) from 53 random bits: the same on every standard library.
 double uniform(std::mt19937_64& random) { return static_cast<double>(random() >> 11) * 0x1p-53; }
 
+SampledToken finished(std::int32_t id, std::span<const float> logits,
+                      const SampleOptions& options) {
+  if (id >= 0 && (options.logprob || options.n_top > 0))
+    return with_logprobs(logits, id, options.n_top);
+  SampledToken token;
+  token.id = id;
+  return token;
+}
+
 }  // namespace
+
+SampledToken with_logprobs(std::span<const float> logits, std::int32_t id, std::int32_t n_top) {
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0.0;
+  for (const float l : logits) sum += static_cast<double>(std::exp(l - largest));
+  const double shift = double{largest} + std::log(sum);
+  const auto of = [&](std::int32_t i) {
+    const double logit = double{logits[static_cast<std::size_t>(i)]};
+    return TokenLogprob{i, static_cast<float>(logit - shift)};
+  };
+  SampledToken token{of(id), {}};
+  if (n_top == 0) return token;
+  // A heap with the worst on top; of equals the lower id is better.
+  const auto better = [&](const TokenLogprob& a, const TokenLogprob& b) {
+    const float x = logits[static_cast<std::size_t>(a.id)];
+    const float y = logits[static_cast<std::size_t>(b.id)];
+    return x > y || (x == y && a.id < b.id);
+  };
+  const auto n = std::min(static_cast<std::size_t>(n_top), logits.size());
+  token.top.reserve(n + 1);
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(logits.size()); ++i) {
+    const bool full = token.top.size() == n;
+    if (full && !better({i, 0.0f}, token.top.front())) continue;
+    token.top.push_back(of(i));
+    std::push_heap(token.top.begin(), token.top.end(), better);
+    if (!full) continue;
+    std::pop_heap(token.top.begin(), token.top.end(), better);
+    token.top.pop_back();
+  }
+  std::sort(token.top.begin(), token.top.end(), better);
+  return token;
+}
 
 void SamplingParams::validate(std::int64_t vocab_size) const {
   in_range(temperature >= 0.0f && temperature <= 100.0f, "temperature", temperature, "0 to 100");
@@ -196,10 +236,7 @@ bool Sampler::takes_best(const SampleOptions& options) const {
 SampledToken Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history,
                              const SampleOptions& options) {
   if (takes_best(options)) {
-    SampledToken token;
-    token.id = best_of(logits);
-    if (token.id >= 0) add_logprobs(logits, options, token);
-    return token;
+    return finished(best_of(logits), logits, options);
   }
   logits_.assign(logits.begin(), logits.end());
   for (const float l : logits_) {
@@ -211,38 +248,7 @@ SampledToken Sampler::sample(std::span<const float> logits, std::span<const std:
   constexpr float kMost = std::numeric_limits<float>::max();
   for (float& l : logits_)
     l = std::isnan(l) ? kNever : std::min(l, kMost);  // inf - inf; a bias of inf
-  SampledToken token;
-  if (params_.temperature == 0.0f) {
-    token.id = best_of(logits_);
-  } else {
-    token.id = draw();
-  }
-  if (token.id >= 0) add_logprobs(logits, options, token);
-  return token;
-}
-
-void Sampler::add_logprobs(std::span<const float> logits, const SampleOptions& options,
-                           SampledToken& token) {
-  if (!options.logprob && options.n_top == 0) return;
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0.0;
-  for (const float l : logits) sum += static_cast<double>(std::exp(l - largest));
-  const auto logprob = [&](std::int32_t id) {
-    const float logit = logits[static_cast<std::size_t>(id)];
-    return static_cast<float>(double{logit} - double{largest} - std::log(sum));
-  };
-  token.logprob = logprob(token.id);
-  if (options.n_top > 0) {
-    order_.resize(logits.size());
-    std::iota(order_.begin(), order_.end(), 0);
-    const auto n = std::min<std::ptrdiff_t>(options.n_top, std::ssize(order_));
-    std::partial_sort(order_.begin(), order_.begin() + n, order_.end(), [&](auto a, auto b) {
-      const float x = logits[static_cast<std::size_t>(a)], y = logits[static_cast<std::size_t>(b)];
-      return x > y || (x == y && a < b);
-    });
-    for (const std::int32_t id : std::span(order_).first(static_cast<std::size_t>(n)))
-      token.top.push_back({id, logprob(id)});
-  }
+  return finished(params_.temperature == 0.0f ? best_of(logits_) : draw(), logits, options);
 }
 
 }  // namespace kt::engine

@@ -39,6 +39,9 @@ struct SampledToken : TokenLogprob {
   std::vector<TokenLogprob> top;  // the most likely tokens, best first, when asked for
 };
 
+/// The token `id` with its log-probability under these logits, and the n_top most likely ones.
+SampledToken with_logprobs(std::span<const float> logits, std::int32_t id, std::int32_t n_top);
+
 /// What one token is to be, besides the parameters of its sequence.
 struct SampleOptions {
   std::span<const std::uint32_t> mask;  // bit id % 32 of word id / 32: it may come; empty: all may
@@ -66,8 +69,6 @@ class Sampler {
   std::int32_t draw();
   void gather(std::size_t k);
   bool takes_best(const SampleOptions& options) const;
-  void add_logprobs(std::span<const float> logits, const SampleOptions& options,
-                    SampledToken& token);
   void normalize();            // probabilities of the candidates from their logits
   void keep_mass(float mass);  // the first candidates that hold this probability
   void keep_typical();
@@ -76,7 +77,6 @@ class Sampler {
   std::mt19937_64 random_;
   std::vector<float> logits_;
   std::vector<Candidate> candidates_;
-  std::vector<std::int32_t> order_;  // of the most likely tokens
   std::map<std::int32_t, std::int32_t> counts_;
 };
 
