@@ -32,10 +32,11 @@ struct Ask {
   std::int64_t max_tokens = -1;  // -1: until the context is full
   std::vector<std::string> stops;
   bool ignore_eos = false;
-  int n = 1;               // replies to each prompt
-  double seconds = 0.0;    // allowed for all; 0: no limit
-  bool logprobs = false;   // of the tokens
-  int n_top_logprobs = 0;  // of each token
+  int n = 1;                     // replies to each prompt
+  double seconds = 0.0;          // allowed for all; 0: no limit
+  bool logprobs = false;         // of the tokens
+  bool prompt_logprobs = false;  // of the prompts' tokens
+  int n_top_logprobs = 0;        // of each token
   /// A tool call is to come: of any tool, or of the one named.
   std::optional<text::ToolChoice> required_tool;
   std::optional<text::GrammarSpec> grammar;  // binds what follows the reasoning

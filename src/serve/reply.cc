@@ -41,6 +41,7 @@ class ReplyWork : public http::Work {
     for (std::size_t i = 0; i < generation_.tickets.size(); ++i) {
       parts_.push_back({generation_.tickets[i],
                         text::ReplyParser(generation_.formats[i / n], generation_.tools)});
+      if (!generation_.scores.empty()) choices_[i].prompt = generation_.scores[i / n];
     }
     for (const std::int64_t tokens : generation_.n_prompt) usage_.n_prompt += tokens;
     if (parts_.size() > 1) {
@@ -153,6 +154,7 @@ class ReplyWork : public http::Work {
   void finish(const session::TextResult& result, Choice& choice) {
     const engine::Result& engine = result.engine;
     choice.stop_string = result.stop_string;
+    choice.stop_token = engine.stop_token;
     switch (engine.reason) {
       case engine::FinishReason::kMaxTokens:
       case engine::FinishReason::kContextFull:

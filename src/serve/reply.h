@@ -29,6 +29,8 @@ struct Choice {
   std::string content, reasoning;
   std::vector<ToolCall> calls;
   std::vector<engine::SampledToken> tokens;
+  engine::SampledToken stop_token;  // that ended it; id -1: something else did
+  PromptScores prompt;              // null: not asked for
   Finish finish = Finish::kStop;
   std::string stop_string;       // that ended it, or empty
   std::int64_t n_reasoning = 0;  // tokens

@@ -31,6 +31,19 @@ ServedModel::State failed_state(const std::exception_ptr& error) {
   return ServedModel::State::kFailed;
 }
 
+// Fills in the log-probabilities of a prompt's tokens as its rows are computed.
+PromptScores score_prompt(const std::vector<std::int32_t>& prompt, int n_top,
+                          engine::Request& request) {
+  const auto scores = std::make_shared<std::vector<engine::SampledToken>>(prompt.size());
+  for (std::size_t i = 0; i < prompt.size(); ++i) (*scores)[i].id = prompt[i];
+  request.on_prompt_logits = [scores, n_top](std::int64_t row, std::span<const float> logits) {
+    const auto next = static_cast<std::size_t>(row) + 1;
+    if (next < scores->size())
+      (*scores)[next] = engine::with_logprobs(logits, (*scores)[next].id, n_top);
+  };
+  return scores;
+}
+
 }  // namespace
 
 ServedModel::ServedModel(ModelOptions options, std::function<void()> before_opening)
@@ -167,6 +180,12 @@ std::string ServedModel::token_bytes(std::int32_t token) {
   });
 }
 
+bool ServedModel::is_control(std::int32_t token) {
+  return worker_.read([&](const session::Session& session) {
+    return session.tokenizer() != nullptr && session.tokenizer()->is_special(token);
+  });
+}
+
 std::vector<std::int32_t> ServedModel::tokens_of(const Ask::Prompt& prompt) {
   if (prompt.is_tokens) return prompt.tokens;
   std::vector<std::int32_t> tokens = tokenize(prompt.text, true, false);
@@ -251,6 +270,8 @@ Generation ServedModel::generate(const Ask& ask) {
         session::reasoning_marks(generation.formats[p], may_reason);
     for (int i = 0; i < ask.n; ++i) {
       engine::Request& request = requests.emplace_back(this->request(ask, prompts[p]));
+      if (ask.prompt_logprobs && i == 0)
+        generation.scores.push_back(score_prompt(prompts[p], ask.n_top_logprobs, request));
       if (grammar) {
         request.constraint = worker_.read([&](const session::Session& session) {
           return std::make_shared<session::GrammarConstraint>(grammar->fresh(),

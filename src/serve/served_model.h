@@ -19,6 +19,10 @@
 
 namespace kt::serve {
 
+/// A prompt's tokens with their log-probabilities; that of the first is 0, as nothing stands before
+/// it. Complete once all replies to the prompt have ended.
+using PromptScores = std::shared_ptr<const std::vector<engine::SampledToken>>;
+
 /// The tickets of an Ask: those of prompt 0 first, n of each. They are cancelled with it.
 struct Generation {
   Generation() = default;
@@ -30,6 +34,7 @@ struct Generation {
   std::vector<std::shared_ptr<session::Ticket>> tickets;
   std::vector<std::vector<std::int32_t>> prompts;  // their tokens
   std::vector<std::int64_t> n_prompt;              // and how many
+  std::vector<PromptScores> scores;                // of each prompt; empty: not asked for
   std::vector<text::ReplyFormat> formats;          // of each prompt's replies
   std::string tools;                               // JSON array, or empty
 };
@@ -80,6 +85,8 @@ class ServedModel {
   std::vector<std::int32_t> tokenize_chat(const Ask& ask);
   /// The spelling of one token, as bytes.
   std::string token_bytes(std::int32_t token);
+  /// Whether it is a control token, which adds nothing to a text.
+  bool is_control(std::int32_t token);
 
  private:
   std::vector<std::int32_t> tokens_of(const Ask::Prompt& prompt);

@@ -113,23 +113,6 @@ def test_schemas_that_cannot_be_honoured_are_refused(client, server, schema):
     assert caught.value.param == "response_format"
 
 
-def test_completions(client, server):
-    prompts = ["Once upon a time", "The capital of France is"]
-    whole = client.completions.create(model=server.model, prompt=prompts, max_tokens=6, temperature=0, echo=True)
-    assert [c.index for c in whole.choices] == [0, 1]
-    for choice, prompt in zip(whole.choices, prompts):
-        assert choice.text.startswith(prompt) and len(choice.text) > len(prompt)
-    streamed = ["", ""]
-    for chunk in client.completions.create(model=server.model, prompt=prompts, max_tokens=6, temperature=0,
-                                           echo=True, stream=True):
-        for choice in chunk.choices:
-            streamed[choice.index] += choice.text
-    assert streamed == [c.text for c in whole.choices]
-    ids = client.post("/../tokenize", body={"content": prompts[0]}, cast_to=object)["tokens"]
-    by_ids = client.completions.create(model=server.model, prompt=ids, max_tokens=6, temperature=0)
-    assert prompts[0] + by_ids.choices[0].text == whole.choices[0].text
-
-
 def test_history_with_everything_we_send_comes_back(client, server):
     reply = ask(client, server)
     message = reply.choices[0].message.model_dump()

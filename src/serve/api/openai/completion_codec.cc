@@ -1,7 +1,9 @@
 #include "serve/api/openai/completion_codec.h"
 
+#include <algorithm>
 #include <ctime>
 
+#include "base/utf8.h"
 #include "serve/ids.h"
 
 namespace kt::serve::openai {
@@ -46,6 +48,17 @@ Json timings_json(const Usage& usage) {
           {"predicted_per_second", rate(usage.n_decoded, usage.decode_seconds)}};
 }
 
+double mean_logprob(const Choice& choice) {
+  double sum = 0.0;
+  auto n = static_cast<double>(choice.tokens.size());
+  for (const engine::SampledToken& token : choice.tokens) sum += double{token.logprob};
+  if (choice.stop_token.id >= 0) {
+    sum += double{choice.stop_token.logprob};
+    n += 1.0;
+  }
+  return n > 0 ? sum / n : 0.0;
+}
+
 class CompletionCodec : public Codec {
  public:
   explicit CompletionCodec(CompletionOptions options)
@@ -63,8 +76,10 @@ class CompletionCodec : public Codec {
     for (std::size_t i = 0; i < n_choices; ++i) {
       if (options_.chat) {
         chunk(i, {{"role", "assistant"}, {"content", nullptr}}, {}, out);
-      } else if (!options_.echo.empty()) {
-        chunk(i, Json(options_.echo[i / options_.n]), {}, out);
+      } else {
+        const std::string& echo = echo_of(i);
+        logprobs_.emplace_back(options_.texts, count_utf8(echo));
+        if (!echo.empty()) chunk(i, Json(echo), {}, out);
       }
     }
   }
@@ -122,8 +137,9 @@ class CompletionCodec : public Codec {
 
   std::string whole(const std::vector<Choice>& choices, const Usage& usage) override {
     Json list = Json::array();
-    for (std::size_t i = 0; i < choices.size(); ++i) {
-      list.push_back(options_.chat ? chat_choice(i, choices[i]) : text_choice(i, choices[i]));
+    for (const Choice* choice : best(choices)) {
+      const std::size_t i = list.size();
+      list.push_back(options_.chat ? chat_choice(i, *choice) : text_choice(i, *choice));
     }
     Json object = frame(std::move(list), false);
     object["usage"] = usage_json(usage, options_.return_speed);
@@ -132,6 +148,28 @@ class CompletionCodec : public Codec {
   }
 
  private:
+  const std::string& echo_of(std::size_t index) const {
+    static const std::string kNone;
+    return options_.echo.empty() ? kNone : options_.echo[index / options_.n];
+  }
+
+  // The n likeliest of the replies to each prompt, likeliest first; all, where none is left out.
+  std::vector<const Choice*> best(const std::vector<Choice>& choices) const {
+    std::vector<const Choice*> all;
+    for (const Choice& choice : choices) all.push_back(&choice);
+    if (options_.best_of <= options_.n) return all;
+    std::vector<const Choice*> kept;
+    for (auto begin = all.begin(); begin != all.end();) {
+      const auto end = begin + static_cast<std::ptrdiff_t>(options_.best_of);
+      std::stable_sort(begin, end, [](const Choice* a, const Choice* b) {
+        return mean_logprob(*a) > mean_logprob(*b);
+      });
+      kept.insert(kept.end(), begin, begin + static_cast<std::ptrdiff_t>(options_.n));
+      begin = end;
+    }
+    return kept;
+  }
+
   Json frame(Json choices, bool chunk = true) const {
     const char* object = !options_.chat ? "text_completion"
                          : chunk        ? "chat.completion.chunk"
@@ -151,10 +189,11 @@ class CompletionCodec : public Codec {
   }
 
   void chunk(std::size_t index, const Json& delta, const std::vector<engine::SampledToken>& tokens,
-             std::string& out) const {
+             std::string& out) {
     Json json = {{"index", index}, {options_.chat ? "delta" : "text", delta}};
     if (options_.logprobs && !tokens.empty()) {
-      json["logprobs"] = options_.chat ? chat_logprobs(tokens) : text_logprobs(tokens);
+      json["logprobs"] =
+          options_.chat ? chat_logprobs(tokens) : text_logprobs(tokens, logprobs_[index]);
     } else if (!options_.chat) {
       json["logprobs"] = nullptr;
     }
@@ -179,10 +218,19 @@ class CompletionCodec : public Codec {
   }
 
   Json text_choice(std::size_t index, const Choice& choice) const {
-    const std::string echo = options_.echo.empty() ? "" : options_.echo[index / options_.n];
+    const std::string& echo = echo_of(index);
+    Json logprobs;
+    if (options_.logprobs) {
+      TextLogprobs lists(options_.texts);
+      if (choice.prompt != nullptr) lists.add_prompt(*choice.prompt, echo);
+      for (const engine::SampledToken& token : choice.tokens) lists.add(token);
+      // Evaluation harnesses ask for one token behind the prompt and drop the last of the list.
+      if (choice.prompt != nullptr && choice.stop_token.id >= 0) lists.add(choice.stop_token);
+      logprobs = lists.take();
+    }
     return {{"index", index},
             {"text", echo + choice.content},
-            {"logprobs", options_.logprobs ? text_logprobs(choice.tokens) : Json()},
+            {"logprobs", std::move(logprobs)},
             {"finish_reason", finish_name(choice.finish)}};
   }
 
@@ -199,27 +247,19 @@ class CompletionCodec : public Codec {
   }
 
   Json token_json(std::int32_t id, float logprob) const {
-    const std::string bytes = options_.token_bytes(id);
+    const std::string bytes = options_.texts.bytes(id);
     Json list = Json::array();
     for (const char c : bytes) list.push_back(static_cast<unsigned char>(c));
     return {{"token", bytes}, {"logprob", logprob}, {"bytes", std::move(list)}};
   }
 
-  Json text_logprobs(const std::vector<engine::SampledToken>& tokens) const {
-    Json texts = Json::array(), logprobs = Json::array(), tops = Json::array();
-    for (const engine::SampledToken& token : tokens) {
-      texts.push_back(options_.token_bytes(token.id));
-      logprobs.push_back(token.logprob);
-      Json top = Json::object();
-      for (const engine::TokenLogprob& t : token.top) top[options_.token_bytes(t.id)] = t.logprob;
-      tops.push_back(std::move(top));
-    }
-    return {{"tokens", std::move(texts)},
-            {"token_logprobs", std::move(logprobs)},
-            {"top_logprobs", std::move(tops)}};
+  static Json text_logprobs(const std::vector<engine::SampledToken>& tokens, TextLogprobs& lists) {
+    for (const engine::SampledToken& token : tokens) lists.add(token);
+    return lists.take();
   }
 
   const CompletionOptions options_;
+  std::vector<TextLogprobs> logprobs_;  // of streamed text completions
   const std::string id_;
   const std::time_t created_;
 };

@@ -3,10 +3,10 @@
 //
 // Thread rule: one thread per object.
 #pragma once
-#include <functional>
 #include <memory>
 #include <string>
 
+#include "serve/api/openai/text_logprobs.h"
 #include "serve/reply.h"
 
 namespace kt::serve::openai {
@@ -20,7 +20,8 @@ struct CompletionOptions {
   bool logprobs = false;
   std::vector<std::string> echo;  // text completions: the prompts, which replies begin with then
   std::size_t n = 1;              // replies to each prompt
-  std::function<std::string(std::int32_t)> token_bytes;  // for logprobs
+  std::size_t best_of = 1;        // of which they are chosen, when whole
+  TokenTexts texts;               // for logprobs
 };
 
 std::unique_ptr<Codec> make_completion_codec(CompletionOptions options);

@@ -40,8 +40,32 @@ CompletionOptions codec_options(const Fields& fields, const std::shared_ptr<Serv
     options.include_usage =
         Fields(*stream, "stream_options.").flag("include_usage").value_or(false);
   }
-  options.token_bytes = [model](std::int32_t token) { return model->token_bytes(token); };
+  options.texts.bytes = [model](std::int32_t token) { return model->token_bytes(token); };
+  options.texts.is_control = [model](std::int32_t token) { return model->is_control(token); };
   return options;
+}
+
+// More replies than are told: the likeliest are chosen of them.
+void read_best_of(const Fields& fields, Ask* ask, CompletionOptions* options) {
+  options->n = static_cast<std::size_t>(ask->n);
+  const std::int64_t best_of = fields.whole("best_of", 1, 128).value_or(ask->n);
+  if (best_of < ask->n)
+    fail(ErrorCode::kUsage, "best_of", "{} is less than n, which is {}", best_of, ask->n);
+  if (best_of == ask->n) return;
+  if (options->stream)
+    fail(ErrorCode::kUnsupported, "best_of", "needs whole replies; leave out stream");
+  options->best_of = static_cast<std::size_t>(best_of);
+  ask->n = static_cast<int>(best_of);
+  ask->logprobs = true;
+}
+
+// The prompts as replies show them.
+void read_echo(ServedModel& model, Ask* ask, CompletionOptions* options) {
+  if (options->logprobs && options->stream)
+    fail(ErrorCode::kUnsupported, "echo", "with logprobs needs whole replies; leave out stream");
+  ask->prompt_logprobs = options->logprobs;
+  for (const Ask::Prompt& prompt : ask->prompts)
+    options->echo.push_back(prompt.is_tokens ? model.detokenize(prompt.tokens) : prompt.text);
 }
 
 }  // namespace
@@ -85,7 +109,7 @@ Answer complete(Service& service, const http::Request& request) {
   read_prompts(fields, "prompt", &ask);
   CompletionOptions options = codec_options(fields, model);
   options.chat = false;
-  options.n = static_cast<std::size_t>(ask.n);
+  read_best_of(fields, &ask, &options);
   read_grammar(fields, &ask);
   if (const auto n = fields.whole("logprobs", 0, engine::kMaxTopLogprobs)) {
     options.logprobs = ask.logprobs = true;
@@ -94,15 +118,7 @@ Answer complete(Service& service, const http::Request& request) {
   if (fields.find("suffix") != nullptr) {
     fail(ErrorCode::kUnsupported, "suffix", "filling in before a suffix is not supported");
   }
-  if (fields.flag("echo").value_or(false)) {
-    if (options.logprobs) {
-      fail(ErrorCode::kUnsupported, "echo",
-           "with logprobs is not there yet: those of the prompt are not told");
-    }
-    for (const Ask::Prompt& prompt : ask.prompts) {
-      options.echo.push_back(prompt.is_tokens ? model->detokenize(prompt.tokens) : prompt.text);
-    }
-  }
+  if (fields.flag("echo").value_or(false)) read_echo(*model, &ask, &options);
   return service.reply(request, model, model->generate(ask),
                        make_completion_codec(std::move(options)));
 }
