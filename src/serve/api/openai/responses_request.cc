@@ -124,22 +124,17 @@ Json read_tool(const Json& tool, const std::string& where) {
   return {{"type", "function"}, {"function", std::move(function)}};
 }
 
-// Forms that the reply must have: a tool's call, or JSON.
-void read_constraints(const Fields& fields, Ask* ask) {
-  if (const Json* choice = fields.find("tool_choice");
-      choice != nullptr && *choice != "auto" && *choice != "none") {
-    if (*choice != "required" && !choice->is_object())
-      fields.refuse("tool_choice", "auto, none, required or a tool");
-    text::ToolChoice required;
-    required.parallel = fields.flag("parallel_tool_calls").value_or(true);
-    if (choice->is_object()) {
-      if (required_text(*choice, "type", "tool_choice") != "function")
-        fail(ErrorCode::kUnsupported, "tool_choice", "only functions can be chosen");
-      required.name = required_text(*choice, "name", "tool_choice");
-    }
-    if (fields.find("tools") == nullptr) fail(ErrorCode::kUsage, "tool_choice", "needs tools");
-    ask->required_tool = required;
-  }
+// The one tool that must be called, as chat completions name it.
+Json chat_choice(const Json& choice) {
+  if (!choice.is_object()) return choice;
+  if (required_text(choice, "type", "tool_choice") != "function")
+    fail(ErrorCode::kUnsupported, "tool_choice", "only functions can be chosen");
+  return {{"type", "function"},
+          {"function", {{"name", required_text(choice, "name", "tool_choice")}}}};
+}
+
+// JSON that the reply must be.
+void read_format(const Fields& fields, Ask* ask) {
   const Json* text = fields.find("text");
   if (text == nullptr) return;
   if (!text->is_object()) fields.refuse("text", "an object");
@@ -173,7 +168,7 @@ void refuse_state(const Fields& fields) {
 
 void read_response_input(const Fields& fields, const ModelFacts& facts, Ask* ask) {
   refuse_state(fields);
-  read_constraints(fields, ask);
+  read_format(fields, ask);
   Conversation conversation;
   if (const auto text = fields.text("instructions"); text && !text->empty())
     conversation.instruct(*text);
@@ -198,11 +193,11 @@ void read_response_input(const Fields& fields, const ModelFacts& facts, Ask* ask
     if (const auto effort = Fields(*reasoning, "reasoning.").text("effort"))
       chat["reasoning_effort"] = *effort;
   }
-  if (const Json* kwargs = fields.find("chat_template_kwargs"); kwargs != nullptr)
-    chat["chat_template_kwargs"] = *kwargs;
-  // Forced calls were read already (read_constraints), in the form that they have here.
-  if (const Json* choice = fields.find("tool_choice"); choice != nullptr && *choice == "none")
-    chat["tool_choice"] = *choice;
+  for (const char* key : {"chat_template_kwargs", "parallel_tool_calls"}) {
+    if (const Json* value = fields.find(key); value != nullptr) chat[key] = *value;
+  }
+  if (const Json* choice = fields.find("tool_choice"); choice != nullptr)
+    chat["tool_choice"] = chat_choice(*choice);
   read_conversation(Fields(chat), facts, ask);
 }
 
