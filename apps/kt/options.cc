@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/suggest.h"
+#include "base/utf8.h"
 
 namespace kt::app {
 namespace {
@@ -31,11 +32,6 @@ std::string join(const std::vector<std::string>& words, const char* separator) {
   std::string out;
   for (const std::string& word : words) out += (out.empty() ? "" : separator) + word;
   return out;
-}
-
-std::string lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  return text;
 }
 
 template <class T>
@@ -76,7 +72,7 @@ CLI::Validator one_of(std::vector<std::string> choices) {
   return CLI::Validator(
       [choices = std::move(choices)](std::string& text) -> std::string {
         for (const std::string& choice : choices) {
-          if (lower(text) == lower(choice)) {
+          if (ascii_lower(text) == ascii_lower(choice)) {
             text = choice;
             return {};
           }

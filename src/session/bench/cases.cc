@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/suggest.h"
+#include "base/utf8.h"
 #include "placement/regex.h"
 #include "tensor/kv_view.h"
 
@@ -22,11 +23,6 @@ std::optional<std::int64_t> whole(std::string_view text, std::int64_t most) {
   if (error != std::errc() || end != text.data() + text.size() || value < 1 || value > most)
     return std::nullopt;
   return value;
-}
-
-std::string lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  return text;
 }
 
 // "DxF:E:A".
@@ -115,7 +111,7 @@ void add_rows(const std::vector<LayerFormat>& wanted, const std::vector<LayerSha
           return f.backend.empty() && f.stored == row.weight;
         });
     if (!runs || !chosen || formats::traits(row.weight).encode == nullptr) continue;
-    const std::string name = lower(std::string(formats::traits(row.weight).name));
+    const std::string name = ascii_lower(formats::traits(row.weight).name);
     for (const LayerShape& shape : shapes) {
       Case c{&row, {name, row.weight, {}, {}}, shape};
       const bool fits = shape.d_model % row.k_step == 0;
@@ -155,7 +151,7 @@ LayerShape parse_shape(const std::string& text) {
 }
 
 LayerFormat parse_format(const std::string& text) {
-  const std::string name = lower(text);
+  const std::string name = ascii_lower(text);
   if (name == "int8")
     return {name, formats::Format::kBF16, "AMXInt8", {Recode::Kind::kGroup, 8, -1}};
   if (name == "int4")
