@@ -14,7 +14,7 @@ for arg in "$@"; do
   esac
 done
 
-groups=(torch web)
+groups=(torch web clients)
 [ "$quick" = 1 ] || groups+=(fuzz)
 tools/setup/setup.sh "${groups[@]}" || exit 1
 ./dev build || exit 1

@@ -4,6 +4,8 @@
 #   2. Rust >= 1.87: an existing cargo, else the distribution's package
 #   3. a Python environment with the pinned packages of requirements.txt (Node is one), in the cache folder
 #   4. the npm packages that tests compare with, of tests/interop/package-lock.json, in the cache folder
+# Group clients: what other programs ask a server with, npm packages of tests/serve/js/package-lock.json and Python
+# packages of requirements-clients.txt.
 # Idempotent. Without a network it succeeds when everything is there. On failure: one line, exit 1.
 set -euo pipefail
 
@@ -182,13 +184,13 @@ install_python() {
   touch "$KT_VENV/.complete"
 }
 
-# PyTorch, with what it needs to be imported: 2 GB to fetch.
-install_torch() {
-  local wanted="$KT_ROOT/tools/setup/requirements-torch.txt" mark="$KT_VENV/.torch" stamp
+# More Python packages: those of requirements-$1.txt; $2 says what and why.
+install_python_group() {
+  local wanted="$KT_ROOT/tools/setup/requirements-$1.txt" mark="$KT_VENV/.$1" stamp
   stamp="$(sha256sum < "$wanted")"
   [ "$(cat "$mark" 2>/dev/null)" = "$stamp" ] && return
-  say "installing PyTorch for the tests of the Python package (2 GB)"
-  logged "install PyTorch" "$KT_PYTHON" -m pip install --disable-pip-version-check --no-input --no-deps \
+  say "installing $2"
+  logged "install $2" "$KT_PYTHON" -m pip install --disable-pip-version-check --no-input --no-deps \
     --no-cache-dir -r "$wanted"
   echo "$stamp" >"$mark"
 }
@@ -241,8 +243,12 @@ for group in "$@"; do
     cuda) install_cuda ;;
     fuzz) install_clang ;;
     tidy) install_tidy ;;
-    torch) install_torch ;;
+    torch) install_python_group torch "PyTorch for the tests of the Python package (2 GB)" ;;
+    clients)
+      install_npm serve/js
+      install_python_group clients "LangChain and LiteLLM for the tests of the server"
+      ;;
     web) install_web ;;
-    *) die "unknown set-up group '$group' (known: cuda, fuzz, tidy, torch, web)" ;;
+    *) die "unknown set-up group '$group' (known: clients, cuda, fuzz, tidy, torch, web)" ;;
   esac
 done
