@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/error.h"
@@ -27,6 +28,7 @@ struct ServeArgs {
   serve::http::ServerOptions server;
   std::string key_file;
   std::string log_file;
+  std::string otlp_endpoint;
   int drain_seconds = 30;
   std::string cache_folder;
   std::string cache_bytes = "16GiB";
@@ -124,6 +126,12 @@ int serve(ServeArgs args) {
   options.access = args.access;
   options.log = make_log(args.log_file);
   options.page_store = args.model.session.page_store = open_page_store(args);
+  std::optional<serve::TraceSender> traces;
+  if (!args.otlp_endpoint.empty()) {
+    options.traces = &traces.emplace(serve::TraceSenderOptions{
+        args.otlp_endpoint,
+        [](const std::string& message) { std::fprintf(stderr, "kt: %s\n", message.c_str()); }});
+  }
   serve::Models models(
       model_options(args),
       args.keep_alive < 0
@@ -214,6 +222,8 @@ void add_server_options(CLI::App& command, ServeArgs& args) {
   key->needs(certificate);
   add_text(command, "--log-jsonl", args.log_file, "FILE",
            "A line of JSON for each request; -: standard error");
+  add_text(command, "--otlp-endpoint", args.otlp_endpoint, "URL",
+           "Send traces of requests to this OpenTelemetry collector, http://HOST:PORT");
   add_number(command, "--drain", args.drain_seconds, whole_number(0, 86400),
              "Seconds that replies may take after Ctrl-C");
 }

@@ -161,6 +161,11 @@ class ReplyWork : public http::Work {
       case engine::FinishReason::kCancelled: choice.finish = Finish::kLength; break;
       default: choice.finish = choice.calls.empty() ? Finish::kStop : Finish::kToolCalls;
     }
+    if (engine.started != Clock::time_point{}) {
+      const double queued = std::chrono::duration<double>(engine.started - start_).count();
+      usage_.queue_seconds =
+          usage_.queue_seconds < 0 ? queued : std::min(usage_.queue_seconds, queued);
+    }
     usage_.n_cached += engine.n_cached;
     usage_.n_generated += static_cast<std::int64_t>(engine.tokens.size());
     usage_.n_reasoning += choice.n_reasoning;

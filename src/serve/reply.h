@@ -42,6 +42,7 @@ struct Usage {
   std::int64_t n_decoded = 0;                          // tokens out of decode steps
   std::int64_t n_drafted = 0, n_accepted = 0;          // guessed tokens; of them right
   double prefill_seconds = 0.0, decode_seconds = 0.0;  // of the longest
+  double queue_seconds = -1.0;                         // until the first began; below 0: unknown
   double total_seconds = 0.0;                          // since the request came
 };
 

@@ -224,6 +224,7 @@ std::vector<std::int32_t> ServedModel::tokenize_chat(const Ask& ask) {
 Generation ServedModel::generate(const Ask& ask) {
   const ModelFacts& facts = this->facts();
   Generation generation;
+  generation.asked = {facts.id, ask.sampling, ask.max_tokens, ask.n};
   std::vector<std::vector<std::int32_t>> prompts;
   session::TextOptions text;
   text.stops = ask.stops;

@@ -23,6 +23,14 @@ namespace kt::serve {
 /// it. Complete once all replies to the prompt have ended.
 using PromptScores = std::shared_ptr<const std::vector<engine::SampledToken>>;
 
+/// What was asked for, as far as those who watch the server want to know it.
+struct Asked {
+  std::string model;
+  engine::SamplingParams sampling;
+  std::int64_t max_tokens = -1;
+  int n = 1;
+};
+
 /// The tickets of an Ask: those of prompt 0 first, n of each. They are cancelled with it.
 struct Generation {
   Generation() = default;
@@ -31,6 +39,7 @@ struct Generation {
   ~Generation() {
     for (const auto& ticket : tickets) ticket->cancel();
   }
+  Asked asked;
   std::vector<std::shared_ptr<session::Ticket>> tickets;
   std::vector<std::vector<std::int32_t>> prompts;  // their tokens
   std::vector<std::int64_t> n_prompt;              // and how many

@@ -62,7 +62,7 @@ void name_request(http::Request& request) {
 }
 
 http::Request without_body(const http::Request& request) {
-  return {request.method, request.path, {}, request.headers, {}};
+  return {request.method, request.path, {}, request.headers, {}, request.received};
 }
 
 std::string now_text() {
@@ -158,7 +158,9 @@ Answer Service::ask(const Route& route, const http::Request& request) {
 
 // The reply for what is in flight.
 http::Reply Service::failure(const http::Request& request) {
-  return finish(request, problem_reply(protocol_of(request.path), current_problem()));
+  const Problem problem = current_problem();
+  if (request.method == "POST") trace({request, find_route(request)->path, &problem});
+  return finish(request, problem_reply(protocol_of(request.path), problem));
 }
 
 http::Reply Service::refuse(const http::Request& request, int status, const std::string& why) {
@@ -180,14 +182,21 @@ http::Reply Service::finish(const http::Request& request, http::Reply reply) {
 
 Answer Service::reply(const http::Request& request, std::shared_ptr<ServedModel> model,
                       Generation generation, std::unique_ptr<Codec> codec) {
-  const auto on_done = [this, model = std::move(model), head = without_body(request)](
+  const auto on_done = [this, model = std::move(model), asked = generation.asked,
+                        head = without_body(request)](
                            const Usage& usage, const std::vector<Choice>& choices,
                            double seconds_to_first, const Problem* problem) {
     metrics_.count_reply(usage, choices, seconds_to_first, problem);
+    trace({head, head.path, problem,
+           FinishedRequest::Reply{asked, usage, choices, seconds_to_first}});
     record(head, problem != nullptr ? problem->status : 200, &usage);
   };
   return make_reply(protocol_of(request.path), std::move(generation), std::move(codec), on_done,
                     common_headers(request));
+}
+
+void Service::trace(const FinishedRequest& finished) {
+  if (options_.traces != nullptr) options_.traces->add(request_spans(finished));
 }
 
 Answer Service::between_steps(const http::Request& request, std::shared_ptr<ServedModel> model,

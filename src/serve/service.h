@@ -17,6 +17,8 @@
 #include "serve/metrics.h"
 #include "serve/models.h"
 #include "serve/pool.h"
+#include "serve/request_spans.h"
+#include "serve/trace_sender.h"
 
 namespace kt::serve {
 
@@ -30,6 +32,8 @@ struct ServiceOptions {
   std::function<void(const std::string& line)> log;
   /// Of the models' caches, for metrics; may be null.
   std::shared_ptr<const io::PageStore> page_store;
+  /// Takes the spans of requests; null: none are made.
+  TraceSender* traces = nullptr;
 };
 
 class Service : public http::Handler {
@@ -41,6 +45,7 @@ class Service : public http::Handler {
   Models& models() { return models_; }
   const Metrics& metrics() const { return metrics_; }
   const io::PageStore* page_store() const { return options_.page_store.get(); }
+  const TraceSender* traces() const { return options_.traces; }
   std::int64_t started() const { return started_; }
   /// The Work that answers with a Generation of this request; the model stays open until then.
   Answer reply(const http::Request& request, std::shared_ptr<ServedModel> model,
@@ -67,6 +72,7 @@ class Service : public http::Handler {
   http::Reply failure(const http::Request& request);
   http::Reply finish(const http::Request& request, http::Reply reply);
   void record(const http::Request& request, int status, const Usage* usage = nullptr);
+  void trace(const FinishedRequest& finished);
   const ServiceOptions options_;
   Access access_;
   Metrics metrics_;

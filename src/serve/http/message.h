@@ -3,6 +3,7 @@
 //
 // Thread rule: plain values.
 #pragma once
+#include <chrono>
 #include <map>
 #include <string>
 #include <string_view>
@@ -19,6 +20,7 @@ struct Request {
   std::map<std::string, std::string> query;  // decoded; the last of equal names counts
   Headers headers;                           // names in lower case
   std::string body;
+  std::chrono::steady_clock::time_point received = std::chrono::steady_clock::now();
   /// The first header of this (lower case) name; empty when there is none.
   std::string_view header(std::string_view name) const;
 };

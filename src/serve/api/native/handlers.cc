@@ -49,6 +49,7 @@ Answer metrics(Service& service, const http::Request&) {
   http::Reply reply;
   reply.head.content_type = "text/plain; version=0.0.4; charset=utf-8";
   reply.body = service.metrics().write(first.id, load, service.page_store());
+  if (service.traces() != nullptr) reply.body += service.traces()->metrics();
   return reply;
 }
 

@@ -1,0 +1,93 @@
+#include "serve/http/post.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <exception>
+
+#include "base/error.h"
+
+namespace kt::serve::http {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+
+constexpr std::uint64_t kMaxReply = 64 << 10;
+
+asio::awaitable<int> exchange(Url url, std::string content_type, std::string body,
+                              std::chrono::milliseconds timeout) {
+  const auto executor = co_await asio::this_coro::executor;
+  asio::ip::tcp::resolver resolver(executor);
+  const auto found = co_await resolver.async_resolve(url.host, url.port, asio::use_awaitable);
+  beast::tcp_stream stream(executor);
+  stream.expires_after(timeout);
+  co_await stream.async_connect(found, asio::use_awaitable);
+  beast::http::request<beast::http::string_body> request(beast::http::verb::post, url.path, 11);
+  const bool six = url.host.find(':') != std::string::npos;
+  request.set(beast::http::field::host, (six ? "[" + url.host + "]" : url.host) + ":" + url.port);
+  request.set(beast::http::field::content_type, content_type);
+  request.keep_alive(false);
+  request.body() = std::move(body);
+  request.prepare_payload();
+  co_await beast::http::async_write(stream, request, asio::use_awaitable);
+  beast::flat_buffer buffer;
+  beast::http::response_parser<beast::http::string_body> reply;
+  reply.body_limit(kMaxReply);
+  co_await beast::http::async_read_header(stream, buffer, reply, asio::use_awaitable);
+  co_return static_cast<int>(reply.get().result_int());
+}
+
+[[noreturn]] void refuse(const std::string& text) {
+  fail(ErrorCode::kUsage, text, "is no address like http://HOST:PORT");
+}
+
+}  // namespace
+
+Url parse_url(const std::string& text, const std::string& default_port) {
+  constexpr std::string_view kScheme = "http://";
+  if (!text.starts_with(kScheme)) refuse(text);
+  std::string_view rest = std::string_view(text).substr(kScheme.size());
+  const std::size_t slash = std::min(rest.find('/'), rest.size());
+  Url url{{}, default_port, std::string(rest.substr(slash))};
+  rest = rest.substr(0, slash);
+  const bool six = rest.starts_with('[');
+  const std::size_t end = six ? rest.find(']') : std::min(rest.find(':'), rest.size());
+  if (end == std::string_view::npos) refuse(text);
+  url.host = rest.substr(six ? 1 : 0, six ? end - 1 : end);
+  rest.remove_prefix(six ? end + 1 : end);
+  if (!rest.empty()) {
+    if (rest[0] != ':') refuse(text);
+    url.port = rest.substr(1);
+  }
+  const bool digits = url.port.find_first_not_of("0123456789") == std::string::npos;
+  if (url.host.empty() || url.port.empty() || url.port.size() > 5 || !digits ||
+      std::stoi(url.port) > 65535 || text.find_first_of(" \t\r\n?#@") != std::string::npos) {
+    refuse(text);
+  }
+  return url;
+}
+
+int post(const Url& url, const std::string& content_type, std::string body,
+         std::chrono::milliseconds timeout) {
+  asio::io_context io;
+  int status = 0;
+  std::exception_ptr error;
+  asio::co_spawn(io, exchange(url, content_type, std::move(body), timeout),
+                 [&](const std::exception_ptr& thrown, int got) {
+                   error = thrown;
+                   status = got;
+                 });
+  io.run();
+  try {
+    if (error) std::rethrow_exception(error);
+  } catch (const boost::system::system_error& e) {
+    fail(ErrorCode::kIo, url.host + ":" + url.port, "{}", e.code().message());
+  }
+  return status;
+}
+
+}  // namespace kt::serve::http
