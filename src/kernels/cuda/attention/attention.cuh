@@ -171,8 +171,10 @@ __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs ar
       commit_copies();
     }
 
-    float c[S::kKeysPerWarp / 8][4] = {};
-#pragma unroll 4
+    // Two chains of sums where there are few, so that products need not wait for each other.
+    constexpr int kChains = S::kKeysPerWarp <= 16 ? 2 : 1;
+    float c[kChains][S::kKeysPerWarp / 8][4] = {};
+#pragma unroll 4  // a multiple of the chains
     for (int d = 0; d < S::kDimQk; d += 16) {
       std::uint32_t a[4];
       load_matrices(a, q + (row_tile * 16 + lane % 16) * S::kQkStride + d + lane / 16 * 8);
@@ -181,17 +183,21 @@ __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs ar
         std::uint32_t b[4];
         load_matrices(b, k_tile + (key_part + n + lane / 16 * 8 + lane % 8) * S::kQkStride + d +
                              lane / 8 % 2 * 8);
-        mma_bf16(c[n / 8], a, b[0], b[1]);
-        mma_bf16(c[n / 8 + 1], a, b[2], b[3]);
+        mma_bf16(c[d / 16 % kChains][n / 8], a, b[0], b[1]);
+        mma_bf16(c[d / 16 % kChains][n / 8 + 1], a, b[2], b[3]);
       }
     }
 #pragma unroll
     for (int n = 0; n < S::kKeysPerWarp / 8; ++n) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
+        float low = c[0][n][2 * h], high = c[0][n][2 * h + 1];
+        if constexpr (kChains == 2) {
+          low += c[1][n][2 * h];
+          high += c[1][n][2 * h + 1];
+        }
         *reinterpret_cast<float2*>(scores + (row_tile * 16 + g + 8 * h) * S::kScoreStride +
-                                   key_part + 8 * n + 2 * t) =
-            make_float2(c[n][2 * h], c[n][2 * h + 1]);
+                                   key_part + 8 * n + 2 * t) = make_float2(low, high);
       }
     }
     __syncthreads();

@@ -32,7 +32,6 @@ void bench_gemv(Harness& h, Format format, Shape shape, std::int64_t m) {
   const Buffer tiles(n * bytes), x(m * shape.k * 2, true), y(m * shape.n * 4);
   const Matrix matrix{format, tiles.get(), shape.n, shape.k};
   const Buffer workspace(static_cast<std::int64_t>(gemm_workspace(matrix, m, h.info())));
-  workspace.zero();
   GemmArgs args{matrix,
                 x.get(),
                 Type::kBF16,
@@ -71,7 +70,6 @@ void bench_gemm(Harness& h, BlasLt& blas, Shape shape, std::int64_t m) {
     const Buffer tiles(n * bytes);
     const Matrix matrix{format, tiles.get(), shape.n, shape.k};
     const Buffer workspace(static_cast<std::int64_t>(gemm_workspace(matrix, m, h.info())));
-    workspace.zero();
     GemmArgs args{matrix,
                   x.get(),
                   Type::kBF16,

@@ -18,6 +18,14 @@ __device__ inline std::uint32_t shifted(std::uint32_t v, int right) {
   return right >= 0 ? v >> right : v << -right;
 }
 
+/// (bits & mask) | base in one instruction.
+__device__ inline std::uint32_t mask_or(std::uint32_t bits, std::uint32_t mask,
+                                        std::uint32_t base) {
+  std::uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(bits), "r"(mask), "r"(base));
+  return out;
+}
+
 template <int kWords>
 struct LaneWords {
   static_assert(kWords == 2 || kWords % 4 == 0);
@@ -59,6 +67,10 @@ template <int kSubs>
 struct Nibbles : LaneWords<2 * kSubs> {
   __device__ std::uint32_t pair(int h, int s, int p) const {
     return shifted(this->w[index(h, s)], 4 * p) & 0x000f000fu;
+  }
+  /// The pair as bf16 128 + c.
+  __device__ std::uint32_t pair_plus128(int h, int s, int p) const {
+    return mask_or(shifted(this->w[index(h, s)], 4 * p), 0x000f000fu, 0x43004300u);
   }
   /// code(h, s, i) gives the code of value i.
   template <class Code>

@@ -8,17 +8,19 @@
 namespace kt::kernels::cuda {
 namespace {
 
-// Work memory: the counters of the skinny kernels, which stay zero between launches, come first.
-constexpr std::size_t kHead = 16 * 1024;
 constexpr std::int64_t kSlabStep = 128;
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-/// Rows of weights decoded at a time: half of L2 as bf16, so that cuBLASLt finds them there.
+/// Rows of weights decoded at a time. Large slabs: a product of few columns leaves multiprocessors
+/// idle, which costs more than weights that have left L2.
 std::int64_t slab_rows(const Matrix& w, const DeviceInfo& device) {
   const std::int64_t fit =
-      static_cast<std::int64_t>(device.l2_bytes / 2) / (2 * w.k) / kSlabStep * kSlabStep;
-  return std::min(std::max(fit, 4 * kSlabStep), w.n);
+      static_cast<std::int64_t>(device.l2_bytes) * 5 / 2 / (2 * w.k) / kSlabStep * kSlabStep;
+  const std::int64_t most = std::max(fit, 4 * kSlabStep);
+  if (most >= w.n) return w.n;
+  const std::int64_t slabs = (w.n + most - 1) / most;
+  return ((w.n + slabs - 1) / slabs + kSlabStep - 1) / kSlabStep * kSlabStep;
 }
 
 bool valid(const GemmArgs& args) {
@@ -51,10 +53,9 @@ Status gemm_few(const GemmArgs& args, const TileKernels& kernels, const DeviceIn
 Status gemm_many(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream stream) {
   if (blas == nullptr) return Status::kNoLibrary;
   const std::int64_t rows = slab_rows(args.w, device);
-  const std::size_t wanted =
-      kHead + kBlasWorkspaceBytes + static_cast<std::size_t>(rows * args.w.k) * 2;
+  const std::size_t wanted = kBlasWorkspaceBytes + static_cast<std::size_t>(rows * args.w.k) * 2;
   if (wanted > args.workspace_bytes) return Status::kNoWorkspace;
-  auto* blas_workspace = static_cast<std::byte*>(args.workspace) + kHead;
+  auto* blas_workspace = static_cast<std::byte*>(args.workspace);
   std::byte* slab = blas_workspace + kBlasWorkspaceBytes;
   for (std::int64_t begin = 0; begin < args.w.n; begin += rows) {
     const std::int64_t n = std::min(args.w.n - begin, rows);
@@ -119,13 +120,13 @@ Status unpack(const UnpackArgs& args, Stream stream) {
 std::size_t gemm_workspace(const Matrix& w, std::int64_t m, const DeviceInfo& device) {
   const TileKernels* kernels = find_tile_kernels(w.format);
   if (kernels == nullptr) return 0;
-  std::size_t bytes = kHead + reference_slab_bytes(w);
+  std::size_t bytes = reference_slab_bytes(w);
   for (std::int64_t rows = 1; rows <= std::min(m, kSkinnyRows); ++rows) {
     bytes = std::max(bytes, kernels->plan(w.n, w.k, rows, device).workspace_bytes);
   }
   if (m > kDirectRows) {
     const std::int64_t slab = slab_rows(w, device) * w.k;
-    bytes = std::max(bytes, kHead + kBlasWorkspaceBytes + static_cast<std::size_t>(slab) * 2);
+    bytes = std::max(bytes, kBlasWorkspaceBytes + static_cast<std::size_t>(slab) * 2);
   }
   return round_up(bytes);
 }
@@ -141,8 +142,8 @@ Status gemm(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream
 Status gemm_reference(const GemmArgs& args, Stream stream) {
   if (find_tile_kernels(args.w.format) == nullptr) return Status::kUnsupported;
   if (!valid(args)) return Status::kBadArgument;
-  if (args.workspace_bytes < kHead + reference_slab_bytes(args.w)) return Status::kNoWorkspace;
-  auto* slab = reinterpret_cast<float*>(static_cast<std::byte*>(args.workspace) + kHead);
+  if (args.workspace_bytes < reference_slab_bytes(args.w)) return Status::kNoWorkspace;
+  auto* slab = static_cast<float*>(args.workspace);
   for (std::int64_t begin = 0; begin < args.w.n; begin += kReferenceRows) {
     const std::int64_t n = std::min(args.w.n - begin, kReferenceRows);
     Status status = unpack({args.w, begin, n, slab, Type::kF32}, stream);

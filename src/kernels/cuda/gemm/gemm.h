@@ -3,9 +3,9 @@
 // Weights are relaid out once at load, at the same size, into tiles of 16 rows × 32 … 256 k in the
 // order in which a warp's lanes want them (tile.cuh). Few rows of x: one kernel reads the codes,
 // multiplies them as exact small integers on tensor cores and applies the scales to the sums, so
-// that only x is rounded (to bf16). Many rows: weights are decoded to bf16 in slabs that fit the L2
-// cache, which cuBLASLt multiplies. gemm_reference() is the slow twin: f32 throughout, no tensor
-// cores. Thread rule: status.h.
+// that only x is rounded (to bf16). Many rows: weights are decoded to bf16 in slabs, which cuBLASLt
+// multiplies. gemm_reference() is the slow twin: f32 throughout, no tensor cores.
+// Thread rule: status.h.
 #pragma once
 #include "formats/format.h"
 #include "kernels/cuda/gemm/blas_lt.h"
@@ -55,7 +55,7 @@ struct GemmArgs {
   void* y = nullptr;  // [m, n], y_stride elements apart; overwritten
   Type y_type = Type::kF32;
   std::int64_t y_stride = 0;
-  void* workspace = nullptr;  // gemm_workspace() bytes; zeroed once when it is made, then left so
+  void* workspace = nullptr;  // gemm_workspace() bytes
   std::size_t workspace_bytes = 0;
 };
 

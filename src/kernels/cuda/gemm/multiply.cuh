@@ -46,35 +46,66 @@ struct Staged {
   }
 };
 
-/// Brings values [begin, begin + k) of `rows` rows to shared memory, zeros past `end`. row(i) is
-/// row i's memory.
+/// Four values, zeros where fewer than four are left.
+__device__ inline uint2 load_quad(const std::uint16_t* from, std::int64_t left) {
+  uint2 v = make_uint2(0, 0);
+  if (left > 0) v.x = from[0];
+  if (left > 1) v.x |= static_cast<std::uint32_t>(from[1]) << 16;
+  if (left > 2) v.y = from[2];
+  if (left > 3) v.y |= static_cast<std::uint32_t>(from[3]) << 16;
+  return v;
+}
+
+/// Puts values 4q … 4q+3 of row r in their place, and their part of the sums. Called by whole
+/// warps.
+template <class T, int kN>
+__device__ void put_quad(const Staged<T, kN>& to, int r, int q, uint2 v) {
+  const int place = q / 8 * 32 + q % 4 * 8 + q / 4 % 2 * 4;
+  *reinterpret_cast<uint2*>(to.x + r * to.row_stride + place) = v;
+  if constexpr (needs_sums<T>()) {
+    float sum = low_bf16(v.x) + high_bf16(v.x) + (low_bf16(v.y) + high_bf16(v.y));
+#pragma unroll
+    for (int step = 1; step < T::kGroup / 4; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    if (q % (T::kGroup / 4) == 0) to.sums[q / (T::kGroup / 4) * 8 * kN + r] = sum;
+  }
+}
+
+/// The rows of x to stage: row(i) is row i's memory; `aligned` says that all rows start at
+/// multiples of 8 bytes.
+__device__ inline bool rows_aligned(const void* x, std::int64_t stride) {
+  return (reinterpret_cast<std::uintptr_t>(x) | static_cast<std::uintptr_t>(stride * 2)) % 8 == 0;
+}
+
+/// Brings values [begin, begin + k) of `rows` rows to shared memory, zeros past `end`.
 template <class T, int kN, class Row>
 __device__ void stage(const Staged<T, kN>& to, int rows, std::int64_t begin, int k,
-                      std::int64_t end, Row&& row) {
+                      std::int64_t end, bool aligned, Row&& row) {
   if constexpr (HasTable<T>::value) {
     for (int i = threadIdx.x; i < 256; i += blockDim.x) to.table[i] = T::entry(i);
   }
-  const int quads = k / 4;
-  for (int i = threadIdx.x; i < rows * quads; i += blockDim.x) {
-    const int r = i / quads, q = i % quads;
-    const std::uint16_t* from = row(r) + begin + 4 * q;
-    uint2 v = make_uint2(0, 0);
-    const std::int64_t left = end - (begin + 4 * q);
-    if (left >= 4 && reinterpret_cast<std::uintptr_t>(from) % 8 == 0) {
-      v = __ldg(reinterpret_cast<const uint2*>(from));
-    } else {
-      if (left > 0) v.x = from[0];
-      if (left > 1) v.x |= static_cast<std::uint32_t>(from[1]) << 16;
-      if (left > 2) v.y = from[2];
-      if (left > 3) v.y |= static_cast<std::uint32_t>(from[3]) << 16;
+  const unsigned quads = k / 4, total = rows * quads;
+  if (!aligned || begin + k > end) {
+    for (unsigned i = threadIdx.x; i < total; i += blockDim.x) {
+      const unsigned r = i / quads, q = i % quads;
+      const std::int64_t at = begin + 4 * q;
+      put_quad<T, kN>(to, r, q, load_quad(row(r) + at, end - at));
     }
-    const int place = q / 8 * 32 + q % 4 * 8 + q / 4 % 2 * 4;
-    *reinterpret_cast<uint2*>(to.x + r * to.row_stride + place) = v;
-    if constexpr (needs_sums<T>()) {
-      float sum = low_bf16(v.x) + high_bf16(v.x) + (low_bf16(v.y) + high_bf16(v.y));
+    return;
+  }
+  // Several loads in flight: their latency is what staging costs.
+  constexpr int kBatch = 8;
+  for (unsigned first = threadIdx.x; first < total; first += kBatch * blockDim.x) {
+    uint2 v[kBatch];
 #pragma unroll
-      for (int step = 1; step < T::kGroup / 4; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-      if (q % (T::kGroup / 4) == 0) to.sums[q / (T::kGroup / 4) * 8 * kN + r] = sum;
+    for (int j = 0; j < kBatch; ++j) {
+      const unsigned i = first + j * blockDim.x;
+      if (i < total)
+        v[j] = __ldg(reinterpret_cast<const uint2*>(row(i / quads) + begin + 4 * (i % quads)));
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const unsigned i = first + j * blockDim.x;
+      if (i < total) put_quad<T, kN>(to, i / quads, i % quads, v[j]);
     }
   }
 }

@@ -177,7 +177,7 @@ struct TileNibbles : TileOf32<Nibbles<4>, kNumbers, kTileOffset> {
   template <class Raw>
   __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
                                         const std::uint32_t*) {
-    return plus128(raw.codes.pair(h, s, p));
+    return raw.codes.pair_plus128(h, s, p);
   }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     return half_and_half(reinterpret_cast<const BlockT*>(block)->qs, j);
@@ -199,8 +199,8 @@ struct SplitCodes {
     low.store(base, lane);
     high.store(base + Nibbles<kSubs>::kBytes, lane);
   }
-  __device__ std::uint32_t pair(int h, int s, int p) const {
-    return low.pair(h, s, p) | high.pair(h, s, p, 4);
+  __device__ std::uint32_t pair_plus128(int h, int s, int p) const {
+    return low.pair_plus128(h, s, p) | high.pair(h, s, p, 4);
   }
   template <class Code>
   __device__ void fill(Code&& code) {
@@ -215,7 +215,7 @@ struct TileQ5Of32 : TileOf32<SplitCodes<4, 1>, kNumbers, kTileOffset> {
   template <class Raw>
   __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
                                         const std::uint32_t*) {
-    return plus128(raw.codes.pair(h, s, p));
+    return raw.codes.pair_plus128(h, s, p);
   }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     const auto* b = reinterpret_cast<const BlockT*>(block);
@@ -415,7 +415,7 @@ struct TileI4 {
   }
   __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
                                         const std::uint32_t*) {
-    return plus128(raw.codes.pair(h, s, p));
+    return raw.codes.pair_plus128(h, s, p);
   }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     const auto* b = reinterpret_cast<const formats::BlockI4<kLen>*>(block);

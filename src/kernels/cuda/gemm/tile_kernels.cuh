@@ -1,9 +1,9 @@
 // Kernels of a weight format from its tile description: pack, unpack, and the product of few rows.
 //
-// The product: a block of 8 warps takes warps_n row tiles and one split of k. Its warps load the
-// next tile while they multiply the last; sums of the warps over k, then of the splits, are added
-// in a fixed order. The block that arrives last at a row group adds the splits and leaves the
-// counter at zero for the next launch. Thread rule: status.h.
+// The product: a block of 8 warps stages one split of k of x, then walks over groups of warps_n row
+// tiles; its other warps share k. Each warp loads its next tile while it multiplies the last, into
+// the next group too. Sums of the warps over k, then of the splits, are added in a fixed order.
+// Thread rule: status.h.
 #pragma once
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/gemm/multiply.cuh"
@@ -12,9 +12,6 @@
 namespace kt::kernels::cuda {
 
 inline constexpr int kWarps = 8;
-inline constexpr int kMaxRowGroups =
-    4096;  // with splits: one counter each at the head of the work memory
-inline constexpr std::size_t kCounterBytes = kMaxRowGroups * 4;
 
 template <class T>
 __global__ void pack_kernel(const Byte* rows, std::int64_t n, std::int64_t k, Byte* tiles,
@@ -112,15 +109,12 @@ __global__ void unpack_kernel(const Byte* tiles, std::int64_t n_rows, std::int64
   }
 }
 
-/// The sums of the block's warps, in shared memory, become rows of y or of this split's partial
-/// sums.
+/// Adds the sums of the block's warps over k: rows of y, or of this split's partial sums.
 template <int kN>
-__device__ void finish_split(const SkinnyArgs& args, int warps_n, int splits, const float* sums,
-                             std::int64_t row_begin) {
+__device__ void add_warps(const SkinnyArgs& args, int warps_n, const float* sums,
+                          std::int64_t row_begin) {
   const int warps_k = kWarps / warps_n, rows = warps_n * static_cast<int>(kTileRows);
-  auto* counters = static_cast<unsigned*>(args.workspace);
-  float* partial = reinterpret_cast<float*>(static_cast<Byte*>(args.workspace) + kCounterBytes);
-  for (int i = threadIdx.x; i < rows * args.m; i += blockDim.x) {
+  for (int i = threadIdx.x; i < rows * static_cast<int>(args.m); i += blockDim.x) {
     const int r = i % rows, token = i / rows;
     const std::int64_t row = row_begin + r;
     if (row >= args.n) continue;
@@ -128,119 +122,126 @@ __device__ void finish_split(const SkinnyArgs& args, int warps_n, int splits, co
     for (int w = 0; w < warps_k; ++w) {
       sum += sums[((w * warps_n + r / kTileRows) * 8 * kN + token) * kTileRows + r % kTileRows];
     }
-    if (splits == 1) {
+    if (gridDim.y == 1) {
       store_float(args.y, args.y_type, token * args.y_stride + row, sum);
     } else {
-      partial[(blockIdx.y * args.m + token) * args.n + row] = sum;
+      static_cast<float*>(args.workspace)[(blockIdx.y * args.m + token) * args.n + row] = sum;
     }
   }
-  if (splits == 1) return;
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0)
-    last = atomicAdd(&counters[blockIdx.x], 1u) + 1 == static_cast<unsigned>(splits);
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  for (int i = threadIdx.x; i < rows * args.m; i += blockDim.x) {
-    const int token = i / rows;
-    const std::int64_t row = row_begin + i % rows;
-    if (row >= args.n) continue;
-    float sum = 0.0f;
-    for (int s = 0; s < splits; ++s) sum += __ldcg(&partial[(s * args.m + token) * args.n + row]);
-    store_float(args.y, args.y_type, token * args.y_stride + row, sum);
-  }
-  if (threadIdx.x == 0) counters[blockIdx.x] = 0;
+}
+
+/// y = the splits' partial sums, added in order.
+static __global__ void add_splits_kernel(SkinnyArgs args, int splits) {
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const std::int64_t token = blockIdx.y;
+  if (row >= args.n) return;
+  const float* partial = static_cast<const float*>(args.workspace);
+  float sum = 0.0f;
+  for (int s = 0; s < splits; ++s) sum += partial[(s * args.m + token) * args.n + row];
+  store_float(args.y, args.y_type, token * args.y_stride + row, sum);
+}
+
+template <int kN>
+constexpr int sums_floats() {
+  return kWarps * 8 * kN * static_cast<int>(kTileRows);
 }
 
 template <class T, int kN>
 __global__ void __launch_bounds__(kWarps* kWarp, kN == 1 ? 3 : 2)
-    skinny_kernel(SkinnyArgs args, int warps_n, int splits, int tiles_per_split) {
+    skinny_kernel(SkinnyArgs args, int warps_n, int tiles_per_split) {
   extern __shared__ __align__(16) Byte shared[];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int warps_k = kWarps / warps_n;
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
-  const std::int64_t row_tile = static_cast<std::int64_t>(blockIdx.x) * warps_n + warp % warps_n;
+  const int row_tiles = static_cast<int>(div_up<std::int64_t>(args.n, kTileRows));
+  const int n_groups = div_up(row_tiles, warps_n);
   const int first = blockIdx.y * tiles_per_split, last = min(first + tiles_per_split, k_tiles);
-  const bool inside = row_tile < div_up<std::int64_t>(args.n, kTileRows);
+  const int start = first + warp / warps_n;
   const int rows = static_cast<int>(args.m);
 
-  const Byte* tiles = static_cast<const Byte*>(args.tiles) + row_tile * k_tiles * T::kBytes;
-  int tile = first + warp / warps_n;
+  const auto load = [&](typename T::Raw& raw, int group, int tile) {
+    const int row_tile = group * warps_n + warp % warps_n;
+    if (group >= n_groups || row_tile >= row_tiles || tile >= last) return;
+    const std::int64_t index = static_cast<std::int64_t>(row_tile) * k_tiles + tile;
+    load_raw<T>(raw, static_cast<const Byte*>(args.tiles) + index * T::kBytes, lane);
+  };
   typename T::Raw current;
-  if (inside && tile < last)
-    load_raw<T>(current, tiles + static_cast<std::int64_t>(tile) * T::kBytes, lane);
-  const Staged<T, kN> x(shared, rows, (last - first) * T::kK);
+  load(current, blockIdx.x, start);
+  auto* sums = reinterpret_cast<float*>(shared);  // two of them in turn
+  const Staged<T, kN> x(shared + 2 * sums_floats<kN>() * 4, rows, (last - first) * T::kK);
   stage<T, kN>(x, rows, static_cast<std::int64_t>(first) * T::kK, (last - first) * T::kK, args.k,
+               rows_aligned(args.x, args.x_stride),
                [&](int r) { return args.x + r * args.x_stride; });
   __syncthreads();
 
-  float acc[kN][4] = {};
-  if (inside) {
-    for (; tile < last; tile += warps_k) {
+  for (int group = blockIdx.x; group < n_groups; group += gridDim.x) {
+    float acc[kN][4] = {};
+    for (int tile = start; tile < last; tile += warps_k) {
       typename T::Raw next;
-      const int ahead = tile + warps_k;
-      if (ahead < last)
-        load_raw<T>(next, tiles + static_cast<std::int64_t>(ahead) * T::kBytes, lane);
+      const bool same = tile + warps_k < last;
+      load(next, same ? group : group + gridDim.x, same ? tile + warps_k : start);
       multiply_tile<T, kN>(current, x, (tile - first) * T::kK, rows, acc);
       current = next;
     }
-  }
-  __syncthreads();
-  auto* sums = reinterpret_cast<float*>(shared);
-  const int g = lane / 4, t = lane % 4;
+    const int g = lane / 4, t = lane % 4;
 #pragma unroll
-  for (int i = 0; i < kN; ++i) {
+    for (int i = 0; i < kN; ++i) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      sums[((warp * kN + i) * 8 + 2 * t + e % 2) * kTileRows + g + e / 2 * 8] = acc[i][e];
+      for (int e = 0; e < 4; ++e) {
+        sums[((warp * kN + i) * 8 + 2 * t + e % 2) * kTileRows + g + e / 2 * 8] = acc[i][e];
+      }
     }
+    __syncthreads();
+    add_warps<kN>(args, warps_n, sums, static_cast<std::int64_t>(group) * warps_n * kTileRows);
+    sums = sums == reinterpret_cast<float*>(shared) ? sums + sums_floats<kN>()
+                                                    : reinterpret_cast<float*>(shared);
   }
-  __syncthreads();
-  finish_split<kN>(args, warps_n, splits, sums,
-                   static_cast<std::int64_t>(blockIdx.x) * warps_n * kTileRows);
 }
 
 template <class T>
 SkinnyPlan plan_skinny(std::int64_t n, std::int64_t k, std::int64_t m, const DeviceInfo& device) {
-  constexpr std::size_t kSharedBudget = 44 * 1024;
+  const bool one = m <= 8;
+  const std::int64_t blocks_per_sm = one ? 3 : 2;  // as the kernel's registers allow
+  const std::size_t budget = one ? 72 * 1024 : 96 * 1024;
   SkinnyPlan plan;
-  // Many rows of x are shared by more row tiles, so that they are read from L2 less often than the
-  // weights.
+  // Many rows of x are shared by more row tiles, so that they are read from L2 less often.
   plan.warps_n = m <= 2 ? 1 : m <= 4 ? 2 : m <= 8 ? 4 : 8;
   const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
   const std::int64_t groups = div_up<std::int64_t>(div_up(n, kTileRows), plan.warps_n);
   const auto bytes = [&](std::int64_t tiles) {
-    return m <= 8 ? staged_bytes<T, 1>(m, tiles * T::kK) : staged_bytes<T, 2>(m, tiles * T::kK);
+    return one ? 2 * 4 * sums_floats<1>() + staged_bytes<T, 1>(m, tiles * T::kK)
+               : 2 * 4 * sums_floats<2>() + staged_bytes<T, 2>(m, tiles * T::kK);
   };
   std::int64_t fit = 1;
-  while (fit < k_tiles && bytes(fit + 1) <= kSharedBudget) ++fit;
-  const std::int64_t wanted = div_up<std::int64_t>(3 * device.n_sms, groups);
+  while (fit < k_tiles && bytes(fit + 1) <= budget) ++fit;
+  const std::int64_t blocks = blocks_per_sm * device.n_sms;
+  const std::int64_t wanted = div_up(blocks, groups);
   const std::int64_t useful = k_tiles / (2 * kWarps / plan.warps_n);  // two tiles a warp
   std::int64_t splits = wanted < useful ? wanted : useful;
-  if (splits < 1 || groups > kMaxRowGroups) splits = 1;
-  if (splits < div_up(k_tiles, fit) && groups <= kMaxRowGroups) splits = div_up(k_tiles, fit);
+  if (splits < div_up(k_tiles, fit)) splits = div_up(k_tiles, fit);
   plan.tiles_per_split = static_cast<int>(div_up(k_tiles, splits));
   plan.splits = static_cast<int>(div_up<std::int64_t>(k_tiles, plan.tiles_per_split));
-  const std::size_t reduce = static_cast<std::size_t>(kWarps) * (m <= 8 ? 8 : 16) * kTileRows * 4;
-  const std::size_t staged = bytes(plan.tiles_per_split);
-  plan.shared_bytes = staged > reduce ? staged : reduce;
-  plan.workspace_bytes =
-      plan.splits == 1 ? 0 : kCounterBytes + static_cast<std::size_t>(plan.splits * m * n) * 4;
+  // Blocks walk over row groups, the same number each, so that x is staged once.
+  const std::int64_t at_once = blocks / plan.splits < 1 ? 1 : blocks / plan.splits;
+  plan.blocks = static_cast<int>(div_up(groups, div_up(groups, at_once)));
+  plan.shared_bytes = bytes(plan.tiles_per_split);
+  plan.workspace_bytes = plan.splits == 1 ? 0 : static_cast<std::size_t>(plan.splits * m * n) * 4;
   return plan;
 }
 
 template <class T>
 Status launch_skinny(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream) {
-  void (*kernel)(SkinnyArgs, int, int, int) =
-      args.m <= 8 ? skinny_kernel<T, 1> : skinny_kernel<T, 2>;
-  const Status status = allow_shared(kernel, plan.shared_bytes);
+  void (*kernel)(SkinnyArgs, int, int) = args.m <= 8 ? skinny_kernel<T, 1> : skinny_kernel<T, 2>;
+  Status status = allow_shared(kernel, plan.shared_bytes);
   if (status != Status::kOk) return status;
-  const std::int64_t groups = div_up<std::int64_t>(div_up(args.n, kTileRows), plan.warps_n);
-  const dim3 grid(static_cast<unsigned>(groups), static_cast<unsigned>(plan.splits));
-  kernel<<<grid, kWarps * kWarp, plan.shared_bytes, stream>>>(args, plan.warps_n, plan.splits,
+  const dim3 grid(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits));
+  kernel<<<grid, kWarps * kWarp, plan.shared_bytes, stream>>>(args, plan.warps_n,
                                                               plan.tiles_per_split);
+  status = launched();
+  if (status != Status::kOk || plan.splits == 1) return status;
+  const dim3 add_grid(static_cast<unsigned>(div_up<std::int64_t>(args.n, 256)),
+                      static_cast<unsigned>(args.m));
+  add_splits_kernel<<<add_grid, 256, 0, stream>>>(args, plan.splits);
   return launched();
 }
 

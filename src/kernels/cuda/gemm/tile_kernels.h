@@ -19,9 +19,11 @@ struct SkinnyArgs {
 };
 
 /// How the launch is divided: a block has 8 warps, warps_n of them beside each other over row
-/// tiles, the others behind each other over k; `splits` blocks share k.
+/// tiles, the others behind each other over k; `blocks` share the row tiles, `splits` times as many
+/// also k.
 struct SkinnyPlan {
   int warps_n = 1;
+  int blocks = 1;
   int splits = 1;
   int tiles_per_split = 0;
   std::size_t shared_bytes = 0;

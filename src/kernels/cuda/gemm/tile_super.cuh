@@ -72,7 +72,7 @@ struct TileK4 : SuperTile<Codes> {
   }
   __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
                                         const std::uint32_t*) {
-    return plus128(raw.codes.pair(h, s, p));
+    return raw.codes.pair_plus128(h, s, p);
   }
   template <class Block>
   __device__ static void store_scales(Byte* base, int row, int t, Block&& block) {
@@ -149,7 +149,7 @@ struct TileQ6_K : SuperTile<SplitCodes<8, 2>> {
   }
   __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
                                         const std::uint32_t*) {
-    return plus128(raw.codes.pair(h, s, p));
+    return raw.codes.pair_plus128(h, s, p);
   }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     const auto* b = reinterpret_cast<const formats::BlockQ6_K*>(block);

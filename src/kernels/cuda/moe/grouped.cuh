@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
     load_ahead(tile);
     if (chunk > 0) __syncthreads();
     stage<T, kN>(x, piece.count, static_cast<std::int64_t>(chunk) * T::kK, (end - chunk) * T::kK,
-                 args.k,
+                 args.k, rows_aligned(args.x, args.x_stride),
                  [&](int r) { return args.x + pair_of(r) / args.rows_of_x * args.x_stride; });
     __syncthreads();
     if (!inside) continue;
