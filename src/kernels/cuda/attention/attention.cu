@@ -122,11 +122,13 @@ bool has_attention(std::int64_t dim_qk, std::int64_t dim_v) {
 }
 
 std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& device) {
+  constexpr std::int64_t kFewest = 4 * kPageLen;  // shorter ones cost more to add than they save
   const std::int64_t rows = args.max_item_rows * (args.n_heads / args.n_kv_heads);
   const std::int64_t blocks =
       args.n_items * args.n_kv_heads * div_up<std::int64_t>(rows, rows <= 16 ? 16 : 64);
   const std::int64_t wanted = std::max<std::int64_t>(2 * device.n_sms / blocks, 1);
-  return div_up(div_up(args.max_keys, wanted), kPageLen) * kPageLen;
+  const std::int64_t keys = div_up(div_up(args.max_keys, wanted), kPageLen) * kPageLen;
+  return std::max(keys, kFewest);
 }
 
 std::size_t attention_workspace(const AttentionArgs& args) {

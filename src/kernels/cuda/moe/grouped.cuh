@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
     piece = args.pieces[blockIdx.y];
   }
   if (piece.expert < 0 || piece.expert >= args.n_experts) return;
-  const auto pair_of = [&](int r) -> std::int64_t {
+  const auto pair_of = [&](int r) -> std::int32_t {
     return args.pairs == nullptr ? piece.begin + r : args.pairs[piece.begin + r];
   };
 
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
             sums[(j * kGroupedWarps + w * warps_n + r / 16) * kPerWarp + token * 16 + r % 16];
       }
     }
-    const std::int64_t at = pair_of(token) * args.n + row;
+    const std::int64_t at = static_cast<std::int64_t>(pair_of(token)) * args.n + row;
     if constexpr (kGate) {
       static_cast<std::uint16_t*>(args.out)[at] = to_bf16(silu(total[0]) * total[1]);
     } else {
@@ -119,7 +119,7 @@ Status launch_grouped_kernel(const GroupedArgs& args, Stream stream) {
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
   // Few rows of x: warps share k as far as it goes. Many: they take rows of weights, so that x is
   // read less often.
-  int warps_n = kN == 1 ? kGroupedWarps : kGroupedWarps / 2;
+  int warps_n = kGroupedWarps;
   while (kN == 1 && warps_n > 1 && kGroupedWarps / warps_n * 2 <= k_tiles) warps_n /= 2;
   const std::int64_t rows = args.pairs == nullptr ? 1 : 8 * kN;
   constexpr std::size_t kBudget = 72 * 1024;

@@ -190,7 +190,7 @@ Status moe(const MoeArgs& args, Stream stream) {
   work.k = args.d_model;
   work.x = static_cast<const std::uint16_t*>(args.x);
   work.x_stride = args.x_stride;
-  work.rows_of_x = args.n_active;
+  work.rows_of_x = static_cast<std::int32_t>(args.n_active);
   work.out = base + layout.hidden;
   Status status = gate(work, stream);
   if (status != Status::kOk) return status;
