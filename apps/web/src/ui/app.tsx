@@ -15,12 +15,14 @@ import { newChat, Sidebar } from './sidebar';
 import { Thread } from './thread';
 
 function focusSearch(): void {
-  sidebarOpen.value = isPhone();
-  requestAnimationFrame(() => {
+  const focus = () => {
     const field = document.getElementById('search') as HTMLInputElement | null;
     field?.focus();
     field?.select();
-  });
+  };
+  if (!isPhone()) return focus(); // at once: the next key is the first letter
+  sidebarOpen.value = true;
+  requestAnimationFrame(focus);
 }
 
 function onKey(event: KeyboardEvent): void {
