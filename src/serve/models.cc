@@ -23,16 +23,25 @@ std::string plain(std::string_view name) {
 
 bool same_model(std::string_view a, std::string_view b) { return plain(a) == plain(b); }
 
-Models::Models(std::vector<ModelOptions> options, Duration keep_alive) {
+bool Models::has_name(const Entry& entry, std::string_view name) {
+  const auto same = [name](const std::string& own) { return same_model(own, name); };
+  return same(entry.options.id) || std::any_of(entry.copies.begin(), entry.copies.end(), same);
+}
+
+bool Models::is_taken(std::string_view name) const {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [name](const Entry& entry) { return has_name(entry, name); });
+}
+
+Models::Models(std::vector<ModelOptions> options, Duration keep_alive) : keep_alive_(keep_alive) {
   for (ModelOptions& o : options) {
     if (o.id.empty()) o.id = default_id(o.session.model);
-    for (const Entry& other : entries_) {
-      if (!same_model(other.options.id, o.id)) continue;
+    if (is_taken(o.id)) {
       fail(ErrorCode::kUsage, o.session.model,
            "another model is served as '{}' too; NAME=MODEL names one", o.id);
     }
     const Duration keep = entries_.empty() ? kForever : keep_alive;
-    entries_.push_back({std::move(o), keep, keep, nullptr, nullptr, false});
+    entries_.push_back({std::move(o), {}, keep, keep, nullptr, nullptr, false});
   }
   KT_CHECK(!entries_.empty());
   open(entries_.front());
@@ -45,7 +54,7 @@ const Models::Entry& Models::find(const std::string& name) const {
   if (name.empty()) return entries_.front();
   std::string all;
   for (const Entry& entry : entries_) {
-    if (same_model(entry.options.id, name)) return entry;
+    if (has_name(entry, name)) return entry;
     all += (all.empty() ? "" : ", ") + entry.options.id;
   }
   Problem problem{404, fmt::format("model '{}' not found; this server has {}", name, all)};
@@ -128,16 +137,20 @@ void Models::keep(const std::string& name, Duration keep_alive) {
 std::vector<Models::State> Models::list() const {
   const std::lock_guard lock(mutex_);
   std::vector<State> all;
-  for (const Entry& entry : entries_) all.push_back(state_of(entry));
+  for (const Entry& entry : entries_) {
+    all.push_back(state_of(entry, entry.options.id));
+    for (const std::string& name : entry.copies) all.push_back(state_of(entry, name));
+  }
   return all;
 }
 
 Models::State Models::state(const std::string& name) const {
   const std::lock_guard lock(mutex_);
-  return state_of(find(name));
+  const Entry& entry = find(name);
+  return state_of(entry, entry.options.id);
 }
 
-Models::State Models::state_of(const Entry& entry) const {
+Models::State Models::state_of(const Entry& entry, const std::string& name) const {
   using std::chrono::system_clock;
   auto until = system_clock::time_point::max();
   if (entry.model != nullptr && entry.keep_alive != kForever) {
@@ -146,7 +159,45 @@ Models::State Models::state_of(const Entry& entry) const {
     until = system_clock::now() +
             std::chrono::duration_cast<system_clock::duration>(since + entry.keep_alive - now);
   }
-  return {entry.options.id, entry.options.session.model, entry.model, until};
+  return {name, entry.options.session.model, entry.model, until};
+}
+
+void Models::add(const std::string& name, const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  if (is_taken(name)) return;
+  ModelOptions options = entries_.front().options;
+  options.id = name;
+  options.session.model = path;
+  options.session.rules.clear();
+  options.session.plugins.clear();
+  options.session.chat_template.clear();
+  entries_.push_back({std::move(options), {}, keep_alive_, keep_alive_, nullptr, nullptr, false});
+}
+
+void Models::copy(const std::string& name, const std::string& another) {
+  constexpr std::size_t kMostNames = 100, kLongestName = 256;
+  const std::lock_guard lock(mutex_);
+  Entry& entry = find(name);
+  if (another.empty() || another.size() > kLongestName || another.find('\n') != std::string::npos)
+    throw Refusal({400, "a model's name has 1 to 256 characters, in one line"});
+  if (is_taken(another))
+    throw Refusal({400, fmt::format("there is a model '{}' already", another)});
+  if (entry.copies.size() >= kMostNames)
+    throw Refusal({400, fmt::format("model '{}' has {} names already", name, kMostNames)});
+  entry.copies.push_back(another);
+}
+
+void Models::remove(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  Entry& entry = find(name);
+  const auto same = [&name](const std::string& own) { return same_model(own, name); };
+  if (std::erase_if(entry.copies, same) > 0) return;
+  if (&entry == &entries_.front())
+    throw Refusal({400, "the first model stays: the server was started with it"});
+  if (entry.model != nullptr && entry.model->in_use())
+    throw Refusal({409, fmt::format("model '{}' is in use", name)});
+  if (entry.model != nullptr) dismiss(entry);
+  entries_.erase(entries_.begin() + (&entry - entries_.data()));
 }
 
 // Takes a model out; it is closed without the lock.

@@ -1,5 +1,5 @@
 // The models that a server has, by name: opened when asked for, closed again when nobody did for a
-// while or another needs the memory.
+// while or another needs the memory. A model may have several names.
 //
 //   get(name) → open: a lease; else begins to open it, throws Loading → when_opened → get again
 //
@@ -68,13 +68,22 @@ class Models {
   /// Of a model that may be closed: from when it was open, or the headers of its files. Throws as
   /// get and as ServedModel::facts.
   std::shared_ptr<const ModelFacts> facts(const std::string& name);
+  /// Serves a file or folder too, with the options of the first model but for those of its own
+  /// (rules, template). Nothing when a model of this name is here.
+  void add(const std::string& name, const std::string& path);
+  /// Serves a model under another name too. Throws a Refusal: 404, 400 for a name that is taken.
+  void copy(const std::string& name, const std::string& another);
+  /// Takes a name away, and with its own name the model; files stay. Throws a Refusal: 404, 400 for
+  /// the first model, 409 while it is in use.
+  void remove(const std::string& name);
   /// Closes all of them; requests in progress end.
   void close();
 
  private:
   struct Entry {
     ModelOptions options;
-    Duration default_keep_alive, keep_alive;
+    std::vector<std::string> copies;  // further names
+    Duration default_keep_alive = kForever, keep_alive = kForever;
     std::shared_ptr<ServedModel> model;       // null: closed
     std::shared_ptr<const ModelFacts> facts;  // from when it was open
     bool on_demand = false;  // requests wait for it; else they are told to come again
@@ -84,10 +93,13 @@ class Models {
   void open(Entry& entry);
   void dismiss(Entry& entry);
   bool dismiss_idle(const Entry* except, bool any_age);
-  State state_of(const Entry& entry) const;
+  State state_of(const Entry& entry, const std::string& name) const;
+  static bool has_name(const Entry& entry, std::string_view name);
+  bool is_taken(std::string_view name) const;
   void reap();
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  const Duration keep_alive_;
   std::vector<Entry> entries_;
   std::vector<std::shared_ptr<ServedModel>> leaving_;  // to be closed
   bool closing_ = false;

@@ -282,6 +282,7 @@ Generation ServedModel::generate(const Ask& ask) {
       if (ask.sampling.seed != 0) request.sampling.seed += static_cast<std::uint64_t>(i);
     }
   }
+  generation.n_ahead = worker_.load().n_waiting;
   generation.tickets = worker_.submit(std::move(requests), text);
   generation.prompts = std::move(prompts);
   return generation;

@@ -40,6 +40,7 @@ struct Generation {
     for (const auto& ticket : tickets) ticket->cancel();
   }
   Asked asked;
+  std::size_t n_ahead = 0;  // requests that waited when it came
   std::vector<std::shared_ptr<session::Ticket>> tickets;
   std::vector<std::vector<std::int32_t>> prompts;  // their tokens
   std::vector<std::int64_t> n_prompt;              // and how many

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kPoolThreads = 4;  // so that a heavy prompt does not hold up the others
 constexpr std::size_t kPoolQueue = 1024;
+constexpr std::size_t kAsideQueue = 16;
 
 bool matches(const Route& route, std::string_view path) {
   if (!route.path.ends_with('*')) return route.path == path;
@@ -88,9 +89,13 @@ Service::Service(ServiceOptions options, Models& models)
       access_(options_.access),
       models_(models),
       started_(std::time(nullptr)),
-      pool_(std::make_shared<Pool>(kPoolThreads, kPoolQueue)) {}
+      pool_(std::make_shared<Pool>(kPoolThreads, kPoolQueue)),
+      aside_(1, kAsideQueue) {}
 
-Service::~Service() { pool_->stop(); }
+Service::~Service() {
+  aside_.stop();
+  pool_->stop();
+}
 
 std::optional<http::Reply> Service::admit(const http::Request& request) {
   const Route* route = find_route(request);
@@ -191,8 +196,10 @@ Answer Service::reply(const http::Request& request, std::shared_ptr<ServedModel>
            FinishedRequest::Reply{asked, usage, choices, seconds_to_first}});
     record(head, problem != nullptr ? problem->status : 200, &usage);
   };
+  http::Headers headers = common_headers(request);
+  headers.emplace_back("x-queue-position", std::to_string(generation.n_ahead));
   return make_reply(protocol_of(request.path), std::move(generation), std::move(codec), on_done,
-                    common_headers(request));
+                    std::move(headers));
 }
 
 void Service::trace(const FinishedRequest& finished) {
@@ -215,6 +222,20 @@ Answer Service::in_parts(const http::Request& request, std::shared_ptr<ServedMod
   };
   return serve::in_parts({std::move(model), protocol_of(request.path), done}, pool_,
                          std::move(part), std::move(make));
+}
+
+Answer Service::aside(const http::Request& request, std::function<http::Reply()> make) {
+  auto pending = std::make_shared<Pending>();
+  std::unique_ptr<http::Work> work = wait_for(pending);
+  const auto job = [this, pending, make = std::move(make), head = without_body(request)] {
+    try {
+      pending->set(finish(head, make()));
+    } catch (...) {
+      pending->set(failure(head));
+    }
+  };
+  if (!aside_.run(job)) throw Refusal({503, "too many wait for this already", {}, "queue_full", 5});
+  return work;
 }
 
 // Counts and logs the end of a request: with the status that was sent, that of the error that ended

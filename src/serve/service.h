@@ -57,6 +57,9 @@ class Service : public http::Handler {
   Answer in_parts(const http::Request& request, std::shared_ptr<ServedModel> model,
                   std::function<bool(session::Session&)> part, std::function<http::Reply()> make);
 
+  /// The Work whose reply a thread of its own makes, for what takes minutes: one after the other.
+  Answer aside(const http::Request& request, std::function<http::Reply()> make);
+
   /// Headers that every reply to this request carries: its id, and what lets pages read it.
   http::Headers common_headers(const http::Request& request) const;
   Access& access() { return access_; }
@@ -79,6 +82,7 @@ class Service : public http::Handler {
   Models& models_;
   const std::int64_t started_;
   const std::shared_ptr<Pool> pool_;
+  Pool aside_;
 };
 
 /// A JSON reply.

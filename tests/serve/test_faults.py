@@ -7,7 +7,7 @@ import time
 import pytest
 from support.models import smollm2_path, tiny_moe_path
 from support.nan_model import BAD_TOKEN, write_nan_model
-from support.server import Server
+from support.server import Server, until
 
 GOOD = {"prompt": [1, 5, 9, 300], "max_tokens": 60, "temperature": 0, "ignore_eos": True, "logit_bias": {str(BAD_TOKEN): -100}}
 BAD = {"prompt": [1, 5, BAD_TOKEN, 9], "max_tokens": 8}
@@ -43,14 +43,6 @@ def requests_counted(server):
             key = labels.split('handler="')[1].split('"')[0], int(labels.split('status="')[1].split('"')[0])
             counted[key] = counted.get(key, 0) + int(float(n))
     return counted
-
-
-def until(condition):
-    """Waits for it, a minute at most."""
-    limit = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

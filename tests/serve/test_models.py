@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from support.server import Server
+from support.server import Server, until
 from support.kt import kt_path
 from support.models import smollm2_path, tiny_moe_path
 
@@ -104,20 +104,29 @@ def test_requests_in_progress_end_before_the_server_does(server):
     assert running.process.wait(timeout=60) == 0
 
 
+def slots(server):
+    """Requests that run and that wait."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", "/slots")
+    now = json.loads(connection.getresponse().read())
+    return now["running"], now["waiting"]
+
+
 def test_a_client_that_goes_frees_its_place(server):
-    running = Server.start(smollm2_path(), "--max-batch-size", "1", "--max-queue", "1")
+    running = Server.start(smollm2_path(), "--max-batch-size", "1", "--max-queue", "2")
     body = {"prompt": "Once", "max_tokens": 4000, "ignore_eos": True, "stream": True}
     connections = []
-    for _ in range(2):  # one runs, one waits
+    for waiting in range(3):  # one runs, two wait
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
         connection.request("POST", "/v1/completions", json.dumps(body))
         connections.append(connection)
-        time.sleep(0.2)
+        until(lambda: slots(running) == (1, waiting))  # noqa: B023
     status, reply = post(running, "/v1/completions", {"prompt": "x", "max_tokens": 1})
     assert status == 503 and reply["error"]["code"] == "queue_full"
-    for connection in connections:
+    for connection in connections[:2]:
         connection.close()
-    end = time.monotonic() + 20
-    while post(running, "/v1/completions", {"prompt": "x", "max_tokens": 1})[0] != 200:
-        assert time.monotonic() < end
+    assert connections[2].getresponse().headers["x-queue-position"] == "1"  # it waited behind one
+    connections[2].close()
+    until(lambda: slots(running) == (0, 0))
+    assert post(running, "/v1/completions", {"prompt": "x", "max_tokens": 1})[0] == 200
     assert running.stop() == 0

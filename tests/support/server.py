@@ -3,6 +3,7 @@ import pathlib
 import re
 import subprocess
 import threading
+import time
 from dataclasses import dataclass, field
 
 from support.kt import kt_path
@@ -35,6 +36,14 @@ class Server:
     def stop(self) -> int:
         self.process.terminate()
         return self.process.wait(timeout=60)
+
+
+def until(condition) -> None:
+    """Waits for it, a minute at most."""
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 # The small model copies what stands six times before its turn, whatever it is asked: it thinks "Hm." where that is on,

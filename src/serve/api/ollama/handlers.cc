@@ -81,8 +81,11 @@ Answer tags(Service& service, const http::Request&) {
 
 Answer ps(Service& service, const http::Request&) {
   Json all = Json::array();
+  const ServedModel* last = nullptr;  // one of several names is enough
   for (const Models::State& state : service.models().list()) {
-    if (state.is(ServedModel::State::kOpen)) all.push_back(loaded_json(state));
+    if (!state.is(ServedModel::State::kOpen) || state.model.get() == last) continue;
+    last = state.model.get();
+    all.push_back(loaded_json(state));
   }
   return reply_json({{"models", std::move(all)}});
 }
@@ -151,32 +154,6 @@ Answer embed(Service& service, const http::Request& request) {
   };
   return service.in_parts(
       request, model, [job](session::Session& session) { return job->step(session); }, make);
-}
-
-Answer pull(Service& service, const http::Request& request) {
-  const Json body = parse_object(request.body);
-  const Fields fields(body);
-  const std::string name = read_name(fields);
-  const auto models = service.models().list();
-  if (std::none_of(models.begin(), models.end(),
-                   [&](const Models::State& state) { return same_model(state.id, name); })) {
-    fail(ErrorCode::kUnsupported, {}, "pull models with kt pull {}", name);
-  }
-  // It is here; nothing needs to be fetched.
-  http::Reply reply = reply_json({{"status", "success"}});
-  if (fields.flag("stream").value_or(true)) {
-    reply.head.content_type = "application/x-ndjson";
-    reply.body += "\n";
-  }
-  return reply;
-}
-
-Answer manage(Service&, const http::Request& request) {
-  fail(ErrorCode::kUnsupported, {},
-       "{} is not supported: kt serve serves the models it was started with, and their files stay "
-       "as "
-       "they are",
-       request.path);
 }
 
 Answer find_blob(Service&, const http::Request&) { throw Refusal({404, "blob not found"}); }

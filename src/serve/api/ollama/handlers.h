@@ -1,5 +1,5 @@
-// Ollama's endpoints over the one model that is served; what manages a library of models is refused
-// with the way to do it. Format: ollama docs/api.md, August 2026.
+// Ollama's endpoints: generation (handlers.cc), which models there are (library.cc). Format: ollama
+// docs/api.md, August 2026.
 //
 // Thread rule: any thread.
 #pragma once
@@ -16,7 +16,10 @@ Answer generate(Service& service, const http::Request& request);
 Answer chat(Service& service, const http::Request& request);
 Answer embed(Service& service, const http::Request& request);
 Answer pull(Service& service, const http::Request& request);
-Answer manage(Service& service, const http::Request& request);
+Answer create(Service& service, const http::Request& request);
+Answer copy(Service& service, const http::Request& request);
+Answer remove(Service& service, const http::Request& request);
+Answer refuse_files(Service& service, const http::Request& request);
 Answer find_blob(Service& service, const http::Request& request);
 
 }  // namespace kt::serve::ollama

@@ -113,8 +113,8 @@ Json tag_json(const Models::State& state) {
   }
   const auto shared = state.model->shared_facts();
   const ModelFacts& facts = *shared;
-  return {{"name", tagged(facts.id)},
-          {"model", tagged(facts.id)},
+  return {{"name", tagged(state.id)},
+          {"model", tagged(state.id)},
           {"modified_at", time_text(modified(facts.path))},
           {"size", facts.file_bytes},
           {"digest", digest(facts.path, facts.file_bytes)},
@@ -127,8 +127,8 @@ Json loaded_json(const Models::State& state) {
   const ModelFacts& facts = *shared;
   constexpr std::chrono::hours kLong(24 * 365 * 100);
   const auto now = std::chrono::system_clock::now();
-  return {{"name", tagged(facts.id)},
-          {"model", tagged(facts.id)},
+  return {{"name", tagged(state.id)},
+          {"model", tagged(state.id)},
           {"size", facts.loaded_bytes},
           {"digest", digest(facts.path, facts.file_bytes)},
           {"details", details(facts)},
