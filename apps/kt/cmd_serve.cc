@@ -237,10 +237,12 @@ void add_batch_options(CLI::App& command, ServeArgs& args) {
   add_number(command, "--cache-lens", args.model.session.cache_tokens,
              whole_number(0, std::int64_t{1} << 40),
              "Tokens in the key/value cache, of all requests together; 0: one context");
-  add_text(command, "--cache-disk", args.cache_folder, "FOLDER",
-           "Keep what leaves the key/value cache here, also for the next start");
+  CLI::Option* folder =
+      add_text(command, "--cache-disk", args.cache_folder, "FOLDER",
+               "Keep what leaves the key/value cache here, also for the next start");
   add_text(command, "--cache-disk-size", args.cache_bytes, "SIZE", "What that may take")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->needs(folder);
   add_number(
       command, "--keep-alive", args.keep_alive, real_number(-1, 1e9),
       "Seconds that a model other than the first stays after its last request; -1: for ever");

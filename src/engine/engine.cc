@@ -70,6 +70,7 @@ Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& 
                   [this](const operators::Module& m) { batches_differ_ |= m.batches_differ(); });
 }
 
+// What is cached outlives the engine.
 Engine::~Engine() {
   if (options_.page_store == nullptr) return;
   for (const auto& s : sequences_) {
@@ -162,28 +163,36 @@ const Sha256& Engine::page_key(Sequence& s, std::int64_t page) {
 // Keeps a page in the store, if all of it is cached.
 void Engine::store(Sequence& s, std::int64_t page, io::PageStore::IfBusy if_busy) {
   if (options_.page_store == nullptr || (page + 1) * tensor::kKvPageLen > s.n_cached) return;
-  const Sha256& key = page_key(s, page);
-  if (options_.page_store->has(key)) return;
-  std::vector<std::byte> rows(pool_.page_bytes());
-  pool_.read(s.pages[page], rows.data());
-  options_.page_store->put(key, std::move(rows), if_busy);
+  try {
+    const Sha256& key = page_key(s, page);
+    if (options_.page_store->has(key)) return;
+    std::vector<std::byte> rows(pool_.page_bytes());
+    pool_.read(s.pages[page], rows.data());
+    options_.page_store->put(key, std::move(rows), if_busy);
+  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): a cache may forget
+  }
 }
 
-// Goes on from the store where what memory has of the prompt ends. Its pages are there.
-void Engine::load_stored(Sequence& s) {
+// Goes on from the store where what memory has of the prompt ends. Its pages are there. False when
+// there is more: others wait for the step.
+bool Engine::load_stored(Sequence& s) {
   if (options_.page_store == nullptr || !s.request.reuse_prefix || s.request.on_prompt_logits)
-    return;
+    return true;
+  constexpr int kPagesPerStep = 8;
+  int n_loaded = 0;
   std::vector<std::byte> rows;
   for (std::int64_t page = s.n_cached / tensor::kKvPageLen;
        (page + 1) * tensor::kKvPageLen < s.n_tokens(); ++page) {
     const Sha256& key = page_key(s, page);
-    if (!options_.page_store->has(key)) return;
+    if (!options_.page_store->has(key)) return true;
+    if (n_loaded++ == kPagesPerStep) return false;
     rows.resize(pool_.page_bytes());
-    if (!options_.page_store->get(key, rows)) return;
+    if (!options_.page_store->get(key, rows)) return true;
     pool_.write(s.pages[page], rows.data());
     s.n_cached = (page + 1) * tensor::kKvPageLen;
     if (s.result.tokens.empty()) s.result.n_cached = s.n_cached;
   }
+  return true;
 }
 
 // Pages for the rows from those cached up to n_tokens; the longest unused sequences give way, from
@@ -372,7 +381,7 @@ void Engine::start_queued() {
     Sequence& sequence = **next;
     if (sequence.pages.empty()) reuse_prefix(sequence);
     if (ensure_pages(sequence, sequence.n_tokens())) {
-      load_stored(sequence);
+      if (!load_stored(sequence)) return;
       sequence.state = Sequence::State::kRunning;
       if (sequence.result.started == Clock::time_point{}) sequence.result.started = Clock::now();
     } else if (in_state(Sequence::State::kRunning) == sequences_.end()) {
@@ -605,6 +614,10 @@ void Engine::finish(Sequence& s, FinishReason reason) {
   s.request = {};
   if (reason != FinishReason::kError) return;
   s.n_cached = 0;  // what is cached may hold the NaN
+  if (options_.page_store != nullptr) {
+    options_.page_store->flush();
+    for (const Sha256& key : s.page_keys) options_.page_store->forget(key);
+  }
   s.pages.truncate(pool_, 0);
 }
 

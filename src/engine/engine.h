@@ -144,7 +144,7 @@ class Engine {
   void embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling, std::vector<float>& sum);
   void start_queued();
   void reuse_prefix(Sequence& sequence);
-  void load_stored(Sequence& sequence);
+  bool load_stored(Sequence& sequence);
   void store(Sequence& sequence, std::int64_t page, io::PageStore::IfBusy if_busy);
   const Sha256& page_key(Sequence& sequence, std::int64_t page);
   bool ensure_pages(Sequence& sequence, std::int64_t n_tokens);

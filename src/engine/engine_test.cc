@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <random>
 
 #include "engine/test_toy_model.h"
 
@@ -539,7 +540,8 @@ TEST_F(EngineTest, WithTileKernelsFewRowsStayFew) {
 class PageStoreTest : public EngineTest {
  protected:
   void SetUp() override {
-    folder_ = testing::TempDir() + "kt_engine_pages";
+    std::random_device random;  // other test runs have folders of their own
+    folder_ = testing::TempDir() + fmt::format("kt_engine_pages_{:x}", random());
     std::filesystem::remove_all(folder_);
     open_store();
   }

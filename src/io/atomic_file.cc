@@ -28,8 +28,8 @@ std::string descriptor_path(int fd) { return fmt::format("/proc/self/fd/{}", fd)
 
 // A file without a name, which vanishes with its process however that ends; -1 where the file
 // system has none or it could not be named later.
-int open_nameless(const std::string& folder) {
-  const int fd = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+int open_nameless(const std::string& folder, unsigned mode) {
+  const int fd = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
   if (fd >= 0 && ::access(descriptor_path(fd).c_str(), F_OK) != 0) {
     ::close(fd);
     return -1;
@@ -39,18 +39,19 @@ int open_nameless(const std::string& folder) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(std::string path, Sync sync) : path_(std::move(path)), sync_(sync) {
+AtomicFile::AtomicFile(std::string path, Sync sync, unsigned mode)
+    : path_(std::move(path)), sync_(sync), mode_(mode) {
   if (is_directory(path_)) fail(ErrorCode::kIo, path_, "is a folder; name a file to write");
   buffer_.reserve(kBufferBytes);
   struct stat ignored{};
   if (::lstat(temporary_name(0).c_str(), &ignored) != 0 && errno != ENOENT) {
     fail_errno(path_, kCreate, errno);
   }
-  fd_ = open_nameless(folder_of(path_));
+  fd_ = open_nameless(folder_of(path_), mode_);
   if (fd_ >= 0) return;
   for (int attempt = 0; attempt < kAttempts && fd_ < 0; ++attempt) {
     temporary_ = temporary_name(attempt);
-    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode_);
     if (fd_ < 0 && errno != EEXIST) break;
   }
   if (fd_ < 0) {

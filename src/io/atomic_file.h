@@ -20,8 +20,9 @@ class AtomicFile {
   /// Whether finish() waits for the disk. Without, a power failure may leave a file of the right
   /// name and wrong contents.
   enum class Sync { kDisk, kNone };
-  /// Creates the temporary. Throws kIo (no such folder, no permission, target is a folder).
-  explicit AtomicFile(std::string path, Sync sync = Sync::kDisk);
+  /// Creates the temporary, with these permissions less the umask. Throws kIo (no such folder, no
+  /// permission, target is a folder).
+  explicit AtomicFile(std::string path, Sync sync = Sync::kDisk, unsigned mode = 0666);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -46,6 +47,7 @@ class AtomicFile {
 
   std::string path_;
   Sync sync_;
+  unsigned mode_;
   std::string temporary_;  // empty while the file has no name
   int fd_ = -1;
   std::uint64_t position_ = 0;

@@ -221,6 +221,11 @@ bool PageStore::get(const Sha256& key, std::span<std::byte> page) {
   return good;
 }
 
+void PageStore::forget(const Sha256& key) {
+  const std::lock_guard lock(mutex_);
+  remove(key);
+}
+
 bool PageStore::read(const std::string& path, std::span<std::byte> page) const {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return false;
@@ -236,13 +241,13 @@ bool PageStore::read(const std::string& path, std::span<std::byte> page) const {
 
 bool PageStore::write(const Queued& queued) const {
   try {
-    AtomicFile file(file_of(queued.key), AtomicFile::Sync::kNone);
+    AtomicFile file(file_of(queued.key), AtomicFile::Sync::kNone, 0600);
     const Header header{kMagic, checksum(queued.page)};
     file.write(std::as_bytes(std::span(&header, 1)));
     file.write(queued.page);
     file.finish();
     return true;
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     return false;
   }
 }

@@ -40,6 +40,8 @@ class PageStore {
   /// Fills `page`, which must have the size that was put; false when there is no such page any
   /// more, or it is damaged.
   bool get(const Sha256& key, std::span<std::byte> page);
+  /// Removes a page that is written.
+  void forget(const Sha256& key);
   /// Waits until all that is queued is written.
   void flush();
 

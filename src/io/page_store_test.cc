@@ -49,6 +49,7 @@ TEST_F(PageStoreTest, PagesOutliveTheProcess) {
     EXPECT_FALSE(store->has(key(10)));
   }
   EXPECT_EQ(fs::status(folder_).permissions(), fs::perms::owner_all);
+  EXPECT_EQ(fs::status(file(0)).permissions(), fs::perms::owner_read | fs::perms::owner_write);
   const auto store = open();
   EXPECT_EQ(store->stats().n_pages, 10u);
   for (int i = 0; i < 10; ++i) EXPECT_TRUE(holds(*store, i)) << i;
@@ -135,7 +136,7 @@ TEST_F(PageStoreTest, AKilledProcessLeavesAUsableFolder) {
     PageStore store(folder_.string(), std::uint64_t{1} << 30);
     for (int i = 0;; ++i) {
       store.put(key(i), page(i, kBytes), IfBusy::kWait);
-      if (store.stats().n_written == 3) [[maybe_unused]]
+      if (store.stats().n_written >= 3) [[maybe_unused]]
         const auto n = ::write(ready[1], "x", 1);
     }
   }

@@ -85,9 +85,12 @@ std::shared_ptr<ServedModel> Models::get(const std::string& name) {
   if (entry.model != nullptr) {
     const Is state = entry.model->state();
     if (state != Is::kOpening && state != Is::kOpen) {
-      const std::shared_ptr<ServedModel> gone = entry.model;
+      constexpr std::chrono::seconds kBeforeRetry(5);
+      const bool tried_just_now =
+          ServedModel::Clock::now() - entry.model->last_used() < kBeforeRetry;
+      if (state == Is::kNoMemory && !dismiss_idle(&entry, true) && tried_just_now)
+        entry.model->facts();  // throws why
       dismiss(entry);
-      if (state == Is::kNoMemory && !dismiss_idle(&entry, true)) gone->facts();  // throws why
     }
   }
   if (entry.model == nullptr) {

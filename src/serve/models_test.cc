@@ -60,6 +60,7 @@ TEST(Models, WhoWaitedForAModelThatCannotBeOpenedIsToldAndTheNextTriesAgain) {
   ModelOptions bad = tiny_moe("bad");
   bad.session.model = "/nowhere/model.gguf";
   Models models({tiny_moe("first"), bad}, Models::Duration(1000));
+  int n_told = 0;
   for (int i = 0; i < 2; ++i) {
     std::shared_ptr<ServedModel> model;
     try {
@@ -67,13 +68,16 @@ TEST(Models, WhoWaitedForAModelThatCannotBeOpenedIsToldAndTheNextTriesAgain) {
     } catch (const Loading& loading) {
       model = loading.model();
     } catch (const Error&) {
-      continue;  // it failed at once
+      ++n_told;  // it failed at once
+      continue;
     }
     ASSERT_NE(model, nullptr);
     EXPECT_THROW(model->wait_open(std::chrono::minutes(1)), Error);
     EXPECT_EQ(model->state(), ServedModel::State::kFailed);
     EXPECT_THROW(model->facts(), Error);
+    ++n_told;
   }
+  EXPECT_EQ(n_told, 2);
 }
 
 }  // namespace

@@ -162,7 +162,9 @@ class ReplyWork : public http::Work {
       default: choice.finish = choice.calls.empty() ? Finish::kStop : Finish::kToolCalls;
     }
     if (engine.started != Clock::time_point{}) {
-      const double queued = std::chrono::duration<double>(engine.started - start_).count();
+      // It may have begun before this object was made.
+      const double queued =
+          std::max(0.0, std::chrono::duration<double>(engine.started - start_).count());
       usage_.queue_seconds =
           usage_.queue_seconds < 0 ? queued : std::min(usage_.queue_seconds, queued);
     }

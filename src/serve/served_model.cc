@@ -223,6 +223,8 @@ std::vector<std::int32_t> ServedModel::tokenize_chat(const Ask& ask) {
 
 Generation ServedModel::generate(const Ask& ask) {
   const ModelFacts& facts = this->facts();
+  const std::size_t n_prompts = ask.messages.is_null() ? ask.prompts.size() : 1;
+  worker_.expect_room(n_prompts * static_cast<std::size_t>(ask.n));  // before anything is copied
   Generation generation;
   generation.asked = {facts.id, ask.sampling, ask.max_tokens, ask.n};
   std::vector<std::vector<std::int32_t>> prompts;

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "io/files.h"
 #include "placement/explain.h"
 
 namespace kt::session {
@@ -12,15 +13,16 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string stamp(const fs::path& file) {
-  return fmt::format("{} {} {}\n", file.filename().string(), fs::file_size(file),
+  return fmt::format("{} {} {}\n", fs::canonical(file).string(), fs::file_size(file),
                      fs::last_write_time(file).time_since_epoch().count());
 }
 
-// A model is a file (of several shards, which change together) or a folder of files.
+// Of a folder, or of the shards of a file, all files: they make one model.
 std::string model_stamp(const std::string& path) {
-  if (!fs::is_directory(path)) return stamp(path);
+  const bool sharded = path.find("-of-0") != std::string::npos;
+  if (!fs::is_directory(path) && !sharded) return stamp(path);
   std::vector<std::string> stamps;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(io::folder_of(path))) {
     if (entry.is_regular_file()) stamps.push_back(stamp(entry.path()));
   }
   std::sort(stamps.begin(), stamps.end());
@@ -33,9 +35,11 @@ std::string model_stamp(const std::string& path) {
 
 std::string kv_identity(Session& session, const Options& options) {
   try {
-    return fmt::format("{}{}{} {} {}\n{}{}", model_stamp(session.source().path()),
-                       stamp(fs::canonical("/proc/self/exe")), session.cpu().caps, options.act,
-                       options.kv, placement::explain_table(session.model(), session.placement()),
+    std::string plugins;
+    for (const std::string& plugin : options.plugins) plugins += stamp(plugin);
+    return fmt::format("{}{}{}{} {} {}\n{}{}", model_stamp(session.source().path()), plugins,
+                       stamp("/proc/self/exe"), session.cpu().caps, options.act, options.kv,
+                       placement::explain_table(session.model(), session.placement()),
                        placement::explain_summary(session.model()));
   } catch (const fs::filesystem_error& e) {
     fail(ErrorCode::kIo, e.path1().string(), "cannot be looked at: {}", e.code().message());

@@ -8,8 +8,8 @@
 
 namespace kt::session {
 
-/// The model's files (names, sizes, times), the build of this program, CPU features, numeric
-/// policy, cache format and what runs where. Throws kIo.
+/// The files of the model and of plug-ins (paths, sizes, times), the build of this program, CPU
+/// features, numeric policy, cache format and what runs where. Throws kIo.
 std::string kv_identity(Session& session, const Options& options);
 
 }  // namespace kt::session

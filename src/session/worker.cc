@@ -58,6 +58,10 @@ void Worker::check_open() const {
 void Worker::check_room(std::size_t n_more) const {
   const std::size_t max_running = worker_options_.max_running;
   const std::size_t max_waiting = worker_options_.max_waiting;
+  if (max_waiting < n_more && n_more > max_waiting + max_running) {
+    fail(ErrorCode::kUsage, {}, "{} replies at once are too many: {} may run and {} may wait",
+         n_more, max_running, max_waiting);
+  }
   const std::size_t n_waiting = load_.n_waiting + queued_.size() + parts_.size();
   const std::size_t n_free = max_running - std::min(max_running, load_.n_running);
   const std::size_t n_all = n_waiting + n_more;
@@ -65,6 +69,11 @@ void Worker::check_room(std::size_t n_more) const {
   throw QueueFull(ErrorCode::kNoMemory,
                   fmt::format("the queue is full: {} requests run and {} wait, of {} that may",
                               load_.n_running, n_waiting, max_waiting));
+}
+
+void Worker::expect_room(std::size_t n_more) const {
+  const std::lock_guard lock(mutex_);
+  check_room(n_more);
 }
 
 std::vector<std::shared_ptr<Ticket>> Worker::submit(std::vector<engine::Request> requests,

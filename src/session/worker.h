@@ -72,6 +72,8 @@ class Worker {
   /// in the Ticket; kCancelled there when the deadline passed. Throws kUsage when closed or not
   /// open yet, QueueFull.
   std::shared_ptr<Ticket> submit(engine::Request request, TextOptions text = {});
+  /// Throws kUsage when so many requests can never be queued together, QueueFull when not now.
+  void expect_room(std::size_t n_more) const;
   /// The same for several: all of them are queued, or none.
   std::vector<std::shared_ptr<Ticket>> submit(std::vector<engine::Request> requests,
                                               const TextOptions& text);

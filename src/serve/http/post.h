@@ -14,7 +14,8 @@ struct Url {
 /// Takes http://HOST[:PORT][/PATH] apart. Throws kUsage, also for other schemes.
 Url parse_url(const std::string& text, const std::string& default_port);
 
-/// The status of the reply. Throws kIo when there is none in time.
+/// The status of the reply. Throws kIo when there is none in time, which begins once the host's
+/// name is looked up.
 int post(const Url& url, const std::string& content_type, std::string body,
          std::chrono::milliseconds timeout);
 

@@ -1,5 +1,5 @@
 /** The frame of the page and the keys that work everywhere in it. */
-import { useEffect } from 'preact/hooks';
+import { useEffect, useLayoutEffect } from 'preact/hooks';
 import { current } from '../state/chats';
 import { isRunning, stop } from '../state/runs';
 import { model, models } from '../state/server';
@@ -97,7 +97,8 @@ function Header() {
 
 export function App() {
   const { title } = current.value;
-  useEffect(() => {
+  // With the first picture, not after it: keys pressed then would be lost.
+  useLayoutEffect(() => {
     document.addEventListener('keydown', onKey);
     focusInput();
     return () => document.removeEventListener('keydown', onKey);
