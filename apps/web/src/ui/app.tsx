@@ -100,8 +100,10 @@ export function App() {
   // With the first picture, not after it: keys pressed then would be lost.
   useLayoutEffect(() => {
     document.addEventListener('keydown', onKey);
-    focusInput();
     return () => document.removeEventListener('keydown', onKey);
+  }, []);
+  useEffect(() => {
+    if (document.activeElement === document.body) focusInput();
   }, []);
   useEffect(() => {
     document.title = title ? `${title} – ktransformers` : 'ktransformers';
