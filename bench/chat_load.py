@@ -1,6 +1,6 @@
 """Load on a chat server, and what its clients saw. Used by serve.py; needs nothing installed.
 
-    prompts(Shape) → closed_loop | open_loop(port, …) → [Reply] → summary: tokens/s, percentiles, goodput
+    prompts(…) → Load(port, tokens).closed_loop | open_loop → its replies → summary: tokens/s, percentiles, goodput
 """
 import asyncio
 import json

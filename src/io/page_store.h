@@ -36,6 +36,8 @@ class PageStore {
   bool has(const Sha256& key) const;
   /// When too much is queued: forget the page, or wait for the disk.
   enum class IfBusy { kDrop, kWait };
+  /// Whether put() would keep this page; one that is dropped is counted.
+  bool wants(const Sha256& key, IfBusy if_busy);
   void put(const Sha256& key, std::vector<std::byte> page, IfBusy if_busy);
   /// Fills `page`, which must have the size that was put; false when there is no such page any
   /// more, or it is damaged.
@@ -73,6 +75,7 @@ class PageStore {
   void remove(const Sha256& key);
   void make_room(std::uint64_t bytes);
   const Queued* find_queued(const Sha256& key) const;
+  bool is_there(const Sha256& key) const;  // with mutex_ held
   void write_queued();
   bool write(const Queued& page) const;
   bool read(const std::string& path, std::span<std::byte> page) const;

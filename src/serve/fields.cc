@@ -72,6 +72,12 @@ std::optional<std::int64_t> Fields::whole(const char* name, std::int64_t low,
                                  : fmt::format("a whole number from {} to {}", low, high));
 }
 
+std::optional<std::uint64_t> Fields::seed() const {
+  const auto seed = whole("seed", INT64_MIN, INT64_MAX);
+  if (!seed) return std::nullopt;
+  return *seed == -1 ? 0 : static_cast<std::uint64_t>(*seed) ^ 0x9e3779b97f4a7c15ULL;
+}
+
 std::optional<bool> Fields::flag(const char* name) const {
   const Json* value = find(name);
   if (value == nullptr) return std::nullopt;

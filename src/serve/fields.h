@@ -28,6 +28,8 @@ class Fields {
   const Json* find(const char* name) const;
   std::optional<double> number(const char* name, double low, double high) const;
   std::optional<std::int64_t> whole(const char* name, std::int64_t low, std::int64_t high) const;
+  /// "seed" as the sampler takes it: its 0 stands for -1, any; 0 is a seed like others.
+  std::optional<std::uint64_t> seed() const;
   std::optional<bool> flag(const char* name) const;
   std::optional<std::string> text(const char* name) const;
   /// A string or an array of strings, none empty.

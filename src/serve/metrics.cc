@@ -20,13 +20,13 @@ std::string quoted_label(std::string_view text) {
 
 void single(std::string_view name, std::string_view type, std::string_view help,
             const std::string& labels, double value, std::string& out) {
-  out += fmt::format("# HELP {0} {1}\n# TYPE {0} {2}\n{0}{{{3}}} {4}\n", name, help, type, labels,
-                     value);
+  out += fmt::format("# HELP {0} {1}\n# TYPE {0} {2}\n{0}{3} {4}\n", name, help, type,
+                     labels.empty() ? labels : "{" + labels + "}", value);
 }
 
-void write_store(const io::PageStore::Stats& stats, std::string& out) {
+void write_page_store(const io::PageStore::Stats& stats, std::string& out) {
   const auto one = [&](const char* name, const char* type, const char* help, std::uint64_t value) {
-    out += fmt::format("# HELP {0} {1}\n# TYPE {0} {2}\n{0} {3}\n", name, help, type, value);
+    single(name, type, help, {}, static_cast<double>(value), out);
   };
   one("kt_cache_disk_bytes", "gauge", "Size of the pages on disk.", stats.bytes);
   one("kt_cache_disk_pages", "gauge", "Pages on disk.", stats.n_pages);
@@ -36,6 +36,14 @@ void write_store(const io::PageStore::Stats& stats, std::string& out) {
       stats.n_dropped);
   one("kt_cache_disk_failed_total", "counter", "Pages damaged or refused by the disk.",
       stats.n_failed);
+}
+
+void write_traces(const TraceSender::Stats& stats, std::string& out) {
+  single("kt_trace_spans_sent_total", "counter", "Spans that the collector took.", {},
+         static_cast<double>(stats.n_sent), out);
+  single("kt_trace_spans_dropped_total", "counter",
+         "Spans that it did not take, or that waited too long.", {},
+         static_cast<double>(stats.n_dropped), out);
 }
 
 }  // namespace
@@ -94,9 +102,9 @@ void Metrics::count_reply(const Usage& usage, const std::vector<Choice>& choices
     between_.add(usage.decode_seconds / static_cast<double>(usage.n_decoded));
 }
 
-std::string Metrics::write(const std::string& model, const session::Worker::Load& load,
-                           const io::PageStore* store) const {
-  const std::string labels = fmt::format("model_name={}", quoted_label(model));
+std::string Metrics::write(const Others& others) const {
+  const session::Worker::Load& load = others.load;
+  const std::string labels = fmt::format("model_name={}", quoted_label(others.model));
   std::string out;
   const auto gauge = [&](const char* name, const char* help, double value) {
     single(name, "gauge", help, labels, value, out);
@@ -120,7 +128,8 @@ std::string Metrics::write(const std::string& model, const session::Worker::Load
   counter("vllm:generation_tokens_total", "Tokens generated.", n_generated_);
   counter("vllm:spec_decode_num_draft_tokens_total", "Tokens guessed.", n_drafted_);
   counter("vllm:spec_decode_num_accepted_tokens_total", "Guessed tokens that came.", n_accepted_);
-  if (store != nullptr) write_store(store->stats(), out);
+  if (others.page_store != nullptr) write_page_store(others.page_store->stats(), out);
+  if (others.traces != nullptr) write_traces(others.traces->stats(), out);
   out +=
       "# HELP vllm:request_success_total Replies by how they ended.\n"
       "# TYPE vllm:request_success_total counter\n";

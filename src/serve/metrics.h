@@ -14,6 +14,7 @@
 
 #include "io/page_store.h"
 #include "serve/reply.h"
+#include "serve/trace_sender.h"
 #include "session/worker.h"
 
 namespace kt::serve {
@@ -37,9 +38,15 @@ class Metrics {
   void count_request(std::string_view route, std::string_view method, int status);
   void count_reply(const Usage& usage, const std::vector<Choice>& choices, double seconds_to_first,
                    const Problem* problem);
-  /// The whole text of /metrics; `store` may be null.
-  std::string write(const std::string& model, const session::Worker::Load& load,
-                    const io::PageStore* store) const;
+  /// What others count; the last two may be null.
+  struct Others {
+    std::string model;
+    session::Worker::Load load;  // of the model
+    const io::PageStore* page_store = nullptr;
+    const TraceSender* traces = nullptr;
+  };
+  /// The whole text of /metrics.
+  std::string write(const Others& others) const;
 
  private:
   std::atomic<std::uint64_t> n_prompt_{0}, n_cached_{0}, n_generated_{0};

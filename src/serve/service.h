@@ -43,9 +43,9 @@ class Service : public http::Handler {
 
   // For handlers.
   Models& models() { return models_; }
-  const Metrics& metrics() const { return metrics_; }
-  const io::PageStore* page_store() const { return options_.page_store.get(); }
-  const TraceSender* traces() const { return options_.traces; }
+  std::string write_metrics(const std::string& model, const session::Worker::Load& load) const {
+    return metrics_.write({model, load, options_.page_store.get(), options_.traces});
+  }
   std::int64_t started() const { return started_; }
   /// The Work that answers with a Generation of this request; the model stays open until then.
   Answer reply(const http::Request& request, std::shared_ptr<ServedModel> model,

@@ -87,15 +87,4 @@ void TraceSender::send(const std::vector<Json>& spans) {
            : fmt::format("traces reach {} again", options_.endpoint));
 }
 
-std::string TraceSender::metrics() const {
-  return fmt::format(
-      "# HELP kt_trace_spans_sent_total Spans that the collector took.\n"
-      "# TYPE kt_trace_spans_sent_total counter\n"
-      "kt_trace_spans_sent_total {}\n"
-      "# HELP kt_trace_spans_dropped_total Spans that it did not take, or that waited too long.\n"
-      "# TYPE kt_trace_spans_dropped_total counter\n"
-      "kt_trace_spans_dropped_total {}\n",
-      n_sent_.load(), n_dropped_.load());
-}
-
 }  // namespace kt::serve

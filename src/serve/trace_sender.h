@@ -36,8 +36,10 @@ class TraceSender {
 
   /// Spans of one request, as OTLP writes them. Never waits.
   void add(std::vector<Json> spans);
-  /// Counters for /metrics.
-  std::string metrics() const;
+  struct Stats {
+    std::uint64_t n_sent = 0, n_dropped = 0;  // spans
+  };
+  Stats stats() const { return {n_sent_.load(), n_dropped_.load()}; }
 
  private:
   void main();

@@ -37,6 +37,13 @@ TextResult wait(Ticket& ticket) {
   }
 }
 
+engine::Request request_that_throws() {
+  engine::Request request;
+  request.prompt = {1, 2};
+  request.on_prefill = [](std::int64_t, std::int64_t) { fail(ErrorCode::kIo, "disk", "is gone"); };
+  return request;
+}
+
 ErrorCode failure(const std::function<void()>& f) {
   try {
     f();
@@ -143,10 +150,7 @@ TEST(Worker, ClosesInTheMiddle) {
 TEST(Worker, EndsEverythingWhenAStepThrows) {
   Worker worker(tiny_moe());
   ASSERT_TRUE(worker.wait_open(kLong));
-  engine::Request throws;
-  throws.prompt = {1, 2};
-  throws.on_prefill = [](std::int64_t, std::int64_t) { fail(ErrorCode::kIo, "disk", "is gone"); };
-  const auto ticket = worker.submit(std::move(throws));
+  const auto ticket = worker.submit(request_that_throws());
   EXPECT_EQ(failure([&] { wait(*ticket); }), ErrorCode::kIo);
   EXPECT_EQ(failure([&] { worker.submit({}); }), ErrorCode::kIo);
 }
@@ -224,10 +228,7 @@ TEST(Worker, TellsItsState) {
   {
     Worker worker(tiny_moe(), options);
     ASSERT_TRUE(worker.wait_open(kLong));
-    engine::Request throws;
-    throws.prompt = {1, 2};
-    throws.on_prefill = [](std::int64_t, std::int64_t) { fail(ErrorCode::kIo, "disk", "is gone"); };
-    const auto ticket = worker.submit(std::move(throws));
+    const auto ticket = worker.submit(request_that_throws());
     EXPECT_EQ(failure([&] { wait(*ticket); }), ErrorCode::kIo);
   }
   EXPECT_EQ(states, (std::vector<std::string>{"before", "open", "failed"}));

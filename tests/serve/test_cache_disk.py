@@ -1,7 +1,6 @@
 """`kt serve --cache-disk`: prompts found again after other prompts, a restart and a kill."""
 import re
 import signal
-import urllib.request
 
 import pytest
 from openai import OpenAI
@@ -28,14 +27,14 @@ def start(tmp_path):
 
 
 def ask(server, story):
-    """The reply, and how many tokens of the prompt were cached."""
+    """The reply, how many tokens of the prompt were cached, and how many it has."""
     reply = OpenAI(base_url=server.url + "/v1", api_key="none").completions.create(
         model=server.model, prompt=story, max_tokens=8, temperature=0)
     return reply.choices[0].text, reply.usage.prompt_tokens_details.cached_tokens, reply.usage.prompt_tokens
 
 
 def metric(server, name):
-    text = urllib.request.urlopen(server.url + "/metrics").read().decode()
+    text = server.request("GET", "/metrics")[2].decode()
     return float(re.search(rf"^{name} (\S+)$", text, re.M)[1])
 
 

@@ -25,20 +25,18 @@ def tokens_of(client, text: str, **fields) -> list[int]:
     return client.post("/../tokenize", body={"content": text} | fields, cast_to=object)["tokens"]
 
 
-def test_completions(client, server):
-    prompts = ["Once upon a time", "The capital of France is"]
-    whole = client.completions.create(model=server.model, prompt=prompts, max_tokens=6, temperature=0, echo=True)
+def test_completions(client, complete):
+    prompts = PROMPTS[:2]
+    whole = complete(prompts, echo=True)
     assert [c.index for c in whole.choices] == [0, 1]
     for choice, prompt in zip(whole.choices, prompts):
         assert choice.text.startswith(prompt) and len(choice.text) > len(prompt)
     streamed = ["", ""]
-    for chunk in client.completions.create(model=server.model, prompt=prompts, max_tokens=6, temperature=0,
-                                           echo=True, stream=True):
+    for chunk in complete(prompts, echo=True, stream=True):
         for choice in chunk.choices:
             streamed[choice.index] += choice.text
     assert streamed == [c.text for c in whole.choices]
-    ids = client.post("/../tokenize", body={"content": prompts[0]}, cast_to=object)["tokens"]
-    by_ids = client.completions.create(model=server.model, prompt=ids, max_tokens=6, temperature=0)
+    by_ids = complete(tokens_of(client, prompts[0]))
     assert prompts[0] + by_ids.choices[0].text == whole.choices[0].text
 
 

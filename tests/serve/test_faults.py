@@ -29,9 +29,8 @@ def post(server, path, body):
 
 
 def get(server, path):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("GET", path)
-    return end(connection)
+    status, _, body = server.request("GET", path)
+    return status, body.decode()
 
 
 def requests_counted(server):

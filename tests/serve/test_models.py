@@ -14,16 +14,12 @@ from support.models import smollm2_path, tiny_moe_path
 
 
 def post(server, path, body):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("POST", path, json.dumps(body))
-    reply = connection.getresponse()
-    return reply.status, json.loads(reply.read())
+    status, _, reply = server.request("POST", path, body)
+    return status, json.loads(reply)
 
 
 def states(server):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("GET", "/v1/models")
-    return {m["id"]: m["status"] for m in json.loads(connection.getresponse().read())["data"]}
+    return {m["id"]: m["status"] for m in json.loads(server.request("GET", "/v1/models")[2])["data"]}
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +102,7 @@ def test_requests_in_progress_end_before_the_server_does(server):
 
 def slots(server):
     """Requests that run and that wait."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("GET", "/slots")
-    now = json.loads(connection.getresponse().read())
+    now = json.loads(server.request("GET", "/slots")[2])
     return now["running"], now["waiting"]
 
 

@@ -1,5 +1,4 @@
 """Traces of requests, sent to a collector of OpenTelemetry as JSON over HTTP."""
-import http.client
 import http.server
 import json
 import re
@@ -10,7 +9,7 @@ import uuid
 import pytest
 from support.kt import run_kt
 from support.models import smollm2_path
-from support.server import Server
+from support.server import Server, until
 
 
 class Collector:
@@ -42,11 +41,10 @@ class Collector:
 
     def trace(self, trace_id):
         """The spans of one trace, once its first is there."""
-        while True:
-            found = [span for span in self.spans() if span["traceId"] == trace_id]
-            if found:
-                return found
-            time.sleep(0.05)
+        def found():
+            return [span for span in self.spans() if span["traceId"] == trace_id]
+        until(found)
+        return found()
 
     def close(self):
         self.server.shutdown()
@@ -68,11 +66,9 @@ def traced(collector):
 
 
 def post(server, path, body, trace_id=None, sampled=True):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-0{int(sampled)}"} if trace_id else {}
-    connection.request("POST", path, json.dumps(body), headers)
-    reply = connection.getresponse()
-    return reply.status, reply.read()
+    status, _, reply = server.request("POST", path, body, headers)
+    return status, reply
 
 
 def chat(server, **fields):
@@ -141,8 +137,7 @@ def test_a_trace_begins_here_and_may_be_left_out(traced, collector):
     post(traced, "/v1/chat/completions", chat(traced), "b" * 32, sampled=False)
     n = len(collector.spans())
     post(traced, "/v1/chat/completions", chat(traced))
-    while len(collector.spans()) < n + 4:
-        time.sleep(0.05)
+    until(lambda: len(collector.spans()) >= n + 4)
     assert "parentSpanId" not in collector.spans()[n]
     assert not any(span["traceId"] == "b" * 32 for span in collector.spans())
 
@@ -154,9 +149,7 @@ def test_no_text_is_sent(traced, collector):
 
 
 def counters(server):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
+    text = server.request("GET", "/metrics")[2].decode()
     return [int(n) for n in re.findall(r"^kt_trace_spans_\w+_total (\d+)$", text, re.M)]
 
 
@@ -165,8 +158,7 @@ def test_a_collector_that_is_away_costs_its_spans_only(collector):
     away.close()
     server = Server.start(smollm2_path(), "--ctx", "1024", "--otlp-endpoint", f"http://127.0.0.1:{away.port}")
     assert post(server, "/v1/chat/completions", chat(server))[0] == 200
-    while counters(server) != [0, 4]:
-        time.sleep(0.05)
+    until(lambda: counters(server) == [0, 4])
     assert any("traces do not reach" in line for line in server.lines)
     back = Collector(away.port)
     assert post(server, "/v1/chat/completions", chat(server))[0] == 200

@@ -1,4 +1,6 @@
 """Starts `kt serve` for tests."""
+import http.client
+import json
 import pathlib
 import re
 import subprocess
@@ -32,6 +34,15 @@ class Server:
                 threading.Thread(target=server.lines.extend, args=(server.process.stderr,), daemon=True).start()
                 return server
         raise AssertionError("kt serve ended: " + "".join(server.lines))
+
+    def request(self, method: str, path: str, body=None, headers=None):
+        """(status, headers, body) of one request; an object goes as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        if body is not None and not isinstance(body, (str, bytes)):
+            body = json.dumps(body)
+        connection.request(method, path, body, headers or {})
+        reply = connection.getresponse()
+        return reply.status, reply.headers, reply.read()
 
     def stop(self) -> int:
         self.process.terminate()

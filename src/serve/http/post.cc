@@ -16,8 +16,6 @@ namespace {
 namespace asio = boost::asio;
 namespace beast = boost::beast;
 
-constexpr std::uint64_t kMaxReply = 64 << 10;
-
 asio::awaitable<int> exchange(Url url, std::string content_type, std::string body,
                               std::chrono::milliseconds timeout) {
   const auto executor = co_await asio::this_coro::executor;
@@ -35,8 +33,8 @@ asio::awaitable<int> exchange(Url url, std::string content_type, std::string bod
   request.prepare_payload();
   co_await beast::http::async_write(stream, request, asio::use_awaitable);
   beast::flat_buffer buffer;
-  beast::http::response_parser<beast::http::string_body> reply;
-  reply.body_limit(kMaxReply);
+  beast::http::response_parser<beast::http::empty_body> reply;
+  reply.body_limit(boost::none);  // it is not read
   co_await beast::http::async_read_header(stream, buffer, reply, asio::use_awaitable);
   co_return static_cast<int>(reply.get().result_int());
 }

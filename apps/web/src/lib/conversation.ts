@@ -35,6 +35,13 @@ export interface Message {
   stats?: ReplyStats;
 }
 
+/** Whether a reply left no room in the context. */
+export const fillsContext = ({ stats }: Message): boolean =>
+  stats?.contextSize != null && stats.totalTokens >= stats.contextSize;
+
+/** Whether nothing of a reply came. */
+export const isEmpty = ({ content, reasoning, calls }: Message): boolean => !content && !reasoning && !calls;
+
 export interface Summary {
   id: string;
   title: string;

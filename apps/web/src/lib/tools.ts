@@ -2,6 +2,8 @@
  * Tools: the definitions that a user pastes, the calls that a model writes, the results that a user gives.
  * Definitions are those of OpenAI's API; the part inside `function` alone is taken too.
  */
+import { isObject } from './json';
+
 export interface ToolCall {
   id: string;
   name: string;
@@ -44,11 +46,6 @@ export const EXAMPLE_TOOLS = `[
   }
 ]
 `;
-
-type Json = Record<string, unknown>;
-
-const isObject = (value: unknown): value is Json =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 function checkTool(entry: unknown, number: number, names: Set<string>): Tool | ToolsProblem {
   const wrong = (text: ToolsProblem['text'], name = ''): ToolsProblem => ({ text, values: { number, name } });

@@ -1,17 +1,14 @@
 /** Export and import of conversations as one JSON file. The reader takes any file for hostile. */
 import { newId, ROOT, titleFrom, type Conversation, type Message, type ReplyStats, type Role } from './conversation';
+import { isObject } from './json';
 
 const FORMAT = 'ktransformers-chat';
 const VERSION = 1;
-
-type Json = Record<string, unknown>;
 
 export function exportJson(conversations: Conversation[], now = new Date()): string {
   return JSON.stringify({ format: FORMAT, version: VERSION, exported: now.toISOString(), conversations }, null, 1);
 }
 
-const isObject = (value: unknown): value is Json =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined);
 const number = (value: unknown): number | undefined =>
   typeof value === 'number' && Number.isFinite(value) ? value : undefined;

@@ -4,7 +4,7 @@
  */
 import { computed } from '@preact/signals';
 import {
-  addMessage, newMessage, pathTo, pickMessage, removeMessage, ROOT, visiblePath,
+  addMessage, fillsContext, isEmpty, newMessage, pathTo, pickMessage, removeMessage, ROOT, visiblePath,
   type Conversation, type Message,
 } from '../lib/conversation';
 import { ApiError, streamChat, type ChatRequest } from '../lib/api';
@@ -20,8 +20,10 @@ const MAX_TRIES = 20;
 
 export const tools = computed(() => readTools(settings.value.tools));
 
-/** The tools that go with every request. */
-export const sentTools = computed(() => (settings.value.toolUse === 'none' ? [] : (tools.value.tools ?? [])));
+/** The tools that go with every request: none where the model's template does not know any. */
+export const sentTools = computed(() =>
+  settings.value.toolUse === 'none' || !canCall() ? [] : (tools.value.tools ?? []),
+);
 
 export function stop(conversationId: string): void {
   runs.value[conversationId]?.abort.abort();
@@ -120,14 +122,13 @@ async function retry(conversationId: string, messageId: string): Promise<void> {
   const conversation = conversationById(conversationId);
   const failed = conversation?.messages[messageId];
   if (!conversation || !failed || runs.value[conversationId]) return;
-  const empty = !failed.content && !failed.reasoning && !failed.calls;
-  await generate(empty ? removeMessage(conversation, messageId) : conversation, failed.parent);
+  await generate(isEmpty(failed) ? removeMessage(conversation, messageId) : conversation, failed.parent);
 }
 
 /** Whether a reply ended early and can go on in the same message. */
-export function canContinue({ finish, calls, content, reasoning, stats }: Message): boolean {
-  const full = stats?.contextSize != null && stats.totalTokens >= stats.contextSize;
-  return (finish === 'length' || finish === 'stopped') && !calls && !full && Boolean(content || reasoning);
+export function canContinue(message: Message): boolean {
+  const { finish, calls } = message;
+  return (finish === 'length' || finish === 'stopped') && !calls && !isEmpty(message) && !fillsContext(message);
 }
 
 /** Goes on with a reply where it ended. One that fails keeps what came of it. */

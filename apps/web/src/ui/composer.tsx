@@ -1,7 +1,7 @@
 /** Where messages are written. What is typed stays with its conversation while another one is open. */
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { current } from '../state/chats';
-import { isRunning, send, sentTools, stop, tools } from '../state/runs';
+import { canCall, isRunning, send, sentTools, stop, tools } from '../state/runs';
 import { settings, t } from '../state/settings';
 import { focusInput, grow, isComposing } from './dom';
 import { Icon } from './icons';
@@ -9,7 +9,7 @@ import { Icon } from './icons';
 const drafts = new Map<string, string>();
 
 function ToolsHint() {
-  if (settings.value.toolUse === 'none') return null;
+  if (settings.value.toolUse === 'none' || !canCall()) return null;
   if (tools.value.problem) return <p class="hint failed">{t('toolsNotSent')}</p>;
   const names = sentTools.value.map((tool) => tool.function.name).join(', ');
   return names ? <p class="hint">{t('toolsSent', { names })}</p> : null;

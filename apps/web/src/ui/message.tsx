@@ -1,6 +1,6 @@
 /** One message with its versions, actions, thoughts and numbers. */
 import { useEffect, useRef, useState } from 'preact/hooks';
-import type { Message, ReplyStats } from '../lib/conversation';
+import { fillsContext, isEmpty, type Message, type ReplyStats } from '../lib/conversation';
 import { formatCount, formatRate } from '../lib/format';
 import { runs, type Run } from '../state/draft';
 import { awaitsResults, canContinue, continueReply, editAndSend, regenerate } from '../state/runs';
@@ -9,7 +9,7 @@ import { models } from '../state/server';
 import { t } from '../state/settings';
 import { grow, isComposing } from './dom';
 import { Icon } from './icons';
-import { CopyButton, DeleteButton, Versions, type MessageProps } from './message_parts';
+import { CopyButton, DeleteButton, EditButton, Versions, type MessageProps } from './message_parts';
 import { Rendered } from './rendered';
 import { Calls, emptyResults, ResultsForm } from './tools';
 
@@ -88,9 +88,7 @@ export function UserMessage({ message, versions, disabled }: MessageProps) {
           <div class="actions">
             <Versions message={message} versions={versions} disabled={disabled} />
             <CopyButton text={message.content} />
-            <button type="button" class="small" disabled={disabled} onClick={() => setEditing(true)}>
-              <Icon name="pencil" /> {t('edit')}
-            </button>
+            <EditButton disabled={disabled} onClick={() => setEditing(true)} />
             <DeleteButton id={message.id} disabled={disabled} />
           </div>
         </>
@@ -156,11 +154,11 @@ function Numbers({ stats, name }: { stats: ReplyStats; name: string | undefined 
 }
 
 function Ending({ message }: { message: Message }) {
-  const { finish, error, stats } = message;
+  const { finish, error } = message;
   if (error) {
     return (
       <p class="failed">
-        {message.content || message.reasoning ? `${t('interrupted')} ${error}` : error}{' '}
+        {isEmpty(message) ? error : `${t('interrupted')} ${error}`}{' '}
         <button type="button" onClick={() => regenerate(message.id)}>
           {t('retry')}
         </button>
@@ -170,10 +168,7 @@ function Ending({ message }: { message: Message }) {
   if (finish === undefined) return <p class="hint">{t('interrupted')}</p>;
   if (finish === 'stop' || finish === 'tool_calls') return null;
   if (finish === 'stopped') return <p class="hint">{t('stoppedByUser')}</p>;
-  if (finish === 'length') {
-    const full = stats?.contextSize != null && stats.totalTokens >= stats.contextSize;
-    return <p class="hint">{t(full ? 'contextFull' : 'stoppedAtLimit')}</p>;
-  }
+  if (finish === 'length') return <p class="hint">{t(fillsContext(message) ? 'contextFull' : 'stoppedAtLimit')}</p>;
   return <p class="hint">{t('stoppedOther', { reason: finish })}</p>;
 }
 

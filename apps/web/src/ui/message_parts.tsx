@@ -1,4 +1,4 @@
-/** What messages of all roles have below them: versions, copy, delete. */
+/** What messages of all roles have below them: versions, copy, edit, delete. */
 import { useState } from 'preact/hooks';
 import type { Message } from '../lib/conversation';
 import { deleteMessage, showBranch } from '../state/runs';
@@ -16,6 +16,14 @@ export interface MessageProps {
   disabled: boolean;
   /** Whether nothing follows it. */
   last: boolean;
+}
+
+export function EditButton({ disabled, onClick }: { disabled: boolean; onClick: () => void }) {
+  return (
+    <button type="button" class="small" disabled={disabled} onClick={onClick}>
+      <Icon name="pencil" /> {t('edit')}
+    </button>
+  );
 }
 
 export function Versions({ message, versions, disabled }: Omit<MessageProps, 'last'>) {

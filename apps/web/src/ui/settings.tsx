@@ -156,6 +156,7 @@ function Tools() {
       <Choice
         name="toolUse"
         label={t('toolUse')}
+        disabled={!canCall()}
         options={[
           ['none', t('toolUseNone')],
           ['auto', t('toolUseAuto')],

@@ -5,8 +5,7 @@ import { fenced, isWhole, pretty, type ToolCall, type ToolResult } from '../lib/
 import { giveResults } from '../state/runs';
 import { t } from '../state/settings';
 import { grow, isComposing } from './dom';
-import { DeleteButton, Versions, type MessageProps } from './message_parts';
-import { Icon } from './icons';
+import { DeleteButton, EditButton, Versions, type MessageProps } from './message_parts';
 import { Rendered } from './rendered';
 
 function Folded({ title, name, text, live }: { title: string; name: string; text: string; live?: boolean }) {
@@ -110,9 +109,7 @@ export function ToolMessage({ message, versions, disabled }: MessageProps) {
           </div>
           <div class="actions">
             <Versions message={message} versions={versions} disabled={disabled} />
-            <button type="button" class="small" disabled={disabled} onClick={() => setEditing(true)}>
-              <Icon name="pencil" /> {t('edit')}
-            </button>
+            <EditButton disabled={disabled} onClick={() => setEditing(true)} />
             <DeleteButton id={message.id} disabled={disabled} />
           </div>
         </>

@@ -48,8 +48,7 @@ Answer metrics(Service& service, const http::Request&) {
   const auto load = first.model != nullptr ? first.model->worker().load() : session::Worker::Load{};
   http::Reply reply;
   reply.head.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  reply.body = service.metrics().write(first.id, load, service.page_store());
-  if (service.traces() != nullptr) reply.body += service.traces()->metrics();
+  reply.body = service.write_metrics(first.id, load);
   return reply;
 }
 

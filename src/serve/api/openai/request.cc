@@ -87,9 +87,7 @@ void read_sampling(const Fields& fields, const ModelFacts& facts, Ask* ask) {
     p.top_k = static_cast<std::int32_t>(std::max<std::int64_t>(*k, 0));
   if (const auto last = fields.whole("repeat_last_n", -1, INT32_MAX))
     p.repeat_last_n = static_cast<std::int32_t>(*last);
-  // Seed 0 is a seed here, and none to the sampler.
-  if (const auto seed = fields.whole("seed", INT64_MIN, INT64_MAX))
-    p.seed = *seed == -1 ? 0 : static_cast<std::uint64_t>(*seed) ^ 0x9e3779b97f4a7c15ULL;
+  if (const auto seed = fields.seed()) p.seed = *seed;
   read_logit_bias(fields, facts, &p);
   for (const char* name : {"max_completion_tokens", "max_tokens"}) {
     const auto most = fields.whole(name, -1, kMost);
