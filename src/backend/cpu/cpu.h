@@ -26,9 +26,9 @@ namespace kt::backend {
 /// once per layer. kQ16 keeps 15 bits: as int16 blocks of 32, or where the CPU multiplies bytes
 /// best as the sum of two int8 roundings (of the value, then of what is left). kF32 keeps them in
 /// float (proofs). Where the CPU multiplies bf16, large steps (kBatchRows) do so (unless kF32):
-/// with tiles for weights of all formats, with vectors for those in BF16 or FP8. That
-/// has less than half the error of kQ8, far more than that of kQ16. With kQ8, tiles take weights
-/// with one scale per row times int8, also with one scale per row: the fastest and the least exact.
+/// with tiles for weights of nearly all formats, with vectors for those in BF16 or FP8. That has
+/// less than half the error of kQ8, far more than that of kQ16. With kQ8, tiles take weights with
+/// one scale per row times int8, also with one scale per row: the fastest and the least exact.
 enum class ActPolicy { kQ8, kQ16, kF32 };
 
 /// When kernels for batches are worth it: steps of that many rows, and that many rows for each

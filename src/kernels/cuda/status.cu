@@ -19,14 +19,11 @@ const char* status_text(Status status) {
 const char* device_error_text() { return cudaGetErrorString(cudaPeekAtLastError()); }
 
 Status describe_device(int device, DeviceInfo* info) {
-  int major = 0, minor = 0, l2 = 0;
+  int l2 = 0;
   const bool known =
       cudaDeviceGetAttribute(&info->n_sms, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
       cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device) == cudaSuccess;
   if (!known) return Status::kDeviceFailed;
-  info->compute_capability = 10 * major + minor;
   info->l2_bytes = static_cast<std::size_t>(l2);
   return Status::kOk;
 }

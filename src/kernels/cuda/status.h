@@ -25,7 +25,7 @@ enum class Status : std::uint8_t {
   kDeviceFailed,  // CUDA refused a launch; device_error_text() says why
 };
 
-/// A word or two for messages, e.g. "no workspace".
+/// A word or two for messages, e.g. "not supported".
 const char* status_text(Status status);
 
 /// The last error CUDA reported to this thread, for messages; "no error" when there is none.
@@ -38,7 +38,6 @@ constexpr std::size_t type_bytes(Type type) { return type == Type::kF32 ? 4 : 2;
 /// What launches are planned by.
 struct DeviceInfo {
   int n_sms = 0;
-  int compute_capability = 0;  // 90 for 9.0
   std::size_t l2_bytes = 0;
 };
 

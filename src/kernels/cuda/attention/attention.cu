@@ -24,7 +24,7 @@ Launch find(std::int64_t dim_qk, std::int64_t dim_v) {
   return nullptr;
 }
 
-bool is_mla(const AttentionArgs& args) { return args.dim_qk == 576; }
+__host__ __device__ bool is_mla(const AttentionArgs& args) { return args.dim_qk == 576; }
 
 bool valid(const AttentionArgs& args) {
   const auto cache_fits = [](const KvCache& cache) {
@@ -69,7 +69,7 @@ __global__ void reference_kernel(AttentionArgs args) {
   const auto* q = static_cast<const std::uint16_t*>(args.q) + row * args.q_token_stride +
                   head * args.q_head_stride;
   const auto* k = static_cast<const std::uint16_t*>(args.k.base) + kv_head * args.k.head_stride;
-  const KvCache& values = args.dim_qk == 576 ? args.k : args.v;
+  const KvCache& values = is_mla(args) ? args.k : args.v;
   const auto* v = static_cast<const std::uint16_t*>(values.base) + kv_head * values.head_stride;
   float* scores = static_cast<float*>(args.workspace) + (row * args.n_heads + head) * args.max_keys;
   const std::int64_t begin = args.window > 0 ? max(position - args.window + 1, std::int64_t{0}) : 0;
@@ -132,26 +132,22 @@ std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& d
 }
 
 std::size_t attention_workspace(const AttentionArgs& args) {
-  const auto rows = static_cast<std::size_t>(args.n_rows * args.n_heads);
-  const std::size_t reference = rows * static_cast<std::size_t>(args.max_keys) * 4;
-  const auto n_splits = static_cast<std::size_t>(split_count(args));
-  const std::size_t splits =
-      n_splits == 1
-          ? 0
-          : (lse_floats(args) + n_splits * rows * static_cast<std::size_t>(args.dim_v)) * 4;
-  return std::max(reference, splits);
+  const std::int64_t n_splits = split_count(args);
+  if (n_splits == 1) return 0;
+  const auto rows = static_cast<std::size_t>(n_splits * args.n_rows * args.n_heads);
+  return (lse_floats(args) + rows * static_cast<std::size_t>(args.dim_v)) * 4;
+}
+
+std::size_t attention_reference_workspace(const AttentionArgs& args) {
+  return static_cast<std::size_t>(args.n_rows * args.n_heads * args.max_keys) * 4;
 }
 
 Status attention(const AttentionArgs& args, Stream stream) {
   const Launch launch = find(args.dim_qk, args.dim_v);
   if (launch == nullptr) return Status::kUnsupported;
   if (!valid(args)) return Status::kBadArgument;
+  if (args.workspace_bytes < attention_workspace(args)) return Status::kNoWorkspace;
   const std::int64_t n_splits = split_count(args);
-  const std::size_t rows = static_cast<std::size_t>(n_splits * args.n_rows * args.n_heads);
-  if (n_splits > 1 &&
-      args.workspace_bytes < (lse_floats(args) + rows * static_cast<std::size_t>(args.dim_v)) * 4) {
-    return Status::kNoWorkspace;
-  }
   const Status status = launch(args, stream);
   if (status != Status::kOk || n_splits == 1) return status;
   const std::int64_t results = args.n_rows * args.n_heads;
@@ -161,10 +157,7 @@ Status attention(const AttentionArgs& args, Stream stream) {
 
 Status attention_reference(const AttentionArgs& args, Stream stream) {
   if (!valid(args)) return Status::kBadArgument;
-  if (args.workspace_bytes <
-      static_cast<std::size_t>(args.n_rows * args.n_heads * args.max_keys) * 4) {
-    return Status::kNoWorkspace;
-  }
+  if (args.workspace_bytes < attention_reference_workspace(args)) return Status::kNoWorkspace;
   const dim3 grid(static_cast<unsigned>(args.n_heads), static_cast<unsigned>(args.max_item_rows),
                   static_cast<unsigned>(args.n_items));
   reference_kernel<<<grid, kWarp, 0, stream>>>(args);

@@ -54,7 +54,7 @@ struct AttentionArgs {
   std::int64_t split_keys = 0;  // a multiple of kPageLen: attention_split_keys()
   void* out = nullptr;          // [n_rows, n_heads, dim_v], contiguous
   Type out_type = Type::kBF16;
-  void* workspace = nullptr;  // attention_workspace() bytes
+  void* workspace = nullptr;  // attention_workspace() bytes, or those of the slow twin
   std::size_t workspace_bytes = 0;
 };
 
@@ -64,6 +64,7 @@ bool has_attention(std::int64_t dim_qk, std::int64_t dim_v);
 /// A split size that occupies the device, from the counts in args.
 std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& device);
 std::size_t attention_workspace(const AttentionArgs& args);
+std::size_t attention_reference_workspace(const AttentionArgs& args);
 
 Status attention(const AttentionArgs& args, Stream stream);
 Status attention_reference(const AttentionArgs& args, Stream stream);

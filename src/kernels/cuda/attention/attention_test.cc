@@ -136,7 +136,8 @@ void run_case(Case c, const DeviceInfo& info, bool reference = false) {
   args.out = out.get();
   args.out_type = Type::kF32;
   args.split_keys = c.split_keys != 0 ? c.split_keys : attention_split_keys(args, info);
-  Device<std::byte> workspace(static_cast<std::int64_t>(attention_workspace(args)));
+  Device<std::byte> workspace(static_cast<std::int64_t>(
+      reference ? attention_reference_workspace(args) : attention_workspace(args)));
   args.workspace = workspace.get();
   args.workspace_bytes = workspace.bytes();
   const Status status = reference ? attention_reference(args, nullptr) : attention(args, nullptr);

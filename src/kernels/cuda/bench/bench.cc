@@ -25,28 +25,31 @@ struct Shape {
   std::int64_t n, k;
 };
 
-/// A product of few rows of x; weights are cold.
-void bench_gemv(Harness& h, Format format, Shape shape, std::int64_t m) {
+/// A product on cold weights: few rows of x, or many with `blas`.
+void bench_product(Harness& h, Format format, Shape shape, std::int64_t m, BlasLt* blas) {
+  const Type y_type = blas == nullptr ? Type::kF32 : Type::kBF16;
   const auto bytes = static_cast<std::int64_t>(packed_bytes(format, shape.n, shape.k));
   const int n = h.copies(bytes);
-  const Buffer tiles(n * bytes), x(m * shape.k * 2, true), y(m * shape.n * 4);
+  const Buffer tiles(n * bytes), x(m * shape.k * 2, true),
+      y(m * shape.n * static_cast<std::int64_t>(type_bytes(y_type)));
   const Matrix matrix{format, tiles.get(), shape.n, shape.k};
   const Buffer workspace(static_cast<std::int64_t>(gemm_workspace(matrix, m, h.info())));
-  GemmArgs args{matrix,
-                x.get(),
-                Type::kBF16,
-                shape.k,
-                m,
-                y.get(),
-                Type::kF32,
-                shape.n,
-                workspace.get(),
-                static_cast<std::size_t>(workspace.bytes())};
+  GemmArgs args;
+  args.w = matrix;
+  args.x = x.get();
+  args.x_stride = shape.k;
+  args.m = m;
+  args.y = y.get();
+  args.y_type = y_type;
+  args.y_stride = shape.n;
+  args.workspace = workspace.get();
+  args.workspace_bytes = static_cast<std::size_t>(workspace.bytes());
   const double time = h.seconds(n, [&](int i, cudaStream_t stream) {
     args.w.tiles = tiles.get() + i * bytes;
-    return gemm(args, h.info(), nullptr, stream);
+    return gemm(args, h.info(), blas, stream);
   });
-  h.report("gemv", fmt::format("{} m {} n {} k {}", name(format), m, shape.n, shape.k), time,
+  h.report(blas == nullptr ? "gemv" : "gemm",
+           fmt::format("{} m {} n {} k {}", name(format), m, shape.n, shape.k), time,
            static_cast<double>(bytes), 2.0 * static_cast<double>(m * shape.n * shape.k));
 }
 
@@ -64,29 +67,8 @@ void bench_gemm(Harness& h, BlasLt& blas, Shape shape, std::int64_t m) {
     h.report("gemm", fmt::format("cuBLASLt bf16 m {} n {} k {}", m, shape.n, shape.k), time,
              static_cast<double>(shape.n * shape.k * 2), flops);
   }
-  for (const Format format : {Format::kQ4_K, Format::kQ8_0}) {
-    const auto bytes = static_cast<std::int64_t>(packed_bytes(format, shape.n, shape.k));
-    const int n = 4;
-    const Buffer tiles(n * bytes);
-    const Matrix matrix{format, tiles.get(), shape.n, shape.k};
-    const Buffer workspace(static_cast<std::int64_t>(gemm_workspace(matrix, m, h.info())));
-    GemmArgs args{matrix,
-                  x.get(),
-                  Type::kBF16,
-                  shape.k,
-                  m,
-                  y.get(),
-                  Type::kBF16,
-                  shape.n,
-                  workspace.get(),
-                  static_cast<std::size_t>(workspace.bytes())};
-    const double time = h.seconds(n, [&](int i, cudaStream_t stream) {
-      args.w.tiles = tiles.get() + i * bytes;
-      return gemm(args, h.info(), &blas, stream);
-    });
-    h.report("gemm", fmt::format("{} m {} n {} k {}", name(format), m, shape.n, shape.k), time,
-             static_cast<double>(bytes), flops);
-  }
+  for (const Format format : {Format::kQ4_K, Format::kQ8_0})
+    bench_product(h, format, shape, m, &blas);
 }
 
 struct Experts {
@@ -189,8 +171,7 @@ void bench_attention(Harness& h, const Heads& heads, std::int64_t batch, std::in
   args.scale = 0.1f;
   args.out = out.get();
   args.split_keys = attention_split_keys(args, h.info());
-  const std::int64_t n_splits = (context + args.split_keys - 1) / args.split_keys;
-  const Buffer workspace(n_splits * args.n_rows * heads.n_heads * (heads.dim_v + 4) * 4);
+  const Buffer workspace(static_cast<std::int64_t>(attention_workspace(args)));
   args.workspace = workspace.get();
   args.workspace_bytes = static_cast<std::size_t>(workspace.bytes());
   const double time = h.seconds(n, [&](int i, cudaStream_t stream) {
@@ -217,11 +198,11 @@ void run(Harness& h, const std::set<std::string>& families) {
     for (const Format format :
          {Format::kQ4_K, Format::kQ4_0, Format::kQ6_K, Format::kQ8_0, Format::kQ5_K,
           Format::kIQ4_XS, Format::kMXFP4, Format::kI4_128, Format::kF8_E4M3_B128, Format::kBF16}) {
-      for (const std::int64_t m : {1, 16}) bench_gemv(h, format, {18432, 7168}, m);
+      for (const std::int64_t m : {1, 16}) bench_product(h, format, {18432, 7168}, m, nullptr);
     }
     for (const Shape shape :
          {Shape{7168, 7168}, Shape{4096, 2048}, Shape{2048, 4096}, Shape{512, 2048}}) {
-      for (const std::int64_t m : {1, 2, 4, 8}) bench_gemv(h, Format::kQ4_K, shape, m);
+      for (const std::int64_t m : {1, 2, 4, 8}) bench_product(h, Format::kQ4_K, shape, m, nullptr);
     }
   }
   Status status = Status::kOk;

@@ -16,21 +16,13 @@ namespace kt::kernels::cuda::bench {
 /// Device memory with random bits.
 class Buffer {
  public:
-  Buffer() = default;
   /// bf16: values near 1, else any bits. A failed allocation ends the program with a message.
   explicit Buffer(std::int64_t bytes, bool bf16 = false);
-  Buffer(Buffer&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
-    other.data_ = nullptr;
-  }
-  Buffer& operator=(Buffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { cudaFree(data_); }
   std::byte* get() const { return data_; }
   std::int64_t bytes() const { return bytes_; }
-  void zero() const { cudaMemset(data_, 0, static_cast<std::size_t>(bytes_)); }
   template <class T>
   void upload(const std::vector<T>& host) const {
     cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
@@ -57,7 +49,6 @@ class Harness {
 
   /// Measures and prints the ceilings.
   void measure_ceilings();
-  const Ceilings& ceilings() const { return ceilings_; }
 
   /// One line of the table and of the JSON: bytes and operations of one launch.
   void report(const std::string& family, const std::string& what, double seconds, double bytes,

@@ -3,9 +3,10 @@
 // A tile is kSubs sub-blocks of 32 k. Lane 4g + t of a warp owns, in rows g (half h = 0) and g + 8
 // (h = 1), the values 4t … 4t+3 and 16+4t … 16+4t+3 of each sub-block: eight codes, four pairs;
 // pairs 0 and 1 feed the first product of 16 k, pairs 2 and 3 the second. load() reads a lane's
-// share with 16-byte loads, a warp's together contiguous. frag() gives one pair as bf16; a code c
-// of up to 7 bits becomes the bf16 number 128 + c by placing its bits under the exponent, and wider
-// ones are sums of several planes. Thread rule: device code, pure.
+// share with 16-byte loads (8 where it is no longer), a warp's together contiguous. pair() gives
+// the codes of one pair, in the low bits of two halves; plus128() makes them bf16: a code c of up
+// to 7 bits becomes 128 + c by placing its bits under the exponent, and wider ones are sums of
+// several planes. Thread rule: device code, pure.
 #pragma once
 #include "kernels/cuda/device/numbers.cuh"
 

@@ -120,7 +120,7 @@ Status unpack(const UnpackArgs& args, Stream stream) {
 std::size_t gemm_workspace(const Matrix& w, std::int64_t m, const DeviceInfo& device) {
   const TileKernels* kernels = find_tile_kernels(w.format);
   if (kernels == nullptr) return 0;
-  std::size_t bytes = reference_slab_bytes(w);
+  std::size_t bytes = 0;
   for (std::int64_t rows = 1; rows <= std::min(m, kSkinnyRows); ++rows) {
     bytes = std::max(bytes, kernels->plan(w.n, w.k, rows, device).workspace_bytes);
   }

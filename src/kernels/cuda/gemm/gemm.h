@@ -59,7 +59,7 @@ struct GemmArgs {
   std::size_t workspace_bytes = 0;
 };
 
-/// Work memory of gemm() and gemm_reference() for up to m rows of x.
+/// Work memory of gemm() for up to m rows of x; the slow twin wants reference_slab_bytes().
 std::size_t gemm_workspace(const Matrix& w, std::int64_t m, const DeviceInfo& device);
 
 /// `blas` may be null while m is at most kDirectRows; kNoLibrary above that.

@@ -8,6 +8,7 @@
 #include "kernels/cuda/gemm/gemm.h"
 
 #include "base/test_random.h"
+#include "kernels/cuda/gemm/reference.h"
 #include "kernels/cuda/test_device.h"
 
 namespace kt::kernels::cuda {
@@ -70,7 +71,9 @@ void expect_product(const Weights& w, std::int64_t m, Path path, Type x_type, Ty
   const Device<float> x_f32(x);
   Device<float> y_f32(m * y_stride);
   Device<std::uint16_t> y_bf16(m * y_stride);
-  Device<std::byte> workspace(static_cast<std::int64_t>(gemm_workspace(packed.matrix, m, info)));
+  Device<std::byte> workspace(static_cast<std::int64_t>(path == Path::kGemm
+                                                            ? gemm_workspace(packed.matrix, m, info)
+                                                            : reference_slab_bytes(packed.matrix)));
   GemmArgs args;
   args.w = packed.matrix;
   args.x = x_type == Type::kF32 ? static_cast<const void*>(x_f32.get()) : x_bf16.get();

@@ -14,10 +14,8 @@ template <class T>
 constexpr bool needs_sums() {
   return T::kHasMin || T::kOffset != 0.0f;
 }
-template <class T, class = void>
-struct HasTable : std::false_type {};
 template <class T>
-struct HasTable<T, std::void_t<decltype(T::kHasTable)>> : std::true_type {};
+concept HasTable = requires { T::kHasTable; };
 
 inline constexpr int kTableBytes = 256 * 4;
 /// Values between the ends of staged rows, so that rows lie in other banks.
@@ -28,7 +26,7 @@ template <class T, int kN>
 constexpr std::size_t staged_bytes(std::int64_t rows, std::int64_t k) {
   std::size_t bytes = static_cast<std::size_t>(rows * (k + kRowGap)) * 2;
   if constexpr (needs_sums<T>()) bytes += static_cast<std::size_t>(k / T::kGroup) * 8 * kN * 4;
-  return bytes + (HasTable<T>::value ? kTableBytes : 0);
+  return bytes + (HasTable<T> ? kTableBytes : 0);
 }
 
 /// Where staged rows, their sums and the table of codes are.
@@ -41,7 +39,7 @@ struct Staged {
 
   __device__ Staged(Byte* shared, int rows, int k) : row_stride(k + kRowGap) {
     table = reinterpret_cast<std::uint32_t*>(shared);
-    x = reinterpret_cast<std::uint16_t*>(shared + (HasTable<T>::value ? kTableBytes : 0));
+    x = reinterpret_cast<std::uint16_t*>(shared + (HasTable<T> ? kTableBytes : 0));
     sums = reinterpret_cast<float*>(x + rows * row_stride);
   }
 };
@@ -70,17 +68,17 @@ __device__ void put_quad(const Staged<T, kN>& to, int r, int q, uint2 v) {
   }
 }
 
-/// The rows of x to stage: row(i) is row i's memory; `aligned` says that all rows start at
-/// multiples of 8 bytes.
+/// Whether all rows of x start at multiples of 8 bytes.
 __device__ inline bool rows_aligned(const void* x, std::int64_t stride) {
   return (reinterpret_cast<std::uintptr_t>(x) | static_cast<std::uintptr_t>(stride * 2)) % 8 == 0;
 }
 
-/// Brings values [begin, begin + k) of `rows` rows to shared memory, zeros past `end`.
+/// Brings values [begin, begin + k) of `rows` rows to shared memory, zeros past `end`. row(i) is
+/// row i's memory, `aligned` as of rows_aligned().
 template <class T, int kN, class Row>
 __device__ void stage(const Staged<T, kN>& to, int rows, std::int64_t begin, int k,
                       std::int64_t end, bool aligned, Row&& row) {
-  if constexpr (HasTable<T>::value) {
+  if constexpr (HasTable<T>) {
     for (int i = threadIdx.x; i < 256; i += blockDim.x) to.table[i] = T::entry(i);
   }
   const unsigned quads = k / 4, total = rows * quads;

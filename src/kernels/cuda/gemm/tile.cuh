@@ -7,8 +7,9 @@
 // A tile description has: kK, kBytes, kGroup (0: codes are the values), kOffset, kHasMin, kPlanes;
 // Raw, what a lane keeps of a tile; load(); scales(), which decodes the groups that the lane owns
 // (lane t of four owns groups t·kOwned …, or all four hold the same when there are fewer than
-// four); plane(); and for pack(): code(), which reads one code of a file block, and store_scales().
-// Thread rule: device code, pure.
+// four); plane(); and for pack(): code(), which reads one code of a file block, store_scales(),
+// kBlock and kBlockBytes, values and bytes of a file block; with kHasTable, entry(), the table that
+// plane() gets. Thread rule: device code, pure.
 #pragma once
 #include "formats/basic_quants.h"
 #include "formats/checkpoint_quants.h"
@@ -48,6 +49,27 @@ struct LaneScales {
   float min[2][kOwned];
 };
 
+/// A number for each of 16 rows and each lane of four; a lane reads those of rows g and g + 8.
+template <class T>
+struct LaneNumbers {
+  static constexpr int kBytes = 16 * 4 * sizeof(T);
+  std::uint32_t w[2];
+  __device__ void load(const Byte* base, int lane) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) w[h] = read<T>(base, (lane / 4 + 8 * h) * 4 + lane % 4);
+  }
+};
+
+/// Codes of up to 7 bits in one plane, 128 + c.
+struct Plus128 {
+  static constexpr int kPlanes = 1;
+  template <class Raw>
+  __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
+                                        const std::uint32_t*) {
+    return raw.codes.pair_plus128(h, s, p);
+  }
+};
+
 /// Value of group `group` among all of the tile's, from the lane of this quad that owns it.
 template <int kGroups, int kOwned>
 __device__ float from_owner(const float (&values)[kOwned], int group, int lane) {
@@ -57,7 +79,6 @@ __device__ float from_owner(const float (&values)[kOwned], int group, int lane) 
 }
 
 // ---- values that are no codes
-// -----------------------------------------------------------------------------
 
 struct TileBF16 {
   static constexpr int kK = 64, kGroup = 0, kPlanes = 1;
@@ -107,7 +128,6 @@ struct TileF32 {
 };
 
 // ---- blocks of 32 values
-// ----------------------------------------------------------------------------------
 
 /// Scales of a tile of 128 k whose groups of 32 have one fp16 number each, or two.
 template <int kNumbers>
@@ -151,8 +171,8 @@ struct RawTile {
 /// What formats of blocks of 32 with fp16 scales in front share. store_scales: lane t does the
 /// blocks it owns.
 template <class Codes, int kNumbers, int kTileOffset>
-struct TileOf32 {
-  static constexpr int kK = 128, kGroup = 32, kPlanes = 1, kBlock = 32;
+struct TileOf32 : Plus128 {
+  static constexpr int kK = 128, kGroup = 32, kBlock = 32;
   static constexpr float kOffset = static_cast<float>(kTileOffset);
   static constexpr bool kHasMin = kNumbers == 2;
   using Raw = RawTile<Codes, Fp16Scales<kNumbers>>;
@@ -174,11 +194,6 @@ __device__ inline std::uint32_t bit_of(const Byte* bits, int j) {
 template <class BlockT, int kNumbers, int kTileOffset>
 struct TileNibbles : TileOf32<Nibbles<4>, kNumbers, kTileOffset> {
   static constexpr int kBlockBytes = sizeof(BlockT);
-  template <class Raw>
-  __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
-                                        const std::uint32_t*) {
-    return raw.codes.pair_plus128(h, s, p);
-  }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     return half_and_half(reinterpret_cast<const BlockT*>(block)->qs, j);
   }
@@ -212,11 +227,6 @@ struct SplitCodes {
 template <class BlockT, int kNumbers, int kTileOffset>
 struct TileQ5Of32 : TileOf32<SplitCodes<4, 1>, kNumbers, kTileOffset> {
   static constexpr int kBlockBytes = sizeof(BlockT);
-  template <class Raw>
-  __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
-                                        const std::uint32_t*) {
-    return raw.codes.pair_plus128(h, s, p);
-  }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     const auto* b = reinterpret_cast<const BlockT*>(block);
     return half_and_half(b->qs, j) | bit_of(b->qh, j) << 4;
@@ -275,19 +285,13 @@ struct TileMXFP4 {
   static constexpr int kBlockBytes = sizeof(formats::BlockMXFP4);
   static constexpr float kOffset = 0.0f;
   static constexpr bool kHasMin = false;
-  struct Scales {
-    std::uint32_t e[2];
-    __device__ void load(const Byte* base, int lane) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) e[h] = read<Byte>(base, (lane / 4 + 8 * h) * 4 + lane % 4);
-    }
-  };
+  using Scales = LaneNumbers<Byte>;
   using Raw = RawTile<Nibbles<4>, Scales>;
-  static constexpr int kBytes = Nibbles<4>::kBytes + 64;
+  static constexpr int kBytes = Nibbles<4>::kBytes + Scales::kBytes;
   __device__ static void scales(const Raw& raw, int, LaneScales<1>& out) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const std::uint32_t e = raw.scales.e[h];
+      const std::uint32_t e = raw.scales.w[h];
       out.a[h][0] = __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23);
       out.min[h][0] = 0.0f;
     }
@@ -307,30 +311,22 @@ struct TileMXFP4 {
 };
 
 // ---- blocks of 64 and more, of checkpoints
-// ----------------------------------------------------------------
 
 struct TileNVFP4 {
   static constexpr int kK = 128, kGroup = 16, kPlanes = 1, kBlock = 64;
   static constexpr int kBlockBytes = sizeof(formats::BlockNVFP4);
   static constexpr float kOffset = 0.0f;
   static constexpr bool kHasMin = false;
-  struct Scales {
-    std::uint32_t d[2];  // two bytes
-    __device__ void load(const Byte* base, int lane) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        d[h] = read<std::uint16_t>(base, (lane / 4 + 8 * h) * 4 + lane % 4);
-    }
-  };
+  using Scales = LaneNumbers<std::uint16_t>;  // two bytes
   using Raw = RawTile<Nibbles<4>, Scales>;
-  static constexpr int kBytes = Nibbles<4>::kBytes + 128;
+  static constexpr int kBytes = Nibbles<4>::kBytes + Scales::kBytes;
   __device__ static void scales(const Raw& raw, int, LaneScales<2>& out) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         // Half of an unsigned E4M3 number; 127 reads as 0.
-        const std::uint32_t d = raw.scales.d[h] >> (8 * i) & 0x7fu;
+        const std::uint32_t d = raw.scales.w[h] >> (8 * i) & 0x7fu;
         const float v = d < 8 ? small_int(d) * 0x1p-10f : __uint_as_float((d << 20) + (119u << 23));
         out.a[h][i] = d == 0x7f ? 0.0f : v;
         out.min[h][i] = 0.0f;
@@ -390,8 +386,8 @@ struct TileF8_E4M3_B128 {
 
 /// Groups of kLen with a float scale and a float zero point: min = -zero · scale.
 template <int kLen>
-struct TileI4 {
-  static constexpr int kK = 128, kGroup = kLen, kPlanes = 1, kBlock = kLen;
+struct TileI4 : Plus128 {
+  static constexpr int kK = 128, kGroup = kLen, kBlock = kLen;
   static constexpr int kBlockBytes = sizeof(formats::BlockI4<kLen>), kGroups = kK / kLen;
   static constexpr float kOffset = 128.0f;
   static constexpr bool kHasMin = true;
@@ -412,10 +408,6 @@ struct TileI4 {
       out.a[h][0] = raw.scales.v[h].x;
       out.min[h][0] = -raw.scales.v[h].y * raw.scales.v[h].x;
     }
-  }
-  __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
-                                        const std::uint32_t*) {
-    return raw.codes.pair_plus128(h, s, p);
   }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     const auto* b = reinterpret_cast<const formats::BlockI4<kLen>*>(block);

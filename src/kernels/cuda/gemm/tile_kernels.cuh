@@ -54,7 +54,7 @@ template <class T>
 __global__ void unpack_kernel(const Byte* tiles, std::int64_t n_rows, std::int64_t k,
                               std::int64_t n_tiles, void* out, Type out_type) {
   __shared__ std::uint32_t table[256];
-  if constexpr (HasTable<T>::value) {
+  if constexpr (HasTable<T>) {
     for (int i = threadIdx.x; i < 256; i += blockDim.x) table[i] = T::entry(i);
     __syncthreads();
   }
@@ -269,12 +269,11 @@ Status launch_unpack(const UnpackArgs& args, Stream stream) {
 }  // namespace kt::kernels::cuda
 
 /// Instantiates the kernels of one format.
-#define KT_TILE_KERNELS(format, T)                                                   \
-  template <>                                                                        \
-  const TileKernels& tile_kernels<formats::Format::format>() {                       \
-    static_assert(sizeof(T::Raw) >= 4 && T::kBytes % 16 == 0);                       \
-    static const TileKernels row = {                                                 \
-        formats::Format::format, T::kK,           T::kBytes,        &launch_pack<T>, \
-        &launch_unpack<T>,       &plan_skinny<T>, &launch_skinny<T>};                \
-    return row;                                                                      \
+#define KT_TILE_KERNELS(format, T)                                                                 \
+  template <>                                                                                      \
+  const TileKernels& tile_kernels<formats::Format::format>() {                                     \
+    static_assert(sizeof(T::Raw) >= 4 && T::kBytes % 16 == 0);                                     \
+    static const TileKernels row = {                                                               \
+        T::kK, T::kBytes, &launch_pack<T>, &launch_unpack<T>, &plan_skinny<T>, &launch_skinny<T>}; \
+    return row;                                                                                    \
   }

@@ -31,7 +31,6 @@ struct SkinnyPlan {
 };
 
 struct TileKernels {
-  formats::Format format{};
   std::int64_t k = 0;  // of a tile
   std::size_t bytes = 0;
   Status (*pack)(const void* rows, std::int64_t n, std::int64_t k, void* tiles,

@@ -15,20 +15,14 @@ __device__ inline std::uint32_t gather_top_bytes(std::uint32_t word, int lane) {
 }
 
 template <class Codes>
-struct SuperTile {
-  static constexpr int kK = 256, kPlanes = 1, kBlock = 256;
+struct SuperTile : Plus128 {
+  static constexpr int kK = 256, kBlock = 256;
   static constexpr int kCodeBytes = Codes::kBytes;
 };
 
 /// Scales of Q4_K and Q5_K: word (row, t) = sc and m of groups 2t and 2t + 1, 6 bits each, and byte
 /// t of (d, dmin).
-struct K4Scales {
-  std::uint32_t w[2];
-  static constexpr int kBytes = 16 * 16;
-  __device__ void load(const Byte* base, int lane) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) w[h] = read<std::uint32_t>(base, (lane / 4 + 8 * h) * 4 + lane % 4);
-  }
+struct K4Scales : LaneNumbers<std::uint32_t> {
   __device__ void decode(int lane, LaneScales<2>& out) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -69,10 +63,6 @@ struct TileK4 : SuperTile<Codes> {
   static constexpr int kBytes = Codes::kBytes + K4Scales::kBytes;
   __device__ static void scales(const Raw& raw, int lane, LaneScales<2>& out) {
     raw.scales.decode(lane, out);
-  }
-  __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
-                                        const std::uint32_t*) {
-    return raw.codes.pair_plus128(h, s, p);
   }
   template <class Block>
   __device__ static void store_scales(Byte* base, int row, int t, Block&& block) {
@@ -146,10 +136,6 @@ struct TileQ6_K : SuperTile<SplitCodes<8, 2>> {
         out.min[h][i] = 0.0f;
       }
     }
-  }
-  __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
-                                        const std::uint32_t*) {
-    return raw.codes.pair_plus128(h, s, p);
   }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     const auto* b = reinterpret_cast<const formats::BlockQ6_K*>(block);
@@ -288,16 +274,9 @@ struct TileIQ4_XS : SuperTile<Nibbles<8>>, TableCodes {
   static constexpr float kOffset = 0.0f;
   static constexpr bool kHasMin = false;
   /// 16 bits (row, t): ls of groups 2t and 2t + 1, 6 bits each, and nibble t of d.
-  struct Scales {
-    std::uint32_t w[2];
-    __device__ void load(const Byte* base, int lane) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        w[h] = read<std::uint16_t>(base, (lane / 4 + 8 * h) * 4 + lane % 4);
-    }
-  };
+  using Scales = LaneNumbers<std::uint16_t>;
   using Raw = RawTile<Nibbles<8>, Scales>;
-  static constexpr int kBytes = kCodeBytes + 128;
+  static constexpr int kBytes = kCodeBytes + Scales::kBytes;
   __device__ static void scales(const Raw& raw, int lane, LaneScales<2>& out) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {

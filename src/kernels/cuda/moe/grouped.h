@@ -1,4 +1,4 @@
-// The expert products of one weight format, as a row of pointers: what moe.cu chooses from and
+// The expert products of one weight format, as one function: what moe.cu chooses from and
 // experts_*.cu instantiate. Thread rule: status.h.
 #pragma once
 #include "formats/format.h"

@@ -11,8 +11,8 @@ namespace {
 
 /// Up to this many tokens every pair is a piece of its own: experts are rarely shared.
 constexpr std::int64_t kFewTokens = 4;
-constexpr std::int64_t kMaxSorted = 1024;  // experts that the sort has room for
 constexpr int kSortThreads = 1024;
+constexpr std::int64_t kMaxSorted = kSortThreads;  // experts: one for each thread of the sort
 constexpr std::int64_t kReferenceTokens = 64;
 
 GroupedKernel find(formats::Format format) {
@@ -140,21 +140,18 @@ Status combine(const MoeArgs& args, const float* results, Stream stream) {
   return launched();
 }
 
-/// Work memory of the slow twin: decoded matrices of one expert, hidden rows and results in f32.
-std::size_t reference_bytes(const MoeArgs& args) {
-  const std::int64_t n_pairs = args.m * args.n_active;
-  return static_cast<std::size_t>(3 * args.d_ff * args.d_model +
-                                  n_pairs * (args.d_ff + args.d_model)) *
-         4;
-}
-
 }  // namespace
 
 bool has_moe(formats::Format format) { return find(format) != nullptr; }
 
-std::size_t moe_workspace(const MoeArgs& args) {
-  return args.m <= kReferenceTokens ? std::max(Layout(args).total, reference_bytes(args))
-                                    : Layout(args).total;
+std::size_t moe_workspace(const MoeArgs& args) { return Layout(args).total; }
+
+// Decoded matrices of one expert, hidden rows and results in f32.
+std::size_t moe_reference_workspace(const MoeArgs& args) {
+  const std::int64_t n_pairs = args.m * args.n_active;
+  return static_cast<std::size_t>(3 * args.d_ff * args.d_model +
+                                  n_pairs * (args.d_ff + args.d_model)) *
+         4;
 }
 
 Status moe(const MoeArgs& args, Stream stream) {
@@ -211,7 +208,7 @@ Status moe(const MoeArgs& args, Stream stream) {
 Status moe_reference(const MoeArgs& args, Stream stream) {
   if (!has_gemm(args.gate.format) || !has_gemm(args.down.format)) return Status::kUnsupported;
   if (!valid(args) || args.m > kReferenceTokens) return Status::kBadArgument;
-  if (args.workspace_bytes < reference_bytes(args)) return Status::kNoWorkspace;
+  if (args.workspace_bytes < moe_reference_workspace(args)) return Status::kNoWorkspace;
   const std::int64_t n_pairs = args.m * args.n_active, size = args.d_ff * args.d_model;
   auto* gate = static_cast<float*>(args.workspace);
   float *up = gate + size, *down = up + size, *hidden = down + size;

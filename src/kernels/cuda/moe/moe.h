@@ -41,8 +41,9 @@ struct MoeArgs {
 /// Whether moe/kernels.inc lists this format.
 bool has_moe(formats::Format format);
 
-/// Work memory of moe() and moe_reference(); pointers in args are not looked at.
+/// Work memory; pointers in args are not looked at.
 std::size_t moe_workspace(const MoeArgs& args);
+std::size_t moe_reference_workspace(const MoeArgs& args);
 
 Status moe(const MoeArgs& args, Stream stream);
 Status moe_reference(const MoeArgs& args, Stream stream);

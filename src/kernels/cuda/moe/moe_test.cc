@@ -118,7 +118,8 @@ void run_case(const Case& c) {
   args.weights = weights_device.get();
   args.y = y.get();
   args.add = c.add;
-  Device<std::byte> workspace(static_cast<std::int64_t>(moe_workspace(args)));
+  Device<std::byte> workspace(
+      static_cast<std::int64_t>(c.reference ? moe_reference_workspace(args) : moe_workspace(args)));
   args.workspace = workspace.get();
   args.workspace_bytes = workspace.bytes();
   const Status status = c.reference ? moe_reference(args, nullptr) : moe(args, nullptr);
