@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/bytes.h"
 #include "placement/explain.h"
 #include "print.h"
 #include "session/trace_file.h"
@@ -80,8 +81,7 @@ std::string ready_screen(session::Session& session) {
   const std::string nodes = load.nodes.empty() ? "" : load.nodes + "\n";
   return placement::explain_summary(session.model()) + stand_in + nodes + load_line(load) +
          fmt::format("ready: weights {}, cache {} for {} tokens ({}); {} threads, {}\n",
-                     placement::human_bytes(load.packed_bytes),
-                     placement::human_bytes(load.kv_bytes), engine.context,
+                     human_bytes(load.packed_bytes), human_bytes(load.kv_bytes), engine.context,
                      formats::traits(engine.kv_format).name, session.cpu().pool.size(),
                      describe_caps(session.cpu().caps));
 }

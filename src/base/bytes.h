@@ -1,4 +1,5 @@
-// Bounds-checked little-endian reading from untrusted bytes, and overflow-checked products.
+// Bounds-checked little-endian reading from untrusted bytes, overflow-checked products, and amounts
+// of memory as text.
 // Every read past the end throws kBadFile with the name of the input and the offset.
 // Thread rule: a value.
 #pragma once
@@ -53,5 +54,8 @@ class ByteReader {
 inline bool checked_multiply(std::int64_t a, std::int64_t b, std::int64_t* product) {
   return a >= 0 && b >= 0 && !__builtin_mul_overflow(a, b, product);
 }
+
+/// "412.0 MiB".
+std::string human_bytes(std::uint64_t bytes);
 
 }  // namespace kt

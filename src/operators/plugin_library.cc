@@ -1,18 +1,13 @@
 #include "operators/plugin_library.h"
 
-#include <dlfcn.h>
-#include <elf.h>
-
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <set>
 #include <string_view>
 #include <vector>
 
 #include "base/error.h"
-#include "base/utf8.h"
 
 namespace kt::operators {
 namespace {
@@ -32,34 +27,6 @@ bool is_identifier(const char* text) {
   return !name.empty() && name.size() <= kMaxName && letter(name.front()) &&
          std::all_of(name.begin(), name.end(),
                      [&](char c) { return letter(c) || (c >= '0' && c <= '9'); });
-}
-
-// Why this cannot be a whole shared object, or empty. The dynamic linker maps what the program
-// headers promise without looking at the file's size, and a file cut short would end the process.
-std::string elf_problem(const std::filesystem::path& path) {
-  std::error_code ignored;
-  const std::uint64_t size = std::filesystem::file_size(path, ignored);
-  std::ifstream file(path, std::ios::binary);
-  Elf64_Ehdr header{};
-  if (!file.read(reinterpret_cast<char*>(&header), sizeof header)) return "it is too short";
-  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return "it is no ELF file";
-  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
-      header.e_type != ET_DYN || header.e_phentsize != sizeof(Elf64_Phdr)) {
-    return "it is no 64-bit shared object";
-  }
-  std::vector<Elf64_Phdr> segments(header.e_phnum);
-  file.seekg(static_cast<std::streamoff>(header.e_phoff));
-  file.read(reinterpret_cast<char*>(segments.data()),
-            static_cast<std::streamsize>(segments.size() * sizeof(Elf64_Phdr)));
-  const bool whole = file && std::all_of(segments.begin(), segments.end(), [&](const auto& s) {
-                       return s.p_offset <= size && s.p_filesz <= size - s.p_offset;
-                     });
-  return whole ? std::string() : "it is cut short";
-}
-
-std::string open_error() {
-  const char* text = ::dlerror();
-  return text == nullptr ? "unknown reason" : printable(text);  // names of symbols of the file
 }
 
 void check_devices(const kt_operator& row, const std::string& path) {
@@ -96,10 +63,6 @@ void check_kwargs(const kt_operator& row, const std::string& path) {
 }
 
 }  // namespace
-
-PluginLibrary::~PluginLibrary() {
-  if (handle_ != nullptr) ::dlclose(handle_);
-}
 
 void PluginLibrary::check_operator(const kt_operator* row) const {
   if (row == nullptr || row->size < sizeof(kt_operator)) {
@@ -138,17 +101,15 @@ std::shared_ptr<const PluginLibrary> PluginLibrary::open(const std::string& path
   if (!std::filesystem::is_regular_file(file, ignored)) {
     fail(ErrorCode::kUsage, path, "is no regular file; --plugin wants a shared object (.so)");
   }
-  if (const std::string problem = elf_problem(file); !problem.empty()) {
-    fail(ErrorCode::kBadFile, path, "cannot be opened as a plug-in: {}; {}", problem, kGuide);
-  }
   const std::shared_ptr<PluginLibrary> library(new PluginLibrary);
   library->path_ = path;
-  library->handle_ = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library->handle_ == nullptr) {
-    fail(ErrorCode::kBadFile, path, "cannot be opened as a plug-in: {}; {}", open_error(), kGuide);
+  std::string problem;
+  library->object_ = SharedObject::open(file, SharedObject::Unload::kWithObject, &problem);
+  if (library->object_ == nullptr) {
+    fail(ErrorCode::kBadFile, path, "cannot be opened as a plug-in: {}; {}", problem, kGuide);
   }
   const auto entry =
-      reinterpret_cast<kt_plugin_entry_function>(::dlsym(library->handle_, KT_PLUGIN_ENTRY));
+      reinterpret_cast<kt_plugin_entry_function>(library->object_->symbol(KT_PLUGIN_ENTRY));
   if (entry == nullptr) {
     fail(ErrorCode::kBadFile, path, "is a library without the function {}, so no plug-in; {}",
          KT_PLUGIN_ENTRY, kGuide);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/shared_object.h"
 #include "kt/plugin.h"
 
 namespace kt::operators {
@@ -13,9 +14,6 @@ class PluginLibrary {
  public:
   /// Opens and checks; throws as load_plugin.
   static std::shared_ptr<const PluginLibrary> open(const std::string& path);
-  ~PluginLibrary();
-  PluginLibrary(const PluginLibrary&) = delete;
-  PluginLibrary& operator=(const PluginLibrary&) = delete;
   const std::string& path() const { return path_; }
   const std::string& name() const { return name_; }
   const std::vector<const kt_operator*>& operators() const { return operators_; }
@@ -25,7 +23,7 @@ class PluginLibrary {
   void check_operator(const kt_operator* row) const;
   std::string path_;
   std::string name_;
-  void* handle_ = nullptr;
+  std::unique_ptr<SharedObject> object_;
   std::vector<const kt_operator*> operators_;
 };
 

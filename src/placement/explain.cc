@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/bytes.h"
 #include "placement/layer_path.h"
 
 namespace kt::placement {
@@ -25,17 +26,6 @@ std::string align(const Lines& lines, const std::set<std::size_t>& right) {
     text += out + "\n";
   }
   return text;
-}
-
-std::string human_bytes(std::uint64_t bytes) {
-  constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
-  double value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  while (value >= 1024.0 && unit + 1 < kUnits.size()) {
-    value /= 1024.0;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
 std::vector<ExplainRow> merge_layers(const std::vector<ExplainRow>& rows) {

@@ -47,7 +47,4 @@ std::string explain_summary(operators::Module& root);
 using Lines = std::vector<std::vector<std::string>>;
 std::string align(const Lines& lines, const std::set<std::size_t>& right);
 
-/// "412.0 MiB".
-std::string human_bytes(std::uint64_t bytes);
-
 }  // namespace kt::placement

@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "base/bytes.h"
 #include "placement/explain.h"
 
 namespace kt::placement {

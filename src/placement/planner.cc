@@ -4,8 +4,8 @@
 #include <map>
 #include <set>
 
+#include "base/bytes.h"
 #include "models/model.h"
-#include "placement/explain.h"
 #include "placement/gpu_fill.h"
 
 namespace kt::placement {

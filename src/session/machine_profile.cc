@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/env.h"
+#include "base/noise.h"
 #include "base/topology.h"
 #include "io/atomic_file.h"
 #include "session/bandwidth.h"

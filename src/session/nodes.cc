@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "placement/explain.h"
+#include "base/bytes.h"
 
 namespace kt::session {
 namespace {
@@ -22,8 +22,8 @@ std::string shortage(const Topology& topology, const backend::CpuPlace& place, i
                                                  static_cast<double>(n_threads));
     if (part + margin <= node->memory_available) continue;
     return fmt::format("node {} has {} available, its part with {} of {} threads is {}", node->id,
-                       placement::human_bytes(node->memory_available), group.n_workers, n_threads,
-                       placement::human_bytes(part));
+                       human_bytes(node->memory_available), group.n_workers, n_threads,
+                       human_bytes(part));
   }
   return {};
 }

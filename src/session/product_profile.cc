@@ -4,6 +4,8 @@
 #include <random>
 #include <span>
 
+#include "base/noise.h"
+
 namespace kt::session {
 namespace {
 
@@ -101,16 +103,6 @@ double measure_jump(backend::Cpu& cpu, const backend::PackedMatrix& matrix) {
 }
 
 }  // namespace
-
-std::vector<float> noise(std::int64_t n) {
-  std::vector<float> values(static_cast<std::size_t>(n));
-  std::uint32_t state = 1;
-  for (float& v : values) {
-    state = state * 1664525u + 1013904223u;
-    v = static_cast<float>(static_cast<std::int32_t>(state >> 8) - (1 << 23)) / (1 << 24);
-  }
-  return values;
-}
 
 ProductProfile measure_products(backend::Cpu& cpu, placement::WeightKind kind, std::int64_t k,
                                 std::uint64_t bytes) {

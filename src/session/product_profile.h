@@ -30,9 +30,6 @@ struct ProductProfile {
 ProductProfile measure_products(backend::Cpu& cpu, placement::WeightKind kind, std::int64_t k,
                                 std::uint64_t bytes);
 
-/// Noise in [-0.5, 0.5), always the same.
-std::vector<float> noise(std::int64_t n);
-
 /// Least of some runs of f(): other programs only add time.
 template <class F>
 double least_seconds(int runs, F&& f) {
