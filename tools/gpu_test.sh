@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it) and their bench, on the first GPU. The
-# programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
+# ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it), that of the plug-in, and the bench, on the
+# first GPU. The programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
 #   KT_GPU_BUILD=FOLDER tools/gpu_test.sh
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -16,5 +16,6 @@ fi
 
 status=0
 timeout 300 "$bin/test_cuda_kernels" "$@" || status=1
+timeout 300 "$bin/test_cuda_plugin" || status=1
 timeout 300 "$bin/bench_cuda_kernels" --json "$results/gpu-bench.json" || status=1
 exit "$status"

@@ -11,6 +11,7 @@ const char* status_text(Status status) {
     case Status::kBadArgument: return "bad argument";
     case Status::kNoWorkspace: return "too little work memory";
     case Status::kNoLibrary: return "cuBLASLt not found";
+    case Status::kNoMemory: return "out of memory";
     case Status::kDeviceFailed: return "the device failed";
   }
   return "unknown";

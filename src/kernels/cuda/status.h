@@ -22,6 +22,7 @@ enum class Status : std::uint8_t {
   kBadArgument,   // sizes, strides or alignment contradict the header
   kNoWorkspace,   // less work memory than the function asks for
   kNoLibrary,     // cuBLASLt was not found on this machine
+  kNoMemory,      // an allocation failed; no kernel returns this
   kDeviceFailed,  // CUDA refused a launch; device_error_text() says why
 };
 

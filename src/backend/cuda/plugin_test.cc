@@ -1,0 +1,130 @@
+// The plug-in on a real GPU, through backend/gpu: memory, copies, graphs, the hand-off between GPU
+// and CPU by flags, and the self-check. The plug-in is looked for as `kt` does.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+
+#include "backend/gpu/gpu.h"
+#include "backend/gpu/self_check.h"
+#include "backend/gpu/test_copies.h"
+
+namespace kt::backend {
+namespace {
+
+class CudaPlugin : public testing::Test {
+ protected:
+  void SetUp() override {
+    library_ = GpuLibrary::find("");
+    ASSERT_NE(library_, nullptr) << "no " << GpuLibrary::kFileName;
+    ASSERT_EQ(library_->gpus().problem, "");
+  }
+  std::shared_ptr<const GpuLibrary> library_;
+};
+
+TEST_F(CudaPlugin, DescribesTheDevice) {
+  const GpuDescription d = library_->gpus().gpus.at(0);
+  EXPECT_STRNE(d.name, "");
+  EXPECT_STRNE(d.pci_bus, "");
+  EXPECT_GE(d.major, 7);
+  EXPECT_GE(d.driver, 13000);
+  EXPECT_GT(d.total_bytes, std::size_t{1} << 30);
+  EXPECT_GT(d.info.n_sms, 0);
+  EXPECT_GT(d.info.l2_bytes, 0u);
+}
+
+TEST_F(CudaPlugin, MemoryThatIsNotThereIsAnErrorAndLeavesNoTrace) {
+  const std::size_t total = library_->gpus().gpus.at(0).total_bytes;
+  try {
+    Gpu(library_, 0, total + 1);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kNoMemory) << e.what();
+    EXPECT_NE(std::string(e.what()).find("of its memory are wanted"), std::string::npos);
+  }
+  Gpu gpu(library_, 0, 1 << 20);
+  void* data = nullptr;
+  EXPECT_EQ(gpu.api().device_malloc(total, &data), Status::kNoMemory);
+  EXPECT_STREQ(gpu.api().error_text(), "out of memory");
+  // A kernel's launch does not take that error for its own.
+  std::uint16_t row[8] = {};
+  auto* x = gpu.allocate<std::uint16_t>(8);
+  auto* flag = gpu.allocate<std::int32_t>(1);
+  gpu.upload(x, row, sizeof row);
+  EXPECT_EQ(gpu.api().check_finite(x, kernels::cuda::Type::kBF16, 1, 8, flag, gpu.stream()),
+            Status::kOk);
+  gpu.synchronize();
+}
+
+TEST_F(CudaPlugin, CopiesMoreThanTheStagingHolds) {
+  Gpu gpu(library_, 0, std::size_t{48} << 20);
+  expect_copies(gpu);
+}
+
+TEST_F(CudaPlugin, RegisteredMemoryIsSeenByTheDevice) {
+  Gpu gpu(library_, 0, 1 << 20);
+  std::vector<std::uint32_t> host(1 << 16, 3u);
+  gpu.check(gpu.api().host_register(host.data(), host.size() * 4), "host_register");
+  void* address = nullptr;
+  gpu.check(gpu.api().device_address(host.data(), &address), "device_address");
+  gpu.check(gpu.api().fill(address, 0x22, 8, gpu.stream()), "fill");
+  gpu.synchronize();
+  EXPECT_EQ(host[1], 0x22222222u);
+  EXPECT_EQ(host[2], 3u);
+  gpu.api().host_unregister(host.data());
+}
+
+// What a layer with experts on the CPU does, thirty times in one graph: the GPU counts a flag up,
+// the CPU answers, the GPU goes on.
+TEST_F(CudaPlugin, HandsOverToTheCpuAndBackInsideAGraph) {
+  constexpr std::uint32_t kLayers = 30, kReplays = 20;
+  Gpu gpu(library_, 0, 1 << 20);
+  const PinnedMemory memory = gpu.pinned(256);
+  auto* flags = static_cast<std::uint32_t*>(memory.get());
+  void* address = nullptr;
+  gpu.check(gpu.api().device_address(flags, &address), "device_address");
+  auto* to_cpu = static_cast<std::uint32_t*>(address);
+  auto* to_gpu = to_cpu + 32;
+  const GpuEvent from = gpu.event(true), to = gpu.event(true);
+  const GpuGraph graph = gpu.record([&] {
+    for (std::uint32_t layer = 1; layer <= kLayers; ++layer) {
+      gpu.check(gpu.api().write_flag(to_cpu, layer, gpu.stream()), "write_flag");
+      gpu.check(gpu.api().wait_flag(to_gpu, layer, gpu.stream()), "wait_flag");
+    }
+  });
+  float least = 1e9f;
+  for (std::uint32_t replay = 0; replay < kReplays; ++replay) {
+    flags[0] = flags[32] = 0;
+    std::thread cpu([&] {
+      for (std::uint32_t layer = 1; layer <= kLayers; ++layer) {
+        while (__atomic_load_n(&flags[0], __ATOMIC_ACQUIRE) < layer) {
+        }
+        __atomic_store_n(&flags[32], layer, __ATOMIC_RELEASE);
+      }
+    });
+    gpu.check(gpu.api().event_record(from.get(), gpu.stream()), "event_record");
+    gpu.check(gpu.api().graph_launch(graph.get(), gpu.stream()), "graph_launch");
+    gpu.check(gpu.api().event_record(to.get(), gpu.stream()), "event_record");
+    gpu.synchronize();
+    cpu.join();
+    float milliseconds = 0.0f;
+    gpu.check(gpu.api().event_elapsed(from.get(), to.get(), &milliseconds), "event_elapsed");
+    least = std::min(least, milliseconds);
+  }
+  std::printf("one hand-over and back: %.2f us\n", 1e3 * least / kLayers);
+  EXPECT_LT(1e3 * least / kLayers, 50.0);
+}
+
+TEST_F(CudaPlugin, FastKernelsAgreeWithTheirSlowTwins) {
+  Gpu gpu(library_, 0, kGpuCheckBytes);
+  for (const GpuCheck& c : check_gpu(gpu)) {
+    const bool no_blas = gpu.blas() == nullptr && c.what.ends_with("128 rows");
+    EXPECT_EQ(c.outcome, no_blas ? GpuCheck::Outcome::kAbsent : GpuCheck::Outcome::kAgrees)
+        << c.family << " " << c.what << ": " << c.error << " " << c.problem;
+    std::printf("%s %s: %.1e\n", c.family.c_str(), c.what.c_str(), c.error);
+  }
+}
+
+}  // namespace
+}  // namespace kt::backend

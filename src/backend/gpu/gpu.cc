@@ -1,0 +1,136 @@
+#include "backend/gpu/gpu.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/bytes.h"
+
+namespace kt::backend {
+namespace {
+
+ErrorCode error_code(Status status) {
+  switch (status) {
+    case Status::kUnsupported:
+    case Status::kNoLibrary: return ErrorCode::kUnsupported;
+    case Status::kNoMemory: return ErrorCode::kNoMemory;
+    case Status::kDeviceFailed: return ErrorCode::kIo;
+    case Status::kOk:
+    case Status::kBadArgument:
+    case Status::kNoWorkspace: break;
+  }
+  return ErrorCode::kInternal;
+}
+
+}  // namespace
+
+Gpu::Gpu(std::shared_ptr<const GpuLibrary> library, int device, std::size_t bytes)
+    : library_(std::move(library)), device_(device) {
+  const GpuList list = library_->gpus();
+  const auto n = static_cast<int>(list.gpus.size());
+  if (device < 0 || device >= n) {
+    fail(ErrorCode::kNotFound, fmt::format("GPU {}", device), "there is no such GPU: {}",
+         n == 0 ? list.problem : fmt::format("the driver shows {}, counted from 0", n));
+  }
+  description_ = list.gpus[static_cast<std::size_t>(device)];
+  use();
+  Stream stream = nullptr;
+  check(api().stream_create(&stream), "stream_create");
+  stream_ = GpuStream(api(), stream);
+  kernels::cuda::BlasLt* blas = nullptr;
+  const Status opened = api().blas_open(&blas);
+  if (opened != Status::kNoLibrary) check(opened, "blas_open");
+  blas_ = GpuBlas(api(), blas);
+  pinned_ = pinned(2 * kStagingBytes);
+  for (std::size_t i = 0; i < 2; ++i) {
+    staging_[i] = {static_cast<std::byte*>(pinned_.get()) + i * kStagingBytes, event(false)};
+  }
+  reserve(bytes);
+}
+
+Gpu::~Gpu() {
+  // Nothing may be freed under work that still runs; what fails here has been reported before.
+  if (api().use_device(device_) == Status::kOk) api().stream_synchronize(stream());
+}
+
+void Gpu::use() const { check(api().use_device(device_), "use_device"); }
+
+void Gpu::check(Status status, const char* what) const {
+  if (status == Status::kOk) return;
+  const bool has_text = status == Status::kDeviceFailed || status == Status::kNoMemory;
+  fail(error_code(status), fmt::format("GPU {} ({})", device_, description_.name), "{}: {}{}{}",
+       what, api().status_text(status), has_text ? ": " : "", has_text ? api().error_text() : "");
+}
+
+void Gpu::reserve(std::size_t bytes) {
+  if (bytes == 0) return;
+  std::size_t free = 0, total = 0;
+  check(api().device_memory(&free, &total), "device_memory");
+  void* data = nullptr;
+  const Status status = bytes <= free ? api().device_malloc(bytes, &data) : Status::kNoMemory;
+  if (status == Status::kNoMemory) {
+    fail(ErrorCode::kNoMemory, fmt::format("GPU {} ({})", device_, description_.name),
+         "{} of its memory are wanted, {} of {} are free; lower what kt may use or close other "
+         "programs on this GPU (nvidia-smi lists them)",
+         human_bytes(bytes), human_bytes(free), human_bytes(total));
+  }
+  check(status, "device_malloc");
+  memory_ = DeviceMemory(api(), data);
+  reserved_ = bytes;
+}
+
+std::byte* Gpu::allocate_bytes(std::size_t bytes) {
+  const std::size_t begin = (used_ + kAlignment - 1) / kAlignment * kAlignment;
+  if (begin > reserved_ || bytes > reserved_ - begin) {
+    fail(ErrorCode::kNoMemory, fmt::format("GPU {} ({})", device_, description_.name),
+         "{} more are wanted, {} are left of the {} that were reserved", human_bytes(bytes),
+         human_bytes(reserved_ - std::min(begin, reserved_)), human_bytes(reserved_));
+  }
+  used_ = begin + bytes;
+  return static_cast<std::byte*>(memory_.get()) + begin;
+}
+
+void Gpu::upload(void* to, const void* from, std::size_t bytes) {
+  std::size_t turn = 0;
+  for (std::size_t at = 0; at < bytes; at += kStagingBytes, turn ^= 1) {
+    const std::size_t n = std::min(kStagingBytes, bytes - at);
+    const Staging& half = staging_[turn];
+    check(api().event_synchronize(half.done.get()), "event_synchronize");
+    std::memcpy(half.data, static_cast<const std::byte*>(from) + at, n);
+    check(api().copy(static_cast<std::byte*>(to) + at, half.data, n, CopyKind::kToDevice, stream()),
+          "copy");
+    check(api().event_record(half.done.get(), stream()), "event_record");
+  }
+}
+
+void Gpu::download(void* to, const void* from, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += 2 * kStagingBytes) {
+    const std::size_t n = std::min(2 * kStagingBytes, bytes - at);
+    check(api().copy(pinned_.get(), static_cast<const std::byte*>(from) + at, n, CopyKind::kToHost,
+                     stream()),
+          "copy");
+    synchronize();
+    std::memcpy(static_cast<std::byte*>(to) + at, pinned_.get(), n);
+  }
+}
+
+void Gpu::synchronize() { check(api().stream_synchronize(stream()), "stream_synchronize"); }
+
+PinnedMemory Gpu::pinned(std::size_t bytes) const {
+  void* data = nullptr;
+  check(api().host_malloc(bytes, &data), "host_malloc");
+  return {api(), data};
+}
+
+GpuEvent Gpu::event(bool timed) const {
+  GpuEventHandle handle = nullptr;
+  check(api().event_create(timed, &handle), "event_create");
+  return {api(), handle};
+}
+
+GpuGraph Gpu::end_recording() {
+  GpuGraphHandle handle = nullptr;
+  check(api().graph_end(stream(), &handle), "graph_end");
+  return {api(), handle};
+}
+
+}  // namespace kt::backend

@@ -1,0 +1,246 @@
+#include "backend/gpu/self_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "base/half.h"
+#include "base/noise.h"
+#include "kernels/cuda/gemm/reference.h"
+
+namespace kt::backend {
+namespace {
+
+using formats::Format;
+using kernels::cuda::AttentionArgs;
+using kernels::cuda::GemmArgs;
+using kernels::cuda::Matrix;
+using kernels::cuda::MoeArgs;
+using kernels::cuda::SequenceItem;
+using kernels::cuda::Type;
+
+double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
+  double difference = 0.0, size = 0.0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double d = double{got[i]} - want[i];
+    difference += d * d;
+    size += double{want[i]} * want[i];
+  }
+  const double error = std::sqrt(difference / size);
+  return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
+}
+
+std::string format_name(Format format) { return std::string(formats::traits(format).name); }
+
+std::string rows_text(std::int64_t m) { return m == 1 ? "1 row" : fmt::format("{} rows", m); }
+
+/// Both ways to compute the n values of y.
+struct Pair {
+  std::function<Status()> fast, slow;
+  float* y = nullptr;
+  std::int64_t n = 0;
+};
+
+class SelfCheck {
+ public:
+  explicit SelfCheck(Gpu& gpu) : gpu_(gpu) {}
+  std::vector<GpuCheck> run();
+
+ private:
+  const GpuApi& api() const { return gpu_.api(); }
+  void products(Format format);
+  void experts(Format gate, Format down);
+  void attention(std::int64_t dim_qk, std::int64_t dim_v, std::int64_t n_kv_heads);
+
+  template <class T>
+  T* put(const std::vector<T>& values) {
+    T* to = gpu_.allocate<T>(static_cast<std::int64_t>(values.size()));
+    gpu_.upload(to, values.data(), values.size() * sizeof(T));
+    return to;
+  }
+  std::uint16_t* put_bf16(std::int64_t n, std::uint32_t seed) {
+    std::vector<std::uint16_t> x;
+    for (const float v : noise(n, seed)) x.push_back(f32_to_bf16(v));
+    return put(x);
+  }
+  /// `count` packed matrices, one after the other; `shape` says format, n and k.
+  std::byte* put_matrices(const Matrix& shape, std::int64_t count, std::uint32_t seed);
+
+  std::vector<float> values(const Pair& pair, const std::function<Status()>& compute);
+  void compare(GpuCheck check, const std::function<Pair()>& prepare);
+  void absent(GpuCheck check, const char* problem) {
+    check.problem = problem;
+    results_.push_back(std::move(check));
+  }
+
+  Gpu& gpu_;
+  std::vector<GpuCheck> results_;
+};
+
+std::byte* SelfCheck::put_matrices(const Matrix& shape, std::int64_t count, std::uint32_t seed) {
+  const std::size_t row = formats::row_bytes(shape.format, shape.k);
+  const std::vector<float> x = noise(count * shape.n * shape.k, seed);
+  std::vector<std::byte> rows(static_cast<std::size_t>(count * shape.n) * row);
+  for (std::int64_t i = 0; i < count * shape.n; ++i) {
+    formats::traits(shape.format)
+        .encode(x.data() + i * shape.k, nullptr, rows.data() + static_cast<std::size_t>(i) * row,
+                shape.k);
+  }
+  const std::byte* in_file_order = put(rows);
+  const std::size_t bytes = api().packed_bytes(shape.format, shape.n, shape.k);
+  std::byte* tiles = gpu_.allocate_bytes(static_cast<std::size_t>(count) * bytes);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    gpu_.check(
+        api().pack(shape.format, in_file_order + at * static_cast<std::size_t>(shape.n) * row,
+                   shape.n, shape.k, tiles + at * bytes, gpu_.stream()),
+        "pack");
+  }
+  return tiles;
+}
+
+std::vector<float> SelfCheck::values(const Pair& pair, const std::function<Status()>& compute) {
+  std::vector<float> y(static_cast<std::size_t>(pair.n));
+  constexpr int kNaN = 0xff;  // a value that no kernel writes is seen
+  gpu_.check(api().fill(pair.y, kNaN, y.size() * sizeof(float), gpu_.stream()), "fill");
+  gpu_.check(compute(), "kernel");
+  gpu_.download(y.data(), pair.y, y.size() * sizeof(float));
+  return y;
+}
+
+void SelfCheck::compare(GpuCheck check, const std::function<Pair()>& prepare) {
+  const std::size_t mark = gpu_.mark();
+  try {
+    const Pair pair = prepare();
+    const std::vector<float> slow = values(pair, pair.slow);
+    check.error = relative_error(values(pair, pair.fast), slow);
+    check.outcome =
+        check.error <= kLargestGpuError ? GpuCheck::Outcome::kAgrees : GpuCheck::Outcome::kDiffers;
+  } catch (const Error& e) {
+    check.outcome = GpuCheck::Outcome::kFailed;
+    check.problem = e.what();
+  }
+  gpu_.release(mark);
+  results_.push_back(std::move(check));
+}
+
+void SelfCheck::products(Format format) {
+  if (!api().has_gemm(format)) return absent({"products", format_name(format)}, "no kernel");
+  for (const std::int64_t m : {1, 8, 64, 128}) {
+    const GpuCheck check{"products", fmt::format("{}, {}", format_name(format), rows_text(m))};
+    if (m > kernels::cuda::kDirectRows && gpu_.blas() == nullptr) {
+      absent(check, "cuBLASLt was not found");
+      continue;
+    }
+    compare(check, [this, format, m] {
+      GemmArgs args;
+      args.w = {format, nullptr, 264, 1024};  // the last tile is half full
+      args.w.tiles = put_matrices(args.w, 1, 1);
+      args.x = put_bf16(m * args.w.k, 2);
+      args.x_stride = args.w.k;
+      args.m = m;
+      args.y_stride = args.w.n;
+      float* y = gpu_.allocate<float>(m * args.w.n);
+      args.y = y;
+      args.workspace_bytes = std::max(api().gemm_workspace(args.w, m, gpu_.info()),
+                                      kernels::cuda::reference_slab_bytes(args.w));
+      args.workspace = gpu_.allocate_bytes(args.workspace_bytes);
+      return Pair{[=, this] { return api().gemm(args, gpu_.info(), gpu_.blas(), gpu_.stream()); },
+                  [=, this] { return api().gemm_reference(args, gpu_.stream()); }, y, m * args.w.n};
+    });
+  }
+}
+
+void SelfCheck::experts(Format gate, Format down) {
+  const std::string name = format_name(gate) + " and " + format_name(down);
+  if (!api().has_moe(gate) || !api().has_moe(down)) return absent({"experts", name}, "no kernel");
+  for (const std::int64_t m : {1, 24}) {
+    compare({"experts", fmt::format("{}, {}", name, rows_text(m))}, [this, gate, down, m] {
+      MoeArgs args;
+      args.n_experts = 8;
+      args.d_model = 512;
+      args.d_ff = 256;
+      args.n_active = 2;
+      args.m = m;
+      args.gate = {gate, put_matrices({gate, nullptr, args.d_ff, args.d_model}, 8, 1)};
+      args.up = {gate, put_matrices({gate, nullptr, args.d_ff, args.d_model}, 8, 2)};
+      args.down = {down, put_matrices({down, nullptr, args.d_model, args.d_ff}, 8, 3)};
+      args.x = put_bf16(m * args.d_model, 4);
+      std::vector<std::int32_t> ids;
+      for (std::int64_t i = 0; i < m * args.n_active; ++i)
+        ids.push_back(static_cast<std::int32_t>(i * 5 % 7));  // the last expert gets nothing
+      args.ids = put(ids);
+      args.weights = put(noise(m * args.n_active, 5));
+      args.x_stride = args.y_stride = args.d_model;
+      float* y = gpu_.allocate<float>(m * args.d_model);
+      args.y = y;
+      args.workspace_bytes =
+          std::max(api().moe_workspace(args), api().moe_reference_workspace(args));
+      args.workspace = gpu_.allocate_bytes(args.workspace_bytes);
+      return Pair{[=, this] { return api().moe(args, gpu_.stream()); },
+                  [=, this] { return api().moe_reference(args, gpu_.stream()); }, y,
+                  m * args.d_model};
+    });
+  }
+}
+
+// One sequence that decodes and one with a prompt, over pages that lie backwards.
+void SelfCheck::attention(std::int64_t dim_qk, std::int64_t dim_v, std::int64_t n_kv_heads) {
+  const bool latent = n_kv_heads == 1;
+  const GpuCheck check{"attention", fmt::format("{} {}+{}", latent ? "MLA" : "GQA", dim_qk, dim_v)};
+  if (!api().has_attention(dim_qk, dim_v)) return absent(check, "no kernel");
+  compare(check, [=, this] {
+    const std::vector<SequenceItem> items = {{0, 1, 700, 0}, {1, 17, 63, 1}};
+    constexpr std::int64_t kPages = 12, kTables = 2;
+    std::vector<std::int32_t> pages(kTables * kPages);
+    for (std::size_t i = 0; i < pages.size(); ++i)
+      pages[i] = static_cast<std::int32_t>(pages.size() - 1 - i);
+    AttentionArgs args;
+    args.n_heads = 16;
+    args.n_kv_heads = n_kv_heads;
+    args.dim_qk = dim_qk;
+    args.dim_v = dim_v;
+    args.n_items = static_cast<std::int64_t>(items.size());
+    args.n_rows = 18;
+    args.max_item_rows = 17;
+    args.max_keys = 701;
+    args.q = put_bf16(args.n_rows * args.n_heads * dim_qk, 1);
+    args.q_token_stride = args.n_heads * dim_qk;
+    args.q_head_stride = dim_qk;
+    const std::int64_t n_tokens = kTables * kPages * kernels::cuda::kPageLen;
+    args.k = {put_bf16(n_tokens * n_kv_heads * dim_qk, 2), n_kv_heads * dim_qk, dim_qk};
+    args.v = args.k;
+    if (!latent) args.v = {put_bf16(n_tokens * n_kv_heads * dim_v, 3), n_kv_heads * dim_v, dim_v};
+    args.table = {put(pages), kPages};
+    args.items = put(items);
+    args.out_type = Type::kF32;
+    const std::int64_t n = args.n_rows * args.n_heads * dim_v;
+    float* out = gpu_.allocate<float>(n);
+    args.out = out;
+    args.split_keys = api().attention_split_keys(args, gpu_.info());
+    args.workspace_bytes =
+        std::max(api().attention_workspace(args), api().attention_reference_workspace(args));
+    args.workspace = gpu_.allocate_bytes(args.workspace_bytes);
+    return Pair{[=, this] { return api().attention(args, gpu_.stream()); },
+                [=, this] { return api().attention_reference(args, gpu_.stream()); }, out, n};
+  });
+}
+
+std::vector<GpuCheck> SelfCheck::run() {
+  for (const Format format : {Format::kBF16, Format::kQ8_0, Format::kQ4_K, Format::kQ6_K,
+                              Format::kF8_E4M3_B128, Format::kI4_128}) {
+    products(format);
+  }
+  experts(Format::kQ4_K, Format::kQ6_K);
+  experts(Format::kBF16, Format::kBF16);
+  attention(128, 128, 4);
+  attention(576, 512, 1);
+  return std::move(results_);
+}
+
+}  // namespace
+
+std::vector<GpuCheck> check_gpu(Gpu& gpu) { return SelfCheck(gpu).run(); }
+
+}  // namespace kt::backend

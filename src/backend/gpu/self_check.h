@@ -1,0 +1,37 @@
+// The self-check of a GPU: every family of fast kernels beside its slow twin on small
+// random data, products of a few formats at the numbers of rows where the way to compute changes.
+//
+//   error = |fast - slow| / |slow|   over all values (the 2-norm); not finite counts as infinite
+//
+// bf16 rounding makes 1e-3 of it, a wrong kernel a good part of 1.
+// Thread rule: as the Gpu.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "backend/gpu/gpu.h"
+
+namespace kt::backend {
+
+struct GpuCheck {
+  enum class Outcome {
+    kAgrees,
+    kDiffers,
+    kFailed,  // problem says how
+    kAbsent,  // not in this plug-in, or no cuBLASLt
+  };
+  std::string family;  // "products", "experts", "attention"
+  std::string what;    // "Q4_K, 8 rows"
+  Outcome outcome = Outcome::kAbsent;
+  double error = 0.0;
+  std::string problem;
+};
+
+inline constexpr double kLargestGpuError = 1e-2;
+/// Reserved memory that the self-check wants free.
+inline constexpr std::size_t kGpuCheckBytes = std::size_t{48} << 20;
+
+/// Runs all of them; allocations are given back. A failing kernel is a result, not an exception.
+std::vector<GpuCheck> check_gpu(Gpu& gpu);
+
+}  // namespace kt::backend

@@ -1,0 +1,292 @@
+// A GPU plug-in without a GPU: two devices of host memory, streams that run at once, products as
+// loops over decoded rows; no other kernel. FAKE_… (CMakeLists.txt) says what is wrong with it.
+#include "backend/gpu/test_fixtures/fake_gpu.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "base/half.h"
+
+using Clock = std::chrono::steady_clock;
+using Work = std::vector<std::function<void()>>;
+struct CUstream_st {
+  bool recording = false;
+  Work work;
+};
+struct CUevent_st {
+  Clock::time_point when;
+};
+struct CUgraphExec_st {
+  Work work;
+};
+
+extern "C" __attribute__((visibility("default"))) kt::backend::FakeGpuSettings fake_gpu_settings;
+kt::backend::FakeGpuSettings fake_gpu_settings;
+
+namespace kt::backend {
+namespace {
+
+using namespace kernels::cuda;
+
+constexpr int kDevices = 2;
+FakeGpuSettings& settings = fake_gpu_settings;
+std::map<void*, std::size_t> device_blocks;
+
+Status outcome(const char* call) {
+  const bool fails = settings.failing != nullptr && std::strcmp(settings.failing, call) == 0;
+  return fails ? settings.failure : Status::kOk;
+}
+
+// Runs at once, or later when the stream records.
+template <class F>
+Status enqueue(const char* call, Stream stream, F&& f) {
+  const Status status = outcome(call);
+  if (status != Status::kOk) return status;
+  if (stream->recording) {
+    stream->work.emplace_back(std::forward<F>(f));
+  } else {
+    f();
+  }
+  return Status::kOk;
+}
+
+template <class T>
+Status make(const char* call, T value, T** out) {
+  const Status status = outcome(call);
+  if (status != Status::kOk) return status;
+  *out = new T(std::move(value));
+  ++settings.n_held;
+  return status;
+}
+
+std::size_t device_bytes() {
+  std::size_t sum = settings.taken_bytes;
+  for (const auto& [data, bytes] : device_blocks) sum += bytes;
+  return sum;
+}
+
+Status allocate(const char* call, std::size_t bytes, void** out) {
+  const Status status = outcome(call);
+  if (status != Status::kOk) return status;
+  *out = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  ++settings.n_held;
+  return *out == nullptr ? Status::kNoMemory : Status::kOk;
+}
+
+void give_back(void* data) {
+  std::free(data);
+  --settings.n_held;
+}
+
+void set_devices(GpuApi& api) {
+  api.error_text = [] { return "the stand-in was told to fail"; };
+  api.device_count = [](const char**) { return kDevices; };
+  api.describe = [](int device, GpuDescription* out) {
+    std::strcpy(out->name, "Stand-in GPU");
+    std::strcpy(out->pci_bus, device == 0 ? "0000:01:00.0" : "0000:02:00.0");
+    out->major = 9;
+    out->driver = 13000;
+    out->total_bytes = settings.total_bytes;
+    out->info = {4, 1 << 20};
+    return outcome("describe");
+  };
+  api.use_device = [](int device) {
+    settings.device = device;
+    return outcome("use_device");
+  };
+  api.device_memory = [](std::size_t* free, std::size_t* total) {
+    *total = settings.total_bytes;
+    *free = settings.total_bytes - device_bytes();
+    return outcome("device_memory");
+  };
+  api.device_malloc = [](std::size_t bytes, void** out) {
+    if (device_bytes() + bytes > settings.total_bytes) return Status::kNoMemory;
+    const Status status = allocate("device_malloc", bytes, out);
+    if (status == Status::kOk) device_blocks[*out] = bytes;
+    return status;
+  };
+  api.device_free = [](void* data) {
+    device_blocks.erase(data);
+    give_back(data);
+  };
+  api.host_malloc = [](std::size_t bytes, void** out) {
+    return allocate("host_malloc", bytes, out);
+  };
+  api.host_free = give_back;
+  api.host_register = [](void*, std::size_t) { return outcome("host_register"); };
+  api.device_address = [](void* host, void** out) {
+    *out = host;
+    return outcome("device_address");
+  };
+}
+
+void set_streams(GpuApi& api) {
+  api.stream_create = [](Stream* out) { return make("stream_create", CUstream_st(), out); };
+  api.stream_destroy = [](Stream stream) {
+    delete stream;
+    --settings.n_held;
+  };
+  api.stream_synchronize = [](Stream) { return outcome("stream_synchronize"); };
+  api.stream_wait_event = [](Stream, GpuEventHandle) { return outcome("stream_wait_event"); };
+  api.event_create = [](bool, GpuEventHandle* out) {
+    return make("event_create", CUevent_st(), out);
+  };
+  api.event_destroy = [](GpuEventHandle event) {
+    delete event;
+    --settings.n_held;
+  };
+  api.event_record = [](GpuEventHandle event, Stream stream) {
+    return enqueue("event_record", stream, [event] { event->when = Clock::now(); });
+  };
+  api.event_synchronize = [](GpuEventHandle) { return outcome("event_synchronize"); };
+  api.event_elapsed = [](GpuEventHandle from, GpuEventHandle to, float* milliseconds) {
+    *milliseconds = std::chrono::duration<float, std::milli>(to->when - from->when).count();
+    return outcome("event_elapsed");
+  };
+}
+
+void set_work(GpuApi& api) {
+  api.copy = [](void* to, const void* from, std::size_t bytes, CopyKind, Stream stream) {
+    return enqueue("copy", stream, [=] { std::memcpy(to, from, bytes); });
+  };
+  api.copy_2d = [](const Copy2d& copy, Stream stream) {
+    return enqueue("copy_2d", stream, [copy] {
+      for (std::size_t i = 0; i < copy.n_rows; ++i) {
+        std::memcpy(static_cast<std::byte*>(copy.to) + i * copy.to_stride,
+                    static_cast<const std::byte*>(copy.from) + i * copy.from_stride,
+                    copy.row_bytes);
+      }
+    });
+  };
+  api.fill = [](void* data, int byte, std::size_t bytes, Stream stream) {
+    return enqueue("fill", stream, [=] { std::memset(data, byte, bytes); });
+  };
+  api.write_flag = [](void* flag, std::uint32_t value, Stream stream) {
+    return enqueue("write_flag", stream, [=] {
+      __atomic_store_n(static_cast<std::uint32_t*>(flag), value, __ATOMIC_RELEASE);
+    });
+  };
+  api.wait_flag = [](void* flag, std::uint32_t value, Stream stream) {
+    return enqueue("wait_flag", stream, [=] {
+      const auto* word = static_cast<std::uint32_t*>(flag);
+      while (static_cast<std::int32_t>(__atomic_load_n(word, __ATOMIC_ACQUIRE) - value) < 0)
+        std::this_thread::yield();
+    });
+  };
+  api.graph_begin = [](Stream stream) {
+    stream->recording = true;
+    return outcome("graph_begin");
+  };
+  api.graph_end = [](Stream stream, GpuGraphHandle* out) {
+    stream->recording = false;
+    return make("graph_end", CUgraphExec_st{std::exchange(stream->work, {})}, out);
+  };
+  api.graph_launch = [](GpuGraphHandle graph, Stream) {
+    for (const auto& f : graph->work) f();
+    return outcome("graph_launch");
+  };
+  api.graph_destroy = [](GpuGraphHandle graph) {
+    delete graph;
+    --settings.n_held;
+  };
+}
+
+float element(const void* data, Type type, std::int64_t i) {
+  return type == Type::kF32 ? static_cast<const float*>(data)[i]
+                            : bf16_to_f32(static_cast<const std::uint16_t*>(data)[i]);
+}
+
+// y as f32; the rows of w are in file order.
+Status multiply(const char* call, const GemmArgs& args, float factor, Stream stream) {
+  if (args.y_type != Type::kF32) return Status::kUnsupported;
+  return enqueue(call, stream, [args, factor] {
+    std::vector<float> row(static_cast<std::size_t>(args.w.k)), x;
+    for (std::int64_t m = 0; m < args.m; ++m) {
+      for (std::int64_t k = 0; k < args.w.k; ++k)
+        x.push_back(element(args.x, args.x_type, m * args.x_stride + k));
+    }
+    for (std::int64_t n = 0; n < args.w.n; ++n) {
+      const auto* at = static_cast<const std::byte*>(args.w.tiles) +
+                       static_cast<std::size_t>(n) * formats::row_bytes(args.w.format, args.w.k);
+      formats::traits(args.w.format).decode(at, row.data(), args.w.k);
+      for (std::int64_t m = 0; m < args.m; ++m) {
+        float sum = 0.0f;
+        for (std::int64_t k = 0; k < args.w.k; ++k)
+          sum += row[static_cast<std::size_t>(k)] * x[static_cast<std::size_t>(m * args.w.k + k)];
+        static_cast<float*>(args.y)[m * args.y_stride + n] = factor * sum;
+      }
+    }
+  });
+}
+
+void set_kernels(GpuApi& api) {
+  api.status_text = [](Status status) {
+    return status == Status::kNoMemory ? "out of memory" : "the device failed";
+  };
+  api.blas_open = [](BlasLt**) { return Status::kNoLibrary; };
+  api.has_gemm = [](formats::Format) { return true; };
+  api.packed_bytes = [](formats::Format format, std::int64_t n, std::int64_t k) {
+    return static_cast<std::size_t>(n) * formats::row_bytes(format, k);
+  };
+  api.pack = [](formats::Format format, const void* rows, std::int64_t n, std::int64_t k,
+                void* tiles, Stream stream) {
+    const std::size_t bytes = static_cast<std::size_t>(n) * formats::row_bytes(format, k);
+    return enqueue("pack", stream, [=] { std::memcpy(tiles, rows, bytes); });
+  };
+  api.gemm = [](const GemmArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
+#ifdef FAKE_WRONG_RESULTS
+    constexpr float kFactor = 1.1f;
+#else
+    constexpr float kFactor = 1.0f;
+#endif
+    return multiply("gemm", args, kFactor, stream);
+  };
+  api.gemm_reference = [](const GemmArgs& args, Stream stream) {
+    return multiply("gemm_reference", args, 1.0f, stream);
+  };
+}
+
+// Every other function: not supported, nothing, 0.
+template <class Result, class... Args>
+void stub(Result (*&function)(Args...)) {
+  function = [](Args...) -> Result {
+    if constexpr (std::is_same_v<Result, Status>) return Status::kUnsupported;
+    if constexpr (!std::is_same_v<Result, Status>) return Result();
+  };
+}
+
+}  // namespace
+}  // namespace kt::backend
+
+extern "C" __attribute__((visibility("default"))) const kt::backend::GpuApi* kt_gpu_api() {
+  using namespace kt::backend;
+  static GpuApi api;
+  api.version = KT_GPU_API_VERSION;
+#define GPU_CALL(result, name, parameters) stub(api.name);
+#define GPU_KERNEL(name) stub(api.name);
+#include "backend/gpu/gpu_api.inc"
+  set_devices(api);
+  set_streams(api);
+  set_work(api);
+  set_kernels(api);
+#if defined FAKE_NO_GPU
+  api.device_count = [](const char** problem) {
+    *problem = "no NVIDIA driver on this machine";
+    return 0;
+  };
+#elif defined FAKE_OTHER_VERSION
+  ++api.version;
+#elif defined FAKE_MISSING_FUNCTION
+  api.argmax = nullptr;
+#elif defined FAKE_NO_TABLE
+  return nullptr;
+#endif
+  return &api;
+}

@@ -1,0 +1,17 @@
+// What a test tells the stand-in of a GPU plug-in (fake_gpu.cc): it exports fake_gpu_settings.
+// Thread rule: one thread.
+#pragma once
+#include "backend/gpu/gpu_api.h"
+
+namespace kt::backend {
+
+struct FakeGpuSettings {
+  std::size_t total_bytes = std::size_t{64} << 20;
+  std::size_t taken_bytes = 0;    // by other programs
+  const char* failing = nullptr;  // the call that fails, by its name in gpu_api.inc
+  Status failure = Status::kDeviceFailed;
+  int device = -1;         // that use_device was last called for
+  std::size_t n_held = 0;  // of everything that must be given back
+};
+
+}  // namespace kt::backend
