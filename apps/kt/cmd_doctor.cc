@@ -1,5 +1,5 @@
-// kt doctor: what this machine is, what kt will use of it, and a real two-layer forward that
-// compares the fast kernels with the reference kernels.
+// kt doctor: what this machine is, what kt will use of it, and tests of the fast kernels against
+// the reference kernels: a real two-layer forward on the CPU, every family alone on GPUs.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -10,15 +10,19 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
+#include "base/bytes.h"
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/topology.h"
+#include "base/utf8.h"
 #include "commands.h"
 #include "formats/format.h"
 #include "options.h"
 #include "print.h"
 #include "session/bandwidth.h"
+#include "session/gpu_survey.h"
 #include "session/nodes.h"
 
 namespace kt::app {
@@ -119,7 +123,8 @@ void show_machine(const Topology& topology, int n_threads) {
                   reserved.empty() ? "0" : reserved));
 }
 
-void show_gpus() {
+// What the kernel's driver shows, for a kt without its plug-in.
+void show_idle_gpus() {
   std::error_code ignored;
   int n = 0;
   for (const auto& entry :
@@ -130,14 +135,95 @@ void show_gpus() {
       if (line.rfind("Model:", 0) != 0) continue;
       const std::size_t begin = line.find_first_not_of(" \t", 6);
       say("GPU", (begin == std::string::npos ? "unnamed" : line.substr(begin)) +
-                     " (not used by this build)");
+                     fmt::format(" (not used: kt has no GPU plug-in, {})",
+                                 backend::GpuLibrary::kFileName));
       ++n;
     }
   }
-  if (n > 0) return;
-  const bool device = std::filesystem::exists("/dev/nvidia0", ignored);
-  say("GPU",
-      device ? "an NVIDIA device without driver information (not used by this build)" : "none");
+  if (n == 0) say("GPU", fmt::format("none: no GPU plug-in ({})", backend::GpuLibrary::kFileName));
+}
+
+/// What the checks of one family came to, with an example of each outcome that is not good.
+struct Tally {
+  std::size_t n = 0, n_agree = 0, n_differ = 0, n_failed = 0, n_absent = 0;
+  double largest = 0.0;  // of those that agree
+  backend::GpuCheck differs, failed, absent;
+  void add(const backend::GpuCheck& check) {
+    ++n;
+    switch (check.outcome) {
+      case backend::GpuCheck::Outcome::kAgrees:
+        ++n_agree;
+        largest = std::max(largest, check.error);
+        break;
+      case backend::GpuCheck::Outcome::kDiffers:
+        if (n_differ++ == 0 || check.error > differs.error) differs = check;
+        break;
+      case backend::GpuCheck::Outcome::kFailed:
+        if (n_failed++ == 0) failed = check;
+        break;
+      case backend::GpuCheck::Outcome::kAbsent:
+        if (n_absent++ == 0) absent = check;
+        break;
+    }
+  }
+};
+
+// A line for each family and outcome. Whether no kernel was wrong.
+bool show_checks(const std::vector<backend::GpuCheck>& checks) {
+  std::map<std::string, Tally> families;
+  for (const backend::GpuCheck& c : checks) families[c.family].add(c);
+  bool good = true;
+  for (const auto& [family, t] : families) {
+    good = good && t.n_differ + t.n_failed == 0;
+    if (t.n_agree > 0) {
+      say("  Check", fmt::format("{}: {} of {} cases agree with the reference, to {:.1e}", family,
+                                 t.n_agree, t.n, t.largest));
+    }
+    if (t.n_differ > 0) {
+      say("  Check", fmt::format("{}: THEY DIFFER from the reference in {} of {} cases, by {:.1e} "
+                                 "with {}; report this",
+                                 family, t.n_differ, t.n, t.differs.error, t.differs.what));
+    }
+    if (t.n_failed > 0) {
+      say("  Check", fmt::format("{}: {} of {} cases FAILED, the first with {}: {}", family,
+                                 t.n_failed, t.n, t.failed.what, t.failed.problem));
+    }
+    if (t.n_absent > 0) {
+      say("  Check", fmt::format("{}: {} of {} cases not tried: {}", family, t.n_absent, t.n,
+                                 t.absent.problem));
+    }
+  }
+  return good;
+}
+
+// Whether all kernels that were tried agree with their references.
+bool show_gpus(const std::string& plugin) {
+  const session::GpuSurvey survey = session::survey_gpus(plugin);
+  if (survey.plugin.empty() && survey.problem.empty()) {
+    show_idle_gpus();
+    return true;
+  }
+  if (!survey.problem.empty()) say("GPU", "none: " + survey.problem);
+  bool good = true;
+  for (std::size_t i = 0; i < survey.gpus.size(); ++i) {
+    const session::SurveyedGpu& gpu = survey.gpus[i];
+    const backend::GpuDescription& d = gpu.description;
+    say(fmt::format("GPU {}", i),
+        fmt::format("{}, compute capability {}.{}, {} multiprocessors, PCI {}, driver for "
+                    "CUDA {}.{}; no operator uses it yet",
+                    printable(d.name), d.major, d.minor, d.info.n_sms, printable(d.pci_bus),
+                    d.driver / 1000, d.driver % 1000 / 10));
+    say("  Memory",
+        fmt::format("{} in all, {} free", human_bytes(d.total_bytes), human_bytes(gpu.free_bytes)));
+    if (!gpu.problem.empty()) say("  Check", gpu.problem);
+    good = show_checks(gpu.checks) && good;
+    if (gpu.rates.to_device > 0.0) {
+      say("  Rates",
+          fmt::format("{:.0f} GB/s read, {:.1f} GB/s from pinned memory, {:.1f} GB/s to it",
+                      gpu.rates.read / 1e9, gpu.rates.to_device / 1e9, gpu.rates.to_host / 1e9));
+    }
+  }
+  return good;
 }
 
 void show_bandwidth(const Topology& topology, int n_threads) {
@@ -235,14 +321,14 @@ bool check_forward(int n_threads, const char* type, bool bf16) {
   return agrees;
 }
 
-int doctor(int n_threads) {
+int doctor(int n_threads, const std::string& gpu_plugin) {
   const Topology topology = detect_topology();
   if (n_threads == 0) n_threads = default_threads(topology);
   show_machine(topology, n_threads);
-  show_gpus();
+  bool agree = show_gpus(gpu_plugin);
   show_bandwidth(topology, n_threads);
   const CpuCaps caps = detect_caps();
-  bool agree = check_forward(n_threads, "Q4_K_M", (caps & kAmx) != 0);
+  agree = check_forward(n_threads, "Q4_K_M", (caps & kAmx) != 0) && agree;
   if (multiplies_bf16(caps)) agree = check_forward(n_threads, "BF16", true) && agree;
   return agree ? 0 : exit_status(ErrorCode::kInternal);
 }
@@ -260,7 +346,15 @@ void add_doctor(CLI::App& root, Action& action) {
       ->check(whole_number(0, 1024))
       ->type_name("N")
       ->capture_default_str();
-  command->callback([n_threads, &action] { action = [n_threads] { return doctor(*n_threads); }; });
+  auto gpu_plugin = std::make_shared<std::string>();
+  command
+      ->add_option("--gpu-plugin", *gpu_plugin,
+                   "GPU plug-in (libkt_cuda.so); looked for beside kt and in ../lib/ktransformers "
+                   "when not given")
+      ->type_name("FILE");
+  command->callback([n_threads, gpu_plugin, &action] {
+    action = [n_threads, gpu_plugin] { return doctor(*n_threads, *gpu_plugin); };
+  });
 }
 
 }  // namespace kt::app

@@ -62,6 +62,19 @@ TEST_F(CudaPlugin, CopiesMoreThanTheStagingHolds) {
   expect_copies(gpu);
 }
 
+TEST_F(CudaPlugin, GoesOnAfterARecordingThatFailed) {
+  Gpu gpu(library_, 0, std::size_t{48} << 20);
+  try {
+    gpu.record([&] { gpu.synchronize(); });  // not allowed, breaks the recording
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("stream_synchronize: the device failed: "),
+              std::string::npos)
+        << e.what();
+  }
+  expect_copies(gpu);
+}
+
 TEST_F(CudaPlugin, RegisteredMemoryIsSeenByTheDevice) {
   Gpu gpu(library_, 0, 1 << 20);
   std::vector<std::uint32_t> host(1 << 16, 3u);

@@ -133,4 +133,10 @@ GpuGraph Gpu::end_recording() {
   return {api(), handle};
 }
 
+// After a failure, whose message counts: CUDA may call the recording broken.
+void Gpu::drop_recording() {
+  GpuGraphHandle handle = nullptr;
+  if (api().graph_end(stream(), &handle) == Status::kOk) api().graph_destroy(handle);
+}
+
 }  // namespace kt::backend

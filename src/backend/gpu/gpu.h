@@ -93,7 +93,7 @@ class Gpu {
     try {
       f();
     } catch (...) {
-      end_recording();
+      drop_recording();
       throw;
     }
     return end_recording();
@@ -111,6 +111,7 @@ class Gpu {
   };
   void reserve(std::size_t bytes);
   GpuGraph end_recording();
+  void drop_recording();
 
   std::shared_ptr<const GpuLibrary> library_;
   int device_ = 0;
