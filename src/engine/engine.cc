@@ -299,14 +299,7 @@ bool Engine::goes_layer_wise(const Sequence& s) const {
 void Engine::run_layer_wise(Sequence& s) {
   const auto start = Clock::now();
   const std::int64_t begin = s.n_cached, n = s.result.n_prompt - begin, d = layered_->d_model();
-  tensor::Buffer hidden;
-  try {
-    hidden = tensor::Buffer(static_cast<std::size_t>(2 * n * d) * sizeof(float));
-  } catch (const Error& e) {
-    s.result.error = e.what();
-    finish(s, FinishReason::kError);
-    return;
-  }
+  const tensor::Buffer hidden(static_cast<std::size_t>(2 * n * d) * sizeof(float));
   const tensor::MatrixF x{hidden.as<float>(), n, d, d}, delta{x.row(n), n, d, d};
   std::vector<Rows> chunks;
   for (std::int64_t p = begin; p < s.result.n_prompt;) {
@@ -371,27 +364,52 @@ bool Engine::run_layers(const Sequence& sequence, const std::vector<Rows>& chunk
 // Starts queued requests in order, each once the pages of its whole prompt are there, so that
 // running prompts never wait for each other.
 void Engine::start_queued() {
-  const auto in_state = [this](Sequence::State state) {
-    return std::find_if(sequences_.begin(), sequences_.end(),
-                        [state](const auto& s) { return s->state == state; });
-  };
-  while (true) {  // sequences are removed on the way, so the search starts anew each time
-    const auto next = in_state(Sequence::State::kQueued);
+  bool started = true;
+  while (started) {  // sequences are removed on the way, so the search starts anew each time
+    const auto next = std::find_if(sequences_.begin(), sequences_.end(), [](const auto& s) {
+      return s->state == Sequence::State::kQueued;
+    });
     if (next == sequences_.end()) return;
     Sequence& sequence = **next;
-    if (sequence.pages.empty()) reuse_prefix(sequence);
-    if (ensure_pages(sequence, sequence.n_tokens())) {
-      if (!load_stored(sequence)) return;
-      sequence.state = Sequence::State::kRunning;
-      if (sequence.result.started == Clock::time_point{}) sequence.result.started = Clock::now();
-    } else if (in_state(Sequence::State::kRunning) == sequences_.end()) {
-      finish(sequence, FinishReason::kContextFull);
-    } else {
-      // Waits for others to end, without pages that they may need.
-      sequence.pages.truncate(pool_, 0);
-      sequence.n_cached = 0;
-      return;
-    }
+    for_one(sequence, [&] { started = start(sequence); });
+  }
+}
+
+// False when it goes on waiting, and those behind it.
+bool Engine::start(Sequence& sequence) {
+  if (sequence.pages.empty()) reuse_prefix(sequence);
+  if (ensure_pages(sequence, sequence.n_tokens())) {
+    if (!load_stored(sequence)) return false;
+    sequence.state = Sequence::State::kRunning;
+    if (sequence.result.started == Clock::time_point{}) sequence.result.started = Clock::now();
+    return true;
+  }
+  if (std::any_of(sequences_.begin(), sequences_.end(),
+                  [](const auto& s) { return s->state == Sequence::State::kRunning; })) {
+    // Waits for others to end, without pages that they may need.
+    sequence.pages.truncate(pool_, 0);
+    sequence.n_cached = 0;
+    return false;
+  }
+  finish(sequence, FinishReason::kContextFull);
+  return true;
+}
+
+// Does what belongs to one request: an exception ends it, and no other.
+template <class F>
+void Engine::for_one(Sequence& s, F&& f) {
+  const auto end = [&](const char* what) {
+    if (s.state == Sequence::State::kFinished) return;  // its outcome is there
+    s.result.exception = std::current_exception();
+    s.result.error = what;
+    finish(s, FinishReason::kError);
+  };
+  try {
+    f();
+  } catch (const std::exception& e) {
+    end(e.what());
+  } catch (...) {
+    end("an exception that is no std::exception");
   }
 }
 
@@ -407,7 +425,7 @@ bool Engine::step() {
   start_queued();
   for (const auto& s : sequences_) {
     if (!goes_layer_wise(*s)) continue;
-    run_layer_wise(*s);
+    for_one(*s, [&] { run_layer_wise(*s); });
     if (!broken_.empty()) end_all();
     return true;
   }
@@ -424,7 +442,8 @@ bool Engine::step() {
     if (decodes_only) drafts_.record(static_cast<std::int64_t>(rows.tokens.size()), seconds);
     std::int64_t logit_row = 0;
     for (std::size_t i = 0; i < rows.owners.size(); ++i) {
-      take_outputs(*rows.owners[i], rows.sequences[i].n_rows, logits, &logit_row, seconds);
+      Sequence& s = *rows.owners[i];
+      for_one(s, [&] { take_outputs(s, rows.sequences[i].n_rows, logits, &logit_row, seconds); });
     }
   }
   return true;
@@ -446,7 +465,9 @@ std::vector<Engine::Rows> Engine::collect_rows(bool* decodes_only) {
   std::int64_t room = options_.chunk_size;
   std::vector<Sequence*> running;
   for (const auto& s : sequences_) {
-    if (s->state == Sequence::State::kRunning) running.push_back(s.get());
+    if (s->state != Sequence::State::kRunning) continue;
+    s->draft.clear();  // of a step that an exception ended
+    running.push_back(s.get());
   }
   // Decodes first: they are one row each and someone is reading.
   std::stable_partition(running.begin(), running.end(),
@@ -490,7 +511,7 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
   const bool last = s.n_cached + n_rows == s.n_tokens();
   const std::int64_t first = *logit_row;
   const std::int64_t n_logits = every_row ? n_rows : (last ? 1 : 0);
-  *logit_row += n_logits + n_draft;
+  *logit_row += n_logits + n_draft;  // before anything can throw: others come behind it
   for (std::int64_t i = 0; i < n_logits; ++i) {
     if (!check_finite(s, row_logits(first + i), s.n_cached + n_rows - n_logits + i)) return;
   }
@@ -608,24 +629,24 @@ bool Engine::ends_by_constraint(Sequence& s, TokenConstraint::State state) {
 }
 
 void Engine::finish(Sequence& s, FinishReason reason) {
-  s.state = Sequence::State::kFinished;
+  const bool spoiled = reason == FinishReason::kError && s.result.exception == nullptr;
   s.result.reason = reason;
-  results_.emplace_back(s.id, std::make_unique<Result>(std::move(s.result)));
+  results_.emplace_back(s.id, std::move(s.result));
+  s.state = Sequence::State::kFinished;
   s.request = {};
-  if (reason != FinishReason::kError) return;
+  if (!spoiled) return;
   s.n_cached = 0;  // what is cached may hold the NaN
-  if (options_.page_store != nullptr) {
-    options_.page_store->flush();
-    for (const Sha256& key : s.page_keys) options_.page_store->forget(key);
-  }
   s.pages.truncate(pool_, 0);
+  if (options_.page_store == nullptr) return;
+  options_.page_store->flush();
+  for (const Sha256& key : s.page_keys) options_.page_store->forget(key);
 }
 
 std::unique_ptr<Result> Engine::take_result(RequestId id) {
   const auto it =
       std::find_if(results_.begin(), results_.end(), [&](const auto& r) { return r.first == id; });
   if (it == results_.end()) return nullptr;
-  std::unique_ptr<Result> result = std::move(it->second);
+  auto result = std::make_unique<Result>(std::move(it->second));
   results_.erase(it);
   return result;
 }
@@ -686,16 +707,17 @@ Result Engine::generate(Request request) {
   std::unique_ptr<Result> result;
   try {
     while ((result = take_result(id)) == nullptr) step();
-  } catch (...) {  // from a callback of this or another request
+  } catch (...) {  // nobody waits for this request any more
     for (const auto& s : sequences_) {
       if (s->id == id && s->state != Sequence::State::kFinished)
-        finish(*s, FinishReason::kCallback);
+        finish(*s, FinishReason::kCancelled);
     }
     take_result(id);
     throw;
   }
   cancel_.store(false,
                 std::memory_order_relaxed);  // one that came too late was meant for this request
+  if (result->exception) std::rethrow_exception(result->exception);
   if (result->reason == FinishReason::kError) fail(ErrorCode::kInternal, {}, "{}", result->error);
   return std::move(*result);
 }

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <span>
@@ -85,6 +86,7 @@ struct Request {
 struct Result {
   FinishReason reason = FinishReason::kNone;
   std::string error;                 // with kError
+  std::exception_ptr exception;      // with kError, when one ended the request: of a callback, say
   std::vector<std::int32_t> tokens;  // generated
   SampledToken stop_token;           // that ended it, with kStopToken; id -1: a constraint did
   std::int64_t n_prompt = 0;
@@ -116,11 +118,13 @@ class Engine {
   /// Queues a request. Throws kTooLong when the prompt leaves no room in the context (with both
   /// numbers), kUsage for an empty prompt, ids outside the vocabulary or bad sampling parameters.
   RequestId submit(Request request);
-  /// Runs one step; false when nothing is queued or running.
+  /// Runs one step; false when nothing is queued or running. An exception from what is done for one
+  /// request alone (its callbacks, sampling) ends that request; any other is thrown, and ends none.
   bool step();
   /// The outcome of a finished request, handed out once; null while it runs.
   std::unique_ptr<Result> take_result(RequestId id);
-  /// submit + step until it is done. Throws like submit; kInternal on NaN logits.
+  /// submit + step until it is done. Throws like submit and step, what the request's callbacks
+  /// throw, and kInternal on NaN logits.
   Result generate(Request request);
   /// The final hidden state of a text, [d_model]: the mean over its tokens, or the last one's. Runs
   /// at once, while other requests wait. Throws like submit; kNoMemory when running requests hold
@@ -142,7 +146,10 @@ class Engine {
   };
   void check(const Request& request) const;
   void embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling, std::vector<float>& sum);
+  template <class F>
+  void for_one(Sequence& sequence, F&& f);
   void start_queued();
+  bool start(Sequence& sequence);
   void reuse_prefix(Sequence& sequence);
   bool load_stored(Sequence& sequence);
   void store(Sequence& sequence, std::int64_t page, io::PageStore::IfBusy if_busy);
@@ -177,7 +184,7 @@ class Engine {
   KvPool pool_;
   tensor::Arena arena_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
-  std::vector<std::pair<RequestId, std::unique_ptr<Result>>> results_;
+  std::vector<std::pair<RequestId, Result>> results_;
   Drafts drafts_;
   RequestId next_id_ = 1;
   std::uint64_t clock_ = 0;  // orders sequences by last use

@@ -8,41 +8,10 @@
 #include <fstream>
 #include <random>
 
-#include "engine/test_toy_model.h"
+#include "engine/test_engine.h"
 
 namespace kt::engine {
 namespace {
-
-constexpr std::int64_t kVocab = ToyModel::kVocab;
-
-class EngineTest : public testing::Test {
- protected:
-  std::unique_ptr<Engine> make(std::int64_t context = 512, std::int64_t chunk = 32,
-                               std::int64_t kv_tokens = 0, EngineOptions options = {}) {
-    options.context = context;
-    options.chunk_size = chunk;
-    options.kv_tokens = kv_tokens;
-    options.kv_format = tensor::Format::kF32;
-    auto engine = std::make_unique<Engine>(model_, cpu_, options);
-    model_.n_rows = model_.largest_batch = 0;
-    return engine;
-  }
-
-  static Request request(std::int64_t n_prompt, std::int64_t max_tokens, std::int32_t salt = 0) {
-    Request r;
-    for (std::int64_t i = 0; i < n_prompt; ++i) {
-      r.prompt.push_back(static_cast<std::int32_t>((i * 7 + salt * 13 + i * i % 5) % kVocab));
-    }
-    r.sampling.temperature = 0.0f;
-    r.max_tokens = max_tokens;
-    return r;
-  }
-
-  std::vector<std::int32_t> alone(const Request& r) { return make()->generate(r).tokens; }
-
-  ToyModel model_;
-  backend::Cpu cpu_{1, {}, 0, backend::ActPolicy::kF32};
-};
 
 TEST_F(EngineTest, ChunksOneGoAndDecodeAgree) {
   const auto want = make(512, 512)->generate(request(200, 20)).tokens;
@@ -306,6 +275,42 @@ TEST_F(EngineTest, AThrowingCallbackEndsItsRequestOnly) {
   EXPECT_THROW(engine->generate(r), std::runtime_error);
   EXPECT_FALSE(engine->step());
   EXPECT_EQ(engine->generate(request(50, 20)).tokens, alone(request(50, 20)));
+}
+
+// Whatever of a request throws: those beside it in the batch read their own rows.
+TEST_F(EngineTest, AnExceptionEndsItsRequestAlone) {
+  const auto lose = [] { throw std::runtime_error("lost"); };
+  const Request before = request(50, 20), after = request(70, 20, 2);
+  for (const char where : {'t', 'p', 'l'}) {
+    auto engine = make(512, 256, 2048);
+    Request bad = request(60, 20, 1);
+    if (where == 't') {
+      bad.on_token = [&, n = 0](const SampledToken&) mutable {
+        if (++n == 5) lose();
+        return true;
+      };
+    } else if (where == 'p') {
+      bad.on_prefill = [&](std::int64_t, std::int64_t) { lose(); };
+    } else {
+      bad.on_prompt_logits = [&](std::int64_t row, std::span<const float>) {
+        if (row == 40) lose();
+      };
+    }
+    const auto first = engine->submit(before), lost = engine->submit(bad);
+    const auto last = engine->submit(after);
+    while (engine->step()) {
+    }
+    const auto result = engine->take_result(lost);
+    EXPECT_EQ(result->reason, FinishReason::kError);
+    EXPECT_EQ(result->error, "lost");
+    EXPECT_THROW(std::rethrow_exception(result->exception), std::runtime_error);
+    EXPECT_EQ(result->tokens.size(), where == 't' ? 5u : 0u);
+    EXPECT_EQ(engine->take_result(first)->tokens, alone(before));
+    EXPECT_EQ(engine->take_result(last)->tokens, alone(after));
+    const Result again = engine->generate(request(60, 20, 1));
+    EXPECT_EQ(again.n_cached, where == 'l' ? 0 : 59);  // what was computed is good
+    EXPECT_EQ(again.tokens, alone(request(60, 20, 1)));
+  }
 }
 
 TEST_F(EngineTest, CancelEndsWhatRunsAndNothingLater) {
@@ -631,100 +636,6 @@ TEST_F(PageStoreTest, RequestsThatWaitAgainFindWhatTheyHad) {
     EXPECT_EQ(result->tokens, alone(request(60, 180, i))) << i;
   }
   EXPECT_GT(store_->stats().n_read, 0u);
-}
-
-class PromptLookupTest : public EngineTest {
- protected:
-  std::unique_ptr<Engine> make_guessing(std::int64_t context = 512, std::int64_t kv_tokens = 0) {
-    EngineOptions options;
-    options.prompt_lookup = true;
-    return make(context, 32, kv_tokens, options);
-  }
-  // Three tokens in any order: guesses are there, and right by chance.
-  static Request drawn(std::int32_t seed) {
-    Request r = request(40, 150, seed);
-    r.sampling.temperature = 1.0f;
-    r.sampling.seed = static_cast<std::uint64_t>(seed) + 1;
-    for (const std::int32_t id : {5, 6, 7}) r.sampling.logit_bias[id] = 50.0f;
-    r.n_top_logprobs = 2;
-    return r;
-  }
-};
-
-TEST_F(PromptLookupTest, GivesTheSameTokens) {
-  auto engine = make_guessing(512, 4096);
-  std::int64_t n_drafted = 0, n_accepted = 0;
-  std::vector<Engine::RequestId> ids;
-  for (std::int32_t i = 0; i < 6; ++i) ids.push_back(engine->submit(drawn(i)));
-  while (engine->step()) {
-  }
-  for (std::int32_t i = 0; i < 6; ++i) {
-    const auto result = engine->take_result(ids[static_cast<std::size_t>(i)]);
-    EXPECT_EQ(result->tokens, alone(drawn(i))) << i;
-    EXPECT_EQ(result->n_decoded, 149);
-    n_drafted += result->n_drafted;
-    n_accepted += result->n_accepted;
-  }
-  EXPECT_GT(n_accepted, 0);
-  EXPECT_GT(n_drafted, n_accepted);
-}
-
-TEST_F(PromptLookupTest, WhatRepeatsTakesFewerSteps) {
-  model_.period = 10;
-  Request r = request(40, 200);
-  const auto want = alone(r);
-  auto engine = make_guessing();
-  const auto id = engine->submit(r);
-  std::int64_t n_steps = 0;
-  while (engine->step()) ++n_steps;
-  const auto result = engine->take_result(id);
-  EXPECT_EQ(result->tokens, want);
-  EXPECT_EQ(result->reason, FinishReason::kMaxTokens);
-  EXPECT_LT(n_steps, 200);
-  EXPECT_EQ(n_steps, 2 + 199 - result->n_accepted);
-}
-
-TEST_F(PromptLookupTest, EndsWhereItWouldEndWithout) {
-  model_.period = 10;
-  const auto both = [this](const Request& r, std::int64_t context = 512) {
-    const Result without = make(context)->generate(r);
-    const Result with = make_guessing(context)->generate(r);
-    EXPECT_EQ(with.tokens, without.tokens);
-    EXPECT_EQ(with.reason, without.reason);
-    return with;
-  };
-  EXPECT_EQ(both(request(40, 1000), 100).reason, FinishReason::kContextFull);
-  Request stopping = request(40, 1000);
-  for (int n = 30; n < 50; ++n) {
-    stopping.on_token = [n, left = n](const SampledToken&) mutable { return --left > 0; };
-    EXPECT_EQ(both(stopping).reason, FinishReason::kCallback) << n;
-  }
-  Request stop = request(40, 200);
-  stop.sampling.logit_bias[90] = 0.0f;
-  stop.stop_tokens = {9};
-  EXPECT_EQ(both(stop).reason, FinishReason::kStopToken);
-  // The next turn finds the cache as it should be.
-  auto engine = make_guessing(1024);
-  Request turn = request(40, 100);
-  const Result first = engine->generate(turn);
-  turn.prompt.insert(turn.prompt.end(), first.tokens.begin(), first.tokens.end());
-  model_.period = 0;  // depends on all that is cached
-  const Result second = engine->generate(turn);
-  EXPECT_EQ(second.n_cached, 139);
-  EXPECT_EQ(second.tokens, alone(turn));
-}
-
-TEST_F(PromptLookupTest, AGuessThatGivesNoNumbersIsNoError) {
-  // 7 is followed by 8, but the guess is 20, which makes NaN.
-  model_.period = 10;
-  model_.poison = 20;
-  Request r = request(4, 20);
-  r.prompt = {6, 7, 20, 6};
-  const auto want = alone(r);
-  auto engine = make_guessing();
-  const Result result = engine->generate(r);
-  EXPECT_EQ(result.tokens, want);
-  EXPECT_GT(result.n_drafted, 0);
 }
 
 }  // namespace

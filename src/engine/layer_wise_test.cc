@@ -216,6 +216,22 @@ TEST_F(LayerWiseTest, OthersGoOnAfterwardsWithTheSameTokens) {
   });
 }
 
+TEST_F(LayerWiseTest, AnExceptionEndsItsRequestAlone) {
+  const auto want = run(placement("KLinearTorch", "", 0), 20, 30, false).tokens;
+  with_engine(placement("KLinearTorch", "KLinearCPUInfer", 40), [&](Engine& engine) {
+    const auto first = engine.submit(request(20, 30));
+    engine.step();
+    Request bad = request(90, 3);
+    bad.on_prefill = [](std::int64_t, std::int64_t) { throw std::runtime_error("lost"); };
+    const auto lost = engine.submit(bad);
+    while (engine.step()) {
+    }
+    EXPECT_EQ(engine.take_result(lost)->error, "lost");
+    EXPECT_EQ(engine.take_result(first)->tokens, want);
+    EXPECT_EQ(engine.generate(request(90, 3)).tokens.size(), 3u);
+  });
+}
+
 // Weights that cannot be read again end every request, with the reason, and the engine.
 TEST_F(LayerWiseTest, LostWeightsEndEverything) {
   const Placement p = placement("KLinearCPUInfer", "KLinearTorch", 40);

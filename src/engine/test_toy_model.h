@@ -3,6 +3,7 @@
 // Thread rule: as Model.
 #pragma once
 #include <limits>
+#include <new>
 
 #include "operators/kinds.h"
 
@@ -15,7 +16,10 @@ class ToyModel : public operators::Model {
   static constexpr std::int64_t kVocab = 97;
   ToyModel() : Model({"", "Toy", "", "cpu"}) {}
   std::vector<tensor::KvLayerSpec> state_spec() const override { return {{{{"k", 1, 1}}}}; }
-  std::int64_t vocab_size() const override { return kVocab; }
+  std::int64_t vocab_size() const override {
+    if (no_memory) throw std::bad_alloc();
+    return kVocab;
+  }
   bool batches_differ() const override { return tiles; }
 
   void do_run(operators::Step& step, tensor::MatrixF logits) noexcept override {
@@ -67,6 +71,7 @@ class ToyModel : public operators::Model {
   std::int64_t period = 0;  // > 0: tokens go round
   std::int32_t poison = -1;
   std::int32_t infinite = -1;
+  bool no_memory = false;  // for logits: the step throws
 };
 
 }  // namespace kt::engine

@@ -244,7 +244,11 @@ void Worker::take_turns(std::deque<Call>& calls) {
     if (parts_.empty()) return;
     part = &parts_.front();
   }
-  const bool more = (*part)(*session_);
+  bool more = false;
+  try {
+    more = (*part)(*session_);
+  } catch (...) {  // NOLINT(bugprone-empty-catch): its maker learns of it by its end
+  }
   std::function<bool(Session&)> done = std::move(*part);  // goes after the lock does
   const std::lock_guard lock(mutex_);
   parts_.pop_front();
@@ -356,7 +360,9 @@ void Worker::deliver() {
 
 void Worker::finish(Job& job, engine::Result done) {
   if (done.reason == engine::FinishReason::kError) {
-    job.ticket->fail(std::make_exception_ptr(Error(ErrorCode::kInternal, done.error)));
+    if (done.exception == nullptr)
+      done.exception = std::make_exception_ptr(Error(ErrorCode::kInternal, done.error));
+    job.ticket->fail(done.exception);
     return;
   }
   if (job.expired && done.reason == engine::FinishReason::kCancelled) {

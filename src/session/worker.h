@@ -4,7 +4,8 @@
 //   submit → queue ─admit→ Engine::step ─tokens, text→ Ticket
 //   enqueue → parts of other work, one after each step, in turns
 //
-// An exception out of a step ends every request and all later ones. Thread rule: any thread.
+// An exception that one request or part causes ends that one; any other out of a step ends every
+// request and all later ones. Thread rule: any thread.
 #pragma once
 #include <chrono>
 #include <condition_variable>
@@ -104,7 +105,7 @@ class Worker {
   /// The same without waiting; f must not throw, and is dropped when the Worker closes before.
   void post(std::function<void(Session&)> f);
   /// As post, for what takes long: part(session) does some of it and returns whether there is
-  /// more. It counts as a waiting request. Throws QueueFull.
+  /// more. It counts as a waiting request. One that throws is dropped. Throws QueueFull.
   void enqueue(std::function<bool(Session&)> part);
 
  private:

@@ -5,7 +5,24 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 
+#include <cstdlib>
+#include <new>
+
 #include "base/error.h"
+
+namespace {
+
+thread_local bool no_memory = false;  // for this thread's next allocation
+
+}  // namespace
+
+void* operator new(std::size_t n) {
+  void* p = std::exchange(no_memory, false) ? nullptr : std::malloc(n == 0 ? 1 : n);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace kt::session {
 namespace {
@@ -147,12 +164,26 @@ TEST(Worker, ClosesInTheMiddle) {
   worker.close();
 }
 
+TEST(Worker, EndsARequestThatThrowsAndNotItsNeighbour) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  const auto neighbour = worker.submit(request(worker, "The cat", 100));
+  const auto ticket = worker.submit(request_that_throws());
+  EXPECT_EQ(failure([&] { wait(*ticket); }), ErrorCode::kIo);
+  EXPECT_EQ(wait(*neighbour).engine.tokens.size(), 100u);
+  EXPECT_EQ(wait(*worker.submit(request(worker, "Once", 3))).engine.tokens.size(), 3u);
+}
+
 TEST(Worker, EndsEverythingWhenAStepThrows) {
   Worker worker(tiny_moe());
   ASSERT_TRUE(worker.wait_open(kLong));
-  const auto ticket = worker.submit(request_that_throws());
-  EXPECT_EQ(failure([&] { wait(*ticket); }), ErrorCode::kIo);
-  EXPECT_EQ(failure([&] { worker.submit({}); }), ErrorCode::kIo);
+  const auto first = worker.submit(request(worker, "The cat", 200));
+  const auto second = worker.submit(request(worker, "Once upon a time", 200));
+  ASSERT_TRUE(first->wait(kLong));
+  worker.post([](Session&) { no_memory = true; });
+  EXPECT_THROW(wait(*first), std::bad_alloc);
+  EXPECT_THROW(wait(*second), std::bad_alloc);
+  EXPECT_THROW(worker.submit({}), std::bad_alloc);
 }
 
 TEST(Worker, TellsWhyItCannotOpen) {
@@ -218,6 +249,19 @@ TEST(Worker, TakesTurnsWithWhatIsLong) {
   EXPECT_EQ(wait(*ticket).engine.tokens.size(), 50u);
 }
 
+TEST(Worker, DropsAPartThatThrows) {
+  Worker worker(tiny_moe());
+  ASSERT_TRUE(worker.wait_open(kLong));
+  const auto neighbour = worker.submit(request(worker, "The cat", 50));
+  auto dropped = std::make_shared<std::promise<void>>();
+  std::future<void> end = dropped->get_future();
+  worker.enqueue([dropped](Session&) -> bool { fail(ErrorCode::kIo, "disk", "is gone"); });
+  dropped.reset();
+  EXPECT_THROW(end.get(), std::future_error);  // by the end of the last that knew the promise
+  EXPECT_EQ(wait(*neighbour).engine.tokens.size(), 50u);
+  EXPECT_EQ(worker.load().n_waiting, 0u);
+}
+
 TEST(Worker, TellsItsState) {
   std::vector<std::string> states;
   WorkerOptions options;
@@ -228,8 +272,9 @@ TEST(Worker, TellsItsState) {
   {
     Worker worker(tiny_moe(), options);
     ASSERT_TRUE(worker.wait_open(kLong));
-    const auto ticket = worker.submit(request_that_throws());
-    EXPECT_EQ(failure([&] { wait(*ticket); }), ErrorCode::kIo);
+    const auto ticket = worker.submit(request(worker, "The cat", 200));
+    worker.post([](Session&) { no_memory = true; });
+    EXPECT_THROW(wait(*ticket), std::bad_alloc);
   }
   EXPECT_EQ(states, (std::vector<std::string>{"before", "open", "failed"}));
 }
