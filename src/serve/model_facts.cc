@@ -31,6 +31,18 @@ void read_weights(const io::WeightSource& source, ModelFacts* facts) {
   }
 }
 
+// What a template shows of the model. `tokenizer` may be null.
+void read_template(const text::ChatTemplate& chat_template, const text::MessageStyle& style,
+                   const text::Tokenizer* tokenizer, ModelFacts* facts) {
+  facts->chat_template = chat_template.source();
+  facts->style = style;
+  const text::ReplyFormat format = text::detect_reply_format(facts->chat_template, {});
+  facts->markers.clear();
+  if (tokenizer != nullptr) facts->markers = text::marker_tokens(format, *tokenizer);
+  facts->thinks = format.harmony || !format.reasoning_open.empty();
+  facts->calls_tools = format.harmony || format.tools != text::ToolSyntax::kNone;
+}
+
 ModelFacts read_parts(const Parts& parts, const ModelOptions& options) {
   ModelFacts facts;
   facts.id = options.id;
@@ -40,15 +52,11 @@ ModelFacts read_parts(const Parts& parts, const ModelOptions& options) {
   facts.max_context = facts.config.max_context;
   facts.vocab_size = facts.config.vocab_size;
   facts.d_model = facts.config.d_model;
-  facts.sampling = session::advised_sampling(facts.config.sampling);
+  facts.defaults.sampling = session::advised_sampling(facts.config.sampling);
   read_weights(parts.source, &facts);
   if (parts.chat_template == nullptr || parts.tokenizer == nullptr) return facts;
-  facts.chat_template = parts.chat_template->source();
-  facts.style = text::MessageStyle::probe(*parts.chat_template);
-  const text::ReplyFormat format = text::detect_reply_format(facts.chat_template, {});
-  facts.markers = text::marker_tokens(format, *parts.tokenizer);
-  facts.thinks = format.harmony || !format.reasoning_open.empty();
-  facts.calls_tools = format.harmony || format.tools != text::ToolSyntax::kNone;
+  read_template(*parts.chat_template, text::MessageStyle::probe(*parts.chat_template),
+                parts.tokenizer, &facts);
   return facts;
 }
 
@@ -77,6 +85,14 @@ ModelFacts read_facts(const ModelOptions& options) {
   ModelFacts facts = read_parts({*source, tokenizer.get(), chat_template.get()}, options);
   const std::int64_t context = options.session.context;
   facts.context = context > 0 ? context : facts.max_context;
+  return facts;
+}
+
+ModelFacts with_defaults(ModelFacts facts, const ModelDefaults& defaults,
+                         const text::Tokenizer* tokenizer) {
+  facts.defaults = defaults;
+  if (defaults.chat_template != nullptr)
+    read_template(*defaults.chat_template, defaults.style, tokenizer, &facts);
   return facts;
 }
 

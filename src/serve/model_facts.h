@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/sampler.h"
 #include "io/model_config.h"
+#include "serve/model_defaults.h"
 #include "session/session.h"
 #include "text/messages.h"
 
@@ -38,8 +38,8 @@ struct ModelFacts {
   std::int64_t n_parameters = 0;
   std::string format;  // that holds most of them
   io::ModelConfig config;
-  engine::SamplingParams sampling;  // where a request says nothing
-  std::string chat_template;        // source; empty: plain text only
+  ModelDefaults defaults;
+  std::string chat_template;  // source; empty: plain text only
   text::MessageStyle style;
   std::vector<text::TokenId> markers;  // control tokens that replies are taken apart by
   bool thinks = false;
@@ -49,5 +49,9 @@ struct ModelFacts {
 ModelFacts read_facts(const session::Session& session, const ModelOptions& options);
 /// The same of a model that is not open. Throws as Session::open.
 ModelFacts read_facts(const ModelOptions& options);
+/// The same under a name with other defaults. Without a tokenizer (null) no replies can be read by
+/// them where the template is another.
+ModelFacts with_defaults(ModelFacts facts, const ModelDefaults& defaults,
+                         const text::Tokenizer* tokenizer);
 
 }  // namespace kt::serve

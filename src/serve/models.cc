@@ -19,13 +19,26 @@ std::string plain(std::string_view name) {
   return out;
 }
 
+[[noreturn]] void refuse_taken(const std::string& name) {
+  throw Refusal({400, fmt::format("there is a model '{}' already", name)});
+}
+
 }  // namespace
 
 bool same_model(std::string_view a, std::string_view b) { return plain(a) == plain(b); }
 
+const Models::Copy* Models::find_copy(const Entry& entry, std::string_view name) {
+  const auto it = std::find_if(entry.copies.begin(), entry.copies.end(),
+                               [name](const Copy& copy) { return same_model(copy.name, name); });
+  return it == entry.copies.end() ? nullptr : &*it;
+}
+
+Models::Copy* Models::find_copy(Entry& entry, std::string_view name) {
+  return const_cast<Copy*>(find_copy(std::as_const(entry), name));
+}
+
 bool Models::has_name(const Entry& entry, std::string_view name) {
-  const auto same = [name](const std::string& own) { return same_model(own, name); };
-  return same(entry.options.id) || std::any_of(entry.copies.begin(), entry.copies.end(), same);
+  return same_model(entry.options.id, name) || find_copy(entry, name) != nullptr;
 }
 
 bool Models::is_taken(std::string_view name) const {
@@ -77,7 +90,21 @@ void Models::open(Entry& entry) {
   entry.keep_alive = entry.default_keep_alive;
 }
 
-std::shared_ptr<ServedModel> Models::get(const std::string& name) {
+// What an open model's name says of it: made once for each name and opening, as it may look at the
+// whole vocabulary.
+std::shared_ptr<const ModelFacts> Models::facts_of(ServedModel& model, Copy* copy) {
+  std::shared_ptr<const ModelFacts> base = model.shared_facts();
+  if (copy == nullptr || copy->defaults == nullptr) return base;
+  if (copy->base == base) return copy->facts;
+  copy->facts = model.worker().read([&](const session::Session& session) {
+    return std::make_shared<const ModelFacts>(
+        with_defaults(*base, *copy->defaults, session.tokenizer()));
+  });
+  copy->base = std::move(base);
+  return copy->facts;
+}
+
+NamedModel Models::get(const std::string& name) {
   using Is = ServedModel::State;
   const std::lock_guard lock(mutex_);
   if (closing_) throw Refusal({503, "the server is stopping"});
@@ -100,13 +127,14 @@ std::shared_ptr<ServedModel> Models::get(const std::string& name) {
   const std::shared_ptr<ServedModel>& model = entry.model;
   model->begin_use();
   std::shared_ptr<ServedModel> lease(model.get(), [model](ServedModel*) { model->end_use(); });
+  std::shared_ptr<const ModelFacts> facts;
   try {
-    model->facts();
+    facts = facts_of(*model, find_copy(entry, name));
   } catch (const Refusal& opening) {
     if (!entry.on_demand) throw;
     throw Loading(opening.problem(), std::move(lease));
   }
-  return lease;
+  return {std::move(lease), std::move(facts)};
 }
 
 std::shared_ptr<ServedModel> Models::peek(const std::string& name) const {
@@ -116,17 +144,22 @@ std::shared_ptr<ServedModel> Models::peek(const std::string& name) const {
 
 std::shared_ptr<const ModelFacts> Models::facts(const std::string& name) {
   ModelOptions options;
+  std::shared_ptr<const ModelDefaults> defaults;
+  std::shared_ptr<const ModelFacts> facts;
   {
     const std::lock_guard lock(mutex_);
     const Entry& entry = find(name);
-    if (entry.model != nullptr) return entry.model->shared_facts();
-    if (entry.facts != nullptr) return entry.facts;
+    if (const Copy* copy = find_copy(entry, name)) defaults = copy->defaults;
+    facts = entry.model != nullptr ? entry.model->shared_facts() : entry.facts;
     options = entry.options;
   }
-  auto facts = std::make_shared<const ModelFacts>(read_facts(options));  // takes a while
-  const std::lock_guard lock(mutex_);
-  find(name).facts = facts;
-  return facts;
+  if (facts == nullptr) {
+    facts = std::make_shared<const ModelFacts>(read_facts(options));  // takes a while
+    const std::lock_guard lock(mutex_);
+    find(name).facts = facts;
+  }
+  if (defaults == nullptr) return facts;
+  return std::make_shared<const ModelFacts>(with_defaults(*facts, *defaults, nullptr));
 }
 
 void Models::keep(const std::string& name, Duration keep_alive) {
@@ -142,7 +175,7 @@ std::vector<Models::State> Models::list() const {
   std::vector<State> all;
   for (const Entry& entry : entries_) {
     all.push_back(state_of(entry, entry.options.id));
-    for (const std::string& name : entry.copies) all.push_back(state_of(entry, name));
+    for (const Copy& copy : entry.copies) all.push_back(state_of(entry, copy.name));
   }
   return all;
 }
@@ -178,23 +211,44 @@ void Models::add(const std::string& name, const std::string& path) {
 }
 
 void Models::copy(const std::string& name, const std::string& another) {
-  constexpr std::size_t kMostNames = 100, kLongestName = 256;
   const std::lock_guard lock(mutex_);
+  if (is_taken(another)) refuse_taken(another);
+  add_copy(name, another, nullptr);
+}
+
+void Models::create(const std::string& name, const std::string& another,
+                    std::shared_ptr<const ModelDefaults> defaults) {
+  const std::lock_guard lock(mutex_);
+  for (const Entry& entry : entries_) {
+    if (same_model(entry.options.id, another)) refuse_taken(another);
+  }
+  add_copy(name, another, std::move(defaults));
+}
+
+// With the lock held. A copy of that name goes once all is well.
+void Models::add_copy(const std::string& name, const std::string& another,
+                      std::shared_ptr<const ModelDefaults> defaults) {
+  constexpr std::size_t kMostNames = 100, kLongestName = 256;
   Entry& entry = find(name);
   if (another.empty() || another.size() > kLongestName || another.find('\n') != std::string::npos)
     throw Refusal({400, "a model's name has 1 to 256 characters, in one line"});
-  if (is_taken(another))
-    throw Refusal({400, fmt::format("there is a model '{}' already", another)});
   if (entry.copies.size() >= kMostNames)
     throw Refusal({400, fmt::format("model '{}' has {} names already", name, kMostNames)});
-  entry.copies.push_back(another);
+  const Copy* copied = find_copy(entry, name);
+  if (defaults == nullptr && copied != nullptr) defaults = copied->defaults;
+  for (Entry& e : entries_) remove_copy(e, another);
+  entry.copies.push_back({another, std::move(defaults), nullptr, nullptr});
+}
+
+bool Models::remove_copy(Entry& entry, const std::string& name) {
+  return std::erase_if(entry.copies,
+                       [&](const Copy& copy) { return same_model(copy.name, name); }) > 0;
 }
 
 void Models::remove(const std::string& name) {
   const std::lock_guard lock(mutex_);
   Entry& entry = find(name);
-  const auto same = [&name](const std::string& own) { return same_model(own, name); };
-  if (std::erase_if(entry.copies, same) > 0) return;
+  if (remove_copy(entry, name)) return;
   if (&entry == &entries_.front())
     throw Refusal({400, "the first model stays: the server was started with it"});
   if (entry.model != nullptr && entry.model->in_use())

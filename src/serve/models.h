@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "serve/named_model.h"
 #include "serve/problem.h"
-#include "serve/served_model.h"
 
 namespace kt::serve {
 
@@ -46,9 +46,9 @@ class Models {
   Models& operator=(const Models&) = delete;
 
   /// The model of this name (same_model), the first for an empty one, which stays open as long as
-  /// the pointer does. Throws a Refusal (404) that lists the names, Loading, a Refusal (503) while
+  /// its lease does. Throws a Refusal (404) that lists the names, Loading, a Refusal (503) while
   /// the server begins or stops, and what opening threw.
-  std::shared_ptr<ServedModel> get(const std::string& name);
+  NamedModel get(const std::string& name);
   /// The same without opening it or keeping it open; null when it is closed.
   std::shared_ptr<ServedModel> peek(const std::string& name) const;
   /// How long it stays after its last request, until it is opened anew; 0: it goes as soon as it
@@ -65,14 +65,18 @@ class Models {
   };
   std::vector<State> list() const;
   State state(const std::string& name) const;
-  /// Of a model that may be closed: from when it was open, or the headers of its files. Throws as
-  /// get and as ServedModel::facts.
+  /// What get() knows of a model that may be closed, too: from when it was open, or the headers of
+  /// its files. Not to read replies by. Throws as get and as ServedModel::facts.
   std::shared_ptr<const ModelFacts> facts(const std::string& name);
   /// Serves a file or folder too, with the options of the first model but for those of its own
   /// (rules, template). Nothing when a model of this name is here.
   void add(const std::string& name, const std::string& path);
-  /// Serves a model under another name too. Throws a Refusal: 404, 400 for a name that is taken.
+  /// Serves a model under another name too, with the same defaults. Throws a Refusal: 404, 400 for
+  /// a name that is taken.
   void copy(const std::string& name, const std::string& another);
+  /// The same with other defaults, unless they are null; a copy of that name gives way.
+  void create(const std::string& name, const std::string& another,
+              std::shared_ptr<const ModelDefaults> defaults);
   /// Takes a name away, and with its own name the model; files stay. Throws a Refusal: 404, 400 for
   /// the first model, 409 while it is in use.
   void remove(const std::string& name);
@@ -80,9 +84,16 @@ class Models {
   void close();
 
  private:
+  // A further name.
+  struct Copy {
+    std::string name;
+    std::shared_ptr<const ModelDefaults> defaults;  // null: the model's own
+    // The model's facts when it was last open, and what became of them under this name.
+    std::shared_ptr<const ModelFacts> base, facts;
+  };
   struct Entry {
     ModelOptions options;
-    std::vector<std::string> copies;  // further names
+    std::vector<Copy> copies;
     Duration default_keep_alive = kForever, keep_alive = kForever;
     std::shared_ptr<ServedModel> model;       // null: closed
     std::shared_ptr<const ModelFacts> facts;  // from when it was open
@@ -90,6 +101,12 @@ class Models {
   };
   const Entry& find(const std::string& name) const;
   Entry& find(const std::string& name);
+  static const Copy* find_copy(const Entry& entry, std::string_view name);
+  static Copy* find_copy(Entry& entry, std::string_view name);
+  static std::shared_ptr<const ModelFacts> facts_of(ServedModel& model, Copy* copy);
+  void add_copy(const std::string& name, const std::string& another,
+                std::shared_ptr<const ModelDefaults> defaults);
+  static bool remove_copy(Entry& entry, const std::string& name);
   void open(Entry& entry);
   void dismiss(Entry& entry);
   bool dismiss_idle(const Entry* except, bool any_age);

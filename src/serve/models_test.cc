@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <optional>
 
 #include "base/error.h"
 
@@ -26,7 +27,7 @@ ModelOptions tiny_moe(const std::string& id) {
   return options;
 }
 
-std::shared_ptr<ServedModel> wait_for_model(Models& models, const std::string& name) {
+NamedModel wait_for_model(Models& models, const std::string& name) {
   while (true) {
     std::shared_ptr<ServedModel> model;  // kept while it is being opened
     try {
@@ -43,7 +44,7 @@ std::shared_ptr<ServedModel> wait_for_model(Models& models, const std::string& n
 TEST(Models, ALeaseKeepsAModelOpenAndNothingElseDoes) {
   Models models({tiny_moe("first"), tiny_moe("second")}, Models::Duration(0));
   EXPECT_EQ(models.peek("second"), nullptr);
-  std::shared_ptr<ServedModel> lease = wait_for_model(models, "second");
+  std::optional<NamedModel> lease = wait_for_model(models, "second");
   const std::shared_ptr<ServedModel> seen = models.peek("second");
   std::this_thread::sleep_for(std::chrono::milliseconds(2500));  // idle ones go each second
   EXPECT_EQ(models.peek("second"), seen);
@@ -54,6 +55,54 @@ TEST(Models, ALeaseKeepsAModelOpenAndNothingElseDoes) {
   EXPECT_EQ(models.peek("second"), nullptr);
   EXPECT_EQ(models.facts("second")->context, 64);  // known without opening it
   EXPECT_EQ(models.peek("second"), nullptr);
+}
+
+TEST(Models, ANameHasItsOwnDefaults) {
+  Models models({tiny_moe("first")}, Models::kForever);
+  ASSERT_TRUE(models.peek({})->wait_open(std::chrono::minutes(1)));
+  const auto defaults_of = [&](const std::string& name) {
+    return wait_for_model(models, name).facts().defaults;
+  };
+  const auto saying = [](const char* system, std::int64_t max_tokens) {
+    auto defaults = std::make_shared<ModelDefaults>();
+    defaults->system = system;
+    defaults->max_tokens = max_tokens;
+    return defaults;
+  };
+  models.create("first", "brief", saying("Be brief.", 5));
+  models.copy("brief", "copy");
+  models.create("copy", "another", nullptr);
+  for (const char* name : {"Brief:latest", "copy", "another"}) {
+    EXPECT_EQ(defaults_of(name).system, "Be brief.") << name;
+    EXPECT_EQ(models.facts(name)->defaults.max_tokens, 5) << name;
+  }
+  EXPECT_TRUE(defaults_of("first").system.empty());
+  models.create("first", "brief", saying("Be long.", 500));
+  EXPECT_EQ(defaults_of("brief").system, "Be long.");
+  EXPECT_EQ(defaults_of("copy").system, "Be brief.");
+  models.remove("brief");
+  EXPECT_THROW(models.get("brief"), Refusal);
+  EXPECT_THROW(models.create("first", "First", nullptr), Refusal);  // a model, and no copy
+  EXPECT_EQ(models.list().size(), 3u);
+}
+
+// What is read out of a template by the vocabulary is there for the model that is open.
+TEST(Models, ANameHasItsOwnTemplate) {
+  Models models({tiny_moe("first")}, Models::kForever);
+  ASSERT_TRUE(models.peek({})->wait_open(std::chrono::minutes(1)));
+  const ModelFacts own = wait_for_model(models, "first").facts();
+  auto defaults = std::make_shared<ModelDefaults>(own.defaults);
+  defaults->chat_template = std::make_shared<const text::ChatTemplate>(text::ChatTemplate::compile(
+      "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}<think>"));
+  models.create("first", "plain", defaults);
+  const NamedModel plain = wait_for_model(models, "plain");
+  Ask ask;
+  ask.messages = {{{"role", "user"}, {"content", "hi"}}};
+  EXPECT_EQ(plain.render(ask).prompt, "[user] hi\n<think>");
+  EXPECT_TRUE(plain.facts().thinks);
+  EXPECT_NE(wait_for_model(models, "first").render(ask).prompt, plain.render(ask).prompt);
+  EXPECT_EQ(models.facts("plain")->chat_template, plain.facts().chat_template);
+  EXPECT_EQ(&wait_for_model(models, "plain").facts(), &plain.facts());  // made once
 }
 
 TEST(Models, WhoWaitedForAModelThatCannotBeOpenedIsToldAndTheNextTriesAgain) {

@@ -12,8 +12,8 @@
 
 #include "engine/sampler.h"
 #include "serve/http/work.h"
+#include "serve/named_model.h"
 #include "serve/problem.h"
-#include "serve/served_model.h"
 #include "text/reply_parser.h"
 
 namespace kt::serve {

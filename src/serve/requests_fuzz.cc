@@ -34,7 +34,10 @@ void read_ollama(const Fields& fields, const ModelFacts& facts, Ask* ask) {
   ollama::read_format(fields, ask);
   ollama::read_think(fields, facts, name, ask);
   ollama::read_tools(fields, facts, name, ask);
-  if (fields.find("messages") != nullptr) {
+  if (fields.find("from") != nullptr) {
+    const ModelDefaults defaults = ollama::read_defaults(fields, facts);
+    ask->messages = begin_conversation(defaults, Json::array(), false);
+  } else if (fields.find("messages") != nullptr) {
     ask->messages = ollama::read_messages(fields);
   } else {
     ollama::read_prompt(fields, facts, name, ask);

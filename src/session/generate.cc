@@ -55,8 +55,10 @@ TextResult generate_text(Session& session, const TextRequest& request) {
   return result;
 }
 
-std::string render_chat(const Session& session, text::ChatInput input) {
-  if (session.chat_template() == nullptr || session.tokenizer() == nullptr) {
+std::string render_chat(const Session& session, text::ChatInput input,
+                        const text::ChatTemplate* other) {
+  const text::ChatTemplate* chat_template = other != nullptr ? other : session.chat_template();
+  if (chat_template == nullptr || session.tokenizer() == nullptr) {
     fail(ErrorCode::kUnsupported, session.source().path(),
          "has no chat template, it completes plain text only");
   }
@@ -66,7 +68,7 @@ std::string render_chat(const Session& session, text::ChatInput input) {
   };
   input.bos_token = spelling(tokenizer.bos());
   input.eos_token = spelling(tokenizer.eos());
-  return session.chat_template()->render(input);
+  return chat_template->render(input);
 }
 
 engine::SamplingParams advised_sampling(const io::SamplingAdvice& advice) {

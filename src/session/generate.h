@@ -59,8 +59,10 @@ class TextOutput {
 };
 
 /// The prompt that the model's chat template makes of messages; bos_token and eos_token are filled
-/// in. Throws kUnsupported when the model has no template, else as ChatTemplate::render.
-std::string render_chat(const Session& session, text::ChatInput input);
+/// in. `other` takes its place unless it is null. Throws kUnsupported when there is no template,
+/// else as ChatTemplate::render.
+std::string render_chat(const Session& session, text::ChatInput input,
+                        const text::ChatTemplate* other = nullptr);
 
 /// The default sampling with what the makers of a model advise instead, where they do.
 engine::SamplingParams advised_sampling(const io::SamplingAdvice& advice);

@@ -283,13 +283,134 @@ def test_a_model_may_have_several_names(client, server):
     for wrong, match in ((lambda: client.copy(server.model, "third"), "there is a model 'third' already"),
                          (lambda: client.copy("nobody", "x"), "not found"),
                          (lambda: client.copy(server.model, ""), "1 to 256 characters"),
-                         (lambda: client.create("x", from_=server.model, system="Be brief."), "system"),
                          (lambda: client.create("x"), "from"),
                          (lambda: client.delete("nobody"), "not found")):
         with pytest.raises(ollama.ResponseError, match=match):
             wrong()
     client.delete("second")
     client.delete("third")
+    assert names(client) == before
+
+
+@pytest.fixture
+def created(client, server):
+    """Makes names of the model that say more, which go with the test."""
+    made = []
+
+    def create(name, from_=server.model, **fields):
+        assert client.create(name, from_=from_, **fields).status == "success"
+        made.append(name)
+        return name
+    yield create
+    for name in set(made):
+        client.delete(name)
+
+
+def answers(server, name, messages, **given):
+    """What each protocol answers at most 8 tokens long, and how many tokens it counts in the prompt; `given` as OpenAI
+    calls it."""
+    def post(path, **body):
+        status, _, text = ask(server, "POST", path, {"model": name} | body)
+        assert status == 200, text
+        return json.loads(text)
+    options = {{"max_tokens": "num_predict"}.get(key, key): value for key, value in given.items()}
+    chat = post("/v1/chat/completions", messages=messages, **given)
+    said = post("/api/chat", messages=messages, options=options, stream=False)
+    system = {"system": m["content"] for m in messages if m["role"] == "system"}
+    message = post("/v1/messages", messages=[m for m in messages if m["role"] != "system"], **system, **{"max_tokens": 8} | given)
+    response = post("/v1/responses", input=messages, **{{"max_tokens": "max_output_tokens"}.get(k, k): v for k, v in given.items()})
+    return [(chat["choices"][0]["message"]["content"], chat["usage"]["prompt_tokens"]),
+            (said["message"]["content"], said["prompt_eval_count"]),
+            (message["content"][0]["text"], message["usage"]["input_tokens"] + message["usage"]["cache_read_input_tokens"]),
+            (response["output"][0]["content"][0]["text"], response["usage"]["input_tokens"])]
+
+
+USER = {"role": "user", "content": "What is your name?"}
+SHOWN = [{"role": "user", "content": "Where do you live?"}, {"role": "assistant", "content": "On my ship."}]
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def test_created_names_say_their_part_by_every_protocol(client, server, created):
+    created("pirate", system="You are a pirate.", messages=SHOWN, parameters={"temperature": 0, "num_predict": 8})
+    plain = answers(server, server.model, [USER], temperature=0, max_tokens=8)
+    told = answers(server, server.model, [system("You are a pirate."), *SHOWN, USER], temperature=0, max_tokens=8)
+    assert len(set(told)) == len(set(plain)) == 1 and told[0] != plain[0]
+    assert answers(server, "Pirate:latest", [USER]) == told
+    prompt = client.generate("pirate", USER["content"])
+    assert (prompt.response, prompt.prompt_eval_count) == told[0]
+    assert answers(server, server.model, [USER], temperature=0, max_tokens=8) == plain
+
+
+def test_what_a_request_says_itself_wins(server, created):
+    created("pirate", system="You are a pirate.", messages=SHOWN, parameters={"temperature": 0, "num_predict": 8})
+    own = [system("You are a king."), USER]
+    wanted = answers(server, server.model, [own[0], *SHOWN, USER], temperature=0, max_tokens=3)
+    assert answers(server, "pirate", own, max_tokens=3) == wanted
+
+
+def test_stops_of_a_created_name(server, created):
+    [(whole, _), *_] = answers(server, server.model, [USER], temperature=0, max_tokens=8)
+    word = whole.split()[2]
+    created("stops", parameters={"temperature": 0, "num_predict": 8, "stop": [word, "zebra"]})
+    assert {text.rstrip() for text, _ in answers(server, "stops", [USER])} == {whole.split(word)[0].rstrip()}
+    status, _, body = ask(server, "POST", "/v1/chat/completions", {"model": "stops", "messages": [USER], "stop": None})
+    assert status == 200 and json.loads(body)["choices"][0]["finish_reason"] == "stop"
+    _, _, body = ask(server, "POST", "/v1/chat/completions", {"model": "stops", "messages": [USER], "stop": []})
+    assert json.loads(body)["choices"][0]["message"]["content"] == whole
+
+
+def test_created_names_are_shown_and_created_anew(client, server, created):
+    created("brief", system="Be brief.", license=["MIT", "BSD"], messages=SHOWN,
+            parameters={"temperature": 0.5, "stop": ["a", "b"], "num_ctx": 512})
+    shown = client.show("brief")
+    assert re.findall(r"^(temperature|stop|num_ctx) +(\S+)$", shown.parameters, re.MULTILINE) == [
+        ("temperature", "0.5"), ("stop", '"a"'), ("stop", '"b"'), ("num_ctx", "512")]
+    assert shown.license == "MIT\nBSD" and shown.template == client.show(server.model).template
+    assert 'SYSTEM """Be brief."""' in shown.modelfile and 'MESSAGE assistant """On my ship."""' in shown.modelfile
+    assert json.loads(ask(server, "POST", "/api/show", {"model": "brief"})[2])["system"] == "Be brief."
+    created("briefer", from_="brief", system="Be briefer.")
+    client.copy("brief", "copied")
+    created("brief", from_="brief", parameters={"top_k": 3})
+    systems = {name: json.loads(ask(server, "POST", "/api/show", {"model": name})[2]).get("system")
+               for name in ("brief", "briefer", "copied", server.model)}
+    assert systems == {"brief": "Be brief.", "briefer": "Be briefer.", "copied": "Be brief.", server.model: None}
+    assert re.search(r"^top_k +3$", client.show("brief").parameters, re.MULTILINE)
+    assert re.search(r"^num_ctx +512$", client.show("briefer").parameters, re.MULTILINE)
+    client.delete("copied")
+
+
+def test_a_created_name_may_have_a_template_of_its_own(client, server, created):
+    created("tagged", template="{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}<assistant>",
+            system="Be brief.", parameters={"temperature": 0, "num_predict": 8})
+    prompt = f"<system> Be brief.\n<user> {USER['content']}\n<assistant>"
+    assert json.loads(ask(server, "POST", "/apply-template", {"model": "tagged", "messages": [USER]})[2])["prompt"] == prompt
+    raw = client.generate(server.model, prompt, raw=True, options={"temperature": 0, "num_predict": 8})
+    assert {text for text, _ in answers(server, "tagged", [USER])} == {raw.response}
+    assert client.show("tagged").template.startswith("{% for m in messages %}")
+
+
+@pytest.mark.parametrize("fields, wanted", [
+    ({"template": "{{ .System }} {{ .Prompt }}"}, "not in Go's"),
+    ({"files": {"a.gguf": "sha256:" + "0" * 64}}, "files: cannot be given"),
+    ({"adapters": {"a.gguf": "sha256:" + "0" * 64}}, "adapters: cannot be given"),
+    ({"quantize": "q4_K_M"}, "quantize: cannot be given"),
+    ({"parameters": {"top_p": 7}}, "parameters.top_p"),
+    ({"parameters": {"num_ctx": 1 << 20}}, "2048 tokens that are served"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
+    ({"system": 3}, "system"),
+    ({"system": "word " * 300_000}, "1048576 bytes"),
+    ({"model": None, "system": "x"}, "model is required"),
+    ({"model": "{}", "system": "x"}, "there is a model"),
+])
+def test_what_a_name_cannot_be_given(client, server, fields, wanted):
+    before = names(client)
+    if fields.get("model"):
+        fields = fields | {"model": server.model}
+    status, said = error(server, "/api/create", {"model": "x", "from": server.model} | fields)
+    assert status == 400 and wanted in said
     assert names(client) == before
 
 

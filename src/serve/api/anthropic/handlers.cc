@@ -6,7 +6,7 @@
 namespace kt::serve::anthropic {
 namespace {
 
-std::shared_ptr<ServedModel> find_model(Service& service, const Fields& fields) {
+NamedModel find_model(Service& service, const Fields& fields) {
   const auto name = fields.text("model");
   if (!name || name->empty()) fields.refuse("model", "a string");
   return service.models().get(*name);
@@ -17,26 +17,27 @@ std::shared_ptr<ServedModel> find_model(Service& service, const Fields& fields) 
 Answer messages(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = find_model(service, fields);
+  const NamedModel model = find_model(service, fields);
   Ask ask;
-  read_sampling(fields, model->facts(), &ask);
-  read_conversation(fields, model->facts(), &ask);
+  read_sampling(fields, model.facts(), &ask);
+  read_conversation(fields, model.facts(), &ask);
   CodecOptions options;
-  options.model = model->id();
+  options.model = model.id();
   options.show_thinking = shows_thinking(fields);
   options.stream = fields.flag("stream").value_or(false);
-  Generation generation = model->generate(ask);
+  Generation generation = model.generate(ask);
   options.n_prompt = generation.n_prompt[0];
-  return service.reply(request, model, std::move(generation), make_codec(std::move(options)));
+  return service.reply(request, model.lease(), std::move(generation),
+                       make_codec(std::move(options)));
 }
 
 Answer count_tokens(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = find_model(service, fields);
+  const NamedModel model = find_model(service, fields);
   Ask ask;
-  read_conversation(fields, model->facts(), &ask);
-  return json_reply({{"input_tokens", model->tokenize_chat(ask).size()}});
+  read_conversation(fields, model.facts(), &ask);
+  return json_reply({{"input_tokens", model.tokenize_chat(ask).size()}});
 }
 
 }  // namespace kt::serve::anthropic

@@ -245,8 +245,8 @@ void read_conversation(const Fields& fields, const ModelFacts& facts, Ask* ask) 
 }
 
 void read_sampling(const Fields& fields, const ModelFacts& facts, Ask* ask) {
+  start_ask(facts.defaults, ask);
   engine::SamplingParams& p = ask->sampling;
-  p = facts.sampling;
   // Zero only reads the prompt into the cache.
   const auto most = fields.whole("max_tokens", 0, INT32_MAX);
   if (!most) fields.refuse("max_tokens", "a whole number");
@@ -254,7 +254,7 @@ void read_sampling(const Fields& fields, const ModelFacts& facts, Ask* ask) {
   set(fields.number("temperature", 0, 1), &p.temperature);
   set(fields.number("top_p", 0, 1), &p.top_p);
   if (const auto k = fields.whole("top_k", 0, INT32_MAX)) p.top_k = static_cast<std::int32_t>(*k);
-  ask->stops = fields.texts("stop_sequences", 64);
+  if (fields.find("stop_sequences") != nullptr) ask->stops = fields.texts("stop_sequences", 64);
 }
 
 bool shows_thinking(const Fields& fields) {

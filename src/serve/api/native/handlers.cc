@@ -61,7 +61,7 @@ Answer props(Service& service, const http::Request&) {
                      {"build", KT_VERSION},
                      {"build_info", "kt " KT_VERSION},
                      {"n_ctx", facts.context},
-                     {"default_generation_settings", sampling_json(facts.sampling)},
+                     {"default_generation_settings", sampling_json(facts.defaults.sampling)},
                      {"chat_template", facts.chat_template},
                      {"capabilities", {{"thinking", facts.thinks}, {"tools", facts.calls_tools}}}});
 }
@@ -96,19 +96,19 @@ Answer placement(Service& service, const http::Request& request) {
 Answer tokenize(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = service.models().get(fields.text("model").value_or(""));
+  const NamedModel model = service.models().get(fields.text("model").value_or(""));
   const auto text = fields.text(fields.find("content") != nullptr ? "content" : "prompt");
   if (!text) fields.refuse("content", "a string");
   const char* special =
       fields.find("add_special") != nullptr ? "add_special" : "add_special_tokens";
-  const std::vector<std::int32_t> tokens = model->tokenize(
+  const std::vector<std::int32_t> tokens = model.tokenize(
       *text, fields.flag(special).value_or(false), fields.flag("parse_special").value_or(true));
   Json reply = {
-      {"tokens", tokens}, {"count", tokens.size()}, {"max_model_len", model->facts().context}};
+      {"tokens", tokens}, {"count", tokens.size()}, {"max_model_len", model.facts().context}};
   if (!fields.flag("with_pieces").value_or(false)) return json_reply(reply);
   Json pieces = Json::array();
   for (const std::int32_t token : tokens)
-    pieces.push_back({{"id", token}, {"piece", model->token_bytes(token)}});
+    pieces.push_back({{"id", token}, {"piece", model.token_bytes(token)}});
   reply["tokens"] = std::move(pieces);
   return json_reply(reply);
 }
@@ -116,18 +116,18 @@ Answer tokenize(Service& service, const http::Request& request) {
 Answer detokenize(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = service.models().get(fields.text("model").value_or(""));
-  const std::string text = model->detokenize(token_list(fields));
+  const NamedModel model = service.models().get(fields.text("model").value_or(""));
+  const std::string text = model.detokenize(token_list(fields));
   return json_reply({{"content", text}, {"prompt", text}});
 }
 
 Answer apply_template(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = service.models().get(fields.text("model").value_or(""));
+  const NamedModel model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
-  openai::read_conversation(fields, model->facts(), &ask);
-  return json_reply({{"prompt", model->render(ask).prompt}});
+  openai::read_conversation(fields, model.facts(), &ask);
+  return json_reply({{"prompt", model.render(ask).prompt}});
 }
 
 }  // namespace kt::serve::native

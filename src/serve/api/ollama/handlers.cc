@@ -23,9 +23,9 @@ http::Reply reply_json(const Json& json) {
 }
 
 // Names are Ollama's: the model's own message says what there is.
-std::shared_ptr<ServedModel> find_model(Service& service, const Fields& fields) {
+NamedModel find_model(Service& service, const Fields& fields) {
   const std::string name = read_name(fields);
-  auto model = service.models().get(name);
+  NamedModel model = service.models().get(name);
   if (const auto seconds = read_keep_alive(fields)) {
     const double longest = 1e9;
     service.models().keep(name, *seconds < 0 || *seconds > longest
@@ -41,15 +41,14 @@ http::Reply nothing_to_do(const Fields& fields, bool chat, const std::string& na
   return reply_json(empty_reply(chat, name, unload ? "unload" : "load"));
 }
 
-CodecOptions codec_options(const Fields& fields, const std::string& name,
-                           const std::shared_ptr<ServedModel>& model) {
+CodecOptions codec_options(const Fields& fields, const std::string& name, const NamedModel& model) {
   CodecOptions options;
   options.model = name;
   options.stream = fields.flag("stream").value_or(true);
   options.logprobs = fields.flag("logprobs").value_or(false);
   if (fields.whole("top_logprobs", 0, 20).value_or(0) > 0)
     fail(ErrorCode::kUnsupported, "top_logprobs", "only the token that was taken is told");
-  options.token_bytes = [model](std::int32_t token) { return model->token_bytes(token); };
+  options.token_bytes = [model](std::int32_t token) { return model.token_bytes(token); };
   return options;
 }
 
@@ -99,48 +98,49 @@ Answer generate(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
   const std::string name = read_name(fields);
-  const auto model = find_model(service, fields);
+  const NamedModel model = find_model(service, fields);
   Ask ask;
-  read_common(fields, model->facts(), name, &ask);
-  if (!read_prompt(fields, model->facts(), name, &ask)) return nothing_to_do(fields, false, name);
+  read_common(fields, model.facts(), name, &ask);
+  if (!read_prompt(fields, model.facts(), name, &ask)) return nothing_to_do(fields, false, name);
   // Marks of the template that a raw prompt spells out count as such.
   for (Ask::Prompt& prompt : ask.prompts)
-    prompt = {{}, model->tokenize(prompt.text, true, true), true};
+    prompt = {{}, model.tokenize(prompt.text, true, true), true};
   CodecOptions options = codec_options(fields, name, model);
   options.chat = false;
-  Generation generation = model->generate(ask);
+  Generation generation = model.generate(ask);
   if (!ask.messages.is_null()) options.context = std::move(generation.prompts[0]);
-  return service.reply(request, model, std::move(generation), make_codec(std::move(options)));
+  return service.reply(request, model.lease(), std::move(generation),
+                       make_codec(std::move(options)));
 }
 
 Answer chat(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
   const std::string name = read_name(fields);
-  const auto model = find_model(service, fields);
+  const NamedModel model = find_model(service, fields);
   Ask ask;
-  read_common(fields, model->facts(), name, &ask);
-  read_tools(fields, model->facts(), name, &ask);
+  read_common(fields, model.facts(), name, &ask);
+  read_tools(fields, model.facts(), name, &ask);
   ask.messages = read_messages(fields);
   if (ask.messages.empty()) return nothing_to_do(fields, true, name);
-  if (model->facts().chat_template.empty()) {
+  if (model.facts().chat_template.empty()) {
     fail(ErrorCode::kUnsupported, {}, "\"{}\" does not support chat; it has no chat template",
          name);
   }
   CodecOptions options = codec_options(fields, name, model);
-  return service.reply(request, model, model->generate(ask), make_codec(std::move(options)));
+  return service.reply(request, model.lease(), model.generate(ask), make_codec(std::move(options)));
 }
 
 Answer embed(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = find_model(service, fields);
+  const NamedModel model = find_model(service, fields);
   const bool old = request.path == "/api/embeddings";
   Ask ask;
   for (std::string& text : fields.texts(old ? "prompt" : "input", 1024))
     ask.prompts.push_back({std::move(text), {}, false});
-  const std::int64_t dimensions = fields.whole("dimensions", 1, model->facts().d_model).value_or(0);
-  const auto job = std::make_shared<Embedding>(model->prompt_tokens(ask.prompts), dimensions);
+  const std::int64_t dimensions = fields.whole("dimensions", 1, model.facts().d_model).value_or(0);
+  const auto job = std::make_shared<Embedding>(model.prompt_tokens(ask.prompts), dimensions);
   const auto make = [job, old, name = read_name(fields), start = std::chrono::steady_clock::now()] {
     const auto& vectors = job->vectors;
     if (old) return reply_json({{"embedding", vectors.empty() ? Json::array() : Json(vectors[0])}});
@@ -153,7 +153,8 @@ Answer embed(Service& service, const http::Request& request) {
          {"prompt_eval_count", job->n_tokens()}});
   };
   return service.in_parts(
-      request, model, [job](session::Session& session) { return job->step(session); }, make);
+      request, model.lease(), [job](session::Session& session) { return job->step(session); },
+      make);
 }
 
 Answer find_blob(Service&, const http::Request&) { throw Refusal({404, "blob not found"}); }

@@ -55,18 +55,27 @@ Answer copy(Service& service, const http::Request& request) {
 }
 
 Answer create(Service& service, const http::Request& request) {
+  constexpr std::size_t kMostBytes = std::size_t{1} << 20;  // they stay in memory
+  if (request.body.size() > kMostBytes)
+    fail(ErrorCode::kUsage, {}, "a name can be given {} bytes to say at most", kMostBytes);
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  for (const char* changed : {"files", "adapters", "template", "system", "parameters", "messages",
-                              "quantize", "license", "modelfile"}) {
-    if (fields.find(changed) == nullptr) continue;
-    fail(ErrorCode::kUnsupported, changed,
-         "models are created as another name of one that is here; say it in requests, or to kt "
-         "serve and kt quantize");
+  const auto has = [&fields](const char* key) { return fields.find(key) != nullptr; };
+  for (const char* key : {"files", "adapters", "quantize", "renderer", "parser", "modelfile"}) {
+    if (!has(key)) continue;
+    fail(ErrorCode::kUnsupported, key,
+         "cannot be given: models are created as names of those that are here, with system, "
+         "messages, parameters, template and license; kt quantize makes files");
   }
   const auto from = fields.text("from");
   if (!from || from->empty()) fail(ErrorCode::kUsage, "from", "the model to begin from is missing");
-  service.models().copy(*from, read_name(fields));
+  constexpr const char* kDefaults[] = {"system", "messages", "parameters", "template", "license"};
+  std::shared_ptr<const ModelDefaults> defaults;
+  if (std::any_of(std::begin(kDefaults), std::end(kDefaults), has)) {
+    defaults = std::make_shared<const ModelDefaults>(
+        read_defaults(fields, *service.models().facts(*from)));
+  }
+  service.models().create(*from, read_name(fields), std::move(defaults));
   return done(fields, {"success"});
 }
 

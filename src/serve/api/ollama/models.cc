@@ -1,7 +1,10 @@
 #include "serve/api/ollama/models.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "base/sha256.h"
 #include "serve/api/ollama/times.h"
@@ -75,26 +78,48 @@ Json info(const ModelFacts& facts) {
   return json;
 }
 
-std::string parameters(const engine::SamplingParams& p) {
+// What holds of the usual ones, and what else was given.
+std::string parameters(const ModelDefaults& defaults) {
+  const engine::SamplingParams& p = defaults.sampling;
   std::string text;
-  const auto line = [&](const char* name, auto value) {
+  std::vector<std::string_view> usual;
+  const auto write = [&text](std::string_view name, const auto& value) {
     text += fmt::format("{:<30} {}\n", name, value);
+  };
+  const auto line = [&](const char* name, auto value) {
+    write(name, value);
+    usual.emplace_back(name);
   };
   line("temperature", p.temperature);
   line("top_k", p.top_k);
   line("top_p", p.top_p);
   line("min_p", p.min_p);
   line("repeat_penalty", p.repetition_penalty);
+  for (const auto& [name, value] : defaults.parameters.items()) {
+    if (std::find(usual.begin(), usual.end(), name) != usual.end()) continue;
+    const Json list = value.is_array() ? value : Json::array({value});
+    for (const Json& one : list) write(name, wire(one));
+  }
   return text;
 }
 
 std::string modelfile(const ModelFacts& facts) {
+  const ModelDefaults& defaults = facts.defaults;
   std::string text = "FROM " + facts.path + "\n";
-  if (!facts.chat_template.empty()) text += "TEMPLATE \"\"\"" + facts.chat_template + "\"\"\"\n";
+  const auto block = [&text](const std::string& keyword, const std::string& value) {
+    if (!value.empty()) text += fmt::format("{} \"\"\"{}\"\"\"\n", keyword, value);
+  };
+  block("TEMPLATE", facts.chat_template);
+  block("SYSTEM", defaults.system);
   std::string_view rest;
-  const std::string all = parameters(facts.sampling);
+  const std::string all = parameters(defaults);
   for (rest = all; !rest.empty(); rest.remove_prefix(rest.find('\n') + 1))
     text += fmt::format("PARAMETER {}\n", rest.substr(0, rest.find('\n')));
+  for (const Json& message : defaults.messages) {
+    const Fields fields(message);
+    block("MESSAGE " + fields.text("role").value_or(""), fields.text("content").value_or(""));
+  }
+  block("LICENSE", defaults.license);
   return text;
 }
 
@@ -138,10 +163,15 @@ Json loaded_json(const Models::State& state) {
 }
 
 Json show_json(const ModelFacts& facts) {
-  return {{"modelfile", modelfile(facts)},       {"parameters", parameters(facts.sampling)},
-          {"template", facts.chat_template},     {"license", ""},
-          {"details", details(facts)},           {"model_info", info(facts)},
-          {"capabilities", capabilities(facts)}, {"modified_at", time_text(modified(facts.path))}};
+  const ModelDefaults& defaults = facts.defaults;
+  Json json = {
+      {"modelfile", modelfile(facts)},       {"parameters", parameters(defaults)},
+      {"template", facts.chat_template},     {"license", defaults.license},
+      {"details", details(facts)},           {"model_info", info(facts)},
+      {"capabilities", capabilities(facts)}, {"modified_at", time_text(modified(facts.path))}};
+  if (!defaults.system.empty()) json["system"] = defaults.system;
+  if (!defaults.messages.empty()) json["messages"] = defaults.messages;
+  return json;
 }
 
 }  // namespace kt::serve::ollama

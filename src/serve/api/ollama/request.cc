@@ -99,6 +99,39 @@ void read_sampling(const Fields& fields, engine::SamplingParams* p) {
   if (const auto seed = fields.seed()) p->seed = *seed;
 }
 
+// Options: sampling, limits and stops, over what is asked for already.
+void read_object(const Fields& fields, const char* name, const ModelFacts& facts, Ask* ask) {
+  const Json* object = fields.find(name);
+  if (object == nullptr) return;
+  if (!object->is_object()) fields.refuse(name, "an object");
+  const Fields options(*object, fmt::format("{}.", name));
+  read_sampling(options, &ask->sampling);
+  // Zero and all below mean no limit.
+  if (const auto most = options.whole("num_predict", INT32_MIN, INT32_MAX))
+    ask->max_tokens = *most > 0 ? *most : -1;
+  if (options.find("stop") != nullptr) ask->stops = options.texts("stop", 16);
+  if (const auto context = options.whole("num_ctx", 0, INT64_MAX);
+      context && *context > facts.context) {
+    fail(ErrorCode::kUnsupported, fmt::format("{}.num_ctx", name),
+         "{} is more than the {} tokens that are served; kt serve --ctx serves more", *context,
+         facts.context);
+  }
+  if (options.whole("mirostat", 0, 2).value_or(0) != 0)
+    fail(ErrorCode::kUnsupported, fmt::format("{}.mirostat", name),
+         "Mirostat sampling is not there");
+}
+
+void set_template(const std::string& source, ModelDefaults* defaults) {
+  try {
+    defaults->chat_template =
+        std::make_shared<const text::ChatTemplate>(text::ChatTemplate::compile(source, "template"));
+    defaults->style = text::MessageStyle::probe(*defaults->chat_template);
+  } catch (const Error& e) {
+    fail(ErrorCode::kUnsupported, {},
+         "a template is taken in Jinja's syntax, as models bring it, not in Go's: {}", e.what());
+  }
+}
+
 }  // namespace
 
 std::string read_name(const Fields& fields) {
@@ -110,24 +143,33 @@ std::string read_name(const Fields& fields) {
 }
 
 void read_options(const Fields& fields, const ModelFacts& facts, Ask* ask) {
-  ask->sampling = facts.sampling;
-  const Json* object = fields.find("options");
-  if (object == nullptr) return;
-  if (!object->is_object()) fields.refuse("options", "an object");
-  const Fields options(*object, "options.");
-  read_sampling(options, &ask->sampling);
-  // Zero and all below mean no limit.
-  const auto most = options.whole("num_predict", INT32_MIN, INT32_MAX).value_or(-1);
-  ask->max_tokens = most > 0 ? most : -1;
-  ask->stops = options.texts("stop", 16);
-  if (const auto context = options.whole("num_ctx", 0, INT64_MAX);
-      context && *context > facts.context) {
-    fail(ErrorCode::kUnsupported, "options.num_ctx",
-         "{} is more than the {} tokens that are served; kt serve --ctx serves more", *context,
-         facts.context);
+  start_ask(facts.defaults, ask);
+  read_object(fields, "options", facts, ask);
+}
+
+ModelDefaults read_defaults(const Fields& fields, const ModelFacts& facts) {
+  ModelDefaults defaults = facts.defaults;
+  if (auto system = fields.text("system")) defaults.system = std::move(*system);
+  if (fields.find("messages") != nullptr) defaults.messages = read_messages(fields);
+  if (const auto source = fields.text("template"); source && !source->empty())
+    set_template(*source, &defaults);
+  if (fields.find("license") != nullptr)
+    defaults.license = fmt::format("{}", fmt::join(fields.texts("license", 64), "\n"));
+  if (const Json* parameters = fields.find("parameters"); parameters != nullptr) {
+    Ask ask;
+    start_ask(defaults, &ask);
+    read_object(fields, "parameters", facts, &ask);
+    defaults.sampling = ask.sampling;
+    defaults.max_tokens = ask.max_tokens;
+    defaults.stops = std::move(ask.stops);
+    defaults.parameters.update(*parameters);
   }
-  if (options.whole("mirostat", 0, 2).value_or(0) != 0)
-    fail(ErrorCode::kUnsupported, "options.mirostat", "Mirostat sampling is not there");
+  const bool speaks = !defaults.system.empty() || !defaults.messages.empty();
+  if (speaks && facts.chat_template.empty() && defaults.chat_template == nullptr) {
+    fail(ErrorCode::kUnsupported, defaults.system.empty() ? "messages" : "system",
+         "{} has no chat template; only prompts can be completed", facts.id);
+  }
+  return defaults;
 }
 
 void read_think(const Fields& fields, const ModelFacts& facts, const std::string& name, Ask* ask) {

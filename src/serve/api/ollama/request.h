@@ -1,4 +1,5 @@
-// Reads Ollama's requests into an Ask. Format: ollama api/types.go and docs/api.md, August 2026.
+// Reads Ollama's requests into an Ask, and what /api/create gives a name to say. Format: ollama
+// api/types.go and docs/api.md, August 2026.
 //
 // Thread rule: pure.
 #pragma once
@@ -6,7 +7,7 @@
 #include <string>
 
 #include "serve/ask.h"
-#include "serve/served_model.h"
+#include "serve/model_facts.h"
 
 namespace kt::serve::ollama {
 
@@ -16,6 +17,11 @@ std::string read_name(const Fields& fields);
 /// `options`: sampling, limits and stops. Throws kUsage naming the field, kUnsupported for a
 /// context larger than the one that is served.
 void read_options(const Fields& fields, const ModelFacts& facts, Ask* ask);
+
+/// `system`, `messages`, `template`, `parameters` (options) and `license` of /api/create, over the
+/// defaults that there are. Throws kUsage naming the field; kUnsupported as read_options, for a
+/// template that is not Jinja's, and for messages that no template takes.
+ModelDefaults read_defaults(const Fields& fields, const ModelFacts& facts);
 
 /// `think`: whether, or how hard. `name` is for messages. Throws kUsage, kUnsupported.
 void read_think(const Fields& fields, const ModelFacts& facts, const std::string& name, Ask* ask);

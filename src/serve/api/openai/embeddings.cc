@@ -34,15 +34,15 @@ std::string base64(const std::vector<float>& values) {
 Answer embed(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = service.models().get(fields.text("model").value_or(""));
-  const ModelFacts& facts = model->facts();
+  const NamedModel model = service.models().get(fields.text("model").value_or(""));
+  const ModelFacts& facts = model.facts();
   Ask ask;
   read_prompts(fields, "input", &ask);
   const std::string encoding = fields.text("encoding_format").value_or("float");
   if (encoding != "float" && encoding != "base64")
     fields.refuse("encoding_format", "float or base64");
   const std::int64_t dimensions = fields.whole("dimensions", 1, facts.d_model).value_or(0);
-  const auto job = std::make_shared<Embedding>(model->prompt_tokens(ask.prompts), dimensions);
+  const auto job = std::make_shared<Embedding>(model.prompt_tokens(ask.prompts), dimensions);
   const auto make = [job, encoding, id = facts.id] {
     Json data = Json::array();
     for (const std::vector<float>& vector : job->vectors) {
@@ -57,7 +57,8 @@ Answer embed(Service& service, const http::Request& request) {
                        {"usage", {{"prompt_tokens", n_tokens}, {"total_tokens", n_tokens}}}});
   };
   return service.in_parts(
-      request, model, [job](session::Session& session) { return job->step(session); }, make);
+      request, model.lease(), [job](session::Session& session) { return job->step(session); },
+      make);
 }
 
 }  // namespace kt::serve::openai

@@ -30,9 +30,9 @@ Json model_json(const Service& service, const Models::State& state) {
 }
 
 // What replies of both kinds have in common.
-CompletionOptions codec_options(const Fields& fields, const std::shared_ptr<ServedModel>& model) {
+CompletionOptions codec_options(const Fields& fields, const NamedModel& model) {
   CompletionOptions options;
-  options.model = model->id();
+  options.model = model.id();
   options.stream = fields.flag("stream").value_or(false);
   options.return_speed = fields.flag("return_speed").value_or(false);
   if (const Json* stream = fields.find("stream_options"); stream != nullptr) {
@@ -40,8 +40,8 @@ CompletionOptions codec_options(const Fields& fields, const std::shared_ptr<Serv
     options.include_usage =
         Fields(*stream, "stream_options.").flag("include_usage").value_or(false);
   }
-  options.texts.bytes = [model](std::int32_t token) { return model->token_bytes(token); };
-  options.texts.is_control = [model](std::int32_t token) { return model->is_control(token); };
+  options.texts.bytes = [model](std::int32_t token) { return model.token_bytes(token); };
+  options.texts.is_control = [model](std::int32_t token) { return model.is_control(token); };
   return options;
 }
 
@@ -60,7 +60,7 @@ void read_best_of(const Fields& fields, Ask* ask, CompletionOptions* options) {
 }
 
 // The prompts as replies show them.
-void read_echo(ServedModel& model, Ask* ask, CompletionOptions* options) {
+void read_echo(const NamedModel& model, Ask* ask, CompletionOptions* options) {
   if (options->logprobs && options->stream)
     fail(ErrorCode::kUnsupported, "echo", "with logprobs needs whole replies; leave out stream");
   ask->prompt_logprobs = options->logprobs;
@@ -85,10 +85,10 @@ Answer show_model(Service& service, const http::Request& request) {
 Answer chat(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = service.models().get(fields.text("model").value_or(""));
+  const NamedModel model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
-  read_sampling(fields, model->facts(), &ask);
-  read_conversation(fields, model->facts(), &ask);
+  read_sampling(fields, model.facts(), &ask);
+  read_conversation(fields, model.facts(), &ask);
   CompletionOptions options = codec_options(fields, model);
   options.logprobs = ask.logprobs = fields.flag("logprobs").value_or(false);
   read_grammar(fields, &ask);
@@ -96,16 +96,16 @@ Answer chat(Service& service, const http::Request& request) {
     if (!options.logprobs) fail(ErrorCode::kUsage, "top_logprobs", "needs logprobs: true");
     ask.n_top_logprobs = static_cast<int>(*n);
   }
-  return service.reply(request, model, model->generate(ask),
+  return service.reply(request, model.lease(), model.generate(ask),
                        make_completion_codec(std::move(options)));
 }
 
 Answer complete(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = service.models().get(fields.text("model").value_or(""));
+  const NamedModel model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
-  read_sampling(fields, model->facts(), &ask);
+  read_sampling(fields, model.facts(), &ask);
   read_prompts(fields, "prompt", &ask);
   CompletionOptions options = codec_options(fields, model);
   options.chat = false;
@@ -118,8 +118,8 @@ Answer complete(Service& service, const http::Request& request) {
   if (fields.find("suffix") != nullptr) {
     fail(ErrorCode::kUnsupported, "suffix", "filling in before a suffix is not supported");
   }
-  if (fields.flag("echo").value_or(false)) read_echo(*model, &ask, &options);
-  return service.reply(request, model, model->generate(ask),
+  if (fields.flag("echo").value_or(false)) read_echo(model, &ask, &options);
+  return service.reply(request, model.lease(), model.generate(ask),
                        make_completion_codec(std::move(options)));
 }
 

@@ -73,8 +73,8 @@ Ask::Prompt token_prompt(const Fields& fields, const char* name, const Json& ids
 }  // namespace
 
 void read_sampling(const Fields& fields, const ModelFacts& facts, Ask* ask) {
+  start_ask(facts.defaults, ask);
   engine::SamplingParams& p = ask->sampling;
-  p = facts.sampling;
   set(fields.number("temperature", 0, 2), &p.temperature);
   set(fields.number("top_p", 0, 1), &p.top_p);
   set(fields.number("min_p", 0, 1), &p.min_p);
@@ -95,7 +95,7 @@ void read_sampling(const Fields& fields, const ModelFacts& facts, Ask* ask) {
     ask->max_tokens = *most;
     break;
   }
-  ask->stops = fields.texts("stop", 16);
+  if (fields.find("stop") != nullptr) ask->stops = fields.texts("stop", 16);
   ask->ignore_eos = fields.flag("ignore_eos").value_or(false);
   ask->n = static_cast<int>(fields.whole("n", 1, 128).value_or(1));
   ask->seconds = fields.number("timeout", 0, 1e6).value_or(0.0);

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "serve/ask.h"
-#include "serve/served_model.h"
+#include "serve/model_facts.h"
 
 namespace kt::serve::openai {
 

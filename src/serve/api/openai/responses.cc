@@ -39,26 +39,26 @@ Json echo(const Fields& fields, const Ask& ask) {
 Answer respond(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = service.models().get(fields.text("model").value_or(""));
+  const NamedModel model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
-  read_response_sampling(fields, model->facts(), &ask);
-  read_response_input(fields, model->facts(), &ask);
+  read_response_sampling(fields, model.facts(), &ask);
+  read_response_input(fields, model.facts(), &ask);
   ResponseOptions options;
-  options.model = model->id();
+  options.model = model.id();
   options.stream = fields.flag("stream").value_or(false);
   options.echo = echo(fields, ask);
-  return service.reply(request, model, model->generate(ask),
+  return service.reply(request, model.lease(), model.generate(ask),
                        make_response_codec(std::move(options)));
 }
 
 Answer count_response_input(Service& service, const http::Request& request) {
   const Json body = parse_object(request.body);
   const Fields fields(body);
-  const auto model = service.models().get(fields.text("model").value_or(""));
+  const NamedModel model = service.models().get(fields.text("model").value_or(""));
   Ask ask;
-  read_response_input(fields, model->facts(), &ask);
+  read_response_input(fields, model.facts(), &ask);
   return json_reply(
-      {{"object", "response.input_tokens"}, {"input_tokens", model->tokenize_chat(ask).size()}});
+      {{"object", "response.input_tokens"}, {"input_tokens", model.tokenize_chat(ask).size()}});
 }
 
 }  // namespace kt::serve::openai

@@ -204,7 +204,8 @@ void read_response_input(const Fields& fields, const ModelFacts& facts, Ask* ask
 void read_response_sampling(const Fields& fields, const ModelFacts& facts, Ask* ask) {
   read_sampling(fields, facts, ask);
   ask->n = 1;
-  ask->max_tokens = fields.whole("max_output_tokens", 1, INT32_MAX).value_or(-1);
+  ask->max_tokens =
+      fields.whole("max_output_tokens", 1, INT32_MAX).value_or(facts.defaults.max_tokens);
 }
 
 }  // namespace kt::serve::openai

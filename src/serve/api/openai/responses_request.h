@@ -8,7 +8,7 @@
 // Thread rule: pure.
 #pragma once
 #include "serve/ask.h"
-#include "serve/served_model.h"
+#include "serve/model_facts.h"
 
 namespace kt::serve::openai {
 
