@@ -34,7 +34,7 @@ std::string body_of(const std::vector<Json>& spans) {
 }  // namespace
 
 TraceSender::TraceSender(TraceSenderOptions options)
-    : options_(std::move(options)), url_(traces_url(options_.endpoint)) {
+    : options_(std::move(options)), poster_(traces_url(options_.endpoint)) {
   thread_ = std::thread([this] { main(); });
 }
 
@@ -74,7 +74,7 @@ void TraceSender::main() {
 void TraceSender::send(const std::vector<Json>& spans) {
   std::string problem;
   try {
-    const int status = http::post(url_, "application/json", body_of(spans), kTimeout);
+    const int status = poster_.post("application/json", body_of(spans), kTimeout);
     if (status < 200 || status >= 300) problem = fmt::format("it answers {}", status);
   } catch (const std::exception& e) {
     problem = e.what();

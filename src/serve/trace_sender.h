@@ -45,13 +45,13 @@ class TraceSender {
   void main();
   void send(const std::vector<Json>& spans);
   const TraceSenderOptions options_;
-  const http::Url url_;
   std::atomic<std::uint64_t> n_sent_{0}, n_dropped_{0};
   std::mutex mutex_;  // of the members below
   std::condition_variable changed_;
   std::vector<Json> waiting_;
   bool closing_ = false;
-  bool away_ = false;  // the thread's own
+  http::Poster poster_;  // the thread's own, as the next
+  bool away_ = false;
   std::thread thread_;
 };
 

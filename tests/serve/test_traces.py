@@ -2,6 +2,8 @@
 import http.server
 import json
 import re
+import shutil
+import subprocess
 import threading
 import time
 import uuid
@@ -165,6 +167,36 @@ def test_a_collector_that_is_away_costs_its_spans_only(collector):
     assert server.stop() == 0  # sends what waits
     assert len(back.spans()) == 4
     back.close()
+
+
+SLOW_NAMES = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <string.h>
+#include <unistd.h>
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+  while (node && strcmp(node, "slow.invalid") == 0) pause();
+  int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
+  return real(node, service, hints, found);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_collector_whose_name_is_never_found_holds_up_nothing(tmp_path, monkeypatch):
+    (tmp_path / "slow.c").write_text(SLOW_NAMES)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "slow.so", tmp_path / "slow.c", "-ldl"], check=True)
+    with monkeypatch.context() as preloaded:
+        preloaded.setenv("LD_PRELOAD", str(tmp_path / "slow.so"))
+        server = Server.start(smollm2_path(), "--ctx", "1024", "--otlp-endpoint", "http://slow.invalid:4318")
+    assert post(server, "/v1/chat/completions", chat(server))[0] == 200
+    until(lambda: counters(server) == [0, 4])
+    assert any("could not be looked up in time" in line for line in server.lines)
+    assert post(server, "/v1/chat/completions", chat(server))[0] == 200
+    began = time.monotonic()
+    assert server.stop() == 0  # tries once more
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:4318", "127.0.0.1:4318", "http://", "http://a:x", "http://a:99999"])

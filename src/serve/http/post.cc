@@ -9,6 +9,7 @@
 #include <exception>
 
 #include "base/error.h"
+#include "serve/http/lookup.h"
 
 namespace kt::serve::http {
 namespace {
@@ -17,13 +18,11 @@ namespace asio = boost::asio;
 namespace beast = boost::beast;
 
 asio::awaitable<int> exchange(Url url, std::string content_type, std::string body,
-                              std::chrono::milliseconds timeout) {
-  const auto executor = co_await asio::this_coro::executor;
-  asio::ip::tcp::resolver resolver(executor);
-  const auto found = co_await resolver.async_resolve(url.host, url.port, asio::use_awaitable);
-  beast::tcp_stream stream(executor);
-  stream.expires_after(timeout);
-  co_await stream.async_connect(found, asio::use_awaitable);
+                              Lookup::Addresses addresses,
+                              std::chrono::steady_clock::time_point until) {
+  beast::tcp_stream stream(co_await asio::this_coro::executor);
+  stream.expires_at(until);
+  co_await stream.async_connect(addresses, asio::use_awaitable);
   beast::http::request<beast::http::string_body> request(beast::http::verb::post, url.path, 11);
   const bool six = url.host.find(':') != std::string::npos;
   request.set(beast::http::field::host, (six ? "[" + url.host + "]" : url.host) + ":" + url.port);
@@ -69,21 +68,27 @@ Url parse_url(const std::string& text, const std::string& default_port) {
   return url;
 }
 
-int post(const Url& url, const std::string& content_type, std::string body,
-         std::chrono::milliseconds timeout) {
+Poster::Poster(Url url)
+    : url_(std::move(url)), lookup_(std::make_unique<Lookup>(url_.host, url_.port)) {}
+
+Poster::~Poster() = default;
+
+int Poster::post(const std::string& content_type, std::string body,
+                 std::chrono::milliseconds timeout) {
+  const auto until = std::chrono::steady_clock::now() + timeout;
   asio::io_context io;
   int status = 0;
   std::exception_ptr error;
-  asio::co_spawn(io, exchange(url, content_type, std::move(body), timeout),
-                 [&](const std::exception_ptr& thrown, int got) {
-                   error = thrown;
-                   status = got;
-                 });
-  io.run();
   try {
+    asio::co_spawn(io, exchange(url_, content_type, std::move(body), lookup_->find(until), until),
+                   [&](const std::exception_ptr& thrown, int got) {
+                     error = thrown;
+                     status = got;
+                   });
+    io.run();
     if (error) std::rethrow_exception(error);
   } catch (const boost::system::system_error& e) {
-    fail(ErrorCode::kIo, url.host + ":" + url.port, "{}", e.code().message());
+    fail(ErrorCode::kIo, url_.host + ":" + url_.port, "{}", e.code().message());
   }
   return status;
 }

@@ -1,8 +1,9 @@
-// Sends one body to another server over HTTP/1.1, without TLS, on a connection of its own.
+// Sends bodies to another server over HTTP/1.1, without TLS, each on a connection of its own.
 //
-// Thread rule: any thread; post() blocks.
+// Thread rule: one thread per object; post() blocks.
 #pragma once
 #include <chrono>
+#include <memory>
 #include <string>
 
 namespace kt::serve::http {
@@ -14,9 +15,18 @@ struct Url {
 /// Takes http://HOST[:PORT][/PATH] apart. Throws kUsage, also for other schemes.
 Url parse_url(const std::string& text, const std::string& default_port);
 
-/// The status of the reply. Throws kIo when there is none in time, which begins once the host's
-/// name is looked up.
-int post(const Url& url, const std::string& content_type, std::string body,
-         std::chrono::milliseconds timeout);
+class Lookup;
+
+class Poster {
+ public:
+  explicit Poster(Url url);
+  ~Poster();
+  /// The status of the reply. Throws kIo when there is none in time.
+  int post(const std::string& content_type, std::string body, std::chrono::milliseconds timeout);
+
+ private:
+  const Url url_;
+  const std::unique_ptr<Lookup> lookup_;
+};
 
 }  // namespace kt::serve::http
