@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it), that of the plug-in, and the bench, on the
-# first GPU. The programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
-#   KT_GPU_BUILD=FOLDER tools/gpu_test.sh
+# ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it), that of the plug-in, the golden models and the
+# bench. The programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
+#   KT_GPU_BUILD=FOLDER KT_BIN=FILE tools/gpu_test.sh
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bin="${KT_GPU_BUILD:-$here/build-cuda}/bin"
@@ -17,5 +17,7 @@ fi
 status=0
 timeout 300 "$bin/test_cuda_kernels" "$@" || status=1
 timeout 300 "$bin/test_cuda_plugin" || status=1
+KT_GPU_PLUGIN="$bin/../lib/ktransformers/libkt_cuda.so" timeout 900 \
+  python3 "$here/tools/gpu_models.py" "${KT_BIN:-$here/build/bin/kt}" || status=1
 timeout 300 "$bin/bench_cuda_kernels" --json "$results/gpu-bench.json" || status=1
 exit "$status"

@@ -210,7 +210,7 @@ bool show_gpus(const std::string& plugin) {
     const backend::GpuDescription& d = gpu.description;
     say(fmt::format("GPU {}", i),
         fmt::format("{}, compute capability {}.{}, {} multiprocessors, PCI {}, driver for "
-                    "CUDA {}.{}; no operator uses it yet",
+                    "CUDA {}.{}",
                     printable(d.name), d.major, d.minor, d.info.n_sms, printable(d.pci_bus),
                     d.driver / 1000, d.driver % 1000 / 10));
     say("  Memory",
@@ -293,6 +293,7 @@ double mean_divergence(const std::vector<float>& a, const std::vector<float>& b,
 bool check_forward(int n_threads, const char* type, bool bf16) {
   const ConfigFolder folder;
   session::Options options;
+  options.gpus = 0;
   options.n_threads = n_threads;
   options.context = 256;
   options.need_text = false;

@@ -79,7 +79,8 @@ std::string ready_screen(session::Session& session) {
                         devices.n_gpus, devices.n_gpus == 1 ? "" : "s")
           : "";
   const std::string nodes = load.nodes.empty() ? "" : load.nodes + "\n";
-  return placement::explain_summary(session.model()) + stand_in + nodes + load_line(load) +
+  const std::string gpus = load.gpus.empty() ? "" : load.gpus + "\n";
+  return placement::explain_summary(session.model()) + stand_in + nodes + gpus + load_line(load) +
          fmt::format("ready: weights {}, cache {} for {} tokens ({}); {} threads, {}\n",
                      human_bytes(load.packed_bytes), human_bytes(load.kv_bytes), engine.context,
                      formats::traits(engine.kv_format).name, session.cpu().pool.size(),

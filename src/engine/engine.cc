@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "operators/phased.h"
+#include "operators/placement.h"
 
 namespace kt::engine {
 namespace {
@@ -58,16 +59,21 @@ struct Engine::Sequence {
   }
 };
 
-Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options)
+Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options,
+               std::span<backend::Gpu* const> gpus)
     : model_(model),
       layered_(dynamic_cast<operators::Layered*>(&model)),
       cpu_(cpu),
       options_(options),
       pool_(model.state_spec(), options.kv_format,
-            options.kv_tokens > 0 ? options.kv_tokens : options.context, cpu) {
+            options.kv_tokens > 0 ? options.kv_tokens : options.context, cpu, gpus) {
   KT_CHECK(options_.context > 0 && options_.chunk_size > 0);
   operators::walk(model,
                   [this](const operators::Module& m) { batches_differ_ |= m.batches_differ(); });
+  for (backend::Gpu* gpu : gpus) {
+    gpu_steps_.push_back(std::make_unique<operators::GpuStep>(*gpu));
+    gpus_.push_back(gpu_steps_.back().get());
+  }
 }
 
 // What is cached outlives the engine.
@@ -169,7 +175,7 @@ void Engine::store(Sequence& s, std::int64_t page, io::PageStore::IfBusy if_busy
     std::vector<std::byte> rows(pool_.page_bytes());
     pool_.read(s.pages[page], rows.data());
     options_.page_store->put(key, std::move(rows), if_busy);
-  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): a cache may forget
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): a cache may forget
   }
 }
 
@@ -268,8 +274,13 @@ template <class F>
 void Engine::with_step(const Rows& rows, F&& run) {
   arena_.reset();
   const operators::Batch batch{rows.tokens, rows.positions, rows.sequences, rows.logit_rows};
-  operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_, &expert_use_};
+  operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_, &expert_use_, gpus_};
+  for (operators::GpuStep* gpu : gpus_) gpu->begin(batch);
   run(step);
+  for (const operators::GpuStep* gpu : gpus_) {
+    if (gpu->error().empty()) continue;
+    fail(ErrorCode::kInternal, operators::gpu_name(gpu->index()), "{}", gpu->error());
+  }
 }
 
 tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
@@ -679,6 +690,21 @@ std::vector<float> Engine::embed(std::vector<std::int32_t> tokens, Pooling pooli
   return sum;
 }
 
+void Engine::rehearse() {
+  Request request;
+  request.prompt.resize(static_cast<std::size_t>(options_.chunk_size));
+  request.max_tokens = 0;
+  Sequence sequence(0, std::move(request), vocab_size());
+  KT_CHECK(ensure_pages(sequence, options_.chunk_size));
+  Rows rows;
+  add_rows(sequence, 0, options_.chunk_size, rows);
+  const tensor::ConstMatrixF logits = run_rows(rows);
+  sequence.pages.truncate(pool_, 0);
+  expert_use_ = {};
+  if (finite({logits.data, static_cast<std::size_t>(logits.n_cols)})) return;
+  fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite logit");
+}
+
 // Runs the next n tokens, and adds what pooling wants of them.
 void Engine::embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling,
                          std::vector<float>& sum) {
@@ -694,7 +720,7 @@ void Engine::embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling,
     layered_->embed(step, x);
     for (std::int64_t i = 0; i < layered_->n_layers(); ++i) layered_->run_layer(step, i, x, delta);
     if (rows.logit_rows.empty()) return;
-    const tensor::MatrixF hidden = layered_->hidden(step, x, delta);
+    const tensor::ConstMatrixF hidden = layered_->hidden(step, x, delta);
     for (std::int64_t r = 0; r < hidden.n_rows; ++r) {
       for (std::int64_t c = 0; c < d; ++c) sum[static_cast<std::size_t>(c)] += hidden.row(r)[c];
     }

@@ -101,8 +101,9 @@ struct Result {
 
 class Engine {
  public:
-  /// Reserves the cache. Throws kNoMemory.
-  Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options);
+  /// Reserves the cache. `gpus`: those that the model's modules are on. Throws kNoMemory.
+  Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options,
+         std::span<backend::Gpu* const> gpus = {});
   ~Engine();
   const EngineOptions& options() const { return options_; }
   std::int64_t vocab_size() const { return model_.vocab_size(); }
@@ -131,6 +132,10 @@ class Engine {
   /// the cache, kInternal on NaN.
   enum class Pooling { kMean, kLast };
   std::vector<float> embed(std::vector<std::int32_t> tokens, Pooling pooling);
+  /// One step as large as prompts make them, which leaves nothing behind but the memory of its
+  /// temporaries; before the first request. Throws kInternal when a GPU fails or the logits are no
+  /// numbers.
+  void rehearse();
   /// Zones of every module from now on go to `trace`; null: none. It must outlive the engine.
   void set_trace(operators::Trace* trace) { trace_ = trace; }
   /// Ends the running requests at the next step. Async-signal-safe.
@@ -183,6 +188,8 @@ class Engine {
   EngineOptions options_;
   KvPool pool_;
   tensor::Arena arena_;
+  std::vector<std::unique_ptr<operators::GpuStep>> gpu_steps_;
+  std::vector<operators::GpuStep*> gpus_;  // the same
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<std::pair<RequestId, Result>> results_;
   Drafts drafts_;

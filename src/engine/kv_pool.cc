@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 namespace kt::engine {
 namespace {
@@ -35,18 +36,22 @@ std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
 }
 
 KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
-               std::int64_t n_tokens, backend::Cpu& cpu) {
+               std::int64_t n_tokens, backend::Cpu& cpu, std::span<backend::Gpu* const> gpus) {
   kv_bytes_per_token(layers, format);  // refuses formats that do not fit
   for (const tensor::KvLayerSpec& layer : layers) {
     KT_CHECK(!layer.streams.empty() && layer.streams.size() <= 2);
+    const auto gpu = std::find_if(gpus.begin(), gpus.end(),
+                                  [&](const backend::Gpu* g) { return g->index() == layer.gpu; });
+    layer_gpus_.push_back(gpu == gpus.end() ? nullptr : *gpu);
+    const tensor::Format kept = layer.gpu < 0 ? format : tensor::Format::kBF16;
     tensor::KvLayerView view;
     for (std::size_t i = 0; i < layer.streams.size(); ++i) {
       const tensor::KvStreamSpec& spec = layer.streams[i];
       tensor::KvStreamView& s = view.streams[i];
-      s.format = format;
+      s.format = kept;
       s.n_heads = spec.n_heads;
       s.dim = spec.dim;
-      s.head_bytes = formats::row_bytes(format, spec.dim);
+      s.head_bytes = formats::row_bytes(kept, spec.dim);
       s.row_bytes = s.head_bytes * static_cast<std::size_t>(spec.n_heads);
     }
     layers_.push_back(view);
@@ -60,16 +65,20 @@ void KvPool::grow(std::int64_t n_tokens, backend::Cpu& cpu) {
   if (n_pages > std::numeric_limits<std::int32_t>::max())
     fail(ErrorCode::kNoMemory, {}, "no cache can hold {} tokens", n_tokens);
   std::vector<backend::NodeBuffer> buffers;
-  for_streams(*this, [&](tensor::KvStreamView& s) {
-    buffers.push_back(backend::NodeBuffer::shared(
-        cpu.place, page_bytes_of(s) * static_cast<std::size_t>(n_pages), cpu.binding_refused));
+  std::vector<std::byte*> bases;  // only when all are there does anything change
+  for_streams(*this, [&](const tensor::KvStreamView& s, backend::Gpu* gpu) {
+    const std::size_t bytes = page_bytes_of(s) * static_cast<std::size_t>(n_pages);
+    if (gpu != nullptr) {
+      bases.push_back(gpu->allocate_bytes(bytes));
+    } else {
+      buffers.push_back(backend::NodeBuffer::shared(cpu.place, bytes, cpu.binding_refused));
+      bases.push_back(buffers.back().part(0));
+    }
   });
   std::size_t i = 0;
-  for_streams(*this, [&](tensor::KvStreamView& s) {
-    std::byte* base = buffers[i++].part(0);
-    if (n_pages_ > 0) {
-      std::memcpy(base, s.base, page_bytes_of(s) * static_cast<std::size_t>(n_pages_));
-    }
+  for_streams(*this, [&](tensor::KvStreamView& s, backend::Gpu* gpu) {
+    std::byte* base = bases[i++];
+    move(base, s.base, page_bytes_of(s) * static_cast<std::size_t>(n_pages_), gpu);
     s.base = base;
   });
   buffers_ = std::move(buffers);
@@ -96,30 +105,53 @@ void KvPool::give_back(std::int32_t page) {
   if (--n_users_[static_cast<std::size_t>(page)] == 0) free_.push_back(page);
 }
 
+// Between steps; on a GPU in the order of its stream.
+void KvPool::move(std::byte* to, const std::byte* from, std::size_t bytes, backend::Gpu* gpu,
+                  backend::CopyKind kind) {
+  if (bytes == 0) return;
+  if (gpu == nullptr) {
+    std::memcpy(to, from, bytes);
+  } else {
+    gpu->use();
+    gpu->check(gpu->api().copy(to, from, bytes, kind, gpu->stream()), "copying the cache");
+  }
+}
+
+void KvPool::wait() const {
+  const backend::Gpu* last = nullptr;  // a GPU's layers are neighbours
+  for (backend::Gpu* gpu : layer_gpus_) {
+    if (gpu != nullptr && gpu != std::exchange(last, gpu))
+      gpu->check(gpu->api().stream_synchronize(gpu->stream()), "copying the cache");
+  }
+}
+
 void KvPool::copy(std::int32_t from, std::int32_t to) {
-  for_streams(*this, [&](const tensor::KvStreamView& s) {
-    std::memcpy(s.at(&to, 0, 0), s.at(&from, 0, 0), page_bytes_of(s));
+  for_streams(*this, [&](const tensor::KvStreamView& s, backend::Gpu* gpu) {
+    move(s.at(&to, 0, 0), s.at(&from, 0, 0), page_bytes_of(s), gpu);
   });
 }
 
 std::size_t KvPool::page_bytes() const {
   std::size_t bytes = 0;
-  for_streams(*this, [&](const tensor::KvStreamView& s) { bytes += page_bytes_of(s); });
+  for_streams(*this,
+              [&](const tensor::KvStreamView& s, backend::Gpu*) { bytes += page_bytes_of(s); });
   return bytes;
 }
 
 void KvPool::read(std::int32_t page, std::byte* out) const {
-  for_streams(*this, [&](const tensor::KvStreamView& s) {
-    std::memcpy(out, s.at(&page, 0, 0), page_bytes_of(s));
+  for_streams(*this, [&](const tensor::KvStreamView& s, backend::Gpu* gpu) {
+    move(out, s.at(&page, 0, 0), page_bytes_of(s), gpu, backend::CopyKind::kToHost);
     out += page_bytes_of(s);
   });
+  wait();
 }
 
 void KvPool::write(std::int32_t page, const std::byte* rows) {
-  for_streams(*this, [&](const tensor::KvStreamView& s) {
-    std::memcpy(s.at(&page, 0, 0), rows, page_bytes_of(s));
+  for_streams(*this, [&](const tensor::KvStreamView& s, backend::Gpu* gpu) {
+    move(s.at(&page, 0, 0), rows, page_bytes_of(s), gpu, backend::CopyKind::kToDevice);
     rows += page_bytes_of(s);
   });
+  wait();
 }
 
 bool PageTable::make_room(KvPool& pool, std::int64_t begin, std::int64_t end) {

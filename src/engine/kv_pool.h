@@ -17,10 +17,11 @@ std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
 
 class KvPool {
  public:
-  /// Room for at least n_tokens, dealt out over the NUMA nodes that `cpu` has. Throws kNoMemory,
-  /// and kUnsupported when a vector is not a whole number of the format's blocks.
+  /// Room for at least n_tokens, dealt out over the NUMA nodes that `cpu` has; layers of a GPU are
+  /// there, in BF16. Throws kNoMemory, and kUnsupported when a vector is not a whole number of the
+  /// format's blocks.
   KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
-         std::int64_t n_tokens, backend::Cpu& cpu);
+         std::int64_t n_tokens, backend::Cpu& cpu, std::span<backend::Gpu* const> gpus = {});
   std::span<const tensor::KvLayerView> layers() const { return layers_; }
   std::int64_t n_pages() const { return n_pages_; }
   std::int64_t n_free() const { return static_cast<std::int64_t>(free_.size()); }
@@ -42,18 +43,23 @@ class KvPool {
   void grow(std::int64_t n_tokens, backend::Cpu& cpu);
 
  private:
+  // visit(stream, its GPU or null) for all.
   template <class Self, class F>
   static void for_streams(Self& self, F&& visit) {
-    for (auto& layer : self.layers_) {
-      for (auto& s : layer.streams) {
-        if (s.row_bytes != 0) visit(s);
+    for (std::size_t i = 0; i < self.layers_.size(); ++i) {
+      for (auto& s : self.layers_[i].streams) {
+        if (s.row_bytes != 0) visit(s, self.layer_gpus_[i]);
       }
     }
   }
+  static void move(std::byte* to, const std::byte* from, std::size_t bytes, backend::Gpu* gpu,
+                   backend::CopyKind kind = backend::CopyKind::kOnDevice);
+  void wait() const;
   std::int64_t n_pages_ = 0;
   std::vector<std::int32_t> free_;
   std::vector<std::int32_t> n_users_;  // of each page
   std::vector<tensor::KvLayerView> layers_;
+  std::vector<backend::Gpu*> layer_gpus_;
   std::vector<backend::NodeBuffer> buffers_;
 };
 

@@ -9,14 +9,16 @@
 namespace kt::operators {
 namespace {
 
-class GroupedQueryAttention : public Attention {
+// What it is made of, on any device.
+class GroupedQueryBase : public Attention {
  public:
-  GroupedQueryAttention(const Builder& at, const GqaSpec& spec)
+  GroupedQueryBase(const Builder& at, const GqaSpec& spec)
       : Attention(at.site()),
         n_heads_(spec.config.n_heads),
         n_kv_heads_(spec.config.n_kv_heads),
         head_dim_(spec.config.head_dim),
         window_(spec.window),
+        scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim_)))),
         rotary_(spec.rotary) {
     const io::ModelConfig& c = spec.config;
     const Builder b = at.under(*this);
@@ -34,16 +36,30 @@ class GroupedQueryAttention : public Attention {
     return {{{"k", n_kv_heads_, head_dim_}, {"v", n_kv_heads_, head_dim_}}};
   }
 
- private:
-  void do_run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta) noexcept override {
-    const tensor::KvLayerView& kv = step.kv[static_cast<std::size_t>(layer)];
-    const MatrixF q = step.arena.matrix(x.n_rows, q_proj_->n_out());
-    const MatrixF k = step.arena.matrix(x.n_rows, k_proj_->n_out());
-    const MatrixF v = step.arena.matrix(x.n_rows, v_proj_->n_out());
-    Activation input(x);
-    const LinearCall calls[] = {{q_proj_.get(), q}, {k_proj_.get(), k}, {v_proj_.get(), v}};
-    run_siblings(step, input, calls);
+ protected:
+  std::int64_t n_heads_, n_kv_heads_, head_dim_, window_;
+  float scale_;
+  Rotary& rotary_;
+  std::unique_ptr<Linear> q_proj_, k_proj_, v_proj_, o_proj_;
+  std::unique_ptr<Norm> q_norm_, k_norm_;
+};
 
+class CpuGroupedQuery : public GroupedQueryBase {
+ public:
+  using GroupedQueryBase::GroupedQueryBase;
+
+ private:
+  void do_run(Step& step, std::int64_t layer, Activation& x, Activation& delta) noexcept override {
+    const tensor::KvLayerView& kv = step.kv[static_cast<std::size_t>(layer)];
+    Activation queries(step, x.n_rows(), q_proj_->n_out());
+    Activation keys(step, x.n_rows(), k_proj_->n_out());
+    Activation values(step, x.n_rows(), v_proj_->n_out());
+    const LinearCall calls[] = {
+        {q_proj_.get(), &queries}, {k_proj_.get(), &keys}, {v_proj_.get(), &values}};
+    run_siblings(step, x, calls);
+
+    const MatrixF q = queries.update(), k = keys.update();
+    const ConstMatrixF v = values.f32();
     for_positions(step, [&](std::int64_t row, const SequenceRows& s, std::int64_t position) {
       rotate(step, row, q.row(row), n_heads_, q_norm_.get());
       rotate(step, row, k.row(row), n_kv_heads_, k_norm_.get());
@@ -55,21 +71,20 @@ class GroupedQueryAttention : public Attention {
       }
     });
 
-    const MatrixF mixed = step.arena.matrix(x.n_rows, q_proj_->n_out());
+    Activation mixed(step, x.n_rows(), q_proj_->n_out());
     AttendArgs args;
     args.q = q.data;
     args.n_heads = n_heads_;
     args.n_kv_heads = n_kv_heads_;
     args.dim_qk = head_dim_;
     args.dim_v = head_dim_;
-    args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim_)));
+    args.scale = scale_;
     args.window = window_;
     args.k = kv.streams[0];
     args.v = kv.streams[1];
-    args.out = mixed.data;
+    args.out = mixed.write().data;
     attend(step, step.batch.sequences, args);
-    Activation attended(mixed);
-    o_proj_->run(step, attended, delta);
+    o_proj_->run(step, mixed, delta);
   }
 
   void rotate(Step& step, std::int64_t row, float* x, std::int64_t n_heads, Norm* norm) noexcept {
@@ -79,17 +94,123 @@ class GroupedQueryAttention : public Attention {
                                       x + h * head_dim_);
     }
   }
+};
 
-  std::int64_t n_heads_, n_kv_heads_, head_dim_, window_;
-  Rotary& rotary_;
-  std::unique_ptr<Linear> q_proj_, k_proj_, v_proj_, o_proj_;
-  std::unique_ptr<Norm> q_norm_, k_norm_;
+// In bf16, with the cache of its layer on the GPU.
+class GpuGroupedQuery : public GroupedQueryBase {
+ public:
+  GpuGroupedQuery(const Builder& at, const GqaSpec& spec)
+      : GroupedQueryBase(at, spec), gpu_(*at.gpu()) {}
+
+  tensor::KvLayerSpec state_spec() const override {
+    tensor::KvLayerSpec spec = GroupedQueryBase::state_spec();
+    spec.gpu = gpu_;
+    return spec;
+  }
+
+ private:
+  void do_run(Step& step, std::int64_t layer, Activation& x, Activation& delta) noexcept override {
+    GpuStep& gpu = step.gpu(gpu_);
+    Activation q(step, x.n_rows(), q_proj_->n_out(), GpuType::kBF16);
+    Activation k(step, x.n_rows(), k_proj_->n_out(), GpuType::kBF16);
+    Activation v(step, x.n_rows(), v_proj_->n_out(), GpuType::kBF16);
+    const LinearCall calls[] = {{q_proj_.get(), &q}, {k_proj_.get(), &k}, {v_proj_.get(), &v}};
+    run_siblings(step, x, calls);
+    rotate(step, gpu, q, n_heads_, q_norm_.get());
+    rotate(step, gpu, k, n_kv_heads_, k_norm_.get());
+    const tensor::KvLayerView& kv = step.kv[static_cast<std::size_t>(layer)];
+    store(gpu, k, kv.streams[0]);
+    store(gpu, v, kv.streams[1]);
+    Activation mixed(step, x.n_rows(), q_proj_->n_out(), GpuType::kBF16);
+    attend(gpu, q, kv, mixed);
+    o_proj_->run(step, mixed, delta);
+  }
+
+  void rotate(Step& step, GpuStep& gpu, Activation& x, std::int64_t n_heads, Norm* norm) noexcept {
+    if (norm != nullptr) norm->run_vectors(step, x);
+    kernels::cuda::RopeArgs args;
+    args.x = x.update_on(gpu);
+    args.type = x.gpu_type();
+    args.n_tokens = x.n_rows();
+    args.n_heads = n_heads;
+    args.d = head_dim_;
+    args.token_stride = x.n_cols();
+    args.head_stride = head_dim_;
+    args.positions = gpu.row_numbers();  // the tables have a row for each of the batch's
+    args.cos = rotary_.cos_on(gpu);
+    args.sin = rotary_.sin_on(gpu);
+    launch(gpu, [&](auto& k, auto stream) { return k.rope(args, stream); });
+  }
+
+  static kernels::cuda::KvCache cache_of(const tensor::KvStreamView& s) {
+    return {s.base, s.n_heads * s.dim, s.dim};
+  }
+
+  void store(GpuStep& gpu, Activation& x, const tensor::KvStreamView& cache) noexcept {
+    const GpuStep::Sequences& sequences = gpu.sequences();
+    kernels::cuda::StoreKvArgs args;
+    args.x = x.read_on(gpu);
+    args.type = x.gpu_type();
+    args.token_stride = x.n_cols();
+    args.head_stride = cache.dim;
+    args.n_heads = cache.n_heads;
+    args.dim = cache.dim;
+    args.cache = cache_of(cache);
+    args.table = sequences.table;
+    args.items = sequences.items;
+    args.n_items = sequences.n_items;
+    args.max_item_rows = sequences.max_rows;
+    launch(gpu, [&](auto& k, auto stream) { return k.store_kv(args, stream); });
+  }
+
+  void attend(GpuStep& gpu, Activation& q, const tensor::KvLayerView& kv,
+              Activation& mixed) noexcept {
+    const GpuStep::Sequences& sequences = gpu.sequences();
+    const std::size_t mark = gpu.mark();
+    auto& kernels = gpu.gpu().api();
+    kernels::cuda::AttentionArgs args;
+    args.q = q.read_on(gpu);
+    args.q_token_stride = q.n_cols();
+    args.q_head_stride = head_dim_;
+    args.k = cache_of(kv.streams[0]);
+    args.v = cache_of(kv.streams[1]);
+    args.table = sequences.table;
+    args.items = sequences.items;
+    args.n_items = sequences.n_items;
+    args.n_rows = q.n_rows();
+    args.max_item_rows = sequences.max_rows;
+    args.max_keys = sequences.max_keys;
+    args.n_heads = n_heads_;
+    args.n_kv_heads = n_kv_heads_;
+    args.dim_qk = args.dim_v = head_dim_;
+    args.scale = scale_;
+    args.window = window_;
+    args.split_keys = kernels.attention_split_keys(args, gpu.gpu().info());
+    args.out = mixed.write_on(gpu);
+    // The slow twin takes heads of any size.
+    const bool fast = kernels.has_attention(head_dim_, head_dim_);
+    args.workspace_bytes =
+        fast ? kernels.attention_workspace(args) : kernels.attention_reference_workspace(args);
+    args.workspace = gpu.allocate(args.workspace_bytes);
+    launch(gpu, [&](auto& k, auto stream) {
+      return fast ? k.attention(args, stream) : k.attention_reference(args, stream);
+    });
+    gpu.release(mark);
+  }
+
+  template <class F>
+  void launch(GpuStep& gpu, F&& f) const noexcept {
+    gpu.run(path().c_str(), f);
+  }
+
+  int gpu_;
 };
 
 }  // namespace
 
 std::unique_ptr<Attention> make_gqa_attention(const Builder& at, const GqaSpec& spec) {
-  return std::make_unique<GroupedQueryAttention>(at, spec);
+  if (at.gpu()) return std::make_unique<GpuGroupedQuery>(at, spec);
+  return std::make_unique<CpuGroupedQuery>(at, spec);
 }
 
 }  // namespace kt::operators

@@ -35,6 +35,7 @@ class LatentAttention : public Attention {
         mla_(spec.config.mla),
         n_heads_(spec.config.n_heads),
         absorb_(at.flag("absorb_for_prefill", at.site().op == "KLatentAttention")),
+        on_gpu_(at.gpu().has_value()),
         rotary_(spec.rotary) {
     const io::ModelConfig& c = spec.config;
     const Builder b = at.under(*this);
@@ -57,6 +58,10 @@ class LatentAttention : public Attention {
   std::vector<WeightSpec> weights() const override { return {kv_b_spec()}; }
 
   void check(const io::WeightSource& source) const override {
+    if (on_gpu_) {
+      fail(ErrorCode::kUnsupported, path(),
+           "latent attention has no operator for GPUs: place it on the CPU");
+    }
     if (!is_split(source)) {
       require_tensor(source, kv_b_spec());
       return;
@@ -108,13 +113,14 @@ class LatentAttention : public Attention {
   tensor::KvLayerSpec state_spec() const override { return {{{"latent", 1, latent_dim()}}}; }
 
  private:
-  void do_run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta) noexcept override {
+  void do_run(Step& step, std::int64_t layer, Activation& x, Activation& delta) noexcept override {
     const tensor::KvStreamView& cache = step.kv[static_cast<std::size_t>(layer)].streams[0];
-    const std::int64_t n = x.n_rows;
+    const std::int64_t n = x.n_rows();
     const std::int64_t q_head = mla_.qk_nope_dim + mla_.qk_rope_dim;
-    const MatrixF q = step.arena.matrix(n, n_heads_ * q_head);
-    const MatrixF latent = step.arena.matrix(n, latent_dim());
-    project(step, x, q, latent);
+    Activation queries(step, n, n_heads_ * q_head);
+    Activation latents(step, n, latent_dim());
+    project(step, x, queries, latents);
+    const MatrixF q = queries.update(), latent = latents.update();
 
     for_positions(step, [&](std::int64_t row, const SequenceRows& s, std::int64_t position) {
       float* k = latent.row(row);
@@ -125,10 +131,9 @@ class LatentAttention : public Attention {
         rope(step, row, q.row(row) + h * q_head + mla_.qk_nope_dim);
       }
     });
-    const MatrixF mixed = step.arena.matrix(n, n_heads_ * mla_.v_head_dim);
-    attend_rows(step, cache, q, mixed);
-    Activation attended(mixed);
-    o_proj_->run(step, attended, delta);
+    Activation mixed(step, n, n_heads_ * mla_.v_head_dim);
+    attend_rows(step, cache, q, mixed.write());
+    o_proj_->run(step, mixed, delta);
   }
 
   // Sequences in the form that suits each; neighbours in absorbed form go together.
@@ -235,19 +240,17 @@ class LatentAttention : public Attention {
     return {path() + ".v_b_proj.weight", {n_heads_, mla_.v_head_dim, mla_.kv_lora_rank}};
   }
 
-  void project(Step& step, MatrixF x, MatrixF q, MatrixF latent) noexcept {
-    Activation input(x);
+  void project(Step& step, Activation& x, Activation& q, Activation& latent) noexcept {
     if (q_proj_ != nullptr) {
-      const LinearCall calls[] = {{q_proj_.get(), q}, {kv_a_proj_.get(), latent}};
-      run_siblings(step, input, calls);
+      const LinearCall calls[] = {{q_proj_.get(), &q}, {kv_a_proj_.get(), &latent}};
+      run_siblings(step, x, calls);
       return;
     }
-    const MatrixF q_a = step.arena.matrix(x.n_rows, mla_.q_lora_rank);
-    const LinearCall calls[] = {{q_a_proj_.get(), q_a}, {kv_a_proj_.get(), latent}};
-    run_siblings(step, input, calls);
+    Activation q_a(step, x.n_rows(), mla_.q_lora_rank);
+    const LinearCall calls[] = {{q_a_proj_.get(), &q_a}, {kv_a_proj_.get(), &latent}};
+    run_siblings(step, x, calls);
     q_a_norm_->run(step, q_a, nullptr, q_a);
-    Activation lowered(q_a);
-    q_b_proj_->run(step, lowered, q);
+    q_b_proj_->run(step, q_a, q);
   }
 
   void rope(Step& step, std::int64_t row, float* x) noexcept {
@@ -322,6 +325,7 @@ class LatentAttention : public Attention {
   io::MlaConfig mla_;
   std::int64_t n_heads_;
   bool absorb_;  // for prompts too
+  bool on_gpu_;
   float scale_ = 1.0f;
   Rotary& rotary_;
   std::unique_ptr<Linear> q_proj_, q_a_proj_, q_b_proj_, kv_a_proj_, o_proj_;

@@ -105,8 +105,9 @@ class Rig {
     rotary_->prepare(step);
     const auto n = static_cast<std::int64_t>(tokens.size());
     std::vector<float> delta(x.size(), 7.0f);
-    attention_->run(step, 0, {x.data(), n, config_.d_model, config_.d_model},
-                    {delta.data(), n, config_.d_model, config_.d_model});
+    Activation input(step, {x.data(), n, config_.d_model, config_.d_model});
+    Activation output = Activation::on(step, {delta.data(), n, config_.d_model, config_.d_model});
+    attention_->run(step, 0, input, output);
     std::vector<std::vector<float>> rows;
     for (std::int64_t r = 0; r < n; ++r) {
       rows.emplace_back(delta.begin() + r * config_.d_model,

@@ -6,9 +6,10 @@ namespace kt::operators {
 
 void Builder::check_device(const std::string& path, const std::string& device) const {
   if (device == "cpu") return;
-  if (placement_->devices.n_gpus > 0 && placement_->devices.emulated) return;
-  fail(ErrorCode::kUnsupported, path, "device '{}' does not exist: this build computes on the CPU",
-       device);
+  const std::optional<int> gpu = gpu_index(device);
+  if (gpu && (*gpu < placement_->devices.n_gpus || placement_->devices.emulated)) return;
+  fail(ErrorCode::kUnsupported, path, "device '{}' does not exist: there are {} GPUs here", device,
+       placement_->devices.n_gpus);
 }
 
 template <class Kind, class Spec>
@@ -39,6 +40,12 @@ std::unique_ptr<Kind> Builder::make(const std::string& name, const Spec& spec) c
   if constexpr (std::is_same_v<Kind, Linear> || std::is_same_v<Kind, Experts>) {
     if (placement_->layer_wise_threshold > 0 && !entry.prefill_op.empty() &&
         (entry.prefill_op != module->op() || entry.prefill_device != entry.device)) {
+      if (!placement_->devices.emulated &&
+          (gpu_index(entry.device) || gpu_index(entry.prefill_device))) {
+        fail(ErrorCode::kUnsupported, path,
+             "layer-wise prefill changes operators on the CPU only, not from {} to {}",
+             entry.device, entry.prefill_device);
+      }
       auto prefill = make_with<Kind>(path, entry.prefill_op, entry.prefill_device, spec);
       return adopt(make_phased(std::move(module), std::move(prefill)));
     }

@@ -36,6 +36,11 @@ class Builder {
   /// operator that the rule names when that is a linear. The caller owns it; it is nobody's child.
   std::unique_ptr<Linear> product(std::int64_t n_out, std::int64_t n_in) const;
 
+  /// The GPU that this path is on; nothing on the CPU, which may stand in for a GPU.
+  std::optional<int> gpu() const {
+    return placement_->devices.emulated ? std::nullopt : gpu_index(site_.device);
+  }
+
   /// Keyword arguments of this path; the fallback when the rule does not give them.
   std::int64_t whole(std::string_view name, std::int64_t fallback) const;
   bool flag(std::string_view name, bool fallback) const;

@@ -28,7 +28,8 @@ class CpuEmbedding : public Embedding {
   }
 
  private:
-  void do_run(Step& step, MatrixF out) noexcept override {
+  void do_run(Step& step, Activation& rows) noexcept override {
+    const MatrixF out = rows.write();
     const auto decode = formats::traits(view_.format).decode;
     for (std::int64_t r = 0; r < out.n_rows; ++r) {
       decode(view_.row(step.batch.tokens[static_cast<std::size_t>(r)]), out.row(r), dim_);

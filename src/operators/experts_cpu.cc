@@ -15,6 +15,7 @@
 
 #include "operators/expert_blocking.h"
 #include "operators/makers.h"
+#include "operators/row_ops.h"
 
 namespace kt::operators {
 namespace {
@@ -120,15 +121,8 @@ class CpuExperts : public Experts {
     storage_ = {};
   }
 
-  void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept override {
-    const auto add_row = [&](std::int64_t r, int) {
-      step.cpu.elementwise->add(ticket.result.row(r), d_model_, accumulate_into.row(r));
-    };
-    if (accumulate_into.n_rows < 16) {  // a parallel region costs more than this work
-      for (std::int64_t r = 0; r < accumulate_into.n_rows; ++r) add_row(r, 0);
-    } else {
-      step.cpu.pool.run(accumulate_into.n_rows, add_row);
-    }
+  void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept override {
+    add_rows(step, *ticket.result, accumulate_into);
   }
 
   std::uint64_t weight_bytes() const override {
@@ -155,7 +149,8 @@ class CpuExperts : public Experts {
   }
 
  private:
-  Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept override {
+  Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
+    routing.fetch(step, x.n_rows());
     const Expert& first = experts_.front();
     const std::int64_t n_each = x.n_rows() * routing.n_active / n_experts_;
     const Forms forms = {first.gate.form(x.n_rows(), n_each), first.up.form(x.n_rows(), n_each),
@@ -166,7 +161,7 @@ class CpuExperts : public Experts {
         tiles ? tile_blocking(d_model_, step.cpu.pool.size()) : ExpertBlocking{};
     if (!dot::is_tiles(forms.down)) blocking.model_chunk = ExpertBlocking{}.model_chunk;
     const Groups groups = group_rows(step, x.n_rows(), routing, blocking.align);
-    const MatrixF result = step.arena.matrix(x.n_rows(), d_model_);
+    Activation result(step, x.n_rows(), d_model_);
     const Input gate_in = gather(step, x, forms.gate, groups);
     const Input up_in = forms.up == forms.gate ? gate_in : gather(step, x, forms.up, groups);
     // Tasks make pieces of rows: what is rounded by rows waits for the last.
@@ -174,8 +169,9 @@ class CpuExperts : public Experts {
     const ActMatrix hidden(step.cpu, step.arena, by_rows ? dot::Act::kF32 : forms.down,
                            groups.n_slots, d_ff_);
     run_gate_up(step, gate_in, up_in, groups, blocking, hidden);
-    run_down(step, by_rows ? round_rows(step, hidden, groups) : hidden, groups, blocking, result);
-    return {result};
+    run_down(step, by_rows ? round_rows(step, hidden, groups) : hidden, groups, blocking,
+             result.write());
+    return {std::move(result), nullptr, {}};
   }
 
   // The forms of activations that the three projections read.
@@ -184,10 +180,7 @@ class CpuExperts : public Experts {
   };
 
   WeightSpec spec(std::int64_t expert, int projection) const {
-    const bool down = projection == 2;
-    return {path() + "." + std::to_string(expert) + "." +
-                projections_[static_cast<std::size_t>(projection)] + ".weight",
-            {down ? d_model_ : d_ff_, down ? d_ff_ : d_model_}};
+    return expert_weight(path(), expert, projections_, projection, d_model_, d_ff_);
   }
 
   Groups group_rows(Step& step, std::int64_t n_rows, const Routing& routing,
@@ -234,7 +227,7 @@ class CpuExperts : public Experts {
     }
   };
   Input gather(Step& step, Activation& x, dot::Act form, const Groups& groups) const noexcept {
-    const dot::ActRows in = x.rows_in(form, step.cpu, step.arena);
+    const dot::ActRows in = x.rows_in(form, step);
     if (x.n_rows() == 1) return {in, d_model_, true};
     const ActMatrix rows(step.cpu, step.arena, form, groups.n_slots, d_model_);
     step.cpu.pool.run(groups.n_slots, [&](std::int64_t i, int) {
@@ -337,18 +330,34 @@ Recode backend_recode(const Builder& at) {
   return {};
 }
 
+std::unique_ptr<Experts> make_for(const Builder& at, const ExpertsSpec& spec, Recode recode) {
+  if (!at.gpu()) return std::make_unique<CpuExperts>(at, spec, recode);
+  // GPUs have experts in BF16, none in F32.
+  if (recode.kind == Recode::Kind::kDense) recode.kind = Recode::Kind::kBf16;
+  return make_gpu_experts(at, spec, recode);
+}
+
 }  // namespace
 
+WeightSpec expert_weight(const std::string& path, std::int64_t expert,
+                         const std::array<std::string, 3>& projections, int projection,
+                         std::int64_t d_model, std::int64_t d_ff) {
+  const bool down = projection == 2;
+  return {path + "." + std::to_string(expert) + "." +
+              projections[static_cast<std::size_t>(projection)] + ".weight",
+          {down ? d_model : d_ff, down ? d_ff : d_model}};
+}
+
 std::unique_ptr<Experts> make_stored_experts(const Builder& at, const ExpertsSpec& spec) {
-  return std::make_unique<CpuExperts>(at, spec, backend_recode(at));
+  return make_for(at, spec, backend_recode(at));
 }
 
 std::unique_ptr<Experts> make_dense_experts(const Builder& at, const ExpertsSpec& spec) {
-  return std::make_unique<CpuExperts>(at, spec, Recode{Recode::Kind::kDense});
+  return make_for(at, spec, Recode{Recode::Kind::kDense});
 }
 
 std::unique_ptr<Experts> make_group_experts(const Builder& at, const ExpertsSpec& spec) {
-  return std::make_unique<CpuExperts>(at, spec, group_recode(at));
+  return make_for(at, spec, group_recode(at));
 }
 
 }  // namespace kt::operators

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "operators/gpu_weights.h"
 #include "operators/makers.h"
 #include "operators/parallel.h"
 
@@ -19,7 +20,8 @@ class CpuGate : public Gate {
   CpuGate(const Builder& at, const GateSpec& spec)
       : Gate(at.site()),
         moe_(spec.config.moe),
-        product_(at.product(moe_.n_experts, spec.config.d_model)) {}
+        product_(at.product(moe_.n_experts, spec.config.d_model)),
+        gpu_(at.gpu()) {}
 
   std::vector<WeightSpec> weights() const override {
     std::vector<WeightSpec> specs = product_->weights();
@@ -30,6 +32,7 @@ class CpuGate : public Gate {
   void load(Loader& loader) override {
     product_->load(loader);
     if (moe_.correction_bias) bias_ = loader.floats(bias_spec());
+    if (gpu_ && moe_.correction_bias) bias_on_gpu_ = gpu_floats(loader.gpu(*gpu_), bias_);
   }
 
   void check(const io::WeightSource& source) const override {
@@ -54,15 +57,42 @@ class CpuGate : public Gate {
   WeightSpec bias_spec() const { return {path() + ".e_score_correction_bias", {moe_.n_experts}}; }
   Routing do_run(Step& step, Activation& x) noexcept override {
     const std::int64_t n = x.n_rows();
-    const MatrixF scores = step.arena.matrix(n, moe_.n_experts);
+    Activation scored(step, n, moe_.n_experts);
+    product_->run(step, x, scored);
+    if (gpu_) return route_on(step.gpu(*gpu_), scored);
     const MatrixF choice = step.arena.matrix(n, moe_.n_experts);
     Routing routing{moe_.n_active, step.arena.allocate<std::int32_t>(n * moe_.n_active),
                     step.arena.allocate<float>(n * moe_.n_active)};
-    product_->run(step, x, scores);
+    const MatrixF scores = scored.update();
     for_rows(step, n, 16 * moe_.n_experts, [&](std::int64_t r) {
       route(step, scores.row(r), choice.row(r), routing.ids + r * moe_.n_active,
             routing.weights + r * moe_.n_active);
     });
+    return routing;
+  }
+
+  Routing route_on(GpuStep& gpu, Activation& scored) noexcept {
+    const std::int64_t n = scored.n_rows();
+    Routing routing;
+    routing.n_active = moe_.n_active;
+    routing.gpu = &gpu;
+    routing.gpu_ids = static_cast<std::int32_t*>(gpu.allocate(n * moe_.n_active * 4));
+    routing.gpu_weights = static_cast<float*>(gpu.allocate(n * moe_.n_active * 4));
+    kernels::cuda::RouteArgs args;
+    args.scores = static_cast<const float*>(scored.read_on(gpu));
+    args.bias = bias_on_gpu_;
+    args.m = n;
+    args.n_experts = moe_.n_experts;
+    args.n_active = moe_.n_active;
+    args.n_groups = std::max<std::int64_t>(moe_.n_groups, 1);
+    args.n_groups_used = std::max<std::int64_t>(moe_.n_groups_used, 1);
+    args.sigmoid = moe_.score == io::RouterScore::kSigmoid;
+    args.group_top2 = moe_.group_top2;
+    args.normalize = moe_.normalize_weights;
+    args.weight_scale = static_cast<float>(moe_.weight_scale);
+    args.ids = routing.gpu_ids;
+    args.weights = routing.gpu_weights;
+    gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.route(args, stream); });
     return routing;
   }
 
@@ -123,7 +153,9 @@ class CpuGate : public Gate {
 
   io::MoeConfig moe_;
   std::unique_ptr<Linear> product_;
+  std::optional<int> gpu_;
   std::vector<float> bias_;
+  const float* bias_on_gpu_ = nullptr;
 };
 
 }  // namespace

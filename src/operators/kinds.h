@@ -1,18 +1,16 @@
-// The module kinds: one interface each. Activations are float rows [n_rows, width]; sublayers write
-// deltas, norms add the delta of the previous sublayer to the residual first, so that add + norm is
-// one operation. run() opens the trace zone and calls the operator's do_run().
+// The module kinds: one interface each. They pass rows [n_rows, width] (activation.h); sublayers
+// write deltas, norms add the delta of the previous sublayer to the residual first, so that add +
+// norm is one operation. run() opens the trace zone and calls the operator's do_run().
 //
 // Two phases: a module may hold another operator for layer-wise prefill; enter() swaps them.
 // Thread rule: run() is called by the thread that walks the tree; it is parallel inside.
 #pragma once
+#include <optional>
+
+#include "operators/activation.h"
 #include "operators/module.h"
-#include "operators/step.h"
 
 namespace kt::operators {
-
-using backend::Activation;
-using tensor::ConstMatrixF;
-using tensor::MatrixF;
 
 /// y = x · Wᵀ + b.
 class Linear : public Module {
@@ -21,8 +19,8 @@ class Linear : public Module {
       : Module(std::move(site), "Linear"), n_out_(n_out), n_in_(n_in) {}
   std::int64_t n_out() const { return n_out_; }
   std::int64_t n_in() const { return n_in_; }
-  void run(Step& step, Activation& x, MatrixF out) noexcept {
-    const ZoneScope zone(hands_on() ? nullptr : step.trace, *this, out.n_rows);
+  void run(Step& step, Activation& x, Activation& out) noexcept {
+    const ZoneScope zone(hands_on() ? nullptr : step.trace, *this, x.n_rows());
     do_run(step, x, out);
   }
   /// The packed weights and bias when this linear is a plain CPU product that may share a parallel
@@ -31,14 +29,14 @@ class Linear : public Module {
   virtual const float* bias() const { return nullptr; }
 
  private:
-  virtual void do_run(Step& step, Activation& x, MatrixF out) noexcept = 0;
+  virtual void do_run(Step& step, Activation& x, Activation& out) noexcept = 0;
   std::int64_t n_out_;
   std::int64_t n_in_;
 };
 
 struct LinearCall {
   Linear* linear = nullptr;
-  MatrixF out;
+  Activation* out = nullptr;
 };
 /// Linears on the same input, merged into one parallel region where their operators allow it.
 void run_siblings(Step& step, Activation& x, std::span<const LinearCall> calls) noexcept;
@@ -46,31 +44,33 @@ void run_siblings(Step& step, Activation& x, std::span<const LinearCall> calls) 
 class Embedding : public Module {
  public:
   explicit Embedding(Site site) : Module(std::move(site), "Embedding") {}
-  void run(Step& step, MatrixF out) noexcept {  // [n_rows, d_model]
-    const ZoneScope zone(step.trace, *this, out.n_rows);
+  void run(Step& step, Activation& out) noexcept {  // [n_rows, d_model]
+    const ZoneScope zone(step.trace, *this, out.n_rows());
     do_run(step, out);
   }
 
  private:
-  virtual void do_run(Step& step, MatrixF out) noexcept = 0;
+  virtual void do_run(Step& step, Activation& out) noexcept = 0;
 };
 
-/// residual += delta (when given); out = norm(residual).
+/// residual += delta (when given); out = norm(residual), which may be the residual.
 class Norm : public Module {
  public:
   explicit Norm(Site site) : Module(std::move(site), "Norm") {}
-  void run(Step& step, MatrixF residual, const ConstMatrixF* delta, MatrixF out) noexcept {
-    const ZoneScope zone(step.trace, *this, out.n_rows);
+  void run(Step& step, Activation& residual, Activation* delta, Activation& out) noexcept {
+    const ZoneScope zone(step.trace, *this, out.n_rows());
     do_run(step, residual, delta, out);
   }
   /// Normalises n_vectors vectors of `dim` values in place, `stride` apart (per-head q/k norms,
   /// latents). Runs inside other modules' parallel regions: no zone of its own.
   virtual void run_vectors(Step& step, float* x, std::int64_t n_vectors,
                            std::int64_t stride) noexcept = 0;
+  /// The same for all vectors of the rows of x, wherever they are.
+  virtual void run_vectors(Step& step, Activation& x) noexcept = 0;
 
  private:
-  virtual void do_run(Step& step, MatrixF residual, const ConstMatrixF* delta,
-                      MatrixF out) noexcept = 0;
+  virtual void do_run(Step& step, Activation& residual, Activation* delta,
+                      Activation& out) noexcept = 0;
 };
 
 /// cos and sin of every row's position, made once per step and shared by all layers.
@@ -83,12 +83,14 @@ class Rotary : public Module {
     const ZoneScope zone(step.trace, *this, step.n_rows());
     do_prepare(step);
   }
-  const float* cos(std::int64_t row) const { return cos_ + row * dim_ / 2; }
-  const float* sin(std::int64_t row) const { return sin_ + row * dim_ / 2; }
+  const float* cos(std::int64_t row) { return cos_->f32().row(row); }
+  const float* sin(std::int64_t row) { return sin_->f32().row(row); }
+  /// The tables on a GPU, [n_rows, dim / 2].
+  const float* cos_on(GpuStep& gpu) { return static_cast<const float*>(cos_->read_on(gpu)); }
+  const float* sin_on(GpuStep& gpu) { return static_cast<const float*>(sin_->read_on(gpu)); }
 
  protected:
-  float* cos_ = nullptr;  // [n_rows, dim / 2]
-  float* sin_ = nullptr;
+  std::optional<Activation> cos_, sin_;  // [n_rows, dim / 2]
 
  private:
   virtual void do_prepare(Step& step) noexcept = 0;
@@ -99,20 +101,27 @@ class Attention : public Module {
  public:
   explicit Attention(Site site) : Module(std::move(site), "Attention") {}
   virtual tensor::KvLayerSpec state_spec() const = 0;
-  void run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta) noexcept {
-    const ZoneScope zone(step.trace, *this, x.n_rows);
+  void run(Step& step, std::int64_t layer, Activation& x, Activation& delta) noexcept {
+    const ZoneScope zone(step.trace, *this, x.n_rows());
     do_run(step, layer, x, delta);
   }
 
  private:
-  virtual void do_run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta) noexcept = 0;
+  virtual void do_run(Step& step, std::int64_t layer, Activation& x,
+                      Activation& delta) noexcept = 0;
 };
 
-/// Experts chosen for each row.
+/// Experts chosen for each row, in host memory or on a GPU, and made on first need where they are
+/// not.
 struct Routing {
   std::int64_t n_active = 0;
   std::int32_t* ids = nullptr;  // [n_rows, n_active]; gates give no negative ones
   float* weights = nullptr;     // [n_rows, n_active]
+  GpuStep* gpu = nullptr;       // that has them too
+  std::int32_t* gpu_ids = nullptr;
+  float* gpu_weights = nullptr;
+  void fetch(Step& step, std::int64_t n_rows) noexcept;  // to host memory
+  void send(Step& step, GpuStep& to, std::int64_t n_rows) noexcept;
 };
 
 class Gate : public Module {
@@ -132,31 +141,33 @@ class Experts : public Module {
  public:
   explicit Experts(Site site) : Module(std::move(site), "Experts") {}
   struct Ticket {
-    MatrixF result;  // [n_rows, d_model]
+    std::optional<Activation> result;  // [n_rows, d_model], or what it will be made of
+    Activation* x = nullptr;
+    Routing routing;
   };
-  Ticket submit(Step& step, Activation& x, const Routing& routing) noexcept {
+  Ticket submit(Step& step, Activation& x, Routing& routing) noexcept {
     const ZoneScope zone(hands_on() ? nullptr : step.trace, *this, x.n_rows());
     return do_submit(step, x, routing);
   }
-  virtual void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept = 0;
+  virtual void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept = 0;
   /// Where the packed weights lie, for benches that read the same pages; empty: not in host memory.
   virtual std::vector<std::span<const std::byte>> packed_memory() const { return {}; }
 
  private:
-  virtual Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept = 0;
+  virtual Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept = 0;
 };
 
 /// Dense ("Mlp") or sparse ("Moe") feed-forward block: delta = mlp(x).
 class Mlp : public Module {
  public:
   Mlp(Site site, std::string_view kind) : Module(std::move(site), kind) {}
-  void run(Step& step, MatrixF x, MatrixF delta) noexcept {
-    const ZoneScope zone(step.trace, *this, x.n_rows);
+  void run(Step& step, Activation& x, Activation& delta) noexcept {
+    const ZoneScope zone(step.trace, *this, x.n_rows());
     do_run(step, x, delta);
   }
 
  private:
-  virtual void do_run(Step& step, MatrixF x, MatrixF delta) noexcept = 0;
+  virtual void do_run(Step& step, Activation& x, Activation& delta) noexcept = 0;
 };
 
 class DecoderLayer : public Module {
@@ -165,14 +176,14 @@ class DecoderLayer : public Module {
   virtual tensor::KvLayerSpec state_spec() const = 0;
   /// residual += pending delta; leaves this layer's last delta in `delta`. has_delta: delta holds
   /// one.
-  void run(Step& step, std::int64_t layer, MatrixF residual, MatrixF delta,
+  void run(Step& step, std::int64_t layer, Activation& residual, Activation& delta,
            bool has_delta) noexcept {
-    const ZoneScope zone(step.trace, *this, residual.n_rows);
+    const ZoneScope zone(step.trace, *this, residual.n_rows());
     do_run(step, layer, residual, delta, has_delta);
   }
 
  private:
-  virtual void do_run(Step& step, std::int64_t layer, MatrixF residual, MatrixF delta,
+  virtual void do_run(Step& step, std::int64_t layer, Activation& residual, Activation& delta,
                       bool has_delta) noexcept = 0;
 };
 

@@ -22,7 +22,7 @@ class Layered {
   virtual void run_layer(Step& step, std::int64_t index, MatrixF x, MatrixF delta) noexcept = 0;
   /// Rows that left the last layer, normed: [batch.logit_rows.size(), d_model], in the step's
   /// arena.
-  virtual MatrixF hidden(Step& step, MatrixF x, MatrixF delta) noexcept = 0;
+  virtual ConstMatrixF hidden(Step& step, MatrixF x, MatrixF delta) noexcept = 0;
   /// logits [batch.logit_rows.size(), vocab_size] of rows that left the last layer.
   virtual void head(Step& step, MatrixF x, MatrixF delta, MatrixF logits) noexcept = 0;
 };

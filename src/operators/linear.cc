@@ -1,10 +1,14 @@
-// Linears on the CPU: weights packed for the best dot kernel of their format, which is the file's
-// (KLinearCPUInfer, KLinearFP8) or what the operator makes of them at load: floats (KLinearTorch),
-// 8 bits per row (KLinearQ8), groups of 4 or 8 bits (KLinearMarlin, VLinearMarlin).
+// Linears: weights packed for the best dot kernel of their format on the CPU, or for a GPU's. The
+// format is the file's (KLinearCPUInfer, KLinearGPU, KLinearFP8) or what the operator makes of it
+// at load: floats (KLinearTorch), 8 bits per row (KLinearQ8), groups of 4 or 8 bits (KLinearMarlin,
+// VLinearMarlin).
+#include <algorithm>
 #include <array>
 
+#include "operators/gpu_weights.h"
 #include "operators/makers.h"
 #include "operators/phased.h"
+#include "operators/row_ops.h"
 
 namespace kt::operators {
 namespace {
@@ -18,15 +22,16 @@ void multiply(Step& step, Activation& x, std::span<const LinearCall> calls) noex
   for (const LinearCall& call : calls) {
     const backend::PackedMatrix* matrix = call.linear->packed();
     if (matrix == nullptr) continue;
-    merged[n_merged++] = {matrix, x.rows_for(*matrix, step.cpu, step.arena), x.n_rows(),
-                          call.linear->bias(), call.out};
+    merged[n_merged++] = {matrix, x.rows_for(*matrix, step), x.n_rows(), call.linear->bias(),
+                          call.out->write()};
   }
   if (n_merged != 0) backend::gemm(step.cpu, {merged.data(), n_merged});
 }
 
-class CpuLinear : public Linear {
+// What linears with weights of the file share.
+class WeightLinear : public Linear {
  public:
-  CpuLinear(const Builder& at, const LinearSpec& spec, const Recode& recode)
+  WeightLinear(const Builder& at, const LinearSpec& spec, const Recode& recode)
       : Linear(at.site(), spec.n_out, spec.n_in), names_(spec), recode_(recode) {}
 
   std::vector<WeightSpec> weights() const override {
@@ -49,9 +54,22 @@ class CpuLinear : public Linear {
     return kept;
   }
 
+ protected:
+  WeightSpec weight_spec() const { return {names_.weight, {n_out(), n_in()}}; }
+  std::vector<float> load_bias(Loader& loader) const {
+    return names_.bias.empty() ? std::vector<float>() : loader.floats({names_.bias, {n_out()}});
+  }
+  LinearSpec names_;
+  Recode recode_;
+};
+
+class CpuLinear : public WeightLinear {
+ public:
+  using WeightLinear::WeightLinear;
+
   void load(Loader& loader) override {
     matrix_ = loader.matrix(weight_spec(), recode_);
-    if (!names_.bias.empty()) bias_ = loader.floats({names_.bias, {n_out()}});
+    bias_ = load_bias(loader);
   }
 
   void unload() override {
@@ -72,30 +90,114 @@ class CpuLinear : public Linear {
   }
   bool batches_differ() const override { return matrix_.batch_rows_each() > 0; }
 
- protected:
-  WeightSpec weight_spec() const { return {names_.weight, {n_out(), n_in()}}; }
-
  private:
-  void do_run(Step& step, Activation& x, MatrixF out) noexcept override {
-    const LinearCall call{this, out};
+  void do_run(Step& step, Activation& x, Activation& out) noexcept override {
+    const LinearCall call{this, &out};
     multiply(step, x, {&call, 1});
   }
 
-  LinearSpec names_;
-  Recode recode_;
   backend::PackedMatrix matrix_;
   std::vector<float> bias_;
 };
 
-// KLinearFP8: insists on block-FP8 weights.
-class Fp8Linear : public CpuLinear {
+class GpuLinear : public WeightLinear {
  public:
-  Fp8Linear(const Builder& at, const LinearSpec& spec) : CpuLinear(at, spec, {}) {}
+  GpuLinear(const Builder& at, const LinearSpec& spec, const Recode& recode)
+      : WeightLinear(at, spec, recode), gpu_(*at.gpu()) {}
+
   void check(const io::WeightSource& source) const override {
-    CpuLinear::check(source);
+    WeightLinear::check(source);
     const io::TensorInfo& info = require_tensor(source, weight_spec());
+    if (gpu_multiplies(recode_.target(info.format))) return;
+    fail(
+        ErrorCode::kUnsupported, path(),
+        "GPUs have no kernel for {}, which '{}' is stored in: place it on the CPU or requantise it "
+        "with KLinearMarlin",
+        formats::traits(info.format).name, info.stored_name);
+  }
+
+  void load(Loader& loader) override {
+    backend::Gpu& gpu = loader.gpu(gpu_);
+    matrix_ = gpu_matrices(loader, gpu, {weight_spec()}, recode_);
+    if (const std::vector<float> bias = load_bias(loader); !bias.empty())
+      bias_ = gpu_floats(gpu, bias);
+  }
+
+  void unload() override {
+    matrix_ = {};
+    bias_ = nullptr;
+  }
+
+  std::uint64_t weight_bytes() const override {
+    return matrix_.bytes + (bias_ == nullptr ? 0 : n_out() * sizeof(float));
+  }
+  std::string weight_format() const override {
+    return matrix_.bytes == 0 ? std::string()
+                              : std::string(formats::traits(matrix_.first.format).name);
+  }
+  std::string kernel_name() const override { return "cuda gemm"; }
+
+ private:
+  void do_run(Step& step, Activation& x, Activation& out) noexcept override {
+    GpuStep& gpu = step.gpu(gpu_);
+    const std::size_t mark = gpu.mark();
+    kernels::cuda::GemmArgs args;
+    args.w = matrix_.first;
+    args.x = read_bf16(gpu, x);
+    args.x_stride = n_in();
+    args.m = x.n_rows();
+    args.y = out.write_on(gpu);
+    args.y_type = out.gpu_type();
+    args.y_stride = n_out();
+    multiply(gpu, args);
+    if (bias_ != nullptr) {
+      gpu.run(path().c_str(), [&](auto& k, auto stream) {
+        return k.add({args.y, args.y_type, bias_, GpuType::kF32, 0, args.m, n_out()}, stream);
+      });
+    }
+    gpu.release(mark);
+  }
+
+  // Without cuBLASLt a few rows at a time.
+  void multiply(GpuStep& gpu, kernels::cuda::GemmArgs args) const noexcept {
+    const std::int64_t m = args.m;
+    const std::int64_t step =
+        gpu.gpu().blas() == nullptr ? std::min(m, kernels::cuda::kDirectRows) : m;
+    args.workspace_bytes = gpu.gpu().api().gemm_workspace(args.w, step, gpu.gpu().info());
+    args.workspace = gpu.allocate(args.workspace_bytes);
+    for (std::int64_t done = 0; done < m; done += args.m) {
+      args.m = std::min(step, m - done);
+      gpu.run(path().c_str(), [&](auto& k, auto stream) {
+        return k.gemm(args, gpu.gpu().info(), gpu.gpu().blas(), stream);
+      });
+      args.x = static_cast<const std::byte*>(args.x) +
+               static_cast<std::size_t>(args.m * args.x_stride) * type_bytes(args.x_type);
+      args.y = static_cast<std::byte*>(args.y) +
+               static_cast<std::size_t>(args.m * args.y_stride) * type_bytes(args.y_type);
+    }
+  }
+
+  int gpu_;
+  GpuMatrices matrix_;
+  const float* bias_ = nullptr;
+};
+
+template <class Cpu, class Gpu>
+std::unique_ptr<Linear> make_for(const Builder& at, const LinearSpec& spec, const Recode& recode) {
+  if (at.gpu()) return std::make_unique<Gpu>(at, spec, recode);
+  return std::make_unique<Cpu>(at, spec, recode);
+}
+
+// KLinearFP8: insists on block-FP8 weights.
+template <class Base>
+class Fp8Linear : public Base {
+ public:
+  using Base::Base;
+  void check(const io::WeightSource& source) const override {
+    Base::check(source);
+    const io::TensorInfo& info = require_tensor(source, this->weight_spec());
     if (info.format == tensor::Format::kF8_E4M3_B128) return;
-    fail(ErrorCode::kUnsupported, path(),
+    fail(ErrorCode::kUnsupported, this->path(),
          "KLinearFP8 wants weights stored as block FP8; '{}' is {}: use KLinearMarlin or "
          "KLinearTorch",
          info.stored_name, formats::traits(info.format).name);
@@ -116,7 +218,7 @@ void trace_merged(Trace& trace, std::span<const LinearCall> calls, std::int64_t 
     };
     const auto* phased = dynamic_cast<const Phased*>(c.linear);
     const Module* ran = phased != nullptr ? &phased->active() : c.linear;
-    Trace::Zone zone{ran, at(), 0, c.out.n_rows};
+    Trace::Zone zone{ran, at(), 0, c.out->n_rows()};
     done += static_cast<double>(c.linear->weight_bytes());
     zone.end = at();
     trace.add(zone);
@@ -138,23 +240,23 @@ Recode group_recode(const Builder& at) {
 }
 
 std::unique_ptr<Linear> make_stored_linear(const Builder& at, const LinearSpec& spec) {
-  return std::make_unique<CpuLinear>(at, spec, Recode{});
+  return make_for<CpuLinear, GpuLinear>(at, spec, Recode{});
 }
 
 std::unique_ptr<Linear> make_dense_linear(const Builder& at, const LinearSpec& spec) {
-  return std::make_unique<CpuLinear>(at, spec, Recode{Recode::Kind::kDense});
+  return make_for<CpuLinear, GpuLinear>(at, spec, Recode{Recode::Kind::kDense});
 }
 
 std::unique_ptr<Linear> make_q8_linear(const Builder& at, const LinearSpec& spec) {
-  return std::make_unique<CpuLinear>(at, spec, Recode{Recode::Kind::kGroup, 8, -1});
+  return make_for<CpuLinear, GpuLinear>(at, spec, Recode{Recode::Kind::kGroup, 8, -1});
 }
 
 std::unique_ptr<Linear> make_group_linear(const Builder& at, const LinearSpec& spec) {
-  return std::make_unique<CpuLinear>(at, spec, group_recode(at));
+  return make_for<CpuLinear, GpuLinear>(at, spec, group_recode(at));
 }
 
 std::unique_ptr<Linear> make_fp8_linear(const Builder& at, const LinearSpec& spec) {
-  return std::make_unique<Fp8Linear>(at, spec);
+  return make_for<Fp8Linear<CpuLinear>, Fp8Linear<GpuLinear>>(at, spec, {});
 }
 
 void run_siblings(Step& step, Activation& x, std::span<const LinearCall> calls) noexcept {
@@ -162,7 +264,7 @@ void run_siblings(Step& step, Activation& x, std::span<const LinearCall> calls) 
   multiply(step, x, calls);
   if (step.trace != nullptr) trace_merged(*step.trace, calls, begin);
   for (const LinearCall& call : calls) {
-    if (call.linear->packed() == nullptr) call.linear->run(step, x, call.out);
+    if (call.linear->packed() == nullptr) call.linear->run(step, x, *call.out);
   }
 }
 

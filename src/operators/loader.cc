@@ -7,42 +7,9 @@
 #include <mutex>
 
 #include "base/half.h"
+#include "operators/placement.h"
 
 namespace kt::operators {
-namespace {
-
-// Rows of a tensor in the recoded format; buffers are kept between calls.
-class RowRecoder {
- public:
-  explicit RowRecoder(const Recode& recode) : recode_(recode) {}
-
-  const std::byte* run(const io::TensorInfo& info, const std::byte* rows, std::int64_t n_rows) {
-    const formats::FormatTraits& stored = formats::traits(info.format);
-    const formats::FormatTraits& target = formats::traits(recode_.target(info.format));
-    const std::int64_t n_cols = info.shape.n_cols();
-    const std::size_t in = formats::row_bytes(stored.format, n_cols);
-    const std::size_t out = formats::row_bytes(target.format, n_cols);
-    decoded_.resize(static_cast<std::size_t>(n_cols));
-    encoded_.resize(out * static_cast<std::size_t>(n_rows));
-    for (std::size_t r = 0; r < static_cast<std::size_t>(n_rows); ++r) {
-      stored.decode(rows + r * in, decoded_.data(), n_cols);
-      std::byte* to = encoded_.data() + r * out;
-      if (recode_.kind == Recode::Kind::kGroup) {
-        encode_group(decoded_.data(), n_cols, recode_, to);
-      } else {
-        target.encode(decoded_.data(), nullptr, to, n_cols);
-      }
-    }
-    return encoded_.data();
-  }
-
- private:
-  Recode recode_;
-  std::vector<float> decoded_;
-  std::vector<std::byte> encoded_;
-};
-
-}  // namespace
 
 tensor::Format Recode::target(tensor::Format stored) const {
   const bool dense = formats::traits(stored).block_len == 1;
@@ -57,6 +24,27 @@ tensor::Format Recode::target(tensor::Format stored) const {
 
 bool Recode::changes(tensor::Format stored) const {
   return kind == Kind::kGroup || target(stored) != stored;
+}
+
+const std::byte* RowRecoder::run(const io::TensorInfo& info, const std::byte* rows,
+                                 std::int64_t n_rows) {
+  const formats::FormatTraits& stored = formats::traits(info.format);
+  const formats::FormatTraits& target = formats::traits(recode_.target(info.format));
+  const std::int64_t n_cols = info.shape.n_cols();
+  const std::size_t in = formats::row_bytes(stored.format, n_cols);
+  const std::size_t out = formats::row_bytes(target.format, n_cols);
+  decoded_.resize(static_cast<std::size_t>(n_cols));
+  encoded_.resize(out * static_cast<std::size_t>(n_rows));
+  for (std::size_t r = 0; r < static_cast<std::size_t>(n_rows); ++r) {
+    stored.decode(rows + r * in, decoded_.data(), n_cols);
+    std::byte* to = encoded_.data() + r * out;
+    if (recode_.kind == Recode::Kind::kGroup) {
+      encode_group(decoded_.data(), n_cols, recode_, to);
+    } else {
+      target.encode(decoded_.data(), nullptr, to, n_cols);
+    }
+  }
+  return encoded_.data();
 }
 
 std::string Recode::describe() const {
@@ -127,6 +115,13 @@ void check_recode(const io::WeightSource& source, const io::TensorInfo& info,
        "tensor '{}' has rows of {} weights, which cannot be requantised in groups of {}: multiples "
        "of 32 can; use an operator that keeps the stored format",
        info.stored_name, n, group);
+}
+
+backend::Gpu& Loader::gpu(int index) {
+  for (backend::Gpu* gpu : gpus_) {
+    if (gpu->index() == index) return *gpu;
+  }
+  fail(ErrorCode::kUnsupported, gpu_name(index), "is not in use");
 }
 
 const io::TensorInfo& Loader::require(const WeightSpec& spec) {

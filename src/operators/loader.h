@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu.h"
+#include "backend/gpu/gpu.h"
 #include "io/weight_source.h"
 #include "tensor/tensor.h"
 
@@ -53,6 +54,19 @@ struct Recode {
 /// bits use max|x| / 127.
 void encode_group(const float* x, std::int64_t n, const Recode& recode, std::byte* out);
 
+/// Turns rows of a tensor into the recoded format; its buffer is kept between calls.
+class RowRecoder {
+ public:
+  explicit RowRecoder(const Recode& recode) : recode_(recode) {}
+  /// Valid until the next call.
+  const std::byte* run(const io::TensorInfo& info, const std::byte* rows, std::int64_t n_rows);
+
+ private:
+  Recode recode_;
+  std::vector<float> decoded_;
+  std::vector<std::byte> encoded_;
+};
+
 /// The tensor with this shape; throws kMismatch naming it when it is missing or shaped otherwise.
 const io::TensorInfo& require_tensor(const io::WeightSource& source, const WeightSpec& spec);
 /// Throws kUnsupported when rows of this tensor cannot be recoded.
@@ -62,9 +76,12 @@ void check_recode(const io::WeightSource& source, const io::TensorInfo& info, co
 class Loader {
  public:
   using Progress = std::function<void(std::uint64_t bytes_done)>;
-  Loader(const io::WeightSource& source, backend::Cpu& cpu, Progress progress)
-      : source_(source), cpu_(cpu), progress_(std::move(progress)) {}
+  Loader(const io::WeightSource& source, backend::Cpu& cpu, Progress progress,
+         std::span<backend::Gpu* const> gpus = {})
+      : source_(source), cpu_(cpu), progress_(std::move(progress)), gpus_(gpus) {}
   backend::Cpu& cpu() { return cpu_; }
+  /// Of the number in "cuda:0".
+  backend::Gpu& gpu(int index);
   const io::WeightSource& source() const { return source_; }
   bool has(const std::string& name) const { return source_.find(name) != nullptr; }
   /// As require_tensor; the tensor counts as used.
@@ -94,6 +111,7 @@ class Loader {
   const io::WeightSource& source_;
   backend::Cpu& cpu_;
   Progress progress_;
+  std::span<backend::Gpu* const> gpus_;
   backend::SmallWeights small_;
   std::uint64_t bytes_done_ = 0;
   std::set<std::string> used_;

@@ -3,13 +3,14 @@
 #include <cmath>
 
 #include "operators/makers.h"
+#include "operators/row_ops.h"
 
 namespace kt::operators {
 namespace {
 
 class SparseMoe : public Mlp {
  public:
-  SparseMoe(const Builder& at, const MoeSpec& spec) : Mlp(at.site(), "Moe") {
+  SparseMoe(const Builder& at, const MoeSpec& spec) : Mlp(at.site(), "Moe"), gpu_(at.gpu()) {
     const io::ModelConfig& config = spec.config;
     const MoeNames& names = spec.names;
     const Builder b = at.under(*this);
@@ -22,28 +23,39 @@ class SparseMoe : public Mlp {
   }
 
  private:
-  void do_run(Step& step, MatrixF x, MatrixF delta) noexcept override {
-    Activation input(x);
-    const Routing routing = gate_->run(step, input);
-    const Experts::Ticket ticket = experts_->submit(step, input, routing);
+  void do_run(Step& step, Activation& x, Activation& delta) noexcept override {
+    Routing routing = gate_->run(step, x);
+    Experts::Ticket ticket = experts_->submit(step, x, routing);
     if (shared_ != nullptr) {
       shared_->run(step, x, delta);
-      if (shared_gate_ != nullptr) scale_by_gate(step, input, delta);
+      if (shared_gate_ != nullptr) scale_by_gate(step, x, delta);
     } else {
-      std::fill(delta.data, delta.data + delta.n_rows * delta.stride, 0.0f);
+      clear_rows(step, delta, gpu_);
     }
     experts_->collect(step, ticket, delta);
   }
 
-  void scale_by_gate(Step& step, Activation& x, MatrixF delta) noexcept {
-    const MatrixF gate = step.arena.matrix(delta.n_rows, 1);
+  void scale_by_gate(Step& step, Activation& x, Activation& shared) noexcept {
+    Activation gate(step, x.n_rows(), 1);
     shared_gate_->run(step, x, gate);
+    if (GpuStep* gpu = shared.gpu()) {
+      const auto* factors = static_cast<const float*>(gate.read_on(*gpu));
+      void* rows = shared.update_on(*gpu);
+      gpu->run(path().c_str(), [&](auto& k, auto stream) {
+        return k.scale_rows({rows, shared.gpu_type(), factors, shared.n_rows(), shared.n_cols()},
+                            stream);
+      });
+      return;
+    }
+    const ConstMatrixF factors = gate.f32();
+    const MatrixF delta = shared.update();
     for (std::int64_t r = 0; r < delta.n_rows; ++r) {
-      const float scale = 1.0f / (1.0f + std::exp(-*gate.row(r)));
+      const float scale = 1.0f / (1.0f + std::exp(-*factors.row(r)));
       for (std::int64_t i = 0; i < delta.n_cols; ++i) delta.row(r)[i] *= scale;
     }
   }
 
+  std::optional<int> gpu_;
   std::unique_ptr<Gate> gate_;
   std::unique_ptr<Experts> experts_;
   std::unique_ptr<Mlp> shared_;

@@ -91,7 +91,7 @@ TEST(Gate, GroupLimitedSigmoidRouting) {
   gate->load(loader);
   const std::int64_t n = 50;
   const auto x = gaussian(n * c.d_model, 3);
-  Activation input({x.data(), n, c.d_model, c.d_model});
+  Activation input(rig.step, {x.data(), n, c.d_model, c.d_model});
   const Routing routing = gate->run(rig.step, input);
   for (std::int64_t r = 0; r < n; ++r) {
     std::vector<double> logits;
@@ -121,7 +121,7 @@ TEST(Gate, TiesGoToTheLowerId) {
   Loader loader(source, rig.cpu, {});
   gate->load(loader);
   const auto x = gaussian(c.d_model, 3);
-  Activation input({x.data(), 1, c.d_model, c.d_model});
+  Activation input(rig.step, {x.data(), 1, c.d_model, c.d_model});
   const Routing routing = gate->run(rig.step, input);
   EXPECT_EQ(std::vector<std::int32_t>(routing.ids, routing.ids + 3),
             (std::vector<std::int32_t>{0, 1, 2}));
@@ -184,14 +184,15 @@ TEST_F(ExpertsTest, WeightedSumOfChosenExperts) {
       weights.insert(weights.end(), {0.5f, 1.5f, -0.25f});
     }
     std::vector<float> out(x.size(), 1.0f);
-    Activation input({x.data(), n, config.d_model, config.d_model});
+    Activation input(rig.step, {x.data(), n, config.d_model, config.d_model});
     ExpertUse use;
     rig.step.expert_use = &use;
-    const Experts::Ticket ticket =
-        experts->submit(rig.step, input, {3, ids.data(), weights.data()});
+    Routing routing{3, ids.data(), weights.data()};
+    Experts::Ticket ticket = experts->submit(rig.step, input, routing);
     EXPECT_EQ(use.n_rows, static_cast<std::uint64_t>(3 * n));
     EXPECT_EQ(use.n_reads, n == 1 ? 3u : 4u);
-    experts->collect(rig.step, ticket, {out.data(), n, config.d_model, config.d_model});
+    Activation sum = Activation::on(rig.step, {out.data(), n, config.d_model, config.d_model});
+    experts->collect(rig.step, ticket, sum);
     for (std::int64_t r = 0; r < n; r += 23) {
       std::vector<double> want(static_cast<std::size_t>(config.d_model), 1.0);
       for (int i = 0; i < 3; ++i) {
@@ -247,11 +248,12 @@ TEST_F(ExpertsTest, TileKernelsAgreeWithVectorKernels) {
       ids.push_back(11);
     }
     const auto run = [&](Experts& of) {
-      Activation input({x.data(), n, config.d_model, config.d_model});
+      Activation input(rig.step, {x.data(), n, config.d_model, config.d_model});
       std::vector<float> out(x.size(), 0.0f);
-      of.collect(rig.step,
-                 of.submit(rig.step, input, {3, ids.data(), const_cast<float*>(weights.data())}),
-                 {out.data(), n, config.d_model, config.d_model});
+      Routing routing{3, ids.data(), const_cast<float*>(weights.data())};
+      Experts::Ticket ticket = of.submit(rig.step, input, routing);
+      Activation sum = Activation::on(rig.step, {out.data(), n, config.d_model, config.d_model});
+      of.collect(rig.step, ticket, sum);
       return out;
     };
     const auto got = run(*tiled), want = run(*plain);
@@ -272,12 +274,14 @@ TEST_F(ExpertsTest, ARowDoesNotDependOnItsBatch) {
                                          5, 2, 4, 6, 3, 2, 1, 9, 8, 7, 0, 1, 11};
   const std::vector<float> weights(ids.size(), 0.7f);
   const auto run = [&](std::int64_t first, std::int64_t count) {
-    Activation input({x.data() + first * config.d_model, count, config.d_model, config.d_model});
+    Activation input(rig.step,
+                     {x.data() + first * config.d_model, count, config.d_model, config.d_model});
     std::vector<float> out(static_cast<std::size_t>(count * config.d_model), 0.0f);
     Routing routing{3, const_cast<std::int32_t*>(ids.data()) + first * 3,
                     const_cast<float*>(weights.data()) + first * 3};
-    experts->collect(rig.step, experts->submit(rig.step, input, routing),
-                     {out.data(), count, config.d_model, config.d_model});
+    Experts::Ticket ticket = experts->submit(rig.step, input, routing);
+    Activation sum = Activation::on(rig.step, {out.data(), count, config.d_model, config.d_model});
+    experts->collect(rig.step, ticket, sum);
     return out;
   };
   const auto together = run(0, n);
@@ -291,11 +295,12 @@ TEST_F(ExpertsTest, NegativeIdsAreLeftOut) {
   const auto x = gaussian(3 * config.d_model, 6);
   const auto run = [&](std::int64_t n_active, std::vector<std::int32_t> ids,
                        std::vector<float> weights) {
-    Activation input({x.data(), 3, config.d_model, config.d_model});
+    Activation input(rig.step, {x.data(), 3, config.d_model, config.d_model});
     std::vector<float> out(x.size(), 0.0f);
-    experts->collect(rig.step,
-                     experts->submit(rig.step, input, {n_active, ids.data(), weights.data()}),
-                     {out.data(), 3, config.d_model, config.d_model});
+    Routing routing{n_active, ids.data(), weights.data()};
+    Experts::Ticket ticket = experts->submit(rig.step, input, routing);
+    Activation sum = Activation::on(rig.step, {out.data(), 3, config.d_model, config.d_model});
+    experts->collect(rig.step, ticket, sum);
     return out;
   };
   const auto few = run(1, {4, 7, 4}, {0.5f, 2.0f, 1.0f});
@@ -313,10 +318,12 @@ TEST_F(ExpertsTest, LimitsBoundGateAndUp) {
   const auto x = gaussian(config.d_model, 6);
   std::int32_t id = 3;
   float weight = 1.0f;
-  Activation input({x.data(), 1, config.d_model, config.d_model});
+  Activation input(rig.step, {x.data(), 1, config.d_model, config.d_model});
   std::vector<float> out(x.size(), 0.0f);
-  bounded->collect(rig.step, bounded->submit(rig.step, input, {1, &id, &weight}),
-                   {out.data(), 1, config.d_model, config.d_model});
+  Routing routing{1, &id, &weight};
+  Experts::Ticket ticket = bounded->submit(rig.step, input, routing);
+  Activation sum = Activation::on(rig.step, {out.data(), 1, config.d_model, config.d_model});
+  bounded->collect(rig.step, ticket, sum);
   // |silu(gate)| < 0.3 and |up| <= limit bound every product.
   const io::TensorInfo* info = source.find("experts.3.down_proj.weight");
   std::vector<float> down(static_cast<std::size_t>(info->shape.count()));

@@ -1,4 +1,5 @@
 // RMSNorm: x / sqrt(mean(x²) + eps) · weight (arXiv 1910.07467), with the residual sum before it.
+#include "operators/gpu_weights.h"
 #include "operators/makers.h"
 #include "operators/parallel.h"
 
@@ -21,27 +22,84 @@ class RmsNorm : public Norm {
     }
   }
 
+  void run_vectors(Step& step, Activation& x) noexcept override {
+    const MatrixF rows = x.update();
+    run_vectors(step, rows.data, rows.n_rows * rows.n_cols / dim_, dim_);
+  }
+
   std::uint64_t weight_bytes() const override { return weight_.size() * sizeof(float); }
   std::string weight_format() const override { return "F32"; }
 
- private:
-  void do_run(Step& step, MatrixF residual, const ConstMatrixF* delta,
-              MatrixF out) noexcept override {
-    const auto& kernels = *step.cpu.elementwise;
-    for_rows(step, residual.n_rows, dim_, [&](std::int64_t r) {
-      if (delta != nullptr) kernels.add(delta->row(r), dim_, residual.row(r));
-      kernels.rms_norm(residual.row(r), weight_.data(), eps_, dim_, out.row(r));
-    });
-  }
-
+ protected:
   std::int64_t dim_;
   float eps_;
   std::vector<float> weight_;
+
+ private:
+  void do_run(Step& step, Activation& residual, Activation* delta,
+              Activation& out) noexcept override {
+    const auto& kernels = *step.cpu.elementwise;
+    const ConstMatrixF x = residual.f32();
+    const MatrixF y = out.write();
+    for_summed_rows(step, residual, delta, [&](std::int64_t r) {
+      kernels.rms_norm(x.row(r), weight_.data(), eps_, dim_, y.row(r));
+    });
+  }
+};
+
+// Keeps its weights on the host too, where CPU attention norms its heads.
+class GpuRmsNorm : public RmsNorm {
+ public:
+  GpuRmsNorm(const Builder& at, const NormSpec& spec) : RmsNorm(at, spec), gpu_(*at.gpu()) {}
+
+  void load(Loader& loader) override {
+    RmsNorm::load(loader);
+    on_gpu_ = gpu_floats(loader.gpu(gpu_), weight_);
+  }
+
+  using RmsNorm::run_vectors;
+  void run_vectors(Step& step, Activation& x) noexcept override {
+    GpuStep& gpu = step.gpu(gpu_);
+    void* rows = x.update_on(gpu);
+    const std::int64_t n = x.n_rows() * x.n_cols() / dim_;
+    launch(gpu, {rows,
+                 x.gpu_type(),
+                 nullptr,
+                 {},
+                 on_gpu_,
+                 rows,
+                 x.gpu_type(),
+                 n,
+                 dim_,
+                 dim_,
+                 dim_,
+                 dim_,
+                 eps_});
+  }
+
+ private:
+  void do_run(Step& step, Activation& residual, Activation* delta,
+              Activation& out) noexcept override {
+    GpuStep& gpu = step.gpu(gpu_);
+    const void* pending = delta == nullptr ? nullptr : delta->read_on(gpu);
+    void* x = delta == nullptr ? const_cast<void*>(residual.read_on(gpu)) : residual.update_on(gpu);
+    const GpuType delta_type = delta == nullptr ? GpuType::kF32 : delta->gpu_type();
+    launch(gpu, {x, residual.gpu_type(), pending, delta_type, on_gpu_, out.write_on(gpu),
+                 out.gpu_type(), residual.n_rows(), dim_, dim_, dim_, dim_, eps_});
+  }
+
+  void launch(GpuStep& gpu, const kernels::cuda::NormArgs& args) const noexcept {
+    gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.add_rms_norm(args, stream); });
+  }
+
+  int gpu_;
+  const float* on_gpu_ = nullptr;
 };
 
 }  // namespace
 
 std::unique_ptr<Norm> make_rms_norm(const Builder& at, const NormSpec& spec) {
+  if (at.gpu()) return std::make_unique<GpuRmsNorm>(at, spec);
   return std::make_unique<RmsNorm>(at, spec);
 }
 

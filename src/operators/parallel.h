@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#include "operators/step.h"
+#include "operators/activation.h"
 
 namespace kt::operators {
 
@@ -16,6 +16,22 @@ void for_rows(Step& step, std::int64_t n_rows, std::int64_t row_cost, F&& f) noe
     return;
   }
   step.cpu.pool.run(n_rows, [&](std::int64_t r, int) { f(r); });
+}
+
+/// rows += delta (when given), and f(r) for each row after its sum.
+template <class F>
+void for_summed_rows(Step& step, Activation& rows, Activation* delta, F&& f) noexcept {
+  const std::int64_t n = rows.n_cols();
+  if (delta == nullptr) {
+    for_rows(step, rows.n_rows(), n, f);
+    return;
+  }
+  const ConstMatrixF x = delta->f32();
+  const MatrixF sum = rows.update();
+  for_rows(step, sum.n_rows, n, [&](std::int64_t r) {
+    step.cpu.elementwise->add(x.row(r), n, sum.row(r));
+    f(r);
+  });
 }
 
 }  // namespace kt::operators

@@ -55,7 +55,7 @@ class PhasedLinear : public PhasedOf<Linear> {
   const float* bias() const override { return active_->bias(); }
 
  private:
-  void do_run(Step& step, Activation& x, MatrixF out) noexcept override {
+  void do_run(Step& step, Activation& x, Activation& out) noexcept override {
     active_->run(step, x, out);
   }
 };
@@ -63,12 +63,12 @@ class PhasedLinear : public PhasedOf<Linear> {
 class PhasedExperts : public PhasedOf<Experts> {
  public:
   using PhasedOf::PhasedOf;
-  void collect(Step& step, const Ticket& ticket, MatrixF accumulate_into) noexcept override {
+  void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept override {
     active_->collect(step, ticket, accumulate_into);
   }
 
  private:
-  Ticket do_submit(Step& step, Activation& x, const Routing& routing) noexcept override {
+  Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
     return active_->submit(step, x, routing);
   }
 };

@@ -349,8 +349,8 @@ class PluginLinear : public PluginModule<Linear> {
   }
 
  private:
-  void do_run(Step& step, Activation& x, MatrixF out) noexcept override {
-    instance_.run(step, x.f32(), out);
+  void do_run(Step& step, Activation& x, Activation& out) noexcept override {
+    instance_.run(step, x.f32(), out.write());
   }
   WeightSpec weight_;
 };
@@ -364,14 +364,18 @@ class PluginNorm : public PluginModule<Norm> {
     const MatrixF vectors{x, n_vectors, dim_, stride};
     instance_.run_alone(vectors, vectors);
   }
+  void run_vectors(Step& step, Activation& x) noexcept override {
+    const MatrixF rows = x.update();
+    run_vectors(step, rows.data, rows.n_rows * rows.n_cols / dim_, dim_);
+  }
 
  private:
-  void do_run(Step& step, MatrixF residual, const ConstMatrixF* delta,
-              MatrixF out) noexcept override {
-    for_rows(step, residual.n_rows, dim_, [&](std::int64_t r) {
-      if (delta != nullptr) step.cpu.elementwise->add(delta->row(r), dim_, residual.row(r));
-      instance_.run_alone(residual.rows(r, 1), out.rows(r, 1));
-    });
+  void do_run(Step& step, Activation& residual, Activation* delta,
+              Activation& out) noexcept override {
+    const ConstMatrixF x = residual.f32();
+    const MatrixF y = out.write();
+    for_summed_rows(step, residual, delta,
+                    [&](std::int64_t r) { instance_.run_alone(x.rows(r, 1), y.rows(r, 1)); });
   }
   std::int64_t dim_;
 };
@@ -381,8 +385,8 @@ class PluginMlp : public PluginModule<Mlp> {
   using PluginModule::PluginModule;
 
  private:
-  void do_run(Step& step, MatrixF x, MatrixF delta) noexcept override {
-    instance_.run(step, x, delta);
+  void do_run(Step& step, Activation& x, Activation& delta) noexcept override {
+    instance_.run(step, x.f32(), delta.write());
   }
 };
 

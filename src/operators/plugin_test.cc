@@ -55,7 +55,7 @@ class PluginTest : public testing::Test {
     loader.check_all_used();
   }
   Builder builder() const { return Builder("", placement_, nullptr); }
-  MatrixF input() { return {x_.data(), kRows, kIn, kIn}; }
+  ConstMatrixF input() const { return {x_.data(), kRows, kIn, kIn}; }
 
   template <class F>
   std::vector<float> run(std::int64_t n_cols, F&& f) {
@@ -64,7 +64,8 @@ class PluginTest : public testing::Test {
     tensor::Arena arena;
     Step step{batch, cpu_, arena, {}, &trace_};
     std::vector<float> out(static_cast<std::size_t>(kRows * n_cols), 9.0f);
-    f(step, MatrixF{out.data(), kRows, n_cols, n_cols});
+    Activation rows = Activation::on(step, {out.data(), kRows, n_cols, n_cols});
+    f(step, rows);
     return out;
   }
 
@@ -113,8 +114,8 @@ TEST_F(PluginTest, LinearWithKeywordArguments) {
   load(*mine);
   load(*theirs);
   const auto result = [&](Linear& linear) {
-    return run(kOut, [&](Step& step, MatrixF out) {
-      Activation x(input());
+    return run(kOut, [&](Step& step, Activation& out) {
+      Activation x(step, input());
       linear.run(step, x, out);
     });
   };
@@ -127,13 +128,14 @@ TEST_F(PluginTest, LinearWithKeywordArguments) {
   ASSERT_EQ(trace_.zones().size(), 2u);
   EXPECT_EQ(trace_.zones()[0].module, mine.get());
   // Beside a built-in sibling, which may share a parallel region.
-  const auto both = run(kOut, [&](Step& step, MatrixF out) {
-    Activation x(input());
-    const MatrixF other = step.arena.matrix(kRows, kOut);
-    const LinearCall calls[] = {{theirs.get(), other}, {mine.get(), out}};
+  const auto both = run(kOut, [&](Step& step, Activation& out) {
+    Activation x(step, input()), other(step, kRows, kOut);
+    const LinearCall calls[] = {{theirs.get(), &other}, {mine.get(), &out}};
     run_siblings(step, x, calls);
-    for (std::int64_t r = 0; r < kRows; ++r)
-      for (std::int64_t i = 0; i < kOut; ++i) out.row(r)[i] += 2.5f * other.row(r)[i];
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      for (std::int64_t i = 0; i < kOut; ++i)
+        out.update().row(r)[i] += 2.5f * other.f32().row(r)[i];
+    }
   });
   expect_near(both, std::vector<float>(both.size(), 3.0f));
   mine->unload();
@@ -152,13 +154,14 @@ TEST_F(PluginTest, NormAddsTheDeltaFirstAndNormsVectors) {
     const auto norm = builder().norm("n", kIn, 1e-5);
     load(*norm);
     std::vector<float> residual = x_;
-    rows.push_back(run(kIn, [&](Step& step, MatrixF out) {
-      const ConstMatrixF delta{delta_values.data(), kRows, kIn, kIn};
-      norm->run(step, {residual.data(), kRows, kIn, kIn}, &delta, out);
+    rows.push_back(run(kIn, [&](Step& step, Activation& out) {
+      Activation delta(step, {delta_values.data(), kRows, kIn, kIn});
+      Activation sum = Activation::on(step, {residual.data(), kRows, kIn, kIn});
+      norm->run(step, sum, &delta, out);
     }));
     residuals.push_back(residual);
     std::vector<float> in_place = x_;
-    run(kIn, [&](Step& step, MatrixF) {  // every other row
+    run(kIn, [&](Step& step, Activation&) {  // every other row
       norm->run_vectors(step, in_place.data(), kRows / 2, 2 * kIn);
     });
     vectors.push_back(in_place);
@@ -178,7 +181,10 @@ TEST_F(PluginTest, MlpReadsTheTensorsBelowItsPath) {
     place("mlp", op);
     const auto mlp = builder().mlp("mlp", {kIn, 96, false});
     load(*mlp);
-    results.push_back(run(kIn, [&](Step& step, MatrixF out) { mlp->run(step, input(), out); }));
+    results.push_back(run(kIn, [&](Step& step, Activation& out) {
+      Activation x(step, input());
+      mlp->run(step, x, out);
+    }));
   }
   expect_near(results[0], results[1]);
 }

@@ -83,14 +83,14 @@ class RotaryEmbedding : public Rotary {
  private:
   void do_prepare(Step& step) noexcept override {
     const std::int64_t half = dim() / 2;
-    cos_ = step.arena.allocate<float>(step.n_rows() * half);
-    sin_ = step.arena.allocate<float>(step.n_rows() * half);
+    const MatrixF cos = cos_.emplace(step, step.n_rows(), half).write();
+    const MatrixF sin = sin_.emplace(step, step.n_rows(), half).write();
     step.cpu.pool.run(step.n_rows(), [&](std::int64_t r, int) {
       const auto position = static_cast<float>(step.batch.positions[static_cast<std::size_t>(r)]);
       for (std::int64_t i = 0; i < half; ++i) {
         const auto angle = static_cast<double>(position * inv_freq_[static_cast<std::size_t>(i)]);
-        cos_[r * half + i] = static_cast<float>(std::cos(angle)) * magnitude_;
-        sin_[r * half + i] = static_cast<float>(std::sin(angle)) * magnitude_;
+        cos.row(r)[i] = static_cast<float>(std::cos(angle)) * magnitude_;
+        sin.row(r)[i] = static_cast<float>(std::sin(angle)) * magnitude_;
       }
     });
   }

@@ -3,10 +3,13 @@
 // which sit at consecutive cache positions from `position`; its page table covers position + n_rows
 // tokens. Thread rule: owned by the thread that walks the tree.
 #pragma once
+#include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <span>
 
 #include "backend/cpu/cpu.h"
+#include "operators/gpu_step.h"
 #include "operators/trace.h"
 #include "tensor/arena.h"
 #include "tensor/kv_view.h"
@@ -33,6 +36,8 @@ struct ExpertUse {
   std::uint64_t n_reads = 0;  // experts whose weights were read for them
 };
 
+inline constexpr std::size_t kMaxGpus = 8;
+
 struct Step {
   const Batch& batch;
   backend::Cpu& cpu;
@@ -40,7 +45,33 @@ struct Step {
   std::span<const tensor::KvLayerView> kv;  // [n_layers]
   Trace* trace = nullptr;                   // zones go here when it is set
   ExpertUse* expert_use = nullptr;          // counted here when it is set
+  std::span<GpuStep* const> gpus = {};      // those in use; index() is the number in "cuda:0"
   std::int64_t n_rows() const { return static_cast<std::int64_t>(batch.tokens.size()); }
+  GpuStep& gpu(int index) const {
+    for (GpuStep* gpu : gpus) {
+      if (gpu->index() == index) return *gpu;
+    }
+    std::abort();  // operators are built on GPUs that are in use
+  }
+};
+
+/// Gives back what the arena and the GPUs allocated since.
+class StepScope {
+ public:
+  explicit StepScope(Step& step) : step_(step), mark_(step.arena.mark()) {
+    for (std::size_t i = 0; i < step.gpus.size(); ++i) gpu_marks_[i] = step.gpus[i]->mark();
+  }
+  ~StepScope() {
+    step_.arena.release(mark_);
+    for (std::size_t i = 0; i < step_.gpus.size(); ++i) step_.gpus[i]->release(gpu_marks_[i]);
+  }
+  StepScope(const StepScope&) = delete;
+  StepScope& operator=(const StepScope&) = delete;
+
+ private:
+  Step& step_;
+  std::size_t mark_;
+  std::array<std::size_t, kMaxGpus> gpu_marks_{};
 };
 
 }  // namespace kt::operators

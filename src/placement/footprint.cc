@@ -212,7 +212,7 @@ std::uint64_t workspace_bytes(const io::ModelConfig& c, const std::vector<Module
       c.mla.kv_lora_rank > 0 ? c.mla.kv_lora_rank + c.mla.qk_rope_dim : c.head_dim;
   const double per_row = widest + 4.0 * static_cast<double>(3 * c.d_model + cached);
   const double scratch = attention_scratch(c, chunk, packing) + experts_scratch(c, bf16, packing);
-  const double outputs = 4.0 * static_cast<double>(c.vocab_size + 2 * c.d_model);
+  const double outputs = 4.0 * static_cast<double>(c.vocab_size + 3 * c.d_model);
   return static_cast<std::uint64_t>(per_row * static_cast<double>(chunk) + scratch + outputs);
 }
 

@@ -43,7 +43,8 @@ struct Packing {
   CpuCaps caps = 0;
   backend::ActPolicy act = backend::ActPolicy::kQ16;
   int n_threads = 1;
-  bool gpus = false;  // GPUs exist: weights on them keep their blocks; else the CPU stands in
+  bool gpus = false;       // GPUs exist: weights on them keep their blocks; else the CPU stands in
+  bool gpus_here = false;  // in this machine: what they cannot compute yet stays on the CPU
 };
 
 /// Whether a module's device is the CPU, or a GPU that the CPU stands in for.

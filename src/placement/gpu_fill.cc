@@ -5,6 +5,7 @@
 
 #include "models/model.h"
 #include "operators/catalogue.h"
+#include "operators/gpu_weights.h"
 #include "placement/cost_model.h"
 #include "placement/layer_path.h"
 #include "placement/planner.h"
@@ -36,7 +37,7 @@ class Chooser {
   Chooser(const io::WeightSource& source, const Packing& packing,
           const std::vector<ModuleCost>& modules)
       : source_(source), packing_(packing), modules_(modules), choices_(modules.size()) {
-    placement_.devices = {1, true};
+    placement_.devices = {1, !packing.gpus_here};
     placement_.default_entry.device = operators::gpu_name(0);
     for (std::size_t i = 0; i < modules.size(); ++i) {
       std::string key = split_layer(modules[i].path).with("#");
@@ -88,12 +89,17 @@ class Chooser {
       if (e.code() != ErrorCode::kUnsupported) throw;
       return;
     }
-    const double lost =
-        bits_per_weight(kept, &KeptMatrix::stored) - bits_per_weight(kept, &KeptMatrix::format);
+    for (const KeptMatrix& m : kept.matrices) {
+      if (module.kind() == "Linear" && !operators::gpu_multiplies(m.format)) return;
+      if (module.kind() == "Experts" && !operators::gpu_has_experts(m.format)) return;
+    }
+    const double lost = std::max(0.0, bits_per_weight(kept, &KeptMatrix::stored) -
+                                          bits_per_weight(kept, &KeptMatrix::format));
     const std::uint64_t bytes = bytes_on(kept, false, packing_);
-    if (lost > kLoss || (best.possible && bytes >= best.bytes)) return;
+    if (lost > kLoss) return;
+    if (best.possible && std::pair(lost, bytes) >= std::pair(best.lost, best.bytes)) return;
     const operators::Placement::Entry& entry = placement_.at(module.path());
-    best = {true, entry.op, entry.kwargs, bytes};
+    best = {true, entry.op, entry.kwargs, bytes, lost};
   }
 
   const io::WeightSource& source_;

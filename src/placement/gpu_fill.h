@@ -22,6 +22,7 @@ struct GpuChoice {
   std::string op;  // empty: the kind's default
   operators::Kwargs kwargs;
   std::uint64_t bytes = 0;
+  double lost = 0.0;  // bits per weight
 };
 /// For each module. Equal modules of equal kept matrices are asked once.
 std::vector<GpuChoice> gpu_choices(const io::WeightSource& source, const Packing& packing,

@@ -222,7 +222,7 @@ class Planner {
   }
 
   void place(const Assignment& assignment) {
-    plan_.placement.devices = {static_cast<int>(machine_.gpus.size()), true};
+    plan_.placement.devices = {static_cast<int>(machine_.gpus.size()), !options_.packing.gpus_here};
     place_on_gpus(*plan_.model, fill_input(plan_.context), assignment, plan_.placement);
     plan_.model = models::build_model(config_, plan_.placement);
     plan_.modules = footprint(*plan_.model, plan_.placement, source_, options_.packing);

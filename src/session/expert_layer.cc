@@ -20,10 +20,12 @@ void ExpertLayer::run(backend::Cpu& cpu, tensor::Arena& arena, tensor::ConstMatr
                       const operators::Routing& routing, tensor::MatrixF out) noexcept {
   const operators::Batch batch;
   operators::Step step{batch, cpu, arena, {}};
-  operators::Activation input(x);
-  const operators::Experts::Ticket ticket = experts_->submit(step, input, routing);
+  operators::Activation input(step, x);
+  operators::Routing wanted = routing;
+  operators::Experts::Ticket ticket = experts_->submit(step, input, wanted);
   for (std::int64_t r = 0; r < out.n_rows; ++r) std::fill_n(out.row(r), out.n_cols, 0.0f);
-  experts_->collect(step, ticket, out);
+  operators::Activation sum = operators::Activation::on(step, out);
+  experts_->collect(step, ticket, sum);
 }
 
 }  // namespace kt::session

@@ -213,19 +213,13 @@ void Injection::run_model(engine::Sequences& sequences, std::span<const Feed> fe
 void Injection::run_module(operators::Module& module, tensor::ConstMatrixF x, tensor::MatrixF y) {
   require_loaded(module);
   with_rows(x.n_rows, [&](operators::Step& step) {
-    const auto copy_of_x = [&] {
-      const tensor::MatrixF copy = arena_.matrix(x.n_rows, x.n_cols);
-      for (std::int64_t r = 0; r < x.n_rows; ++r)
-        std::copy(x.row(r), x.row(r) + x.n_cols, copy.row(r));
-      return copy;
-    };
+    operators::Activation input(step, x), output = operators::Activation::on(step, y);
     if (auto* linear = dynamic_cast<operators::Linear*>(&module)) {
-      operators::Activation input(x);
-      linear->run(step, input, y);
+      linear->run(step, input, output);
     } else if (auto* norm = dynamic_cast<operators::Norm*>(&module)) {
-      norm->run(step, copy_of_x(), nullptr, y);
+      norm->run(step, input, nullptr, output);
     } else if (auto* mlp = dynamic_cast<operators::Mlp*>(&module)) {
-      mlp->run(step, copy_of_x(), y);
+      mlp->run(step, input, output);
     }
   });
 }
@@ -235,10 +229,12 @@ void Injection::run_experts(operators::Module& module, tensor::ConstMatrixF x,
   auto& experts = dynamic_cast<operators::Experts&>(module);
   require_loaded(module);
   with_rows(x.n_rows, [&](operators::Step& step) {
-    operators::Activation input(x);
-    const auto ticket = experts.submit(step, input, routing);
+    operators::Activation input(step, x);
+    operators::Routing wanted = routing;
+    auto ticket = experts.submit(step, input, wanted);
     for (std::int64_t r = 0; r < y.n_rows; ++r) std::fill(y.row(r), y.row(r) + y.n_cols, 0.0f);
-    experts.collect(step, ticket, y);
+    operators::Activation sum = operators::Activation::on(step, y);
+    experts.collect(step, ticket, sum);
   });
 }
 
@@ -247,7 +243,7 @@ void Injection::run_gate(operators::Module& module, tensor::ConstMatrixF x, std:
   auto& gate = dynamic_cast<operators::Gate&>(module);
   require_loaded(module);
   with_rows(x.n_rows, [&](operators::Step& step) {
-    operators::Activation input(x);
+    operators::Activation input(step, x);
     const operators::Routing routing = gate.run(step, input);
     const std::int64_t n = x.n_rows * routing.n_active;
     std::copy(routing.ids, routing.ids + n, ids);
@@ -263,10 +259,8 @@ void Injection::run_attention(operators::Module& module, std::int64_t layer,
   auto& rotary = dynamic_cast<operators::Rotary&>(*find("model.rotary_emb"));
   with_step(rows.batch(), sequences.kv(), [&](operators::Step& step) {
     rotary.prepare(step);
-    const tensor::MatrixF input = arena_.matrix(x.n_rows, x.n_cols);
-    for (std::int64_t r = 0; r < x.n_rows; ++r)
-      std::copy(x.row(r), x.row(r) + x.n_cols, input.row(r));
-    attention.run(step, layer, input, y);
+    operators::Activation input(step, x), output = operators::Activation::on(step, y);
+    attention.run(step, layer, input, output);
   });
 }
 
@@ -274,7 +268,10 @@ void Injection::run_embedding(operators::Module& module, std::span<const std::in
                               tensor::MatrixF y) {
   auto& embedding = dynamic_cast<operators::Embedding&>(module);
   require_loaded(module);
-  with_step({tokens, tokens, {}, {}}, {}, [&](operators::Step& step) { embedding.run(step, y); });
+  with_step({tokens, tokens, {}, {}}, {}, [&](operators::Step& step) {
+    operators::Activation rows = operators::Activation::on(step, y);
+    embedding.run(step, rows);
+  });
 }
 
 void Injection::read(const std::string& name, float* out) const {

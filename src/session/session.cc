@@ -4,6 +4,7 @@
 #include <chrono>
 #include <set>
 
+#include "base/bytes.h"
 #include "base/topology.h"
 #include "io/files.h"
 #include "session/choices.h"
@@ -94,7 +95,9 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   s->report_.kv_bytes = plan.kv_bytes;
   s->open_text(options);
   const auto start = Clock::now();
-  operators::Loader loader(*s->source_, *s->cpu_, make_progress(options, s->report_.file_bytes));
+  s->open_gpus(options);
+  operators::Loader loader(*s->source_, *s->cpu_, make_progress(options, s->report_.file_bytes),
+                           s->gpu_list_);
   models::load_model(*s->model_, loader);
   operators::walk(*s->model_,
                   [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
@@ -103,13 +106,14 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   }
   engine_options.layer_wise_threshold = s->placement_.layer_wise_threshold;
   engine_options.make_loader = [self = s.get()] {
-    return operators::Loader(*self->source_, *self->cpu_, {});
+    return operators::Loader(*self->source_, *self->cpu_, {}, self->gpu_list_);
   };
   if (options.page_store != nullptr) {
     engine_options.page_store = options.page_store;
     engine_options.kv_identity = kv_identity(*s, options);
   }
-  s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options);
+  s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options, s->gpu_list_);
+  s->try_gpus();
   if (options.trace || !options.trace_file.empty()) {
     constexpr std::size_t kZones = std::size_t{1} << 20;
     s->trace_ = std::make_unique<operators::Trace>(kZones);
@@ -119,7 +123,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   return s;
 }
 
-placement::Plan Session::place(const Options& options) const {
+placement::Plan Session::place(const Options& options) {
   if (options.rules.empty() &&
       (!options.plugins.empty() || options.emulate_gpus > 0 || !options.device.empty())) {
     fail(ErrorCode::kUsage, "--rules",
@@ -129,7 +133,31 @@ placement::Plan Session::place(const Options& options) const {
   here.machine.ram = detect_topology().memory_available;
   here.packing = {cpu_->caps, cpu_->act, cpu_->pool.size()};
   here.devices = {options.emulate_gpus, true};
+  if (options.emulate_gpus == 0) {
+    gpu_machine_ = find_gpus(options.gpu_plugin, options.gpus, options.gpu_memory);
+    here.machine.gpus = gpu_machine_.gpus;
+    here.packing.gpus = here.packing.gpus_here = !gpu_machine_.gpus.empty();
+    here.devices = {static_cast<int>(gpu_machine_.gpus.size()), false};
+  }
   return session::place(*source_, here, options, options.on_warning);
+}
+
+void Session::open_gpus(const Options& options) {
+  std::set<int> used;
+  operators::walk(*model_, [&](const operators::Module& m) {
+    const std::optional<int> gpu = operators::gpu_index(m.site().device);
+    constexpr std::string_view kOnCpu[] = {"Model", "Decoder", "DecoderLayer", "Rotary",
+                                           "Embedding"};
+    const bool computes =
+        std::find(std::begin(kOnCpu), std::end(kOnCpu), m.kind()) == std::end(kOnCpu);
+    if (gpu && computes && !placement_.devices.emulated) used.insert(*gpu);
+  });
+  if (!used.empty()) check_gpu_options(options.act, options.kv);
+  for (const int index : used) {
+    const std::size_t bytes = gpu_machine_.gpus[static_cast<std::size_t>(index)].bytes;
+    gpus_.push_back(std::make_unique<backend::Gpu>(gpu_machine_.library, index, bytes));
+    gpu_list_.push_back(gpus_.back().get());
+  }
 }
 
 void Session::use_nodes(const Options& options, const placement::Plan& plan) {
@@ -139,6 +167,19 @@ void Session::use_nodes(const Options& options, const placement::Plan& plan) {
   const CpuCaps caps = cpu_->caps;
   cpu_.reset();  // gives the calling thread its CPUs back
   cpu_ = std::make_unique<backend::Cpu>(std::move(nodes.place), caps, act_policy(options.act));
+}
+
+// A step as large as prompts make them, so that the temporaries of all steps are reserved before
+// the first request, and what is wrong with a GPU shows now.
+void Session::try_gpus() {
+  if (gpus_.empty()) return;
+  engine_->rehearse();
+  for (const auto& gpu : gpus_) {
+    report_.gpus +=
+        fmt::format("{}{}: {}, {} in use of {} reserved", report_.gpus.empty() ? "" : "\n",
+                    operators::gpu_name(gpu->index()), gpu->description().name,
+                    human_bytes(gpu->used()), human_bytes(gpu->reserved()));
+  }
 }
 
 void Session::open_text(const Options& options) {

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "io/weight_source.h"
 #include "models/model.h"
+#include "session/gpu_machine.h"
 #include "session/placing.h"
 #include "text/chat_template.h"
 #include "text/grammar.h"
@@ -18,10 +19,15 @@
 
 namespace kt::session {
 
+inline constexpr int kAllGpus = -1;
+
 struct Options : RunOptions {
   std::string model;               // path, or a name of the registry (registry.h)
   std::string isa;                 // empty: the best; else ref, avx2, avx512, amx
   int emulate_gpus = 0;            // GPUs that the CPU stands in for
+  int gpus = kAllGpus;             // GPUs to use at most, if there are any
+  std::uint64_t gpu_memory = 0;    // bytes of each GPU's memory to use at most; 0: what is free
+  std::string gpu_plugin;          // file of the GPU plug-in; empty: GpuLibrary::find
   int emulate_nodes = 0;           // NUMA nodes to make of this machine; 0: those it has
   std::string speculate = "none";  // or "prompt-lookup"
   bool trace = false;              // record trace zones
@@ -44,6 +50,7 @@ struct LoadReport {
   std::uint64_t packed_bytes = 0;
   std::uint64_t kv_bytes = 0;
   std::string nodes;  // for people, a line or two: where weights lie on several NUMA nodes
+  std::string gpus;   // for people, a line for each GPU in use; empty: none
 };
 
 class Session {
@@ -79,11 +86,17 @@ class Session {
   static std::unique_ptr<Session> assemble(const Options& options,
                                            std::unique_ptr<io::WeightSource> source);
   /// What the rule file or the planner decides, checked that it fits.
-  placement::Plan place(const Options& options) const;
+  placement::Plan place(const Options& options);
+  /// Reserves the memory of the GPUs that the model's modules are on.
+  void open_gpus(const Options& options);
+  void try_gpus();
   /// With several NUMA nodes: the CPU anew, as the nodes' memory allows.
   void use_nodes(const Options& options, const placement::Plan& plan);
   void open_text(const Options& options);
   std::unique_ptr<io::WeightSource> source_;
+  GpuMachine gpu_machine_;
+  std::vector<std::unique_ptr<backend::Gpu>> gpus_;
+  std::vector<backend::Gpu*> gpu_list_;  // the same
   operators::Placement placement_;
   std::unique_ptr<backend::Cpu> cpu_;
   std::unique_ptr<operators::Model> model_;

@@ -33,11 +33,12 @@ struct KvStreamSpec {
 /// State of one layer: every stream paged, one row per token.
 struct KvLayerSpec {
   std::vector<KvStreamSpec> streams;  // one or two
+  int gpu = -1;                       // that reads and writes them, as BF16; -1: the CPU
 };
 
 /// One stream of one layer in the pool.
 struct KvStreamView {
-  std::byte* base = nullptr;
+  std::byte* base = nullptr;  // on the GPU of the layer's KvLayerSpec, if there is one
   Format format{};
   std::int64_t n_heads = 0;
   std::int64_t dim = 0;

@@ -56,9 +56,14 @@ void Gpu::use() const { check(api().use_device(device_), "use_device"); }
 
 void Gpu::check(Status status, const char* what) const {
   if (status == Status::kOk) return;
+  fail(error_code(status), fmt::format("GPU {} ({})", device_, description_.name), "{}",
+       describe(status, what));
+}
+
+std::string Gpu::describe(Status status, const char* what) const {
   const bool has_text = status == Status::kDeviceFailed || status == Status::kNoMemory;
-  fail(error_code(status), fmt::format("GPU {} ({})", device_, description_.name), "{}: {}{}{}",
-       what, api().status_text(status), has_text ? ": " : "", has_text ? api().error_text() : "");
+  return fmt::format("{}: {}{}{}", what, api().status_text(status), has_text ? ": " : "",
+                     has_text ? api().error_text() : "");
 }
 
 void Gpu::reserve(std::size_t bytes) {

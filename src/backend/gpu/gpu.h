@@ -57,6 +57,8 @@ class Gpu {
   /// Makes this the device of the calling thread.
   void use() const;
 
+  /// The number in "cuda:0".
+  int index() const { return device_; }
   const GpuApi& api() const { return library_->api(); }
   const GpuDescription& description() const { return description_; }
   const kernels::cuda::DeviceInfo& info() const { return description_.info; }
@@ -101,6 +103,8 @@ class Gpu {
 
   /// Throws unless kOk: which device, what was called, the reason.
   void check(Status status, const char* what) const;
+  /// "what: the reason", of a failure of this thread.
+  std::string describe(Status status, const char* what) const;
 
  private:
   static constexpr std::size_t kStagingBytes = std::size_t{8} << 20;

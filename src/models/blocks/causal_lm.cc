@@ -1,8 +1,7 @@
 #include "models/blocks/causal_lm.h"
 
-#include <cstring>
-
 #include "operators/layered.h"
+#include "operators/row_ops.h"
 
 namespace kt::models {
 namespace {
@@ -24,16 +23,14 @@ class PreNormLayer : public DecoderLayer {
   tensor::KvLayerSpec state_spec() const override { return self_attn_->state_spec(); }
 
  private:
-  void do_run(Step& step, std::int64_t layer, MatrixF x, MatrixF delta,
+  void do_run(Step& step, std::int64_t layer, Activation& x, Activation& delta,
               bool has_delta) noexcept override {
-    const std::size_t mark = step.arena.mark();
-    const MatrixF normed = step.arena.matrix(x.n_rows, x.n_cols);
-    const ConstMatrixF pending = delta;
-    input_layernorm_->run(step, x, has_delta ? &pending : nullptr, normed);
+    const StepScope scope(step);
+    Activation normed(step, x.n_rows(), x.n_cols(), GpuType::kBF16);
+    input_layernorm_->run(step, x, has_delta ? &delta : nullptr, normed);
     self_attn_->run(step, layer, normed, delta);
-    post_attention_layernorm_->run(step, x, &pending, normed);
+    post_attention_layernorm_->run(step, x, &delta, normed);
     mlp_->run(step, normed, delta);
-    step.arena.release(mark);
   }
 
   std::unique_ptr<Norm> input_layernorm_, post_attention_layernorm_;
@@ -65,33 +62,26 @@ class Decoder : public Module {
   std::int64_t n_layers() const { return static_cast<std::int64_t>(layers_.size()); }
   DecoderLayer& layer(std::int64_t i) { return *layers_[static_cast<std::size_t>(i)]; }
   Rotary& rotary() { return *rotary_; }
-  void embed(Step& step, MatrixF x) noexcept { embed_tokens_->run(step, x); }
+  void embed(Step& step, Activation& x) noexcept { embed_tokens_->run(step, x); }
 
   // Final hidden rows, normed, of the rows that want logits.
-  MatrixF run(Step& step, std::int64_t d_model) noexcept {
+  Activation run(Step& step, std::int64_t d_model) noexcept {
     const ZoneScope zone(step.trace, *this, step.n_rows());
     const std::int64_t n = step.n_rows();
-    const MatrixF x = step.arena.matrix(n, d_model);
-    const MatrixF delta = step.arena.matrix(n, d_model);
+    Activation x(step, n, d_model);
+    Activation delta(step, n, d_model);
     rotary_->prepare(step);
     embed(step, x);
     for (std::int64_t i = 0; i < n_layers(); ++i) layer(i).run(step, i, x, delta, i > 0);
     return last_rows(step, x, delta);
   }
 
-  MatrixF last_rows(Step& step, MatrixF x, MatrixF delta) noexcept {
-    const auto n_wanted = static_cast<std::int64_t>(step.batch.logit_rows.size());
-    const MatrixF last = step.arena.matrix(n_wanted, x.n_cols);
-    const MatrixF last_delta = step.arena.matrix(n_wanted, x.n_cols);
-    const std::size_t bytes = static_cast<std::size_t>(x.n_cols) * sizeof(float);
-    for (std::int64_t i = 0; i < n_wanted; ++i) {
-      const std::int32_t row = step.batch.logit_rows[static_cast<std::size_t>(i)];
-      std::memcpy(last.row(i), x.row(row), bytes);
-      std::memcpy(last_delta.row(i), delta.row(row), bytes);
-    }
-    const ConstMatrixF pending = last_delta;
-    norm_->run(step, last, &pending, last);
-    return last;
+  Activation last_rows(Step& step, Activation& x, Activation& delta) noexcept {
+    Activation last = pick_logit_rows(step, x), last_delta = pick_logit_rows(step, delta);
+    if (last.n_rows() == 0) return last;
+    Activation normed(step, last.n_rows(), last.n_cols(), GpuType::kBF16);
+    norm_->run(step, last, &last_delta, normed);
+    return normed;
   }
 
  private:
@@ -121,16 +111,27 @@ class CausalLm : public Model, public Layered {
   std::int64_t n_layers() const override { return model_.n_layers(); }
   std::int64_t d_model() const override { return d_model_; }
   Module& layer(std::int64_t index) override { return model_.layer(index); }
-  void embed(Step& step, MatrixF x) noexcept override { model_.embed(step, x); }
-  void run_layer(Step& step, std::int64_t index, MatrixF x, MatrixF delta) noexcept override {
-    model_.rotary().prepare(step);
-    model_.layer(index).run(step, index, x, delta, index > 0);
+  void embed(Step& step, MatrixF x) noexcept override {
+    const StepScope scope(step);
+    Activation rows = Activation::on(step, x);
+    model_.embed(step, rows);
+    rows.f32();
   }
-  MatrixF hidden(Step& step, MatrixF x, MatrixF delta) noexcept override {
-    return model_.last_rows(step, x, delta);
+  void run_layer(Step& step, std::int64_t index, MatrixF x, MatrixF delta) noexcept override {
+    const StepScope scope(step);
+    Activation rows = Activation::on(step, x), pending = Activation::on(step, delta);
+    model_.rotary().prepare(step);
+    model_.layer(index).run(step, index, rows, pending, index > 0);
+    rows.f32();
+    pending.f32();
+  }
+  ConstMatrixF hidden(Step& step, MatrixF x, MatrixF delta) noexcept override {
+    Activation rows = Activation::on(step, x), pending = Activation::on(step, delta);
+    return model_.last_rows(step, rows, pending).f32();
   }
   void head(Step& step, MatrixF x, MatrixF delta, MatrixF logits) noexcept override {
-    project(step, model_.last_rows(step, x, delta), logits);
+    Activation rows = Activation::on(step, x), pending = Activation::on(step, delta);
+    project(step, model_.last_rows(step, rows, pending), logits);
   }
 
  private:
@@ -138,10 +139,11 @@ class CausalLm : public Model, public Layered {
     project(step, model_.run(step, d_model_), logits);
   }
 
-  void project(Step& step, MatrixF hidden, MatrixF logits) noexcept {
-    if (hidden.n_rows == 0) return;
-    Activation input(hidden);
-    lm_head_->run(step, input, logits);
+  void project(Step& step, Activation hidden, MatrixF logits) noexcept {
+    if (hidden.n_rows() == 0) return;
+    Activation out = Activation::on(step, logits);
+    lm_head_->run(step, hidden, out);
+    out.f32();  // brings them back
   }
 
   std::int64_t vocab_size_;

@@ -156,10 +156,11 @@ class MoeSubject : public Subject {
     const operators::Batch batch;
     operators::Step step{batch, cpu_, arena_, {}};
     const auto start = Clock::now();
-    backend::Activation input({x_.data(), m_, d, d});
-    const auto ticket =
-        layer.submit(step, input, {size_.shape.n_active, rows.ids.data(), rows.weights.data()});
-    layer.collect(step, ticket, {out_.data(), m_, d, d});
+    operators::Activation input(step, {x_.data(), m_, d, d});
+    operators::Routing routing{size_.shape.n_active, rows.ids.data(), rows.weights.data()};
+    auto ticket = layer.submit(step, input, routing);
+    operators::Activation sum = operators::Activation::on(step, {out_.data(), m_, d, d});
+    layer.collect(step, ticket, sum);
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 

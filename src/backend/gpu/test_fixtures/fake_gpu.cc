@@ -1,5 +1,6 @@
 // A GPU plug-in without a GPU: two devices of host memory, streams that run at once, products as
-// loops over decoded rows; no other kernel. FAKE_… (CMakeLists.txt) says what is wrong with it.
+// loops over decoded rows; other kernels only in the whole one, which has much memory. FAKE_…
+// (CMakeLists.txt) says which, and what is wrong with it.
 #include "backend/gpu/test_fixtures/fake_gpu.h"
 
 #include <chrono>
@@ -12,11 +13,12 @@
 #include <utility>
 #include <vector>
 
-#include "base/half.h"
+#include "backend/gpu/test_fixtures/host_kernels.h"
 
 using Clock = std::chrono::steady_clock;
 using Work = std::vector<std::function<void()>>;
 struct CUstream_st {
+  int device = 0;
   bool recording = false;
   Work work;
 };
@@ -37,7 +39,11 @@ using namespace kernels::cuda;
 
 constexpr int kDevices = 2;
 FakeGpuSettings& settings = fake_gpu_settings;
-std::map<void*, std::size_t> device_blocks;
+struct Block {
+  int device;
+  std::size_t bytes;
+};
+std::map<void*, Block> device_blocks;
 
 Status outcome(const char* call) {
   const bool fails = settings.failing != nullptr && std::strcmp(settings.failing, call) == 0;
@@ -57,6 +63,13 @@ Status enqueue(const char* call, Stream stream, F&& f) {
   return Status::kOk;
 }
 
+// A kernel, which only goes to streams of the thread's device.
+template <class F>
+Status launch(const char* call, Stream stream, F&& f) {
+  if (stream->device != settings.device) return Status::kDeviceFailed;
+  return enqueue(call, stream, std::forward<F>(f));
+}
+
 template <class T>
 Status make(const char* call, T value, T** out) {
   const Status status = outcome(call);
@@ -68,7 +81,9 @@ Status make(const char* call, T value, T** out) {
 
 std::size_t device_bytes() {
   std::size_t sum = settings.taken_bytes;
-  for (const auto& [data, bytes] : device_blocks) sum += bytes;
+  for (const auto& [data, block] : device_blocks) {
+    if (block.device == settings.device) sum += block.bytes;
+  }
   return sum;
 }
 
@@ -109,7 +124,7 @@ void set_devices(GpuApi& api) {
   api.device_malloc = [](std::size_t bytes, void** out) {
     if (device_bytes() + bytes > settings.total_bytes) return Status::kNoMemory;
     const Status status = allocate("device_malloc", bytes, out);
-    if (status == Status::kOk) device_blocks[*out] = bytes;
+    if (status == Status::kOk) device_blocks[*out] = {settings.device, bytes};
     return status;
   };
   api.device_free = [](void* data) {
@@ -128,7 +143,9 @@ void set_devices(GpuApi& api) {
 }
 
 void set_streams(GpuApi& api) {
-  api.stream_create = [](Stream* out) { return make("stream_create", CUstream_st(), out); };
+  api.stream_create = [](Stream* out) {
+    return make("stream_create", CUstream_st{settings.device, false, {}}, out);
+  };
   api.stream_destroy = [](Stream stream) {
     delete stream;
     --settings.n_held;
@@ -198,33 +215,19 @@ void set_work(GpuApi& api) {
   };
 }
 
-float element(const void* data, Type type, std::int64_t i) {
-  return type == Type::kF32 ? static_cast<const float*>(data)[i]
-                            : bf16_to_f32(static_cast<const std::uint16_t*>(data)[i]);
+template <class Args>
+std::int64_t rows_of(const Args& args) {
+  if constexpr (requires { args.m; }) return args.m;
+  if constexpr (requires { args.n_tokens; }) return args.n_tokens;
+  if constexpr (requires { args.n_items; }) return args.n_items;
 }
 
-// y as f32; the rows of w are in file order.
-Status multiply(const char* call, const GemmArgs& args, float factor, Stream stream) {
-  if (args.y_type != Type::kF32) return Status::kUnsupported;
-  return enqueue(call, stream, [args, factor] {
-    std::vector<float> row(static_cast<std::size_t>(args.w.k)), x;
-    for (std::int64_t m = 0; m < args.m; ++m) {
-      for (std::int64_t k = 0; k < args.w.k; ++k)
-        x.push_back(element(args.x, args.x_type, m * args.x_stride + k));
-    }
-    for (std::int64_t n = 0; n < args.w.n; ++n) {
-      const auto* at = static_cast<const std::byte*>(args.w.tiles) +
-                       static_cast<std::size_t>(n) * formats::row_bytes(args.w.format, args.w.k);
-      formats::traits(args.w.format).decode(at, row.data(), args.w.k);
-      for (std::int64_t m = 0; m < args.m; ++m) {
-        float sum = 0.0f;
-        for (std::int64_t k = 0; k < args.w.k; ++k)
-          sum += row[static_cast<std::size_t>(k)] * x[static_cast<std::size_t>(m * args.w.k + k)];
-        static_cast<float*>(args.y)[m * args.y_stride + n] = factor * sum;
-      }
-    }
-  });
-}
+// A kernel, which wants at least one row.
+#define LOOPS(name, Args)                                               \
+  api.name = [](const Args& args, Stream stream) {                      \
+    if (rows_of(args) <= 0) return Status::kBadArgument;                \
+    return launch(#name, stream, [args] { host_kernels::name(args); }); \
+  }
 
 void set_kernels(GpuApi& api) {
   api.status_text = [](Status status) {
@@ -238,7 +241,7 @@ void set_kernels(GpuApi& api) {
   api.pack = [](formats::Format format, const void* rows, std::int64_t n, std::int64_t k,
                 void* tiles, Stream stream) {
     const std::size_t bytes = static_cast<std::size_t>(n) * formats::row_bytes(format, k);
-    return enqueue("pack", stream, [=] { std::memcpy(tiles, rows, bytes); });
+    return launch("pack", stream, [=] { std::memcpy(tiles, rows, bytes); });
   };
   api.gemm = [](const GemmArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
 #ifdef FAKE_WRONG_RESULTS
@@ -246,11 +249,30 @@ void set_kernels(GpuApi& api) {
 #else
     constexpr float kFactor = 1.0f;
 #endif
-    return multiply("gemm", args, kFactor, stream);
+    return launch("gemm", stream, [args] { host_kernels::gemm(args, kFactor); });
   };
   api.gemm_reference = [](const GemmArgs& args, Stream stream) {
-    return multiply("gemm_reference", args, 1.0f, stream);
+    return launch("gemm_reference", stream, [args] { host_kernels::gemm(args, 1.0f); });
   };
+#ifdef FAKE_WHOLE
+  settings.total_bytes = std::size_t{4} << 30;
+  api.has_moe = [](formats::Format) { return true; };
+  api.attention_split_keys = [](const AttentionArgs&, const DeviceInfo&) -> std::int64_t {
+    return kPageLen;
+  };
+  LOOPS(moe, MoeArgs);
+  LOOPS(store_kv, StoreKvArgs);
+  LOOPS(add_rms_norm, NormArgs);
+  LOOPS(rope, RopeArgs);
+  LOOPS(silu_mul, SiluArgs);
+  LOOPS(add, AddArgs);
+  LOOPS(scale_rows, ScaleArgs);
+  LOOPS(route, RouteArgs);
+  LOOPS(gather_rows, RowsArgs);
+  api.attention_reference = [](const AttentionArgs& args, Stream stream) {
+    return launch("attention", stream, [args] { host_kernels::attention(args); });
+  };
+#endif
 }
 
 // Every other function: not supported, nothing, 0.

@@ -66,6 +66,21 @@ __global__ void silu_kernel(SiluArgs args) {
   store_float(args.out, args.out_type, i, silu(gate) * load_as_float(args.up, args.type, from));
 }
 
+__global__ void add_kernel(AddArgs args) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= args.m * args.n) return;
+  const std::int64_t from = i / args.n * args.x_stride + i % args.n;
+  store_float(args.y, args.y_type, i,
+              load_as_float(args.y, args.y_type, i) + load_as_float(args.x, args.x_type, from));
+}
+
+__global__ void scale_kernel(ScaleArgs args) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= args.m * args.n) return;
+  const float scale = 1.0f / (1.0f + expf(-args.gate[i / args.n]));
+  store_float(args.y, args.y_type, i, load_as_float(args.y, args.y_type, i) * scale);
+}
+
 /// The best of a warp's candidates, ties to the lower id; all lanes get it.
 __device__ void warp_best(float& value, int& id) {
 #pragma unroll
@@ -248,6 +263,19 @@ Status rope(const RopeArgs& args, Stream stream) {
 Status silu_mul(const SiluArgs& args, Stream stream) {
   if (args.m <= 0 || args.d <= 0 || args.stride < args.d) return Status::kBadArgument;
   silu_kernel<<<grid(div_up<std::int64_t>(args.m * args.d, kBlock)), kBlock, 0, stream>>>(args);
+  return launched();
+}
+
+Status add(const AddArgs& args, Stream stream) {
+  const bool strides = args.x_stride == 0 || args.x_stride >= args.n;
+  if (args.m <= 0 || args.n <= 0 || !strides) return Status::kBadArgument;
+  add_kernel<<<grid(div_up<std::int64_t>(args.m * args.n, kBlock)), kBlock, 0, stream>>>(args);
+  return launched();
+}
+
+Status scale_rows(const ScaleArgs& args, Stream stream) {
+  if (args.m <= 0 || args.n <= 0) return Status::kBadArgument;
+  scale_kernel<<<grid(div_up<std::int64_t>(args.m * args.n, kBlock)), kBlock, 0, stream>>>(args);
   return launched();
 }
 

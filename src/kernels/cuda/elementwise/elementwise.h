@@ -4,6 +4,7 @@
 //   add_rms_norm   residual += delta;  out = residual / sqrt(mean(residual²) + eps) · weight
 //   rope           pairs (i, i + d/2), or (2i, 2i + 1), turned by the angles of a table
 //   silu_mul       out = gate · sigmoid(gate) · up
+//   add            y += x;   scale_rows: y[i] *= sigmoid(gate[i])
 //   route          scores → the best experts and their weights, as KMoEGate defines it
 //   (operators/gate.cc)
 // Every row is computed alone and in a fixed order. Thread rule: status.h.
@@ -48,6 +49,26 @@ struct SiluArgs {
   std::int64_t m = 0, d = 0;
 };
 Status silu_mul(const SiluArgs& args, Stream stream);
+
+/// y += x.
+struct AddArgs {
+  void* y = nullptr;  // [m, n], contiguous
+  Type y_type = Type::kF32;
+  const void* x = nullptr;  // [m, n], x_stride elements apart; 0: one row for all (a bias)
+  Type x_type = Type::kF32;
+  std::int64_t x_stride = 0;
+  std::int64_t m = 0, n = 0;
+};
+Status add(const AddArgs& args, Stream stream);
+
+/// y[i] *= sigmoid(gate[i]).
+struct ScaleArgs {
+  void* y = nullptr;  // [m, n], contiguous
+  Type y_type = Type::kF32;
+  const float* gate = nullptr;  // [m]
+  std::int64_t m = 0, n = 0;
+};
+Status scale_rows(const ScaleArgs& args, Stream stream);
 
 inline constexpr std::int64_t kMaxExperts = 1024;
 inline constexpr std::int64_t kMaxGroups = 64;

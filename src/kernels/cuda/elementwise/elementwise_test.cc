@@ -94,6 +94,39 @@ TEST_F(Elementwise, SiluMul) {
   }
 }
 
+TEST_F(Elementwise, AddsRowsAndOneRowToAll) {
+  const std::int64_t m = 3, n = 131;
+  const std::vector<float> y = rounded(gaussian(m * n, 1)), x = gaussian(m * n, 2);
+  const Device<float> on_device(x);
+  for (const std::int64_t stride : {n, std::int64_t{0}}) {
+    Device<std::uint16_t> sum(as_bf16(y));
+    ASSERT_EQ(add({sum.get(), Type::kBF16, on_device.get(), Type::kF32, stride, m, n}, nullptr),
+              Status::kOk);
+    const std::vector<float> got = as_floats(sum.host());
+    Compare compare(stride == 0 ? "bias" : "sum");
+    for (std::int64_t i = 0; i < m * n; ++i) {
+      const double want = double{y[static_cast<std::size_t>(i)]} +
+                          x[static_cast<std::size_t>(i / n * stride + i % n)];
+      compare.value(got[static_cast<std::size_t>(i)], want, std::fabs(want) * 0x1p-7, i);
+    }
+  }
+}
+
+TEST_F(Elementwise, ScalesRowsBySigmoid) {
+  const std::int64_t m = 3, n = 131;
+  const std::vector<float> y = gaussian(m * n, 1), gate = {-30.0f, 0.25f, 3.0f};
+  Device<float> scaled(y);
+  const Device<float> on_device(gate);
+  ASSERT_EQ(scale_rows({scaled.get(), Type::kF32, on_device.get(), m, n}, nullptr), Status::kOk);
+  const std::vector<float> got = scaled.host();
+  Compare compare("sigmoid");
+  for (std::int64_t i = 0; i < m * n; ++i) {
+    const double want = y[static_cast<std::size_t>(i)] /
+                        (1.0 + std::exp(-double{gate[static_cast<std::size_t>(i / n)]}));
+    compare.value(got[static_cast<std::size_t>(i)], want, 1e-6 * std::fabs(want) + 1e-30, i);
+  }
+}
+
 struct Case {
   std::int64_t n_experts, n_active, n_groups, n_groups_used;
   bool sigmoid, top2, normalize, bias;

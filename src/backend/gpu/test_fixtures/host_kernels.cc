@@ -1,0 +1,259 @@
+#include "backend/gpu/test_fixtures/host_kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/half.h"
+
+namespace kt::backend::host_kernels {
+namespace {
+
+float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+
+const std::byte* row_of(formats::Format format, const void* rows, std::int64_t row,
+                        std::int64_t k) {
+  return static_cast<const std::byte*>(rows) +
+         static_cast<std::size_t>(row) * formats::row_bytes(format, k);
+}
+
+// y = rows [n, k] · x [k], x in bf16 as kernels read it.
+std::vector<float> product(formats::Format format, const void* rows, std::int64_t n, std::int64_t k,
+                           const std::vector<float>& x) {
+  std::vector<float> row(static_cast<std::size_t>(k)), y;
+  for (std::int64_t i = 0; i < n; ++i) {
+    formats::traits(format).decode(row_of(format, rows, i, k), row.data(), k);
+    float sum = 0.0f;
+    for (std::size_t j = 0; j < row.size(); ++j) sum += row[j] * x[j];
+    y.push_back(sum);
+  }
+  return y;
+}
+
+std::vector<float> vector_at(const void* data, Type type, std::int64_t begin, std::int64_t n) {
+  std::vector<float> x;
+  for (std::int64_t i = 0; i < n; ++i) x.push_back(load(data, type, begin + i));
+  return x;
+}
+
+// Of `head` at `position` of the sequence with this row of the table.
+const std::uint16_t* cached(const KvCache& cache, const PageTable& table, std::int64_t sequence,
+                            std::int64_t position, std::int64_t head) {
+  const std::int64_t page = table.pages[sequence * table.stride + position / kPageLen];
+  return static_cast<const std::uint16_t*>(cache.base) +
+         (page * kPageLen + position % kPageLen) * cache.row_stride + head * cache.head_stride;
+}
+
+void attend(const AttentionArgs& a, const SequenceItem& item, std::int64_t token,
+            std::int64_t head) {
+  const std::int64_t row = item.row_begin + token, position = item.position + token;
+  const std::int64_t kv_head = head / (a.n_heads / a.n_kv_heads);
+  const std::int64_t first = a.window > 0 ? std::max<std::int64_t>(0, position - a.window + 1) : 0;
+  const auto q =
+      vector_at(a.q, Type::kBF16, row * a.q_token_stride + head * a.q_head_stride, a.dim_qk);
+  std::vector<float> scores;
+  for (std::int64_t p = first; p <= position; ++p) {
+    const std::uint16_t* key = cached(a.k, a.table, item.table, p, kv_head);
+    float score = 0.0f;
+    for (std::size_t i = 0; i < q.size(); ++i) score += q[i] * bf16_to_f32(key[i]);
+    scores.push_back(score * a.scale);
+  }
+  const float top = *std::max_element(scores.begin(), scores.end());
+  float sum = 0.0f;
+  for (float& s : scores) sum += s = std::exp(s - top);
+  std::vector<float> out(static_cast<std::size_t>(a.dim_v));
+  for (std::int64_t p = first; p <= position; ++p) {
+    const std::uint16_t* value = cached(a.v, a.table, item.table, p, kv_head);
+    const float weight = scores[static_cast<std::size_t>(p - first)] / sum;
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] += weight * bf16_to_f32(value[i]);
+  }
+  for (std::int64_t i = 0; i < a.dim_v; ++i) {
+    store(a.out, a.out_type, (row * a.n_heads + head) * a.dim_v + i,
+          out[static_cast<std::size_t>(i)]);
+  }
+}
+
+std::vector<float> choices(const RouteArgs& a, std::vector<float>& scores) {
+  if (a.sigmoid) {
+    for (float& s : scores) s = sigmoid(s);
+  } else {
+    const float top = *std::max_element(scores.begin(), scores.end());
+    float sum = 0.0f;
+    for (float& s : scores) sum += s = std::exp(s - top);
+    for (float& s : scores) s /= sum;
+  }
+  std::vector<float> choice = scores;
+  for (std::size_t e = 0; a.bias != nullptr && e < choice.size(); ++e) choice[e] += a.bias[e];
+  if (a.n_groups <= 1) return choice;
+  const std::int64_t size = a.n_experts / a.n_groups;
+  std::vector<std::pair<float, std::int64_t>> groups;  // best first
+  for (std::int64_t g = 0; g < a.n_groups; ++g) {
+    std::vector<float> part(choice.begin() + g * size, choice.begin() + (g + 1) * size);
+    std::sort(part.rbegin(), part.rend());
+    groups.emplace_back(-(a.group_top2 && size > 1 ? part[0] + part[1] : part[0]), g);
+  }
+  std::sort(groups.begin(), groups.end());
+  for (std::int64_t i = a.n_groups_used; i < a.n_groups; ++i) {
+    const auto begin = choice.begin() + groups[static_cast<std::size_t>(i)].second * size;
+    std::fill(begin, begin + size, -std::numeric_limits<float>::infinity());
+  }
+  return choice;
+}
+
+}  // namespace
+
+float load(const void* data, Type type, std::int64_t i) {
+  return type == Type::kF32 ? static_cast<const float*>(data)[i]
+                            : bf16_to_f32(static_cast<const std::uint16_t*>(data)[i]);
+}
+
+void store(void* data, Type type, std::int64_t i, float value) {
+  if (type == Type::kF32) {
+    static_cast<float*>(data)[i] = value;
+  } else {
+    static_cast<std::uint16_t*>(data)[i] = f32_to_bf16(value);
+  }
+}
+
+void gemm(const GemmArgs& a, float factor) {
+  for (std::int64_t m = 0; m < a.m; ++m) {
+    const auto y = product(a.w.format, a.w.tiles, a.w.n, a.w.k,
+                           vector_at(a.x, a.x_type, m * a.x_stride, a.w.k));
+    for (std::int64_t n = 0; n < a.w.n; ++n)
+      store(a.y, a.y_type, m * a.y_stride + n, factor * y[static_cast<std::size_t>(n)]);
+  }
+}
+
+void moe(const MoeArgs& a) {
+  const auto of = [](const ExpertMatrices& w, std::int64_t expert, std::int64_t n, std::int64_t k) {
+    return row_of(w.format, w.tiles, expert * n, k);
+  };
+  for (std::int64_t r = 0; r < a.m; ++r) {
+    const auto x = vector_at(a.x, Type::kBF16, r * a.x_stride, a.d_model);
+    std::vector<float> sum(static_cast<std::size_t>(a.d_model));
+    for (std::int64_t j = r * a.n_active; j < (r + 1) * a.n_active; ++j) {
+      const std::int64_t e = a.ids[j];
+      if (e < 0 || e >= a.n_experts) continue;
+      auto hidden = product(a.gate.format, of(a.gate, e, a.d_ff, a.d_model), a.d_ff, a.d_model, x);
+      const auto up = product(a.up.format, of(a.up, e, a.d_ff, a.d_model), a.d_ff, a.d_model, x);
+      for (std::size_t i = 0; i < hidden.size(); ++i) {
+        const float h = hidden[i] * sigmoid(hidden[i]) * up[i];
+        hidden[i] = bf16_to_f32(f32_to_bf16(h));
+      }
+      const auto y =
+          product(a.down.format, of(a.down, e, a.d_model, a.d_ff), a.d_model, a.d_ff, hidden);
+      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += a.weights[j] * y[i];
+    }
+    for (std::int64_t i = 0; i < a.d_model; ++i) {
+      const std::int64_t at = r * a.y_stride + i;
+      store(a.y, a.y_type, at,
+            sum[static_cast<std::size_t>(i)] + (a.add ? load(a.y, a.y_type, at) : 0.0f));
+    }
+  }
+}
+
+void attention(const AttentionArgs& a) {
+  for (std::int64_t i = 0; i < a.n_items; ++i) {
+    for (std::int64_t token = 0; token < a.items[i].n_rows; ++token) {
+      for (std::int64_t head = 0; head < a.n_heads; ++head) attend(a, a.items[i], token, head);
+    }
+  }
+}
+
+void store_kv(const StoreKvArgs& a) {
+  for (std::int64_t i = 0; i < a.n_items; ++i) {
+    const SequenceItem& item = a.items[i];
+    for (std::int64_t token = 0; token < item.n_rows; ++token) {
+      for (std::int64_t h = 0; h < a.n_heads; ++h) {
+        auto* to = const_cast<std::uint16_t*>(
+            cached(a.cache, a.table, item.table, item.position + token, h));
+        const std::int64_t from = (item.row_begin + token) * a.token_stride + h * a.head_stride;
+        for (std::int64_t d = 0; d < a.dim; ++d) to[d] = f32_to_bf16(load(a.x, a.type, from + d));
+      }
+    }
+  }
+}
+
+void add_rms_norm(const NormArgs& a) {
+  for (std::int64_t r = 0; r < a.m; ++r) {
+    float squares = 0.0f;
+    for (std::int64_t i = 0; i < a.d; ++i) {
+      const std::int64_t at = r * a.residual_stride + i;
+      if (a.delta != nullptr) {
+        store(a.residual, a.residual_type, at,
+              load(a.residual, a.residual_type, at) +
+                  load(a.delta, a.delta_type, r * a.delta_stride + i));
+      }
+      const float v = load(a.residual, a.residual_type, at);
+      squares += v * v;
+    }
+    const float scale = 1.0f / std::sqrt(squares / static_cast<float>(a.d) + a.eps);
+    for (std::int64_t i = 0; i < a.d; ++i) {
+      store(a.out, a.out_type, r * a.out_stride + i,
+            load(a.residual, a.residual_type, r * a.residual_stride + i) * scale * a.weight[i]);
+    }
+  }
+}
+
+void rope(const RopeArgs& a) {
+  const std::int64_t half = a.d / 2;
+  for (std::int64_t t = 0; t < a.n_tokens; ++t) {
+    for (std::int64_t i = 0; i < a.n_heads * half; ++i) {
+      const std::int64_t pair = i % half;
+      const std::int64_t at = t * a.token_stride + i / half * a.head_stride;
+      const std::int64_t first = at + (a.interleaved ? 2 * pair : pair);
+      const std::int64_t second = a.interleaved ? first + 1 : first + half;
+      const float x = load(a.x, a.type, first), y = load(a.x, a.type, second);
+      const float c = a.cos[a.positions[t] * half + pair], s = a.sin[a.positions[t] * half + pair];
+      store(a.x, a.type, first, x * c - y * s);
+      store(a.x, a.type, second, y * c + x * s);
+    }
+  }
+}
+
+void silu_mul(const SiluArgs& a) {
+  for (std::int64_t i = 0; i < a.m * a.d; ++i) {
+    const std::int64_t from = i / a.d * a.stride + i % a.d;
+    const float gate = load(a.gate, a.type, from);
+    store(a.out, a.out_type, i, gate * sigmoid(gate) * load(a.up, a.type, from));
+  }
+}
+
+void add(const AddArgs& a) {
+  for (std::int64_t i = 0; i < a.m * a.n; ++i) {
+    const std::int64_t from = i / a.n * a.x_stride + i % a.n;
+    store(a.y, a.y_type, i, load(a.y, a.y_type, i) + load(a.x, a.x_type, from));
+  }
+}
+
+void scale_rows(const ScaleArgs& a) {
+  for (std::int64_t i = 0; i < a.m * a.n; ++i)
+    store(a.y, a.y_type, i, load(a.y, a.y_type, i) * sigmoid(a.gate[i / a.n]));
+}
+
+void route(const RouteArgs& a) {
+  for (std::int64_t r = 0; r < a.m; ++r) {
+    std::vector<float> scores = vector_at(a.scores, Type::kF32, r * a.n_experts, a.n_experts);
+    std::vector<float> choice = choices(a, scores);
+    float sum = 0.0f;
+    for (std::int64_t i = r * a.n_active; i < (r + 1) * a.n_active; ++i) {
+      const auto best = std::max_element(choice.begin(), choice.end()) - choice.begin();
+      a.ids[i] = static_cast<std::int32_t>(best);
+      a.weights[i] = scores[static_cast<std::size_t>(best)];
+      sum += a.weights[i];
+      choice[static_cast<std::size_t>(best)] = -std::numeric_limits<float>::infinity();
+    }
+    for (std::int64_t i = r * a.n_active; i < (r + 1) * a.n_active; ++i)
+      a.weights[i] = a.weights[i] / (a.normalize ? sum + 1e-20f : 1.0f) * a.weight_scale;
+  }
+}
+
+void gather_rows(const RowsArgs& a) {
+  for (std::int64_t i = 0; i < a.m * a.d; ++i) {
+    const float v = load(a.table, a.table_type, a.ids[i / a.d] * a.d + i % a.d);
+    store(a.out, a.out_type, i, v);
+  }
+}
+
+}  // namespace kt::backend::host_kernels

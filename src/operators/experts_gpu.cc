@@ -1,0 +1,129 @@
+// KExpertsGPU, KExpertsTorch, KExpertsMarlin: routed experts whose weights are on a GPU. submit()
+// only remembers; collect() computes all of a step's experts and adds them in place.
+#include "operators/gpu_weights.h"
+#include "operators/makers.h"
+#include "operators/row_ops.h"
+
+namespace kt::operators {
+namespace {
+
+class GpuExperts : public Experts {
+ public:
+  GpuExperts(const Builder& at, const ExpertsSpec& spec, const Recode& recode)
+      : Experts(at.site()),
+        n_experts_(spec.config.moe.n_experts),
+        d_model_(spec.config.d_model),
+        d_ff_(spec.config.moe.d_ff),
+        projections_(spec.projections),
+        recode_(recode),
+        gpu_(*at.gpu()) {}
+
+  std::vector<WeightSpec> weights() const override {
+    std::vector<WeightSpec> all;
+    for (int p = 0; p < 3; ++p) {
+      const std::vector<WeightSpec> some = weights_of(p);
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    return all;
+  }
+
+  void check(const io::WeightSource& source) const override {
+    const auto format_of = [&](const WeightSpec& spec) {
+      const io::TensorInfo& info = require_tensor(source, spec);
+      check_recode(source, info, recode_);
+      return recode_.target(info.format);
+    };
+    const tensor::Format gate = format_of(weights_of(0).front());
+    for (int p = 0; p < 3; ++p) {
+      const tensor::Format wanted = p == 2 ? format_of(weights_of(2).front()) : gate;
+      for (const WeightSpec& spec : weights_of(p)) {
+        const tensor::Format format = format_of(spec);
+        if (format == wanted && gpu_has_experts(format)) continue;
+        fail(ErrorCode::kUnsupported, path(),
+             "GPUs have no kernel for these experts ('{}' in {}): place them on the CPU or "
+             "requantise them with KExpertsMarlin",
+             spec.name, formats::traits(format).name);
+      }
+    }
+  }
+
+  Kept kept(const io::WeightSource& source, backend::ActPolicy) const override {
+    Kept kept;
+    for (const WeightSpec& spec : weights()) kept.add(source, spec, recode_);
+    return kept;
+  }
+
+  void load(Loader& loader) override {
+    backend::Gpu& gpu = loader.gpu(gpu_);
+    for (int p = 0; p < 3; ++p) of(p) = gpu_matrices(loader, gpu, weights_of(p), recode_);
+  }
+
+  void unload() override { gate_ = up_ = down_ = {}; }
+
+  void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept override {
+    GpuStep& gpu = step.gpu(gpu_);
+    const std::size_t mark = gpu.mark();
+    ticket.routing.send(step, gpu, accumulate_into.n_rows());
+    kernels::cuda::MoeArgs args;
+    args.gate = {gate_.first.format, gate_.first.tiles};
+    args.up = {up_.first.format, up_.first.tiles};
+    args.down = {down_.first.format, down_.first.tiles};
+    args.n_experts = n_experts_;
+    args.d_model = d_model_;
+    args.d_ff = d_ff_;
+    args.x = read_bf16(gpu, *ticket.x);
+    args.x_stride = d_model_;
+    args.m = ticket.x->n_rows();
+    args.n_active = ticket.routing.n_active;
+    args.ids = ticket.routing.gpu_ids;
+    args.weights = ticket.routing.gpu_weights;
+    args.y = accumulate_into.update_on(gpu);
+    args.y_type = accumulate_into.gpu_type();
+    args.y_stride = d_model_;
+    args.add = true;
+    args.workspace_bytes = gpu.gpu().api().moe_workspace(args);
+    args.workspace = gpu.allocate(args.workspace_bytes);
+    gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.moe(args, stream); });
+    gpu.release(mark);
+  }
+
+  std::uint64_t weight_bytes() const override { return gate_.bytes + up_.bytes + down_.bytes; }
+  std::string weight_format() const override {
+    if (gate_.bytes == 0) return {};
+    const std::string gate(formats::traits(gate_.first.format).name);
+    const std::string down(formats::traits(down_.first.format).name);
+    return gate == down ? gate : gate + "+" + down;
+  }
+  std::string kernel_name() const override { return "cuda moe"; }
+
+ private:
+  Ticket do_submit(Step&, Activation& x, Routing& routing) noexcept override {
+    return {std::nullopt, &x, routing};
+  }
+
+  std::vector<WeightSpec> weights_of(int projection) const {
+    std::vector<WeightSpec> specs;
+    for (std::int64_t e = 0; e < n_experts_; ++e)
+      specs.push_back(expert_weight(path(), e, projections_, projection, d_model_, d_ff_));
+    return specs;
+  }
+
+  GpuMatrices& of(int projection) {
+    return projection == 0 ? gate_ : projection == 1 ? up_ : down_;
+  }
+
+  std::int64_t n_experts_, d_model_, d_ff_;
+  std::array<std::string, 3> projections_;
+  Recode recode_;
+  int gpu_;
+  GpuMatrices gate_, up_, down_;
+};
+
+}  // namespace
+
+std::unique_ptr<Experts> make_gpu_experts(const Builder& at, const ExpertsSpec& spec,
+                                          const Recode& recode) {
+  return std::make_unique<GpuExperts>(at, spec, recode);
+}
+
+}  // namespace kt::operators

@@ -1,0 +1,70 @@
+#include "operators/row_ops.h"
+
+#include <algorithm>
+
+#include "operators/parallel.h"
+
+namespace kt::operators {
+
+Activation pick_logit_rows(Step& step, Activation& x) noexcept {
+  const std::span<const std::int32_t> wanted = step.batch.logit_rows;
+  const auto n = static_cast<std::int64_t>(wanted.size());
+  Activation picked(step, n, x.n_cols(), x.gpu_type());
+  if (n == 0) return picked;
+  if (GpuStep* gpu = x.gpu()) {
+    const void* from = x.read_on(*gpu);
+    void* to = picked.write_on(*gpu);
+    gpu->run("the rows that want logits", [&](auto& k, auto stream) {
+      return k.gather_rows({from, x.gpu_type(), gpu->logit_rows(), to, x.gpu_type(), n, x.n_cols()},
+                           stream);
+    });
+    return picked;
+  }
+  const MatrixF rows = picked.write();
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const float* row = x.f32().row(wanted[i]);
+    std::copy(row, row + x.n_cols(), rows.row(static_cast<std::int64_t>(i)));
+  }
+  return picked;
+}
+
+const void* read_bf16(GpuStep& gpu, Activation& x) noexcept {
+  const void* from = x.read_on(gpu);
+  if (x.gpu_type() == GpuType::kBF16) return from;
+  void* to = gpu.allocate(static_cast<std::size_t>(x.n_rows() * x.n_cols()) * 2);
+  gpu.run("rounding to bf16", [&](auto& k, auto stream) {
+    return k.gather_rows(
+        {from, x.gpu_type(), gpu.row_numbers(), to, GpuType::kBF16, x.n_rows(), x.n_cols()},
+        stream);
+  });
+  return to;
+}
+
+void add_rows(Step& step, Activation& x, Activation& rows) noexcept {
+  if (GpuStep* gpu = rows.gpu()) {
+    const void* from = x.read_on(*gpu);
+    void* to = rows.update_on(*gpu);
+    gpu->run("a sum of rows", [&](auto& k, auto stream) {
+      return k.add({to, rows.gpu_type(), from, x.gpu_type(), x.n_cols(), x.n_rows(), x.n_cols()},
+                   stream);
+    });
+    return;
+  }
+  for_summed_rows(step, rows, &x, [](std::int64_t) {});
+}
+
+void clear_rows(Step& step, Activation& rows, std::optional<int> gpu) noexcept {
+  if (gpu) {
+    GpuStep& there = step.gpu(*gpu);
+    void* to = rows.write_on(there);
+    const auto bytes = static_cast<std::size_t>(rows.n_rows() * rows.n_cols()) *
+                       kernels::cuda::type_bytes(rows.gpu_type());
+    there.run("zeros", [&](auto& k, auto stream) { return k.fill(to, 0, bytes, stream); });
+    return;
+  }
+  const MatrixF zero = rows.write();
+  for (std::int64_t r = 0; r < zero.n_rows; ++r)
+    std::fill(zero.row(r), zero.row(r) + zero.n_cols, 0.0f);
+}
+
+}  // namespace kt::operators
