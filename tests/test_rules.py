@@ -176,9 +176,9 @@ def test_default_keeps_the_operator_and_sets_the_device(run):
     for path, ran in plain.zones.items():
         moved = re.search("(layernorm|self_attn|mlp|norm)$", path)
         assert outcome.zones[path] == {(op, "cuda:1" if moved else device) for op, device in ran}
-    # An operator that cannot run there gives way to the first that can: KLinearCPUInfer to dense weights.
+    # An operator that cannot run there gives way to the first that can: KLinearCPUInfer to KLinearGPU.
     outcome = run(rule("^lm_head$", generate_device="cuda:1"))
-    assert outcome.zones["lm_head"] == {("KLinearTorch", "cuda:1")}
+    assert outcome.zones["lm_head"] == {("KLinearGPU", "cuda:1")}
 
 
 def test_default_wants_a_device_where_there_are_weights(run):

@@ -22,6 +22,10 @@ class KExpertsCPU(KExpertsBase):
     """On the CPU, as stored or requantised as `backend` says."""
 
 
+class KExpertsGPU(KExpertsBase):
+    """As stored; on GPUs."""
+
+
 class KExpertsTorch(KExpertsBase):
     """Dense: quantised weights become float32 at load."""
 

@@ -19,6 +19,10 @@ class KLinearCPUInfer(KLinearBase):
     """Multiplies with the weights as the file stores them."""
 
 
+class KLinearGPU(KLinearBase):
+    """Multiplies with the weights as the file stores them; on GPUs."""
+
+
 class KLinearTorch(KLinearBase):
     """Dense: quantised weights become float32 at load."""
 
