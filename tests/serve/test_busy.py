@@ -1,5 +1,6 @@
-"""Everything at once: streams that are broken off, tool calls, embeddings, models that come and go, new keys, and an end
-in the middle. `./dev sanitize thread` runs it with the thread sanitizer, which ends the server with an error."""
+"""Everything at once: streams that are broken off, tool calls, embeddings, models that come and go, names that are
+given anew, new keys, and an end in the middle. `./dev sanitize thread` runs it with the thread sanitizer, which ends
+the server with an error."""
 import concurrent.futures
 import http.client
 import json
@@ -36,6 +37,10 @@ def embed(server, random_, model):
     return "/v1/embeddings", {"model": model, "input": ["A text"] * random_.randrange(1, 6)}
 
 
+def name(server, random_, model):
+    return "/api/create", {"model": "named", "from": server.model, "system": f"Be {random_.random()}.", "template": TEMPLATE}
+
+
 def look(server, random_, model):
     return random_.choice(["/metrics", "/placement", "/v1/models", "/slots", "/api/ps", "/props"]), None
 
@@ -45,8 +50,8 @@ def client(server, seed):
     random_ = random.Random(seed)
     statuses = []
     for _ in range(8):
-        kind = random_.choices([stream, several, call, embed, look], [4, 1, 2, 2, 2])[0]
-        path, body = kind(server, random_, random_.choice(["", "", "second", "third"]))
+        kind = random_.choices([stream, several, call, embed, name, look], [4, 1, 3, 2, 1, 2])[0]
+        path, body = kind(server, random_, random_.choice(["", "named", "named", "second", "third"]))
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
         connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, {"x-api-key": "sesame"})
         reply = connection.getresponse()
@@ -70,6 +75,7 @@ def server(tmp_path):
 
 
 def test_sixteen_clients_then_an_end_in_the_middle(server):
+    assert server.request("POST", *name(server, random.Random(), ""), {"x-api-key": "sesame"})[0] == 200
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         replies = [pool.submit(client, server, seed) for seed in range(16)]
         while not all(reply.done() for reply in replies):
