@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 #include "base/error.h"
 
@@ -17,11 +18,12 @@ thread_local bool no_memory = false;  // for this thread's next allocation
 }  // namespace
 
 void* operator new(std::size_t n, const std::nothrow_t&) noexcept {
-  return std::exchange(no_memory, false) ? nullptr : std::malloc(n == 0 ? 1 : n);
+  return std::malloc(n == 0 ? 1 : n);
 }
 void* operator new(std::size_t n) {
-  if (void* p = operator new(n, std::nothrow)) return p;
-  throw std::bad_alloc();
+  void* p = std::exchange(no_memory, false) ? nullptr : operator new(n, std::nothrow);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
 }
 [[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
