@@ -22,7 +22,7 @@ DATA = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data"
 BOUND = 2e-3
 LATENT = ("deepseek", "kimi", "moonlight")
 EXPERTS_ON_CPU = r"""
-- match: {name: '^model\.layers\..*\.(experts|block_sparse_moe\.experts)$'}
+- match: {name: '^model\.layers\..*\.experts$'}
   replace:
     class: ktransformers.operators.experts.KTransformersExperts
     kwargs: {generate_device: cpu, generate_op: KExpertsCPU}

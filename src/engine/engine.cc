@@ -60,7 +60,7 @@ struct Engine::Sequence {
 };
 
 Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options,
-               std::span<backend::Gpu* const> gpus)
+               std::span<const std::unique_ptr<backend::Gpu>> gpus)
     : model_(model),
       layered_(dynamic_cast<operators::Layered*>(&model)),
       cpu_(cpu),
@@ -70,10 +70,7 @@ Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& 
   KT_CHECK(options_.context > 0 && options_.chunk_size > 0);
   operators::walk(model,
                   [this](const operators::Module& m) { batches_differ_ |= m.batches_differ(); });
-  for (backend::Gpu* gpu : gpus) {
-    gpu_steps_.push_back(std::make_unique<operators::GpuStep>(*gpu));
-    gpus_.push_back(gpu_steps_.back().get());
-  }
+  for (const auto& gpu : gpus) gpus_.push_back(std::make_unique<operators::GpuStep>(*gpu));
 }
 
 // What is cached outlives the engine.
@@ -275,9 +272,9 @@ void Engine::with_step(const Rows& rows, F&& run) {
   arena_.reset();
   const operators::Batch batch{rows.tokens, rows.positions, rows.sequences, rows.logit_rows};
   operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_, &expert_use_, gpus_};
-  for (operators::GpuStep* gpu : gpus_) gpu->begin(batch);
+  for (const auto& gpu : gpus_) gpu->begin(batch);
   run(step);
-  for (const operators::GpuStep* gpu : gpus_) {
+  for (const auto& gpu : gpus_) {
     if (gpu->error().empty()) continue;
     fail(ErrorCode::kInternal, operators::gpu_name(gpu->index()), "{}", gpu->error());
   }

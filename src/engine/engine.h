@@ -103,7 +103,7 @@ class Engine {
  public:
   /// Reserves the cache. `gpus`: those that the model's modules are on. Throws kNoMemory.
   Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options,
-         std::span<backend::Gpu* const> gpus = {});
+         std::span<const std::unique_ptr<backend::Gpu>> gpus = {});
   ~Engine();
   const EngineOptions& options() const { return options_; }
   std::int64_t vocab_size() const { return model_.vocab_size(); }
@@ -188,8 +188,7 @@ class Engine {
   EngineOptions options_;
   KvPool pool_;
   tensor::Arena arena_;
-  std::vector<std::unique_ptr<operators::GpuStep>> gpu_steps_;
-  std::vector<operators::GpuStep*> gpus_;  // the same
+  std::vector<std::unique_ptr<operators::GpuStep>> gpus_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<std::pair<RequestId, Result>> results_;
   Drafts drafts_;

@@ -36,13 +36,14 @@ std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
 }
 
 KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
-               std::int64_t n_tokens, backend::Cpu& cpu, std::span<backend::Gpu* const> gpus) {
+               std::int64_t n_tokens, backend::Cpu& cpu,
+               std::span<const std::unique_ptr<backend::Gpu>> gpus) {
   kv_bytes_per_token(layers, format);  // refuses formats that do not fit
   for (const tensor::KvLayerSpec& layer : layers) {
     KT_CHECK(!layer.streams.empty() && layer.streams.size() <= 2);
     const auto gpu = std::find_if(gpus.begin(), gpus.end(),
-                                  [&](const backend::Gpu* g) { return g->index() == layer.gpu; });
-    layer_gpus_.push_back(gpu == gpus.end() ? nullptr : *gpu);
+                                  [&](const auto& g) { return g->index() == layer.gpu; });
+    layer_gpus_.push_back(gpu == gpus.end() ? nullptr : gpu->get());
     const tensor::Format kept = layer.gpu < 0 ? format : tensor::Format::kBF16;
     tensor::KvLayerView view;
     for (std::size_t i = 0; i < layer.streams.size(); ++i) {

@@ -21,7 +21,8 @@ class KvPool {
   /// there, in BF16. Throws kNoMemory, and kUnsupported when a vector is not a whole number of the
   /// format's blocks.
   KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
-         std::int64_t n_tokens, backend::Cpu& cpu, std::span<backend::Gpu* const> gpus = {});
+         std::int64_t n_tokens, backend::Cpu& cpu,
+         std::span<const std::unique_ptr<backend::Gpu>> gpus = {});
   std::span<const tensor::KvLayerView> layers() const { return layers_; }
   std::int64_t n_pages() const { return n_pages_; }
   std::int64_t n_free() const { return static_cast<std::int64_t>(free_.size()); }

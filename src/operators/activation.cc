@@ -6,7 +6,7 @@ Activation::Activation(Step& step, ConstMatrixF x, GpuType on_gpu)
     : host_(x), rounded_(x), gpu_type_(on_gpu) {
   const auto bytes =
       static_cast<std::size_t>(x.n_rows * x.n_cols) * kernels::cuda::type_bytes(on_gpu);
-  for (GpuStep* gpu : step.gpus)
+  for (const auto& gpu : step.gpus)
     on_gpus_[static_cast<std::size_t>(gpu->index())] = gpu->allocate(bytes);
 }
 

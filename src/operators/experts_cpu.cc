@@ -15,6 +15,7 @@
 
 #include "operators/expert_blocking.h"
 #include "operators/makers.h"
+#include "operators/routed_experts.h"
 #include "operators/row_ops.h"
 
 namespace kt::operators {
@@ -62,34 +63,13 @@ struct Groups {
   std::int64_t n_slots = 0;
 };
 
-class CpuExperts : public Experts {
+class CpuExperts : public RoutedExperts {
  public:
   CpuExperts(const Builder& at, const ExpertsSpec& spec, const Recode& recode)
-      : Experts(at.site()),
-        n_experts_(spec.config.moe.n_experts),
-        d_model_(spec.config.d_model),
-        d_ff_(spec.config.moe.d_ff),
-        limit_(static_cast<float>(spec.config.moe.swiglu_limit)),
-        projections_(spec.projections),
-        recode_(recode) {}
+      : RoutedExperts(at, spec, recode), limit_(static_cast<float>(spec.config.moe.swiglu_limit)) {}
 
-  std::vector<WeightSpec> weights() const override {
-    std::vector<WeightSpec> specs;
-    for (std::int64_t e = 0; e < n_experts_; ++e) {
-      for (int p = 0; p < 3; ++p) specs.push_back(spec(e, p));
-    }
-    return specs;
-  }
-
-  void check(const io::WeightSource& source) const override {
-    for (const WeightSpec& spec : weights()) {
-      check_recode(source, require_tensor(source, spec), recode_);
-    }
-  }
-
-  Kept kept(const io::WeightSource& source, backend::ActPolicy) const override {
-    Kept kept;
-    for (const WeightSpec& spec : weights()) kept.add(source, spec, recode_);
+  Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
+    Kept kept = RoutedExperts::kept(source, act);
     for (KeptMatrix& m : kept.matrices)
       m.piece_rows = m.n == d_ff_ ? ExpertBlocking{}.ff_chunk : ExpertBlocking{}.model_chunk;
     return kept;
@@ -135,9 +115,7 @@ class CpuExperts : public Experts {
   }
   std::string weight_format() const override {
     if (experts_.empty()) return {};
-    const std::string gate(formats::traits(experts_.front().gate.format()).name);
-    const std::string down(formats::traits(experts_.front().down.format()).name);
-    return gate == down ? gate : gate + "+" + down;
+    return format_text(experts_.front().gate.format(), experts_.front().down.format());
   }
   std::string kernel_name() const override {
     return experts_.empty() ? std::string() : experts_.front().gate.kernel().name;
@@ -178,10 +156,6 @@ class CpuExperts : public Experts {
   struct Forms {
     dot::Act gate, up, down;
   };
-
-  WeightSpec spec(std::int64_t expert, int projection) const {
-    return expert_weight(path(), expert, projections_, projection, d_model_, d_ff_);
-  }
 
   Groups group_rows(Step& step, std::int64_t n_rows, const Routing& routing,
                     std::int64_t align) const noexcept {
@@ -311,12 +285,7 @@ class CpuExperts : public Experts {
     }
   }
 
-  std::int64_t n_experts_;
-  std::int64_t d_model_;
-  std::int64_t d_ff_;
   float limit_;
-  std::array<std::string, 3> projections_;
-  Recode recode_;
   backend::NodeBuffer storage_;  // of all matrices
   std::vector<Expert> experts_;
 };
@@ -338,15 +307,6 @@ std::unique_ptr<Experts> make_for(const Builder& at, const ExpertsSpec& spec, Re
 }
 
 }  // namespace
-
-WeightSpec expert_weight(const std::string& path, std::int64_t expert,
-                         const std::array<std::string, 3>& projections, int projection,
-                         std::int64_t d_model, std::int64_t d_ff) {
-  const bool down = projection == 2;
-  return {path + "." + std::to_string(expert) + "." +
-              projections[static_cast<std::size_t>(projection)] + ".weight",
-          {down ? d_model : d_ff, down ? d_ff : d_model}};
-}
 
 std::unique_ptr<Experts> make_stored_experts(const Builder& at, const ExpertsSpec& spec) {
   return make_for(at, spec, backend_recode(at));

@@ -2,40 +2,24 @@
 // only remembers; collect() computes all of a step's experts and adds them in place.
 #include "operators/gpu_weights.h"
 #include "operators/makers.h"
+#include "operators/routed_experts.h"
 #include "operators/row_ops.h"
 
 namespace kt::operators {
 namespace {
 
-class GpuExperts : public Experts {
+class GpuExperts : public RoutedExperts {
  public:
   GpuExperts(const Builder& at, const ExpertsSpec& spec, const Recode& recode)
-      : Experts(at.site()),
-        n_experts_(spec.config.moe.n_experts),
-        d_model_(spec.config.d_model),
-        d_ff_(spec.config.moe.d_ff),
-        projections_(spec.projections),
-        recode_(recode),
-        gpu_(*at.gpu()) {}
-
-  std::vector<WeightSpec> weights() const override {
-    std::vector<WeightSpec> all;
-    for (int p = 0; p < 3; ++p) {
-      const std::vector<WeightSpec> some = weights_of(p);
-      all.insert(all.end(), some.begin(), some.end());
-    }
-    return all;
-  }
+      : RoutedExperts(at, spec, recode), gpu_(*at.gpu()) {}
 
   void check(const io::WeightSource& source) const override {
+    RoutedExperts::check(source);
     const auto format_of = [&](const WeightSpec& spec) {
-      const io::TensorInfo& info = require_tensor(source, spec);
-      check_recode(source, info, recode_);
-      return recode_.target(info.format);
+      return recode_.target(require_tensor(source, spec).format);
     };
-    const tensor::Format gate = format_of(weights_of(0).front());
     for (int p = 0; p < 3; ++p) {
-      const tensor::Format wanted = p == 2 ? format_of(weights_of(2).front()) : gate;
+      const tensor::Format wanted = format_of(weight(0, p == 2 ? 2 : 0));  // gate's for up too
       for (const WeightSpec& spec : weights_of(p)) {
         const tensor::Format format = format_of(spec);
         if (format == wanted && gpu_has_experts(format)) continue;
@@ -45,12 +29,6 @@ class GpuExperts : public Experts {
              spec.name, formats::traits(format).name);
       }
     }
-  }
-
-  Kept kept(const io::WeightSource& source, backend::ActPolicy) const override {
-    Kept kept;
-    for (const WeightSpec& spec : weights()) kept.add(source, spec, recode_);
-    return kept;
   }
 
   void load(Loader& loader) override {
@@ -90,9 +68,7 @@ class GpuExperts : public Experts {
   std::uint64_t weight_bytes() const override { return gate_.bytes + up_.bytes + down_.bytes; }
   std::string weight_format() const override {
     if (gate_.bytes == 0) return {};
-    const std::string gate(formats::traits(gate_.first.format).name);
-    const std::string down(formats::traits(down_.first.format).name);
-    return gate == down ? gate : gate + "+" + down;
+    return format_text(gate_.first.format, down_.first.format);
   }
   std::string kernel_name() const override { return "cuda moe"; }
 
@@ -103,8 +79,7 @@ class GpuExperts : public Experts {
 
   std::vector<WeightSpec> weights_of(int projection) const {
     std::vector<WeightSpec> specs;
-    for (std::int64_t e = 0; e < n_experts_; ++e)
-      specs.push_back(expert_weight(path(), e, projections_, projection, d_model_, d_ff_));
+    for (std::int64_t e = 0; e < n_experts_; ++e) specs.push_back(weight(e, projection));
     return specs;
   }
 
@@ -112,9 +87,6 @@ class GpuExperts : public Experts {
     return projection == 0 ? gate_ : projection == 1 ? up_ : down_;
   }
 
-  std::int64_t n_experts_, d_model_, d_ff_;
-  std::array<std::string, 3> projections_;
-  Recode recode_;
   int gpu_;
   GpuMatrices gate_, up_, down_;
 };

@@ -73,11 +73,7 @@ class CpuGate : public Gate {
 
   Routing route_on(GpuStep& gpu, Activation& scored) noexcept {
     const std::int64_t n = scored.n_rows();
-    Routing routing;
-    routing.n_active = moe_.n_active;
-    routing.gpu = &gpu;
-    routing.gpu_ids = static_cast<std::int32_t*>(gpu.allocate(n * moe_.n_active * 4));
-    routing.gpu_weights = static_cast<float*>(gpu.allocate(n * moe_.n_active * 4));
+    const Routing routing = Routing::on(gpu, n, moe_.n_active);
     kernels::cuda::RouteArgs args;
     args.scores = static_cast<const float*>(scored.read_on(gpu));
     args.bias = bias_on_gpu_;

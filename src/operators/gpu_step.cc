@@ -71,13 +71,16 @@ void* GpuStep::allocate(std::size_t bytes) noexcept {
   return pieces_.back().data;
 }
 
+// All transfers are over then.
+void GpuStep::wait() noexcept {
+  run("waiting for a GPU", [](auto& k, auto stream) { return k.stream_synchronize(stream); });
+  staged_ = 0;
+}
+
 // Pinned memory that no transfer uses any more.
 std::byte* GpuStep::stage(std::size_t bytes) noexcept {
   bytes = aligned(bytes);
-  if (staged_ + bytes > kStagingBytes) {
-    run("waiting for a GPU", [](auto& k, auto stream) { return k.stream_synchronize(stream); });
-    staged_ = 0;
-  }
+  if (staged_ + bytes > kStagingBytes) wait();
   std::byte* at = static_cast<std::byte*>(staging_.get()) + staged_;
   staged_ += bytes;
   return at;
@@ -128,49 +131,52 @@ void GpuStep::begin(const Batch& batch) noexcept {
   sequences_.table = {send(pages), stride};
 }
 
-void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
-  const std::size_t row_bytes =
-      static_cast<std::size_t>(rows.n_cols) * kernels::cuda::type_bytes(type);
+// f(first row, rows, bytes of a row, pinned memory for them) for parts that the pinned memory
+// holds.
+template <class F>
+void GpuStep::for_parts(std::int64_t n_rows, std::int64_t n_cols, Type type, F&& f) noexcept {
+  const std::size_t row_bytes = static_cast<std::size_t>(n_cols) * kernels::cuda::type_bytes(type);
   const auto at_once = static_cast<std::int64_t>(kStagingBytes / aligned(row_bytes));
-  for (std::int64_t begin = 0; begin < rows.n_rows;) {
-    const std::int64_t n = std::min(at_once, rows.n_rows - begin);
-    const std::size_t bytes = row_bytes * static_cast<std::size_t>(n);
-    std::byte* from = stage(bytes);
-    for (std::int64_t r = 0; r < n; ++r)
-      store_row(rows.row(begin + r), rows.n_cols, type,
-                from + static_cast<std::size_t>(r) * row_bytes);
-    run("sending rows to a GPU", [&](auto& k, auto stream) {
-      return k.copy(static_cast<std::byte*>(to) + static_cast<std::size_t>(begin) * row_bytes, from,
-                    bytes, CopyKind::kToDevice, stream);
-    });
-    begin += n;
+  for (std::int64_t begin = 0; begin < n_rows; begin += at_once) {
+    const std::int64_t n = std::min(at_once, n_rows - begin);
+    f(begin, n, row_bytes, stage(row_bytes * static_cast<std::size_t>(n)));
   }
 }
 
+void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
+  for_parts(rows.n_rows, rows.n_cols, type,
+            [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* from) {
+              for (std::int64_t r = 0; r < n; ++r)
+                store_row(rows.row(begin + r), rows.n_cols, type,
+                          from + static_cast<std::size_t>(r) * row_bytes);
+              auto* part =
+                  static_cast<std::byte*>(to) + static_cast<std::size_t>(begin) * row_bytes;
+              run("sending rows to a GPU", [&](auto& k, auto stream) {
+                return k.copy(part, from, row_bytes * static_cast<std::size_t>(n),
+                              CopyKind::kToDevice, stream);
+              });
+            });
+}
+
 void GpuStep::download(const void* rows, Type type, tensor::MatrixF to) noexcept {
-  const std::size_t row_bytes =
-      static_cast<std::size_t>(to.n_cols) * kernels::cuda::type_bytes(type);
-  const auto at_once = static_cast<std::int64_t>(kStagingBytes / aligned(row_bytes));
-  for (std::int64_t begin = 0; begin < to.n_rows;) {
-    const std::int64_t n = std::min(at_once, to.n_rows - begin);
-    const std::size_t bytes = row_bytes * static_cast<std::size_t>(n);
-    std::byte* at = stage(bytes);
-    run("fetching rows from a GPU", [&](auto& k, auto stream) {
-      return k.copy(
-          at, static_cast<const std::byte*>(rows) + static_cast<std::size_t>(begin) * row_bytes,
-          bytes, CopyKind::kToHost, stream);
-    });
-    run("waiting for a GPU", [](auto& k, auto stream) { return k.stream_synchronize(stream); });
-    staged_ = 0;
-    for (std::int64_t r = 0; r < n; ++r) {
-      if (!error_.empty()) {  // nobody shall see what was there
-        std::fill(to.row(begin + r), to.row(begin + r) + to.n_cols, 0.0f);
-        continue;
-      }
-      load_row(at + static_cast<std::size_t>(r) * row_bytes, to.n_cols, type, to.row(begin + r));
-    }
-    begin += n;
-  }
+  for_parts(to.n_rows, to.n_cols, type,
+            [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* at) {
+              const auto* part =
+                  static_cast<const std::byte*>(rows) + static_cast<std::size_t>(begin) * row_bytes;
+              run("fetching rows from a GPU", [&](auto& k, auto stream) {
+                return k.copy(at, part, row_bytes * static_cast<std::size_t>(n), CopyKind::kToHost,
+                              stream);
+              });
+              wait();
+              for (std::int64_t r = 0; r < n; ++r) {
+                float* row = to.row(begin + r);
+                if (error_.empty()) {
+                  load_row(at + static_cast<std::size_t>(r) * row_bytes, to.n_cols, type, row);
+                } else {  // nobody shall see what was there
+                  std::fill(row, row + to.n_cols, 0.0f);
+                }
+              }
+            });
 }
 
 }  // namespace kt::operators

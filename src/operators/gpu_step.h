@@ -64,7 +64,11 @@ class GpuStep {
 
  private:
   void note(const char* who, kernels::cuda::Status status) noexcept;
+  void wait() noexcept;
   std::byte* stage(std::size_t bytes) noexcept;
+  template <class F>
+  void for_parts(std::int64_t n_rows, std::int64_t n_cols, kernels::cuda::Type type,
+                 F&& f) noexcept;
   template <class T>
   const T* send(const std::vector<T>& values) noexcept;
 

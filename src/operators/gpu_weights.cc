@@ -19,7 +19,12 @@ constexpr std::size_t kPieceBytes = std::size_t{32} << 20;
 class Sender {
  public:
   Sender(Loader& loader, backend::Gpu& gpu, const Recode& recode)
-      : loader_(loader), gpu_(gpu), recode_(recode), mark_(gpu.mark()) {}
+      : loader_(loader),
+        gpu_(gpu),
+        recode_(recode),
+        readers_(static_cast<std::size_t>(loader.cpu().pool.size()),
+                 RowReader(loader.source(), recode)),
+        mark_(gpu.mark()) {}
   ~Sender() { gpu_.release(mark_); }
   Sender(const Sender&) = delete;
   Sender& operator=(const Sender&) = delete;
@@ -62,27 +67,18 @@ class Sender {
   // Rows [row, row + n) → pinned memory, recoded.
   void collect(const io::TensorInfo& info, std::int64_t row, std::int64_t n) {
     constexpr std::int64_t kRowsEach = 64;
-    const std::size_t stored = formats::row_bytes(info.format, info.shape.n_cols());
     const std::size_t row_bytes =
         formats::row_bytes(recode_.target(info.format), info.shape.n_cols());
-    const auto view = loader_.source().map(info);
     std::exception_ptr failure;
     std::mutex mutex;
-    loader_.cpu().pool.run((n + kRowsEach - 1) / kRowsEach, [&](std::int64_t task, int) {
+    loader_.cpu().pool.run((n + kRowsEach - 1) / kRowsEach, [&](std::int64_t task, int worker) {
       const std::int64_t begin = task * kRowsEach, count = std::min(kRowsEach, n - begin);
       std::byte* to =
           static_cast<std::byte*>(staging_.get()) + static_cast<std::size_t>(begin) * row_bytes;
       try {
-        std::vector<std::byte> read;
-        const std::byte* rows = view ? view->row(row + begin) : nullptr;
-        if (rows == nullptr) {
-          read.resize(stored * static_cast<std::size_t>(count));
-          loader_.source().read_rows(info, row + begin, count, read.data());
-          rows = read.data();
-        }
-        RowRecoder recoder(recode_);
-        if (recode_.changes(info.format)) rows = recoder.run(info, rows, count);
-        std::memcpy(to, rows, row_bytes * static_cast<std::size_t>(count));
+        RowReader& reader = readers_[static_cast<std::size_t>(worker)];
+        std::memcpy(to, reader.rows(info, row + begin, count),
+                    row_bytes * static_cast<std::size_t>(count));
       } catch (...) {
         const std::lock_guard lock(mutex);
         failure = std::current_exception();
@@ -94,6 +90,7 @@ class Sender {
   Loader& loader_;
   backend::Gpu& gpu_;
   Recode recode_;
+  std::vector<RowReader> readers_;  // of each worker
   std::size_t mark_;
   backend::PinnedMemory staging_;
   std::byte* raw_ = nullptr;  // rows as they are sent

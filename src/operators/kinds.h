@@ -120,6 +120,8 @@ struct Routing {
   GpuStep* gpu = nullptr;       // that has them too
   std::int32_t* gpu_ids = nullptr;
   float* gpu_weights = nullptr;
+  /// Room on a GPU, ids and weights in one block.
+  static Routing on(GpuStep& gpu, std::int64_t n_rows, std::int64_t n_active) noexcept;
   void fetch(Step& step, std::int64_t n_rows) noexcept;  // to host memory
   void send(Step& step, GpuStep& to, std::int64_t n_rows) noexcept;
 };

@@ -26,8 +26,22 @@ bool Recode::changes(tensor::Format stored) const {
   return kind == Kind::kGroup || target(stored) != stored;
 }
 
-const std::byte* RowRecoder::run(const io::TensorInfo& info, const std::byte* rows,
+const std::byte* RowReader::rows(const io::TensorInfo& info, std::int64_t row,
                                  std::int64_t n_rows) {
+  const std::byte* stored = nullptr;
+  if (const auto view = source_->map(info)) {
+    stored = view->row(row);
+  } else {
+    read_.resize(static_cast<std::size_t>(n_rows) *
+                 formats::row_bytes(info.format, info.shape.n_cols()));
+    source_->read_rows(info, row, n_rows, read_.data());
+    stored = read_.data();
+  }
+  return recode_.changes(info.format) ? recoded(info, stored, n_rows) : stored;
+}
+
+const std::byte* RowReader::recoded(const io::TensorInfo& info, const std::byte* rows,
+                                    std::int64_t n_rows) {
   const formats::FormatTraits& stored = formats::traits(info.format);
   const formats::FormatTraits& target = formats::traits(recode_.target(info.format));
   const std::int64_t n_cols = info.shape.n_cols();
@@ -118,7 +132,7 @@ void check_recode(const io::WeightSource& source, const io::TensorInfo& info,
 }
 
 backend::Gpu& Loader::gpu(int index) {
-  for (backend::Gpu* gpu : gpus_) {
+  for (const auto& gpu : gpus_) {
     if (gpu->index() == index) return *gpu;
   }
   fail(ErrorCode::kUnsupported, gpu_name(index), "is not in use");
@@ -204,7 +218,6 @@ void Loader::pack(std::span<const Packing> matrices, const Recode& recode) {
   };
   constexpr std::size_t kPartBytes = std::size_t{1} << 20;  // of the file, in whole tiles
   std::vector<std::vector<Part>> parts(static_cast<std::size_t>(cpu_.pool.n_nodes()));
-  std::vector<std::optional<tensor::WeightView>> views;
   for (std::size_t i = 0; i < matrices.size(); ++i) {
     const io::TensorInfo& info = *matrices[i].info;
     const std::int64_t tile = matrices[i].matrix->tile_rows();
@@ -218,11 +231,9 @@ void Loader::pack(std::span<const Packing> matrices, const Recode& recode) {
         parts[static_cast<std::size_t>(node)].push_back({i, row, std::min(step, rows.end - row)});
       }
     }
-    views.push_back(source_.map(info));
   }
   const auto n_workers = static_cast<std::size_t>(cpu_.pool.size());
-  std::vector<std::vector<std::byte>> staging(n_workers);
-  std::vector<RowRecoder> recoders(n_workers, RowRecoder(recode));
+  std::vector<RowReader> readers(n_workers, RowReader(source_, recode));
   std::exception_ptr failure;
   std::mutex mutex;
   const auto parts_of = [&](int node) -> const std::vector<Part>& {
@@ -233,19 +244,9 @@ void Loader::pack(std::span<const Packing> matrices, const Recode& recode) {
     const Part& part = parts_of(node)[static_cast<std::size_t>(task)];
     const Packing& packing = matrices[part.matrix];
     try {
-      const auto& view = views[part.matrix];
-      const std::byte* rows = view ? view->row(part.row) : nullptr;
-      if (rows == nullptr) {
-        auto& buffer = staging[static_cast<std::size_t>(worker)];
-        buffer.resize(static_cast<std::size_t>(part.n_rows) *
-                      formats::row_bytes(packing.info->format, packing.info->shape.n_cols()));
-        source_.read_rows(*packing.info, part.row, part.n_rows, buffer.data());
-        rows = buffer.data();
-      }
-      if (recode.changes(packing.info->format)) {
-        rows = recoders[static_cast<std::size_t>(worker)].run(*packing.info, rows, part.n_rows);
-      }
-      packing.matrix->pack_rows(part.row, part.n_rows, rows);
+      RowReader& reader = readers[static_cast<std::size_t>(worker)];
+      packing.matrix->pack_rows(part.row, part.n_rows,
+                                reader.rows(*packing.info, part.row, part.n_rows));
     } catch (...) {
       const std::lock_guard lock(mutex);
       failure = std::current_exception();

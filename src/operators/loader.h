@@ -54,17 +54,20 @@ struct Recode {
 /// bits use max|x| / 127.
 void encode_group(const float* x, std::int64_t n, const Recode& recode, std::byte* out);
 
-/// Turns rows of a tensor into the recoded format; its buffer is kept between calls.
-class RowRecoder {
+/// Brings rows of tensors, recoded; its buffers are kept between calls. One thread's.
+class RowReader {
  public:
-  explicit RowRecoder(const Recode& recode) : recode_(recode) {}
-  /// Valid until the next call.
-  const std::byte* run(const io::TensorInfo& info, const std::byte* rows, std::int64_t n_rows);
+  RowReader(const io::WeightSource& source, const Recode& recode)
+      : source_(&source), recode_(recode) {}
+  /// Rows [row, row + n_rows), valid until the next call. Throws as WeightSource::read_rows.
+  const std::byte* rows(const io::TensorInfo& info, std::int64_t row, std::int64_t n_rows);
 
  private:
+  const std::byte* recoded(const io::TensorInfo& info, const std::byte* rows, std::int64_t n_rows);
+  const io::WeightSource* source_;
   Recode recode_;
   std::vector<float> decoded_;
-  std::vector<std::byte> encoded_;
+  std::vector<std::byte> read_, encoded_;
 };
 
 /// The tensor with this shape; throws kMismatch naming it when it is missing or shaped otherwise.
@@ -77,7 +80,7 @@ class Loader {
  public:
   using Progress = std::function<void(std::uint64_t bytes_done)>;
   Loader(const io::WeightSource& source, backend::Cpu& cpu, Progress progress,
-         std::span<backend::Gpu* const> gpus = {})
+         std::span<const std::unique_ptr<backend::Gpu>> gpus = {})
       : source_(source), cpu_(cpu), progress_(std::move(progress)), gpus_(gpus) {}
   backend::Cpu& cpu() { return cpu_; }
   /// Of the number in "cuda:0".
@@ -111,7 +114,7 @@ class Loader {
   const io::WeightSource& source_;
   backend::Cpu& cpu_;
   Progress progress_;
-  std::span<backend::Gpu* const> gpus_;
+  std::span<const std::unique_ptr<backend::Gpu>> gpus_;
   backend::SmallWeights small_;
   std::uint64_t bytes_done_ = 0;
   std::set<std::string> used_;

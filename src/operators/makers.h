@@ -20,10 +20,6 @@ std::unique_ptr<Linear> make_group_linear(const Builder& at, const LinearSpec& s
 /// Weights stored as block FP8, used as they are.
 std::unique_ptr<Linear> make_fp8_linear(const Builder& at, const LinearSpec& spec);
 
-/// Tensor of one projection of an expert: 0 gate, 1 up [d_ff, d_model], 2 down [d_model, d_ff].
-WeightSpec expert_weight(const std::string& path, std::int64_t expert,
-                         const std::array<std::string, 3>& projections, int projection,
-                         std::int64_t d_model, std::int64_t d_ff);
 std::unique_ptr<Experts> make_gpu_experts(const Builder& at, const ExpertsSpec& spec,
                                           const Recode& recode);
 

@@ -60,35 +60,36 @@ class GpuRmsNorm : public RmsNorm {
   using RmsNorm::run_vectors;
   void run_vectors(Step& step, Activation& x) noexcept override {
     GpuStep& gpu = step.gpu(gpu_);
-    void* rows = x.update_on(gpu);
-    const std::int64_t n = x.n_rows() * x.n_cols() / dim_;
-    launch(gpu, {rows,
-                 x.gpu_type(),
-                 nullptr,
-                 {},
-                 on_gpu_,
-                 rows,
-                 x.gpu_type(),
-                 n,
-                 dim_,
-                 dim_,
-                 dim_,
-                 dim_,
-                 eps_});
+    kernels::cuda::NormArgs args;
+    args.residual = args.out = x.update_on(gpu);
+    args.residual_type = args.out_type = x.gpu_type();
+    launch(gpu, args, x.n_rows() * x.n_cols() / dim_);
   }
 
  private:
   void do_run(Step& step, Activation& residual, Activation* delta,
               Activation& out) noexcept override {
     GpuStep& gpu = step.gpu(gpu_);
-    const void* pending = delta == nullptr ? nullptr : delta->read_on(gpu);
-    void* x = delta == nullptr ? const_cast<void*>(residual.read_on(gpu)) : residual.update_on(gpu);
-    const GpuType delta_type = delta == nullptr ? GpuType::kF32 : delta->gpu_type();
-    launch(gpu, {x, residual.gpu_type(), pending, delta_type, on_gpu_, out.write_on(gpu),
-                 out.gpu_type(), residual.n_rows(), dim_, dim_, dim_, dim_, eps_});
+    kernels::cuda::NormArgs args;
+    if (delta != nullptr) {
+      args.delta = delta->read_on(gpu);
+      args.delta_type = delta->gpu_type();
+      args.residual = residual.update_on(gpu);
+    } else {
+      args.residual = const_cast<void*>(residual.read_on(gpu));  // not written then
+    }
+    args.residual_type = residual.gpu_type();
+    args.out = out.write_on(gpu);
+    args.out_type = out.gpu_type();
+    launch(gpu, args, residual.n_rows());
   }
 
-  void launch(GpuStep& gpu, const kernels::cuda::NormArgs& args) const noexcept {
+  // m vectors, one after the other.
+  void launch(GpuStep& gpu, kernels::cuda::NormArgs& args, std::int64_t m) const noexcept {
+    args.weight = on_gpu_;
+    args.m = m;
+    args.d = args.residual_stride = args.delta_stride = args.out_stride = dim_;
+    args.eps = eps_;
     gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.add_rms_norm(args, stream); });
   }
 

@@ -2,25 +2,34 @@
 
 namespace kt::operators {
 
-// Ids and weights are moved as rows of four-byte values.
+Routing Routing::on(GpuStep& gpu, std::int64_t n_rows, std::int64_t n_active) noexcept {
+  const std::int64_t n = n_rows * n_active;
+  auto* block = static_cast<float*>(gpu.allocate(static_cast<std::size_t>(2 * n) * sizeof(float)));
+  Routing routing;
+  routing.n_active = n_active;
+  routing.gpu = &gpu;
+  routing.gpu_ids = reinterpret_cast<std::int32_t*>(block);
+  routing.gpu_weights = block == nullptr ? nullptr : block + n;
+  return routing;
+}
+
+// Ids and weights are moved as rows of four-byte values; from a GPU in one go, which waits for it.
 void Routing::fetch(Step& step, std::int64_t n_rows) noexcept {
   if (ids != nullptr || gpu == nullptr) return;
-  ids = step.arena.allocate<std::int32_t>(n_rows * n_active);
-  weights = step.arena.allocate<float>(n_rows * n_active);
-  const auto rows = [&](void* data) {
-    return MatrixF{static_cast<float*>(data), n_rows, n_active, n_active};
-  };
-  gpu->download(gpu_ids, GpuType::kF32, rows(ids));
-  gpu->download(gpu_weights, GpuType::kF32, rows(weights));
+  const std::int64_t n = n_rows * n_active;
+  auto* block = step.arena.allocate<float>(2 * n);
+  ids = reinterpret_cast<std::int32_t*>(block);
+  weights = block + n;
+  gpu->download(gpu_ids, GpuType::kF32, {block, 2 * n_rows, n_active, n_active});
 }
 
 void Routing::send(Step& step, GpuStep& to, std::int64_t n_rows) noexcept {
   if (gpu == &to) return;
   fetch(step, n_rows);
-  const auto bytes = static_cast<std::size_t>(n_rows * n_active) * sizeof(float);
+  const Routing there = on(to, n_rows, n_active);
   gpu = &to;
-  gpu_ids = static_cast<std::int32_t*>(to.allocate(bytes));
-  gpu_weights = static_cast<float*>(to.allocate(bytes));
+  gpu_ids = there.gpu_ids;
+  gpu_weights = there.gpu_weights;
   const auto rows = [&](const void* data) {
     return ConstMatrixF{static_cast<const float*>(data), n_rows, n_active, n_active};
   };

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <cstdlib>
+#include <memory>
 #include <span>
 
 #include "backend/cpu/cpu.h"
@@ -45,10 +46,11 @@ struct Step {
   std::span<const tensor::KvLayerView> kv;  // [n_layers]
   Trace* trace = nullptr;                   // zones go here when it is set
   ExpertUse* expert_use = nullptr;          // counted here when it is set
-  std::span<GpuStep* const> gpus = {};      // those in use; index() is the number in "cuda:0"
+  std::span<const std::unique_ptr<GpuStep>> gpus =
+      {};  // those in use; index() is the number in "cuda:0"
   std::int64_t n_rows() const { return static_cast<std::int64_t>(batch.tokens.size()); }
   GpuStep& gpu(int index) const {
-    for (GpuStep* gpu : gpus) {
+    for (const auto& gpu : gpus) {
       if (gpu->index() == index) return *gpu;
     }
     std::abort();  // operators are built on GPUs that are in use

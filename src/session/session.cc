@@ -97,7 +97,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   const auto start = Clock::now();
   s->open_gpus(options);
   operators::Loader loader(*s->source_, *s->cpu_, make_progress(options, s->report_.file_bytes),
-                           s->gpu_list_);
+                           s->gpus_);
   models::load_model(*s->model_, loader);
   operators::walk(*s->model_,
                   [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
@@ -106,13 +106,13 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   }
   engine_options.layer_wise_threshold = s->placement_.layer_wise_threshold;
   engine_options.make_loader = [self = s.get()] {
-    return operators::Loader(*self->source_, *self->cpu_, {}, self->gpu_list_);
+    return operators::Loader(*self->source_, *self->cpu_, {}, self->gpus_);
   };
   if (options.page_store != nullptr) {
     engine_options.page_store = options.page_store;
     engine_options.kv_identity = kv_identity(*s, options);
   }
-  s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options, s->gpu_list_);
+  s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options, s->gpus_);
   s->try_gpus();
   if (options.trace || !options.trace_file.empty()) {
     constexpr std::size_t kZones = std::size_t{1} << 20;
@@ -156,7 +156,6 @@ void Session::open_gpus(const Options& options) {
   for (const int index : used) {
     const std::size_t bytes = gpu_machine_.gpus[static_cast<std::size_t>(index)].bytes;
     gpus_.push_back(std::make_unique<backend::Gpu>(gpu_machine_.library, index, bytes));
-    gpu_list_.push_back(gpus_.back().get());
   }
 }
 

@@ -96,7 +96,6 @@ class Session {
   std::unique_ptr<io::WeightSource> source_;
   GpuMachine gpu_machine_;
   std::vector<std::unique_ptr<backend::Gpu>> gpus_;
-  std::vector<backend::Gpu*> gpu_list_;  // the same
   operators::Placement placement_;
   std::unique_ptr<backend::Cpu> cpu_;
   std::unique_ptr<operators::Model> model_;
