@@ -161,6 +161,10 @@ void add_model_options(CLI::App& command, session::Options& options) {
           "Memory of each GPU to use at most; what is free when not given")
       ->type_name("24GiB")
       ->group(group);
+  add_choice(command, "--gpu-graphs", options.gpu_graphs, {"on", "off"},
+             "Replay decoding steps on GPUs instead of launching kernel by kernel")
+      ->capture_default_str()
+      ->group(group);
   command
       .add_option("--gpu-plugin", options.gpu_plugin,
                   "The GPU plug-in; libkt_cuda.so beside the program when not given")

@@ -267,13 +267,19 @@ void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Ro
   }
 }
 
+// With programs that are not recorded yet, the step only records them.
 template <class F>
-void Engine::with_step(const Rows& rows, F&& run) {
+void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs) {
   arena_.reset();
-  const operators::Batch batch{rows.tokens, rows.positions, rows.sequences, rows.logit_rows};
-  operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_, &expert_use_, gpus_};
-  for (const auto& gpu : gpus_) gpu->begin(batch);
+  const operators::Batch batch = rows.batch();
+  const operators::StepShape shape = operators::shape_of(batch);
+  const bool records = programs != nullptr && !programs->front()->is_recorded();
+  operators::Step step{
+      batch, cpu_, arena_, pool_.layers(), trace_, records ? nullptr : &expert_use_, gpus_};
+  for (std::size_t i = 0; i < gpus_.size(); ++i)
+    gpus_[i]->begin(batch, shape, programs == nullptr ? nullptr : (*programs)[i].get());
   run(step);
+  for (const auto& gpu : gpus_) gpu->end();
   for (const auto& gpu : gpus_) {
     if (gpu->error().empty()) continue;
     fail(ErrorCode::kInternal, operators::gpu_name(gpu->index()), "{}", gpu->error());
@@ -282,10 +288,21 @@ void Engine::with_step(const Rows& rows, F&& run) {
 
 tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
   tensor::MatrixF logits;
-  with_step(rows, [&](operators::Step& step) {
+  const auto run = [&](operators::Step& step) {
     logits = arena_.matrix(static_cast<std::int64_t>(rows.logit_rows.size()), vocab_size());
     model_.run(step, logits);
-  });
+  };
+  const operators::StepShape shape = operators::shape_of(rows.batch());
+  // Traces tell of what the host does, which is little in a graph.
+  const bool may_replay = options_.gpu_graphs && trace_ == nullptr && !gpus_.empty();
+  const StepGraphs::Programs* programs = may_replay ? graphs_.find(shape, gpus_) : nullptr;
+  if (programs == nullptr) {
+    with_step(rows, run);
+    graphs_.launched(shape, gpus_);
+    return logits;
+  }
+  if (!programs->front()->is_recorded()) with_step(rows, run, programs);
+  with_step(rows, run, programs);
   return logits;
 }
 
@@ -687,19 +704,30 @@ std::vector<float> Engine::embed(std::vector<std::int32_t> tokens, Pooling pooli
   return sum;
 }
 
+// The last row's logits of a step of n rows.
+std::vector<float> Engine::try_rows(Sequence& sequence, std::int64_t n) {
+  Rows rows;
+  add_rows(sequence, sequence.n_tokens() - n, n, rows);
+  const tensor::ConstMatrixF logits = run_rows(rows);
+  if (!finite({logits.data, static_cast<std::size_t>(logits.n_cols)}))
+    fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite logit");
+  return {logits.data, logits.data + logits.n_cols};
+}
+
 void Engine::rehearse() {
   Request request;
   request.prompt.resize(static_cast<std::size_t>(options_.chunk_size));
   request.max_tokens = 0;
   Sequence sequence(0, std::move(request), vocab_size());
   KT_CHECK(ensure_pages(sequence, options_.chunk_size));
-  Rows rows;
-  add_rows(sequence, 0, options_.chunk_size, rows);
-  const tensor::ConstMatrixF logits = run_rows(rows);
+  try_rows(sequence, options_.chunk_size);
+  const std::vector<float> launched = try_rows(sequence, 1);
+  if (options_.gpu_graphs && try_rows(sequence, 1) != launched) {
+    fail(ErrorCode::kInternal, {},
+         "a replayed step gives other logits than the launched one; --gpu-graphs off replays none");
+  }
   sequence.pages.truncate(pool_, 0);
   expert_use_ = {};
-  if (finite({logits.data, static_cast<std::size_t>(logits.n_cols)})) return;
-  fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite logit");
 }
 
 // Runs the next n tokens, and adds what pooling wants of them.

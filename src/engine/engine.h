@@ -24,6 +24,7 @@
 #include "engine/kv_pool.h"
 #include "engine/prompt_lookup.h"
 #include "engine/sampler.h"
+#include "engine/step_graphs.h"
 #include "io/page_store.h"
 #include "operators/kinds.h"
 #include "operators/layered.h"
@@ -45,6 +46,7 @@ struct EngineOptions {
   /// may share it. `kv_identity` names what rows depend on beside the tokens (weights, numerics).
   std::shared_ptr<io::PageStore> page_store;
   std::string kv_identity;
+  bool gpu_graphs = true;      // replays steps of few rows on GPUs instead of launching them
   bool prompt_lookup = false;  // guesses tokens from the text (engine/prompt_lookup.h)
 };
 
@@ -132,9 +134,9 @@ class Engine {
   /// the cache, kInternal on NaN.
   enum class Pooling { kMean, kLast };
   std::vector<float> embed(std::vector<std::int32_t> tokens, Pooling pooling);
-  /// One step as large as prompts make them, which leaves nothing behind but the memory of its
-  /// temporaries; before the first request. Throws kInternal when a GPU fails or the logits are no
-  /// numbers.
+  /// One step as large as prompts make them, and one of decoding, launched and replayed, which leave
+  /// nothing behind but the memory of their temporaries; before the first request. Throws kInternal
+  /// when a GPU fails, the logits are no numbers, or a replay gives others.
   void rehearse();
   /// Zones of every module from now on go to `trace`; null: none. It must outlive the engine.
   void set_trace(operators::Trace* trace) { trace_ = trace; }
@@ -148,6 +150,7 @@ class Engine {
     std::vector<std::int32_t> tokens, positions, logit_rows;
     std::vector<operators::SequenceRows> sequences;
     std::vector<Sequence*> owners;  // of each entry of sequences
+    operators::Batch batch() const { return {tokens, positions, sequences, logit_rows}; }
   };
   void check(const Request& request) const;
   void embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling, std::vector<float>& sum);
@@ -165,8 +168,9 @@ class Engine {
   std::vector<Rows> collect_rows(bool* decodes_only);
   void add_rows(Sequence& sequence, std::int64_t position, std::int64_t n, Rows& rows);
   template <class F>
-  void with_step(const Rows& rows, F&& run);
+  void with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs = nullptr);
   tensor::ConstMatrixF run_rows(const Rows& rows);
+  std::vector<float> try_rows(Sequence& sequence, std::int64_t n);
   void end_all();
   bool goes_layer_wise(const Sequence& sequence) const;
   void run_layer_wise(Sequence& sequence);
@@ -189,6 +193,7 @@ class Engine {
   KvPool pool_;
   tensor::Arena arena_;
   std::vector<std::unique_ptr<operators::GpuStep>> gpus_;
+  StepGraphs graphs_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<std::pair<RequestId, Result>> results_;
   Drafts drafts_;

@@ -1,6 +1,7 @@
 #include "operators/gpu_step.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <numeric>
 
@@ -13,10 +14,22 @@ namespace {
 using backend::CopyKind;
 using kernels::cuda::Status;
 using kernels::cuda::Type;
+using kernels::cuda::type_bytes;
 
 constexpr std::size_t kPieceBytes = std::size_t{64} << 20;
 constexpr std::size_t kStagingBytes = std::size_t{16} << 20;
 constexpr std::size_t kAlign = 256;
+
+constexpr const char* kOtherTransfers =
+    "a step exchanges other rows with the host than the one of its shape that was recorded";
+
+// 512, 768, 1024, 1536, … keys: a graph serves until the next.
+std::int64_t round_keys(std::int64_t n) {
+  std::int64_t size = 512;
+  while (size < n)
+    size = std::has_single_bit(static_cast<std::uint64_t>(size)) ? size / 2 * 3 : size / 3 * 4;
+  return size;
+}
 
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
@@ -36,6 +49,23 @@ void load_row(const std::byte* from, std::int64_t n, Type type, float* to) {
   }
   const auto* in = reinterpret_cast<const std::uint16_t*>(from);
   for (std::int64_t i = 0; i < n; ++i) to[i] = bf16_to_f32(in[i]);
+}
+
+void store_rows(tensor::ConstMatrixF rows, Type type, std::byte* to) {
+  const std::size_t row_bytes = static_cast<std::size_t>(rows.n_cols) * type_bytes(type);
+  for (std::int64_t r = 0; r < rows.n_rows; ++r, to += row_bytes)
+    store_row(rows.row(r), rows.n_cols, type, to);
+}
+
+void load_rows(const std::byte* from, Type type, tensor::MatrixF rows) {
+  const std::size_t row_bytes = static_cast<std::size_t>(rows.n_cols) * type_bytes(type);
+  for (std::int64_t r = 0; r < rows.n_rows; ++r, from += row_bytes)
+    load_row(from, rows.n_cols, type, rows.row(r));
+}
+
+void clear(tensor::MatrixF rows) {
+  for (std::int64_t r = 0; r < rows.n_rows; ++r)
+    std::fill(rows.row(r), rows.row(r) + rows.n_cols, 0.0f);
 }
 
 }  // namespace
@@ -86,56 +116,129 @@ std::byte* GpuStep::stage(std::size_t bytes) noexcept {
   return at;
 }
 
-template <class T>
-const T* GpuStep::send(const std::vector<T>& values) noexcept {
-  const std::size_t bytes = values.size() * sizeof(T);
-  void* to = allocate(bytes);
-  if (bytes == 0 || to == nullptr) return static_cast<const T*>(to);
-  for (std::size_t done = 0; done < bytes;) {
-    const std::size_t n = std::min(bytes - done, kStagingBytes);
-    std::byte* from = stage(n);
-    std::memcpy(from, reinterpret_cast<const std::byte*>(values.data()) + done, n);
+StepShape shape_of(const Batch& batch) {
+  StepShape shape;
+  shape.n_rows = static_cast<std::int64_t>(batch.tokens.size());
+  shape.n_sequences = static_cast<std::int64_t>(batch.sequences.size());
+  shape.n_logits = static_cast<std::int64_t>(batch.logit_rows.size());
+  for (const SequenceRows& s : batch.sequences) {
+    shape.max_rows = std::max(shape.max_rows, s.n_rows);
+    shape.max_keys = std::max(shape.max_keys, s.position + s.n_rows);
+  }
+  if (shape.n_rows <= StepShape::kFewRows) shape.max_keys = round_keys(shape.max_keys);
+  return shape;
+}
+
+void GpuStep::begin(const Batch& batch, const StepShape& shape, GpuProgram* program) noexcept {
+  used_ = 0;
+  transferred_ = {};
+  program_ = program;
+  mode_ = Mode::kLaunch;
+  std::vector<std::byte> packed;
+  try {
+    packed = pack_batch(batch, shape);
+  } catch (const std::exception& e) {
+    if (error_.empty()) error_ = e.what();
+  }
+  if (program != nullptr) start_program(packed);
+  if (mode_ != Mode::kReplay) send_batch(packed);
+}
+
+// Lists what kernels want to know of the batch, and takes memory for it.
+std::vector<std::byte> GpuStep::pack_batch(const Batch& batch, const StepShape& shape) {
+  const std::int64_t stride = (shape.max_keys + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
+  const auto rows = static_cast<std::size_t>(shape.n_rows);
+  const auto sequences = static_cast<std::size_t>(shape.n_sequences);
+  const std::size_t logits_at = aligned(rows * sizeof(std::int32_t));
+  const std::size_t items_at =
+      logits_at + aligned(static_cast<std::size_t>(shape.n_logits) * sizeof(std::int32_t));
+  const std::size_t pages_at = items_at + aligned(sequences * sizeof(kernels::cuda::SequenceItem));
+  std::vector<std::byte> packed(pages_at + sequences * static_cast<std::size_t>(stride) *
+                                               sizeof(std::int32_t));
+  const auto ints = [&](std::size_t at) {
+    return reinterpret_cast<std::int32_t*>(packed.data() + at);
+  };
+  std::iota(ints(0), ints(0) + shape.n_rows, 0);
+  std::copy(batch.logit_rows.begin(), batch.logit_rows.end(), ints(logits_at));
+  auto* items = reinterpret_cast<kernels::cuda::SequenceItem*>(packed.data() + items_at);
+  for (std::int32_t i = 0; const SequenceRows& s : batch.sequences) {
+    const std::int64_t n_pages =
+        (s.position + s.n_rows + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
+    std::copy(s.pages, s.pages + n_pages, ints(pages_at) + i * stride);
+    items[i] = {static_cast<std::int32_t>(s.row_begin), static_cast<std::int32_t>(s.n_rows),
+                static_cast<std::int32_t>(s.position), i};
+    ++i;
+  }
+  batch_ = static_cast<std::byte*>(allocate(packed.size()));
+  if (batch_ == nullptr) return packed;
+  row_numbers_ = reinterpret_cast<const std::int32_t*>(batch_);
+  logit_rows_ = reinterpret_cast<const std::int32_t*>(batch_ + logits_at);
+  sequences_ = {reinterpret_cast<const kernels::cuda::SequenceItem*>(batch_ + items_at),
+                shape.n_sequences,
+                shape.max_rows,
+                shape.max_keys,
+                {reinterpret_cast<const std::int32_t*>(batch_ + pages_at), stride}};
+  return packed;
+}
+
+// Starts recording, or launches what was recorded; the batch is its first transfer.
+void GpuStep::start_program(const std::vector<std::byte>& batch) noexcept {
+  run("choosing a GPU", [](auto&, auto) { return Status::kOk; });
+  if (!error_.empty()) return;
+  if (!program_->is_recorded()) {
+    note("recording a step", program_->record_begin());
+    if (error_.empty()) mode_ = Mode::kRecord;
+    return;
+  }
+  mode_ = Mode::kReplay;
+  if (!program_->rewind()) note("waiting for a GPU", Status::kDeviceFailed);
+  const GpuProgram::Slot slot = next_slot(batch.size());
+  if (slot.data == nullptr) return;
+  std::memcpy(slot.data, batch.data(), batch.size());
+  note("launching a step", program_->launch());
+}
+
+void GpuStep::send_batch(const std::vector<std::byte>& batch) noexcept {
+  transferred_.add(batch.size());
+  for (std::size_t done = 0; done < batch.size();) {
+    const std::size_t n = std::min(batch.size() - done, kStagingBytes);
+    std::byte* from = nullptr;
+    if (mode_ == Mode::kRecord) {  // its size is that of the batches to come
+      from = next_slot(batch.size()).data;
+    } else {
+      from = stage(n);
+      std::memcpy(from, batch.data() + done, n);
+    }
     run("sending a batch", [&](auto& k, auto stream) {
-      return k.copy(static_cast<std::byte*>(to) + done, from, n, CopyKind::kToDevice, stream);
+      return k.copy(batch_ + done, from, n, CopyKind::kToDevice, stream);
     });
     done += n;
   }
-  return static_cast<const T*>(to);
 }
 
-void GpuStep::begin(const Batch& batch) noexcept {
-  used_ = 0;
-  const auto n_rows = static_cast<std::int64_t>(batch.tokens.size());
-  std::vector<std::int32_t> numbers(static_cast<std::size_t>(n_rows));
-  std::iota(numbers.begin(), numbers.end(), 0);
-  row_numbers_ = send(numbers);
-  logit_rows_ = send(std::vector<std::int32_t>(batch.logit_rows.begin(), batch.logit_rows.end()));
-  const auto pages_of = [](const SequenceRows& s) {
-    return (s.position + s.n_rows + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
-  };
-  sequences_ = {};
-  std::int64_t stride = 0;
-  for (const SequenceRows& s : batch.sequences) stride = std::max(stride, pages_of(s));
-  std::vector<kernels::cuda::SequenceItem> items;
-  std::vector<std::int32_t> pages(batch.sequences.size() * static_cast<std::size_t>(stride));
-  for (const SequenceRows& s : batch.sequences) {
-    const auto table = static_cast<std::int32_t>(items.size());
-    std::copy(s.pages, s.pages + pages_of(s), pages.begin() + table * stride);
-    items.push_back({static_cast<std::int32_t>(s.row_begin), static_cast<std::int32_t>(s.n_rows),
-                     static_cast<std::int32_t>(s.position), table});
-    sequences_.max_rows = std::max(sequences_.max_rows, s.n_rows);
-    sequences_.max_keys = std::max(sequences_.max_keys, s.position + s.n_rows);
+void GpuStep::end() noexcept {
+  if (mode_ == Mode::kRecord) {
+    const Status status = program_->record_end();
+    if (error_.empty()) note("recording a step", status);
+  } else if (mode_ == Mode::kReplay && !program_->end() && error_.empty()) {
+    error_ = kOtherTransfers;
   }
-  sequences_.n_items = static_cast<std::int64_t>(items.size());
-  sequences_.items = send(items);
-  sequences_.table = {send(pages), stride};
+  mode_ = Mode::kLaunch;
+  program_ = nullptr;
+}
+
+GpuProgram::Slot GpuStep::next_slot(std::size_t bytes) noexcept {
+  if (!error_.empty()) return {};
+  const GpuProgram::Slot slot = program_->next(bytes);
+  if (slot.data == nullptr) error_ = kOtherTransfers;
+  return slot;
 }
 
 // f(first row, rows, bytes of a row, pinned memory for them) for parts that the pinned memory
 // holds.
 template <class F>
 void GpuStep::for_parts(std::int64_t n_rows, std::int64_t n_cols, Type type, F&& f) noexcept {
-  const std::size_t row_bytes = static_cast<std::size_t>(n_cols) * kernels::cuda::type_bytes(type);
+  const std::size_t row_bytes = static_cast<std::size_t>(n_cols) * type_bytes(type);
   const auto at_once = static_cast<std::int64_t>(kStagingBytes / aligned(row_bytes));
   for (std::int64_t begin = 0; begin < n_rows; begin += at_once) {
     const std::int64_t n = std::min(at_once, n_rows - begin);
@@ -144,11 +247,12 @@ void GpuStep::for_parts(std::int64_t n_rows, std::int64_t n_cols, Type type, F&&
 }
 
 void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
+  const std::size_t bytes = static_cast<std::size_t>(rows.n_rows * rows.n_cols) * type_bytes(type);
+  if (mode_ != Mode::kLaunch) return upload_in_program(rows, to, type, bytes);
+  transferred_.add(bytes);
   for_parts(rows.n_rows, rows.n_cols, type,
             [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* from) {
-              for (std::int64_t r = 0; r < n; ++r)
-                store_row(rows.row(begin + r), rows.n_cols, type,
-                          from + static_cast<std::size_t>(r) * row_bytes);
+              store_rows(rows.rows(begin, n), type, from);
               auto* part =
                   static_cast<std::byte*>(to) + static_cast<std::size_t>(begin) * row_bytes;
               run("sending rows to a GPU", [&](auto& k, auto stream) {
@@ -158,25 +262,60 @@ void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
             });
 }
 
+void GpuStep::upload_in_program(tensor::ConstMatrixF rows, void* to, Type type,
+                                std::size_t bytes) noexcept {
+  const GpuProgram::Slot slot = next_slot(bytes);
+  if (slot.data == nullptr) return;
+  if (mode_ == Mode::kReplay) {
+    store_rows(rows, type, slot.data);
+    program_->fill(slot);
+    return;
+  }
+  run("sending rows to a GPU", [&](auto& k, auto stream) {
+    const Status status = k.wait_flag(slot.full_on_gpu, GpuProgram::kFull, stream);
+    return status == Status::kOk ? k.copy(to, slot.data, bytes, CopyKind::kToDevice, stream)
+                                 : status;
+  });
+}
+
 void GpuStep::download(const void* rows, Type type, tensor::MatrixF to) noexcept {
-  for_parts(to.n_rows, to.n_cols, type,
-            [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* at) {
-              const auto* part =
-                  static_cast<const std::byte*>(rows) + static_cast<std::size_t>(begin) * row_bytes;
-              run("fetching rows from a GPU", [&](auto& k, auto stream) {
-                return k.copy(at, part, row_bytes * static_cast<std::size_t>(n), CopyKind::kToHost,
-                              stream);
+  const std::size_t bytes = static_cast<std::size_t>(to.n_rows * to.n_cols) * type_bytes(type);
+  if (mode_ == Mode::kLaunch) {
+    transferred_.add(bytes);
+    for_parts(to.n_rows, to.n_cols, type,
+              [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* at) {
+                const auto* part = static_cast<const std::byte*>(rows) +
+                                   static_cast<std::size_t>(begin) * row_bytes;
+                run("fetching rows from a GPU", [&](auto& k, auto stream) {
+                  return k.copy(at, part, row_bytes * static_cast<std::size_t>(n),
+                                CopyKind::kToHost, stream);
+                });
+                wait();
+                if (error_.empty()) load_rows(at, type, to.rows(begin, n));
               });
-              wait();
-              for (std::int64_t r = 0; r < n; ++r) {
-                float* row = to.row(begin + r);
-                if (error_.empty()) {
-                  load_row(at + static_cast<std::size_t>(r) * row_bytes, to.n_cols, type, row);
-                } else {  // nobody shall see what was there
-                  std::fill(row, row + to.n_cols, 0.0f);
-                }
-              }
-            });
+  } else {
+    download_in_program(rows, type, to, bytes);
+  }
+  if (!error_.empty() || mode_ == Mode::kRecord) clear(to);  // nobody shall see what was there
+}
+
+void GpuStep::download_in_program(const void* rows, Type type, tensor::MatrixF to,
+                                  std::size_t bytes) noexcept {
+  const GpuProgram::Slot slot = next_slot(bytes);
+  if (slot.data == nullptr) return;
+  if (mode_ == Mode::kReplay) {
+    if (!program_->wait(slot)) {
+      note("waiting for a GPU", Status::kDeviceFailed);
+    } else {
+      load_rows(slot.data, type, to);
+    }
+    return;
+  }
+  run("fetching rows from a GPU", [&](auto& k, auto stream) {
+    const Status status = k.copy(slot.data, rows, bytes, CopyKind::kToHost, stream);
+    return status == Status::kOk ? k.write_flag(slot.full_on_gpu, GpuProgram::kFull, stream)
+                                 : status;
+  });
 }
 
 }  // namespace kt::operators

@@ -1,10 +1,15 @@
 // A GPU during one step: memory for temporaries, the batch as kernels read it, transfers, and the
 // first error, after which nothing more is launched.
 //
-//   begin(batch) → launches of the operators on this GPU → error(), asked when the step has ended
+//   begin(batch) → launches of the operators on this GPU → end() → error()
 //
 // Temporaries grow like tensor::Arena, in pieces of the GPU's reserved memory. Transfers between
-// floats in host memory and rows on the GPU go through pinned memory; download() waits. Thread
+// floats in host memory and rows on the GPU go through pinned memory; download() waits.
+//
+// With a GpuProgram the first such step is recorded, and those after it are replayed: the graph is
+// launched at begin(), and the walk of the tree only does what is left for the host, exchanging
+// rows with the graph as it goes. What a step launches and in which order it transfers must
+// therefore follow from its shape. A recorded step computes nothing; downloads give zeros. Thread
 // rule: used by the thread that walks the tree.
 #pragma once
 #include <cstdint>
@@ -14,6 +19,7 @@
 #include <vector>
 
 #include "backend/gpu/gpu.h"
+#include "operators/gpu_program.h"
 #include "tensor/kv_view.h"
 #include "tensor/tensor.h"
 
@@ -21,6 +27,19 @@ namespace kt::operators {
 
 struct Batch;
 class Module;
+
+/// What launches of a step depend on beside the addresses, which are the same in steps of one
+/// shape.
+struct StepShape {
+  std::int64_t n_rows = 0, n_sequences = 0;
+  std::int64_t max_rows = 0;  // of a sequence
+  std::int64_t max_keys = 0;  // of a sequence, or, of few rows, the next of few sizes
+  std::int64_t n_logits = 0;
+  bool operator==(const StepShape&) const = default;
+  /// Up to this many rows are "few", as decoding has them.
+  static constexpr std::int64_t kFewRows = 64;
+};
+StepShape shape_of(const Batch& batch);
 
 class GpuStep {
  public:
@@ -32,8 +51,12 @@ class GpuStep {
   backend::Gpu& gpu() const { return gpu_; }
   int index() const { return gpu_.index(); }
 
-  /// Forgets the temporaries and sends the batch.
-  void begin(const Batch& batch) noexcept;
+  /// Forgets the temporaries and sends the batch; records the step or replays it when there is a
+  /// program, which must be of its shape.
+  void begin(const Batch& batch, const StepShape& shape, GpuProgram* program = nullptr) noexcept;
+  void end() noexcept;
+  /// What the step that was launched transferred.
+  const GpuProgram::Size& transferred() const { return transferred_; }
   /// The sequences of the batch, as kernels::cuda::AttentionArgs wants them.
   struct Sequences {
     const kernels::cuda::SequenceItem* items = nullptr;
@@ -52,7 +75,8 @@ class GpuStep {
   /// launch() on this GPU unless there was an error; what it returns is noted as `who`'s.
   template <class F>
   void run(const char* who, F&& launch) noexcept {
-    if (error_.empty()) note(who, gpu_.api().use_device(gpu_.index()));
+    if (!error_.empty() || mode_ == Mode::kReplay) return;
+    note(who, gpu_.api().use_device(gpu_.index()));
     if (error_.empty()) note(who, launch(gpu_.api(), gpu_.stream()));
   }
   /// What went wrong in this step or before; empty: nothing.
@@ -63,14 +87,21 @@ class GpuStep {
   void download(const void* rows, kernels::cuda::Type type, tensor::MatrixF to) noexcept;
 
  private:
+  enum class Mode : std::uint8_t { kLaunch, kRecord, kReplay };
   void note(const char* who, kernels::cuda::Status status) noexcept;
   void wait() noexcept;
   std::byte* stage(std::size_t bytes) noexcept;
   template <class F>
   void for_parts(std::int64_t n_rows, std::int64_t n_cols, kernels::cuda::Type type,
                  F&& f) noexcept;
-  template <class T>
-  const T* send(const std::vector<T>& values) noexcept;
+  std::vector<std::byte> pack_batch(const Batch& batch, const StepShape& shape);
+  void send_batch(const std::vector<std::byte>& batch) noexcept;
+  void start_program(const std::vector<std::byte>& batch) noexcept;
+  GpuProgram::Slot next_slot(std::size_t bytes) noexcept;
+  void upload_in_program(tensor::ConstMatrixF rows, void* to, kernels::cuda::Type type,
+                         std::size_t bytes) noexcept;
+  void download_in_program(const void* rows, kernels::cuda::Type type, tensor::MatrixF to,
+                           std::size_t bytes) noexcept;
 
   backend::Gpu& gpu_;
   struct Piece {
@@ -81,7 +112,11 @@ class GpuStep {
   std::size_t used_ = 0;
   backend::PinnedMemory staging_;
   std::size_t staged_ = 0;  // bytes of it in use
+  Mode mode_ = Mode::kLaunch;
+  GpuProgram* program_ = nullptr;
+  GpuProgram::Size transferred_;
   Sequences sequences_;
+  std::byte* batch_ = nullptr;  // as pack_batch() lists it
   const std::int32_t* row_numbers_ = nullptr;
   const std::int32_t* logit_rows_ = nullptr;
   std::string error_;

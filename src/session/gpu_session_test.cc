@@ -1,6 +1,8 @@
-// A model on GPUs, which are stand-ins (backend/gpu/test_fixtures): memory that is too little, and
-// kernels that fail in the middle.
+// A model on GPUs, which are stand-ins (backend/gpu/test_fixtures): steps that are replayed, memory
+// that is too little, and kernels that fail in the middle.
 #include <gtest/gtest.h>
+
+#include <fstream>
 
 #include "backend/gpu/test_fixtures/fake_gpu.h"
 #include "base/shared_object.h"
@@ -20,12 +22,54 @@ class GpuSession : public ::testing::Test {
 
   static std::unique_ptr<Session> open(std::uint64_t gpu_memory = 0, std::int64_t chunk = 128) {
     Options options;
-    options.n_threads = 2;
-    options.gpu_plugin = kPlugin;
     options.gpu_memory = gpu_memory;
     options.chunk_size = chunk;
+    return open(options);
+  }
+  static std::unique_ptr<Session> open(Options options) {
+    options.n_threads = 2;
+    options.gpu_plugin = kPlugin;
     return Session::open_dummy(options, KT_SOURCE_DIR "/tests/data/golden_configs/qwen3_moe.json",
                                "Q8_0", 0);
+  }
+  // With all on the planned GPUs, or the experts on the CPU.
+  static std::unique_ptr<Session> open_with_graphs(const char* graphs, bool experts_on_cpu) {
+    Options options;
+    options.gpu_graphs = graphs;
+    if (experts_on_cpu) {
+      options.rules = ::testing::TempDir() + "/experts_on_cpu.yaml";
+      options.device = "cuda:0";
+      std::ofstream(options.rules) << R"(
+- match: {name: '^model\.layers\..*\.experts$'}
+  replace:
+    class: ktransformers.operators.experts.KTransformersExperts
+    kwargs: {generate_device: cpu, generate_op: KExpertsCPU}
+  recursive: false
+- match: {name: '^model\.embed_tokens$'}
+  replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}
+)";
+    }
+    return open(options);
+  }
+  // Several at once, of different lengths, which end one after the other.
+  static std::vector<std::vector<std::int32_t>> run_many(engine::Engine& engine) {
+    std::vector<engine::Engine::RequestId> ids;
+    for (int i = 0; i < 4; ++i) {
+      engine::Request many = request();
+      many.prompt.resize(static_cast<std::size_t>(3 + 20 * i), 1 + i);
+      many.max_tokens = 6 + 5 * i;
+      many.reuse_prefix = false;
+      ids.push_back(engine.submit(many));
+    }
+    while (engine.step()) {
+    }
+    std::vector<std::vector<std::int32_t>> tokens;
+    for (const auto id : ids) {
+      const auto result = engine.take_result(id);
+      EXPECT_EQ(result->error, "");
+      tokens.push_back(result->tokens);
+    }
+    return tokens;
   }
   static engine::Request request() {
     engine::Request request;
@@ -48,13 +92,48 @@ TEST_F(GpuSession, ReservesAllAtOnceAndSaysSo) {
   EXPECT_EQ(session->engine().generate(request()).tokens.size(), 8u);
 }
 
+TEST_F(GpuSession, ReplayedStepsEqualLaunchedOnes) {
+  for (const bool experts_on_cpu : {false, true}) {
+    auto session = open_with_graphs("off", experts_on_cpu);
+    const auto wanted = run_many(session->engine());
+    const std::uint64_t n_rows = session->engine().expert_use().n_rows;
+    session = nullptr;  // and its memory
+    session = open_with_graphs("on", experts_on_cpu);
+    EXPECT_EQ(run_many(session->engine()), wanted);
+    EXPECT_EQ(run_many(session->engine()), wanted);  // with all shapes known
+    EXPECT_EQ(session->engine().expert_use().n_rows, 2 * n_rows);
+  }
+}
+
+TEST_F(GpuSession, AGraphThatFailsIsAnErrorAndTheNextSessionWorks) {
+  for (const bool experts_on_cpu : {false, true}) {
+    for (const char* call : {"graph", "graph_launch"}) {
+      auto session = open_with_graphs("on", experts_on_cpu);
+      const auto wanted = session->engine().generate(request()).tokens;
+      settings_.failing = call;
+      try {
+        session->engine().generate(request());
+        ADD_FAILURE() << call << ": no error";
+      } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("the device failed"), std::string::npos) << e.what();
+      }
+      settings_.failing = nullptr;
+      session = nullptr;
+      session = open_with_graphs("on", experts_on_cpu);
+      EXPECT_EQ(session->engine().generate(request()).tokens, wanted) << call;
+    }
+  }
+}
+
 TEST_F(GpuSession, AKernelThatFailsIsAnErrorAndTheNextSessionWorks) {
   auto session = open();
   const auto wanted = session->engine().generate(request()).tokens;
   for (const char* call : {"gemm", "moe", "attention", "copy", "stream_synchronize"}) {
     settings_.failing = call;
+    engine::Request other = request();
+    other.prompt = {9, 8, 7, 6, 5, 4, 3};  // a step that is launched
     try {
-      session->engine().generate(request());
+      session->engine().generate(other);
       ADD_FAILURE() << call << ": no error";
     } catch (const Error& e) {
       EXPECT_NE(std::string(e.what()).find("the device failed"), std::string::npos) << e.what();

@@ -109,6 +109,13 @@ Status stream_create(Stream* out) {
 }
 void stream_destroy(Stream stream) { outcome(cudaStreamDestroy(stream)); }
 Status stream_synchronize(Stream stream) { return outcome(cudaStreamSynchronize(stream)); }
+Status stream_idle(Stream stream, bool* idle) {
+  const cudaError_t error = cudaStreamQuery(stream);
+  *idle = error == cudaSuccess;
+  if (error != cudaErrorNotReady) return outcome(error);
+  cudaGetLastError();  // it counts as one
+  return Status::kOk;
+}
 Status stream_wait_event(Stream stream, GpuEventHandle event) {
   return outcome(cudaStreamWaitEvent(stream, event, 0));
 }

@@ -1,8 +1,9 @@
-// A GPU plug-in without a GPU: two devices of host memory, streams that run at once, products as
-// loops over decoded rows; other kernels only in the whole one, which has much memory. FAKE_…
-// (CMakeLists.txt) says which, and what is wrong with it.
+// A GPU plug-in without a GPU: two devices of host memory, streams that run at once, and graphs on
+// a thread of their own; products as loops over decoded rows; other kernels only in the whole one,
+// which has much memory. FAKE_… (CMakeLists.txt) says which, and what is wrong with it.
 #include "backend/gpu/test_fixtures/fake_gpu.h"
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +22,14 @@ struct CUstream_st {
   int device = 0;
   bool recording = false;
   Work work;
+  std::thread graph;  // that runs
+  std::atomic<bool> runs{false}, died{false};
+
+  explicit CUstream_st(int of) : device(of) {}
+  ~CUstream_st() { join(); }
+  void join() {
+    if (graph.joinable()) graph.join();
+  }
 };
 struct CUevent_st {
   Clock::time_point when;
@@ -58,6 +67,7 @@ Status enqueue(const char* call, Stream stream, F&& f) {
   if (stream->recording) {
     stream->work.emplace_back(std::forward<F>(f));
   } else {
+    stream->join();
     f();
   }
   return Status::kOk;
@@ -144,13 +154,24 @@ void set_devices(GpuApi& api) {
 
 void set_streams(GpuApi& api) {
   api.stream_create = [](Stream* out) {
-    return make("stream_create", CUstream_st{settings.device, false, {}}, out);
+    const Status status = outcome("stream_create");
+    if (status != Status::kOk) return status;
+    *out = new CUstream_st(settings.device);
+    ++settings.n_held;
+    return status;
   };
   api.stream_destroy = [](Stream stream) {
     delete stream;
     --settings.n_held;
   };
-  api.stream_synchronize = [](Stream) { return outcome("stream_synchronize"); };
+  api.stream_synchronize = [](Stream stream) {
+    stream->join();
+    return stream->died ? Status::kDeviceFailed : outcome("stream_synchronize");
+  };
+  api.stream_idle = [](Stream stream, bool* idle) {
+    *idle = !stream->runs;
+    return stream->died ? Status::kDeviceFailed : outcome("stream_idle");
+  };
   api.stream_wait_event = [](Stream, GpuEventHandle) { return outcome("stream_wait_event"); };
   api.event_create = [](bool, GpuEventHandle* out) {
     return make("event_create", CUevent_st(), out);
@@ -205,9 +226,19 @@ void set_work(GpuApi& api) {
     stream->recording = false;
     return make("graph_end", CUgraphExec_st{std::exchange(stream->work, {})}, out);
   };
-  api.graph_launch = [](GpuGraphHandle graph, Stream) {
-    for (const auto& f : graph->work) f();
-    return outcome("graph_launch");
+  api.graph_launch = [](GpuGraphHandle graph, Stream stream) {
+    stream->join();
+    const Status status = outcome("graph_launch");
+    if (status != Status::kOk) return status;
+    const bool dies = outcome("graph") != Status::kOk;  // in the middle
+    stream->runs = true;
+    stream->graph = std::thread([graph, stream, dies] {
+      const std::size_t n = graph->work.size() / (dies ? 2 : 1);
+      for (std::size_t i = 0; i < n; ++i) graph->work[i]();
+      stream->died = dies;
+      stream->runs = false;
+    });
+    return status;
   };
   api.graph_destroy = [](GpuGraphHandle graph) {
     delete graph;

@@ -1,0 +1,113 @@
+#include "operators/gpu_program.h"
+
+#include <chrono>
+#include <thread>
+
+namespace kt::operators {
+namespace {
+
+using backend::Status;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kAlign = 256;
+constexpr std::size_t kFlagBytes = 64;  // a line each, so that nobody's write disturbs another's
+
+std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+// One for each transfer, and one for the end.
+std::size_t flags_bytes(std::size_t n) { return aligned((n + 1) * kFlagBytes); }
+
+}  // namespace
+
+void GpuProgram::Size::add(std::size_t transfer) {
+  bytes += aligned(transfer);
+  ++n;
+}
+
+GpuProgram::GpuProgram(backend::Gpu& gpu, Size size)
+    : gpu_(gpu), size_(size), memory_(gpu.pinned(flags_bytes(size.n) + size.bytes)) {
+  void* address = nullptr;
+  gpu_.check(gpu_.api().device_address(memory_.get(), &address), "device_address");
+  flags_on_gpu_ = static_cast<std::byte*>(address);
+}
+
+// The GPU must not write to memory that is not there any more; what fails has been reported.
+GpuProgram::~GpuProgram() {
+  if (ran_ && gpu_.api().use_device(gpu_.index()) == Status::kOk)
+    gpu_.api().stream_synchronize(gpu_.stream());
+}
+
+GpuProgram::Slot GpuProgram::slot(std::size_t i, std::size_t offset) const {
+  auto* memory = static_cast<std::byte*>(memory_.get());
+  return {memory + flags_bytes(size_.n) + offset,
+          reinterpret_cast<std::uint32_t*>(memory + i * kFlagBytes),
+          flags_on_gpu_ + i * kFlagBytes};
+}
+
+GpuProgram::Slot GpuProgram::next(std::size_t bytes) noexcept {
+  const bool fits = at_ < size_.n && used_ + aligned(bytes) <= size_.bytes;
+  const bool expected = !is_recorded() || (at_ < transfers_.size() && transfers_[at_] == bytes);
+  if (!fits || !expected) return {};
+  if (!is_recorded()) transfers_.push_back(bytes);  // reserved by record_begin()
+  const Slot found = slot(at_, used_);
+  ++at_;
+  used_ += aligned(bytes);
+  return found;
+}
+
+Status GpuProgram::record_begin() noexcept {
+  try {
+    transfers_.reserve(size_.n);
+  } catch (...) {
+    return Status::kNoMemory;
+  }
+  return gpu_.api().graph_begin(gpu_.stream());
+}
+
+Status GpuProgram::record_end() noexcept {
+  const Slot end = slot(size_.n, 0);
+  const Status marked = gpu_.api().write_flag(end.full_on_gpu, kFull, gpu_.stream());
+  backend::GpuGraphHandle handle = nullptr;
+  const Status status = gpu_.api().graph_end(gpu_.stream(), &handle);
+  if (status != Status::kOk) return status;
+  graph_ = {gpu_.api(), handle};
+  return marked;
+}
+
+bool GpuProgram::rewind() noexcept {
+  if (ran_ && !wait(slot(size_.n, 0))) return false;
+  for (std::size_t i = 0; i <= size_.n; ++i) *slot(i, 0).full = 0;
+  at_ = used_ = 0;
+  return true;
+}
+
+Status GpuProgram::launch() noexcept {
+  ran_ = true;
+  return gpu_.api().graph_launch(graph_.get(), gpu_.stream());
+}
+
+bool GpuProgram::wait(const Slot& slot) noexcept {
+  constexpr int kSpins = 2000;  // some tens of microseconds
+  constexpr auto kAsk = std::chrono::milliseconds(1);
+  const auto full = [&] { return __atomic_load_n(slot.full, __ATOMIC_ACQUIRE) == kFull; };
+  for (int i = 0; i < kSpins; ++i) {
+    if (full()) return true;
+    __builtin_ia32_pause();
+  }
+  for (auto asked = Clock::now(); !full(); std::this_thread::yield()) {
+    if (Clock::now() - asked < kAsk) continue;
+    asked = Clock::now();
+    bool idle = false;
+    if (gpu_.api().stream_idle(gpu_.stream(), &idle) != Status::kOk) return false;
+    if (idle) return full();
+  }
+  return true;
+}
+
+bool GpuProgram::end() noexcept {
+  if (at_ == transfers_.size()) return true;
+  for (std::size_t i = 0; i < transfers_.size(); ++i) fill(slot(i, 0));
+  return false;
+}
+
+}  // namespace kt::operators

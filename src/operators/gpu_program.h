@@ -1,0 +1,69 @@
+// What a step of one shape does on one GPU, recorded once as a graph, and the pinned memory by
+// which host and GPU exchange rows in the middle of it.
+//
+//   record: next() for each transfer → record_end()     replay: launch() → next() and a flag for
+//   each
+//
+// Transfers have a slot each, in the order of the recorded step; a flag says that its slot is full:
+// the GPU waits for those that the host fills, the host for the others. Thread rule: used by the
+// thread that walks the tree.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "backend/gpu/gpu.h"
+
+namespace kt::operators {
+
+class GpuProgram {
+ public:
+  /// Bytes and number of a step's transfers.
+  struct Size {
+    std::size_t bytes = 0, n = 0;
+    void add(std::size_t transfer);
+  };
+  /// Pinned memory for them. Throws kNoMemory.
+  GpuProgram(backend::Gpu& gpu, Size size);
+  ~GpuProgram();
+  GpuProgram(const GpuProgram&) = delete;
+  GpuProgram& operator=(const GpuProgram&) = delete;
+
+  bool is_recorded() const { return graph_.get() != nullptr; }
+
+  struct Slot {
+    std::byte* data = nullptr;
+    std::uint32_t* full = nullptr;
+    void* full_on_gpu = nullptr;
+  };
+  static constexpr std::uint32_t kFull = 1;
+  /// The slot of the next transfer; data is null when it is not one of those that were recorded.
+  Slot next(std::size_t bytes) noexcept;
+
+  backend::Status record_begin() noexcept;
+  /// Also ends a recording that failed.
+  backend::Status record_end() noexcept;
+
+  /// Waits for the last run, empties the slots. The first one, which the graph reads without a
+  /// flag, may be filled then.
+  bool rewind() noexcept;
+  backend::Status launch() noexcept;
+  void fill(const Slot& slot) noexcept { __atomic_store_n(slot.full, kFull, __ATOMIC_RELEASE); }
+  /// False when the GPU failed or ended without filling it.
+  bool wait(const Slot& slot) noexcept;
+  /// Whether the step took all transfers; if not, lets the GPU go on with what the slots hold.
+  bool end() noexcept;
+
+ private:
+  Slot slot(std::size_t i, std::size_t offset) const;
+
+  backend::Gpu& gpu_;
+  Size size_;
+  backend::PinnedMemory memory_;
+  std::byte* flags_on_gpu_ = nullptr;
+  std::vector<std::size_t> transfers_;  // bytes of each
+  std::size_t at_ = 0, used_ = 0;       // the next one
+  bool ran_ = false;
+  backend::GpuGraph graph_;
+};
+
+}  // namespace kt::operators
