@@ -85,6 +85,7 @@ engine::Result generate(session::Session& session, std::vector<std::int32_t> pro
   engine::Request request;
   request.prompt = std::move(prompt);
   request.sampling.temperature = 0.0f;
+  request.logprobs = false;
   request.reuse_prefix = reuse;
   request.ignore_stop_tokens = true;
   request.max_tokens = n_tokens;

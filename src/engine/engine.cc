@@ -276,6 +276,7 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
   const bool records = programs != nullptr && !programs->front()->is_recorded();
   operators::Step step{
       batch, cpu_, arena_, pool_.layers(), trace_, records ? nullptr : &expert_use_, gpus_};
+  if (shape.max_rows == 1) step.deferral.n_experts = options_.defer_experts;
   for (std::size_t i = 0; i < gpus_.size(); ++i)
     gpus_[i]->begin(batch, shape, programs == nullptr ? nullptr : (*programs)[i].get());
   run(step);

@@ -46,8 +46,9 @@ struct EngineOptions {
   /// may share it. `kv_identity` names what rows depend on beside the tokens (weights, numerics).
   std::shared_ptr<io::PageStore> page_store;
   std::string kv_identity;
-  bool gpu_graphs = true;      // replays steps of few rows on GPUs instead of launching them
-  bool prompt_lookup = false;  // guesses tokens from the text (engine/prompt_lookup.h)
+  bool gpu_graphs = true;          // replays steps of few rows on GPUs instead of launching them
+  std::int64_t defer_experts = 0;  // in steps of decoding (operators::Deferral)
+  bool prompt_lookup = false;      // guesses tokens from the text (engine/prompt_lookup.h)
 };
 
 enum class FinishReason {
@@ -134,9 +135,9 @@ class Engine {
   /// the cache, kInternal on NaN.
   enum class Pooling { kMean, kLast };
   std::vector<float> embed(std::vector<std::int32_t> tokens, Pooling pooling);
-  /// One step as large as prompts make them, and one of decoding, launched and replayed, which leave
-  /// nothing behind but the memory of their temporaries; before the first request. Throws kInternal
-  /// when a GPU fails, the logits are no numbers, or a replay gives others.
+  /// One step as large as prompts make them, and one of decoding, launched and replayed, which
+  /// leave nothing behind but the memory of their temporaries; before the first request. Throws
+  /// kInternal when a GPU fails, the logits are no numbers, or a replay gives others.
   void rehearse();
   /// Zones of every module from now on go to `trace`; null: none. It must outlive the engine.
   void set_trace(operators::Trace* trace) { trace_ = trace; }

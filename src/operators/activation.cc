@@ -20,7 +20,8 @@ Activation::Activation(Step& step, std::int64_t n_rows, std::int64_t n_cols, Gpu
     : Activation(on(step, step.arena.matrix(n_rows, n_cols), on_gpu)) {}
 
 void Activation::fetch() {
-  gpu_->download(at(*gpu_), gpu_type_, {writable_, host_.n_rows, host_.n_cols, host_.stride});
+  const GpuStep::Fetch fetch = fetch_args();
+  gpu_->download({&fetch, 1});
   on_host_ = true;
 }
 

@@ -9,6 +9,7 @@
 // Thread rule: owned by the thread that walks the tree; the rows may be used by all.
 #pragma once
 #include <array>
+#include <optional>
 
 #include "operators/step.h"
 
@@ -34,6 +35,12 @@ class Activation {
   const ConstMatrixF& f32() {
     if (!on_host_) fetch();
     return host_;
+  }
+  /// The copy that f32() would wait for, if it is one from this GPU; it is the caller's to do then.
+  std::optional<GpuStep::Fetch> take_fetch(const GpuStep& gpu) {
+    if (on_host_ || gpu_ != &gpu) return std::nullopt;
+    on_host_ = true;
+    return fetch_args();
   }
   /// To overwrite all rows.
   MatrixF write() {
@@ -80,6 +87,9 @@ class Activation {
 
  private:
   void* at(const GpuStep& gpu) const { return on_gpus_[static_cast<std::size_t>(gpu.index())]; }
+  GpuStep::Fetch fetch_args() const {
+    return {at(*gpu_), gpu_type_, {writable_, host_.n_rows, host_.n_cols, host_.stride}};
+  }
   void fetch();
   void send(GpuStep& gpu);
 

@@ -105,6 +105,7 @@ class CpuExperts : public RoutedExperts {
     add_rows(step, *ticket.result, accumulate_into);
   }
 
+  bool on_cpu() const override { return true; }
   std::uint64_t weight_bytes() const override {
     std::uint64_t n = 0;
     for (const Expert& e : experts_) n += e.gate.bytes() + e.up.bytes() + e.down.bytes();
@@ -128,7 +129,7 @@ class CpuExperts : public RoutedExperts {
 
  private:
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
-    routing.fetch(step, x.n_rows());
+    routing.fetch(step, x.n_rows(), &x);
     const Expert& first = experts_.front();
     const std::int64_t n_each = x.n_rows() * routing.n_active / n_experts_;
     const Forms forms = {first.gate.form(x.n_rows(), n_each), first.up.form(x.n_rows(), n_each),

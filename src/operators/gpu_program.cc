@@ -28,7 +28,7 @@ GpuProgram::GpuProgram(backend::Gpu& gpu, Size size)
     : gpu_(gpu), size_(size), memory_(gpu.pinned(flags_bytes(size.n) + size.bytes)) {
   void* address = nullptr;
   gpu_.check(gpu_.api().device_address(memory_.get(), &address), "device_address");
-  flags_on_gpu_ = static_cast<std::byte*>(address);
+  memory_on_gpu_ = static_cast<std::byte*>(address);
 }
 
 // The GPU must not write to memory that is not there any more; what fails has been reported.
@@ -39,9 +39,9 @@ GpuProgram::~GpuProgram() {
 
 GpuProgram::Slot GpuProgram::slot(std::size_t i, std::size_t offset) const {
   auto* memory = static_cast<std::byte*>(memory_.get());
-  return {memory + flags_bytes(size_.n) + offset,
-          reinterpret_cast<std::uint32_t*>(memory + i * kFlagBytes),
-          flags_on_gpu_ + i * kFlagBytes};
+  const std::size_t data = flags_bytes(size_.n) + offset, flag = i * kFlagBytes;
+  return {memory + data, memory_on_gpu_ + data, reinterpret_cast<std::uint32_t*>(memory + flag),
+          reinterpret_cast<std::uint32_t*>(memory_on_gpu_ + flag)};
 }
 
 GpuProgram::Slot GpuProgram::next(std::size_t bytes) noexcept {

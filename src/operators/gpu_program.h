@@ -32,8 +32,9 @@ class GpuProgram {
 
   struct Slot {
     std::byte* data = nullptr;
+    std::byte* data_on_gpu = nullptr;
     std::uint32_t* full = nullptr;
-    void* full_on_gpu = nullptr;
+    std::uint32_t* full_on_gpu = nullptr;
   };
   static constexpr std::uint32_t kFull = 1;
   /// The slot of the next transfer; data is null when it is not one of those that were recorded.
@@ -59,7 +60,7 @@ class GpuProgram {
   backend::Gpu& gpu_;
   Size size_;
   backend::PinnedMemory memory_;
-  std::byte* flags_on_gpu_ = nullptr;
+  std::byte* memory_on_gpu_ = nullptr;
   std::vector<std::size_t> transfers_;  // bytes of each
   std::size_t at_ = 0, used_ = 0;       // the next one
   bool ran_ = false;

@@ -63,6 +63,10 @@ void load_rows(const std::byte* from, Type type, tensor::MatrixF rows) {
     load_row(from, rows.n_cols, type, rows.row(r));
 }
 
+std::size_t bytes_of(tensor::ConstMatrixF rows, Type type) {
+  return static_cast<std::size_t>(rows.n_rows * rows.n_cols) * type_bytes(type);
+}
+
 void clear(tensor::MatrixF rows) {
   for (std::int64_t r = 0; r < rows.n_rows; ++r)
     std::fill(rows.row(r), rows.row(r) + rows.n_cols, 0.0f);
@@ -247,9 +251,14 @@ void GpuStep::for_parts(std::int64_t n_rows, std::int64_t n_cols, Type type, F&&
 }
 
 void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
-  const std::size_t bytes = static_cast<std::size_t>(rows.n_rows * rows.n_cols) * type_bytes(type);
-  if (mode_ != Mode::kLaunch) return upload_in_program(rows, to, type, bytes);
-  transferred_.add(bytes);
+  if (mode_ != Mode::kLaunch) {
+    const std::byte* from = await_rows(rows, type);
+    run("sending rows to a GPU", [&](auto& k, auto stream) {
+      return k.copy(to, from, bytes_of(rows, type), CopyKind::kToDevice, stream);
+    });
+    return;
+  }
+  transferred_.add(bytes_of(rows, type));
   for_parts(rows.n_rows, rows.n_cols, type,
             [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* from) {
               store_rows(rows.rows(begin, n), type, from);
@@ -262,59 +271,90 @@ void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
             });
 }
 
-void GpuStep::upload_in_program(tensor::ConstMatrixF rows, void* to, Type type,
-                                std::size_t bytes) noexcept {
-  const GpuProgram::Slot slot = next_slot(bytes);
-  if (slot.data == nullptr) return;
+// A slot that the host fills, by its device address; the GPU waits for it.
+std::byte* GpuStep::await_rows(tensor::ConstMatrixF rows, Type type) noexcept {
+  const GpuProgram::Slot slot = next_slot(bytes_of(rows, type));
+  if (slot.data == nullptr) return nullptr;
   if (mode_ == Mode::kReplay) {
     store_rows(rows, type, slot.data);
     program_->fill(slot);
-    return;
   }
-  run("sending rows to a GPU", [&](auto& k, auto stream) {
-    const Status status = k.wait_flag(slot.full_on_gpu, GpuProgram::kFull, stream);
-    return status == Status::kOk ? k.copy(to, slot.data, bytes, CopyKind::kToDevice, stream)
-                                 : status;
+  run("waiting for the host", [&](auto& k, auto stream) {
+    return k.wait_flag(slot.full_on_gpu, GpuProgram::kFull, stream);
   });
+  return slot.data_on_gpu;
 }
 
-void GpuStep::download(const void* rows, Type type, tensor::MatrixF to) noexcept {
-  const std::size_t bytes = static_cast<std::size_t>(to.n_rows * to.n_cols) * type_bytes(type);
+void GpuStep::add(tensor::ConstMatrixF rows, void* sum, Type type) noexcept {
+  const std::size_t mark = used_;
+  void* from = nullptr;
+  if (mode_ != Mode::kLaunch) {  // read where it is: once, and sooner than a copy starts
+    from = await_rows(rows, Type::kF32);
+  } else {
+    from = allocate(bytes_of(rows, Type::kF32));
+    upload(rows, from, Type::kF32);
+  }
+  run("a sum of rows", [&](auto& k, auto stream) {
+    return k.add({sum, type, from, Type::kF32, rows.n_cols, rows.n_rows, rows.n_cols}, stream);
+  });
+  used_ = mark;
+}
+
+void GpuStep::download(std::span<const Fetch> fetches) noexcept {
+  std::size_t bytes = 0;
+  for (const Fetch& f : fetches) bytes += aligned(f.bytes());
   if (mode_ == Mode::kLaunch) {
     transferred_.add(bytes);
-    for_parts(to.n_rows, to.n_cols, type,
-              [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* at) {
-                const auto* part = static_cast<const std::byte*>(rows) +
-                                   static_cast<std::size_t>(begin) * row_bytes;
-                run("fetching rows from a GPU", [&](auto& k, auto stream) {
-                  return k.copy(at, part, row_bytes * static_cast<std::size_t>(n),
-                                CopyKind::kToHost, stream);
-                });
-                wait();
-                if (error_.empty()) load_rows(at, type, to.rows(begin, n));
-              });
+    for (const Fetch& f : fetches) fetch_now(f);
+  } else if (const GpuProgram::Slot slot = next_slot(bytes); slot.data == nullptr) {
+  } else if (mode_ == Mode::kRecord) {
+    publish(fetches, slot);
+  } else if (!program_->wait(slot)) {
+    note("waiting for a GPU", Status::kDeviceFailed);
   } else {
-    download_in_program(rows, type, to, bytes);
+    const std::byte* from = slot.data;
+    for (const Fetch& f : fetches) {
+      load_rows(from, f.type, f.to);
+      from += aligned(f.bytes());
+    }
   }
-  if (!error_.empty() || mode_ == Mode::kRecord) clear(to);  // nobody shall see what was there
+  if (error_.empty() && mode_ != Mode::kRecord) return;
+  for (const Fetch& f : fetches) clear(f.to);  // nobody shall see what was there
 }
 
-void GpuStep::download_in_program(const void* rows, Type type, tensor::MatrixF to,
-                                  std::size_t bytes) noexcept {
-  const GpuProgram::Slot slot = next_slot(bytes);
-  if (slot.data == nullptr) return;
-  if (mode_ == Mode::kReplay) {
-    if (!program_->wait(slot)) {
-      note("waiting for a GPU", Status::kDeviceFailed);
-    } else {
-      load_rows(slot.data, type, to);
-    }
-    return;
+void GpuStep::fetch_now(const Fetch& fetch) noexcept {
+  for_parts(fetch.to.n_rows, fetch.to.n_cols, fetch.type,
+            [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* at) {
+              const auto* part = static_cast<const std::byte*>(fetch.rows) +
+                                 static_cast<std::size_t>(begin) * row_bytes;
+              run("fetching rows from a GPU", [&](auto& k, auto stream) {
+                return k.copy(at, part, row_bytes * static_cast<std::size_t>(n), CopyKind::kToHost,
+                              stream);
+              });
+              wait();
+              if (error_.empty()) load_rows(at, fetch.type, fetch.to.rows(begin, n));
+            });
+}
+
+// Few bytes by one kernel, else by copies; then the flag.
+void GpuStep::publish(std::span<const Fetch> fetches, const GpuProgram::Slot& slot) noexcept {
+  kernels::cuda::PublishArgs args;
+  args.flag = slot.full_on_gpu;
+  args.value = GpuProgram::kFull;
+  std::size_t at = 0, bytes = 0;
+  for (const Fetch& f : fetches) {
+    args.parts[args.n_parts++] = {f.rows, slot.data_on_gpu + at, f.bytes()};
+    at += aligned(f.bytes());
+    bytes += f.bytes();
   }
   run("fetching rows from a GPU", [&](auto& k, auto stream) {
-    const Status status = k.copy(slot.data, rows, bytes, CopyKind::kToHost, stream);
-    return status == Status::kOk ? k.write_flag(slot.full_on_gpu, GpuProgram::kFull, stream)
-                                 : status;
+    if (bytes <= kernels::cuda::kPublishBytes) return k.publish(args, stream);
+    Status status = Status::kOk;
+    for (int i = 0; i < args.n_parts && status == Status::kOk; ++i) {
+      const auto& part = args.parts[i];
+      status = k.copy(part.to, part.from, part.bytes, CopyKind::kToHost, stream);
+    }
+    return status == Status::kOk ? k.write_flag(args.flag, args.value, stream) : status;
   });
 }
 

@@ -84,7 +84,18 @@ class GpuStep {
 
   /// Rows of floats → contiguous rows on the GPU, and back.
   void upload(tensor::ConstMatrixF rows, void* to, kernels::cuda::Type type) noexcept;
-  void download(const void* rows, kernels::cuda::Type type, tensor::MatrixF to) noexcept;
+  struct Fetch {
+    const void* rows = nullptr;
+    kernels::cuda::Type type{};
+    tensor::MatrixF to;
+    std::size_t bytes() const {
+      return static_cast<std::size_t>(to.n_rows * to.n_cols) * kernels::cuda::type_bytes(type);
+    }
+  };
+  /// A step that is replayed waits once for all; at most kernels::cuda::kPublishParts.
+  void download(std::span<const Fetch> fetches) noexcept;
+  /// sum += rows, which are on the GPU, contiguous.
+  void add(tensor::ConstMatrixF rows, void* sum, kernels::cuda::Type type) noexcept;
 
  private:
   enum class Mode : std::uint8_t { kLaunch, kRecord, kReplay };
@@ -98,10 +109,9 @@ class GpuStep {
   void send_batch(const std::vector<std::byte>& batch) noexcept;
   void start_program(const std::vector<std::byte>& batch) noexcept;
   GpuProgram::Slot next_slot(std::size_t bytes) noexcept;
-  void upload_in_program(tensor::ConstMatrixF rows, void* to, kernels::cuda::Type type,
-                         std::size_t bytes) noexcept;
-  void download_in_program(const void* rows, kernels::cuda::Type type, tensor::MatrixF to,
-                           std::size_t bytes) noexcept;
+  void fetch_now(const Fetch& fetch) noexcept;
+  void publish(std::span<const Fetch> fetches, const GpuProgram::Slot& slot) noexcept;
+  std::byte* await_rows(tensor::ConstMatrixF rows, kernels::cuda::Type type) noexcept;
 
   backend::Gpu& gpu_;
   struct Piece {

@@ -122,7 +122,8 @@ struct Routing {
   float* gpu_weights = nullptr;
   /// Room on a GPU, ids and weights in one block.
   static Routing on(GpuStep& gpu, std::int64_t n_rows, std::int64_t n_active) noexcept;
-  void fetch(Step& step, std::int64_t n_rows) noexcept;  // to host memory
+  /// To host memory; `with` comes along when it is to be fetched from the same GPU.
+  void fetch(Step& step, std::int64_t n_rows, Activation* with = nullptr) noexcept;
   void send(Step& step, GpuStep& to, std::int64_t n_rows) noexcept;
 };
 
@@ -152,6 +153,8 @@ class Experts : public Module {
     return do_submit(step, x, routing);
   }
   virtual void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept = 0;
+  /// Whether submit() computes on the CPU, while GPUs go on.
+  virtual bool on_cpu() const { return false; }
   /// Where the packed weights lie, for benches that read the same pages; empty: not in host memory.
   virtual std::vector<std::span<const std::byte>> packed_memory() const { return {}; }
 

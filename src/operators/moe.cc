@@ -1,5 +1,6 @@
 // KSparseMoE: out = Σ weight · expert(x) + shared(x). The routed experts are submitted first, so
-// that shared experts run beside them where devices differ.
+// that shared experts run beside them where devices differ. With a Deferral the experts of the
+// lowest rank are computed after the others were handed on, and added by the next sparse layer.
 #include <cmath>
 
 #include "operators/makers.h"
@@ -25,6 +26,10 @@ class SparseMoe : public Mlp {
  private:
   void do_run(Step& step, Activation& x, Activation& delta) noexcept override {
     Routing routing = gate_->run(step, x);
+    Routing later;
+    const bool defers =
+        step.deferral.n_experts > 0 && step.deferral.rows != nullptr && experts_->on_cpu();
+    if (defers) later = split_off(step, x, routing);
     Experts::Ticket ticket = experts_->submit(step, x, routing);
     if (shared_ != nullptr) {
       shared_->run(step, x, delta);
@@ -32,7 +37,35 @@ class SparseMoe : public Mlp {
     } else {
       clear_rows(step, delta, gpu_);
     }
+    const bool adds_before = step.deferral.pending && ticket.result.has_value();
+    if (adds_before) add_deferred(step, *ticket.result);  // one transfer for both
     experts_->collect(step, ticket, delta);
+    add_deferred(step, delta);
+    if (defers) defer(step, x, later);
+  }
+
+  // Takes the experts of the lowest rank out of `routing`, at least one stays.
+  static Routing split_off(Step& step, Activation& x, Routing& routing) noexcept {
+    routing.fetch(step, x.n_rows(), &x);
+    const std::int64_t k = routing.n_active, n = x.n_rows() * k;
+    const std::int64_t n_now = std::max<std::int64_t>(k - step.deferral.n_experts, 1);
+    Routing later{k, step.arena.allocate<std::int32_t>(n), routing.weights};
+    Routing now{k, step.arena.allocate<std::int32_t>(n), routing.weights};
+    for (std::int64_t i = 0; i < n; ++i) {
+      now.ids[i] = i % k < n_now ? routing.ids[i] : -1;
+      later.ids[i] = i % k < n_now ? -1 : routing.ids[i];
+    }
+    routing = now;
+    return later;
+  }
+
+  void defer(Step& step, Activation& x, Routing& later) noexcept {
+    Experts::Ticket ticket = experts_->submit(step, x, later);
+    const ConstMatrixF from = ticket.result->f32();
+    const MatrixF to = step.deferral.rows->write();
+    for (std::int64_t r = 0; r < to.n_rows; ++r)
+      std::copy(from.row(r), from.row(r) + from.n_cols, to.row(r));
+    step.deferral.pending = true;
   }
 
   void scale_by_gate(Step& step, Activation& x, Activation& shared) noexcept {

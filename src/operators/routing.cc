@@ -13,14 +13,19 @@ Routing Routing::on(GpuStep& gpu, std::int64_t n_rows, std::int64_t n_active) no
   return routing;
 }
 
-// Ids and weights are moved as rows of four-byte values; from a GPU in one go, which waits for it.
-void Routing::fetch(Step& step, std::int64_t n_rows) noexcept {
+// Ids and weights are moved as rows of four-byte values, in one go.
+void Routing::fetch(Step& step, std::int64_t n_rows, Activation* with) noexcept {
   if (ids != nullptr || gpu == nullptr) return;
   const std::int64_t n = n_rows * n_active;
   auto* block = step.arena.allocate<float>(2 * n);
   ids = reinterpret_cast<std::int32_t*>(block);
   weights = block + n;
-  gpu->download(gpu_ids, GpuType::kF32, {block, 2 * n_rows, n_active, n_active});
+  GpuStep::Fetch fetches[2] = {{gpu_ids, GpuType::kF32, {block, 2 * n_rows, n_active, n_active}}};
+  std::size_t n_fetches = 1;
+  if (with != nullptr) {
+    if (const auto rows = with->take_fetch(*gpu)) fetches[n_fetches++] = *rows;
+  }
+  gpu->download({fetches, n_fetches});
 }
 
 void Routing::send(Step& step, GpuStep& to, std::int64_t n_rows) noexcept {

@@ -42,8 +42,12 @@ const void* read_bf16(GpuStep& gpu, Activation& x) noexcept {
 
 void add_rows(Step& step, Activation& x, Activation& rows) noexcept {
   if (GpuStep* gpu = rows.gpu()) {
-    const void* from = x.read_on(*gpu);
     void* to = rows.update_on(*gpu);
+    if (x.gpu() == nullptr) {
+      gpu->add(x.f32(), to, rows.gpu_type());
+      return;
+    }
+    const void* from = x.read_on(*gpu);
     gpu->run("a sum of rows", [&](auto& k, auto stream) {
       return k.add({to, rows.gpu_type(), from, x.gpu_type(), x.n_cols(), x.n_rows(), x.n_cols()},
                    stream);
@@ -51,6 +55,12 @@ void add_rows(Step& step, Activation& x, Activation& rows) noexcept {
     return;
   }
   for_summed_rows(step, rows, &x, [](std::int64_t) {});
+}
+
+void add_deferred(Step& step, Activation& rows) noexcept {
+  if (!step.deferral.pending) return;
+  add_rows(step, *step.deferral.rows, rows);
+  step.deferral.pending = false;
 }
 
 void clear_rows(Step& step, Activation& rows, std::optional<int> gpu) noexcept {

@@ -14,6 +14,9 @@ const void* read_bf16(GpuStep& gpu, Activation& x) noexcept;
 /// rows += x, on the GPU that has `rows`, else on the CPU.
 void add_rows(Step& step, Activation& x, Activation& rows) noexcept;
 
+/// rows += the outputs of experts that were deferred, if there are any.
+void add_deferred(Step& step, Activation& rows) noexcept;
+
 /// rows = 0, on a GPU, or on the CPU when there is none.
 void clear_rows(Step& step, Activation& rows, std::optional<int> gpu) noexcept;
 

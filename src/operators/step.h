@@ -37,6 +37,16 @@ struct ExpertUse {
   std::uint64_t n_reads = 0;  // experts whose weights were read for them
 };
 
+class Activation;
+
+/// Experts whose outputs are added one sparse layer later (KTransformers,
+/// doi 10.1145/3731569.3764843, §4.2), so that a GPU goes on while the CPU computes them.
+struct Deferral {
+  std::int64_t n_experts = 0;  // of each row's, those of the lowest rank; 0: none
+  Activation* rows = nullptr;  // [n_rows, d_model], where they wait
+  bool pending = false;
+};
+
 inline constexpr std::size_t kMaxGpus = 8;
 
 struct Step {
@@ -48,6 +58,7 @@ struct Step {
   ExpertUse* expert_use = nullptr;          // counted here when it is set
   std::span<const std::unique_ptr<GpuStep>> gpus =
       {};  // those in use; index() is the number in "cuda:0"
+  Deferral deferral = {};
   std::int64_t n_rows() const { return static_cast<std::int64_t>(batch.tokens.size()); }
   GpuStep& gpu(int index) const {
     for (const auto& gpu : gpus) {

@@ -26,16 +26,19 @@ class GpuSession : public ::testing::Test {
     options.chunk_size = chunk;
     return open(options);
   }
-  static std::unique_ptr<Session> open(Options options) {
+  static std::unique_ptr<Session> open(Options options, std::int64_t layers = 0) {
     options.n_threads = 2;
     options.gpu_plugin = kPlugin;
     return Session::open_dummy(options, KT_SOURCE_DIR "/tests/data/golden_configs/qwen3_moe.json",
-                               "Q8_0", 0);
+                               "Q8_0", layers);
   }
   // With all on the planned GPUs, or the experts on the CPU.
-  static std::unique_ptr<Session> open_with_graphs(const char* graphs, bool experts_on_cpu) {
+  static std::unique_ptr<Session> open_with_graphs(const char* graphs, bool experts_on_cpu,
+                                                   std::int64_t defer = 0,
+                                                   std::int64_t layers = 0) {
     Options options;
     options.gpu_graphs = graphs;
+    options.defer_experts = defer;
     if (experts_on_cpu) {
       options.rules = ::testing::TempDir() + "/experts_on_cpu.yaml";
       options.device = "cuda:0";
@@ -49,7 +52,7 @@ class GpuSession : public ::testing::Test {
   replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}
 )";
     }
-    return open(options);
+    return open(options, layers);
   }
   // Several at once, of different lengths, which end one after the other.
   static std::vector<std::vector<std::int32_t>> run_many(engine::Engine& engine) {
@@ -103,6 +106,20 @@ TEST_F(GpuSession, ReplayedStepsEqualLaunchedOnes) {
     EXPECT_EQ(run_many(session->engine()), wanted);  // with all shapes known
     EXPECT_EQ(session->engine().expert_use().n_rows, 2 * n_rows);
   }
+}
+
+TEST_F(GpuSession, ExpertsThatAreDeferredComeALayerLater) {
+  std::vector<std::vector<std::int32_t>> tokens;
+  for (const std::int64_t layers : {1, 0}) {
+    for (const std::int64_t defer : {0, 3}) {
+      for (const char* graphs : {"off", "on"}) {
+        const auto session = open_with_graphs(graphs, true, defer, layers);
+        tokens.push_back(run_many(session->engine()).front());
+      }
+    }
+  }
+  EXPECT_EQ(tokens[2], tokens[0]);  // behind the only layer nothing is missing
+  for (std::size_t i = 0; i < tokens.size(); i += 2) EXPECT_EQ(tokens[i + 1], tokens[i]);
 }
 
 TEST_F(GpuSession, AGraphThatFailsIsAnErrorAndTheNextSessionWorks) {

@@ -90,6 +90,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   engine_options.kv_tokens = std::max(plan.context, options.cache_tokens);
   engine_options.kv_format = kv_format(options.kv);
   engine_options.prompt_lookup = looks_up_prompt(options.speculate);
+  engine_options.defer_experts = options.defer_experts;
   engine_options.gpu_graphs = options.gpu_graphs == "on";
   engine_options.chunk_size = std::min(options.chunk_size, plan.context);
   s->report_.file_bytes = plan.file_bytes;

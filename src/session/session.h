@@ -27,6 +27,7 @@ struct Options : RunOptions {
   int emulate_gpus = 0;            // GPUs that the CPU stands in for
   int gpus = kAllGpus;             // GPUs to use at most, if there are any
   std::string gpu_graphs = "on";   // or "off": steps on GPUs are launched kernel by kernel
+  std::int64_t defer_experts = 0;  // of each token's: added a layer later, while decoding
   std::uint64_t gpu_memory = 0;    // bytes of each GPU's memory to use at most; 0: what is free
   std::string gpu_plugin;          // file of the GPU plug-in; empty: GpuLibrary::find
   int emulate_nodes = 0;           // NUMA nodes to make of this machine; 0: those it has

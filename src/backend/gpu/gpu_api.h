@@ -8,6 +8,7 @@
 #pragma once
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/exchange/exchange.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/moe/moe.h"
 #include "kernels/cuda/status.h"

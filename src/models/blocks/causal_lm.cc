@@ -70,9 +70,12 @@ class Decoder : public Module {
     const std::int64_t n = step.n_rows();
     Activation x(step, n, d_model);
     Activation delta(step, n, d_model);
+    Activation deferred(step, n, d_model);
+    step.deferral.rows = &deferred;
     rotary_->prepare(step);
     embed(step, x);
     for (std::int64_t i = 0; i < n_layers(); ++i) layer(i).run(step, i, x, delta, i > 0);
+    add_deferred(step, delta);
     return last_rows(step, x, delta);
   }
 

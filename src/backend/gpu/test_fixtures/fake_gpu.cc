@@ -285,6 +285,13 @@ void set_kernels(GpuApi& api) {
   api.gemm_reference = [](const GemmArgs& args, Stream stream) {
     return launch("gemm_reference", stream, [args] { host_kernels::gemm(args, 1.0f); });
   };
+  api.publish = [](const PublishArgs& args, Stream stream) {
+    return launch("publish", stream, [args] {
+      for (int i = 0; i < args.n_parts; ++i)
+        std::memcpy(args.parts[i].to, args.parts[i].from, args.parts[i].bytes);
+      __atomic_store_n(args.flag, args.value, __ATOMIC_RELEASE);
+    });
+  };
 #ifdef FAKE_WHOLE
   settings.total_bytes = std::size_t{4} << 30;
   api.has_moe = [](formats::Format) { return true; };

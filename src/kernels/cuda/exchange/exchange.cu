@@ -1,0 +1,44 @@
+#include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/exchange/exchange.h"
+
+namespace kt::kernels::cuda {
+namespace {
+
+constexpr int kBlock = 512;
+
+__device__ void copy_part(const PublishPart& part) {
+  const auto addresses =
+      reinterpret_cast<std::uintptr_t>(part.from) | reinterpret_cast<std::uintptr_t>(part.to);
+  std::size_t done = 0;
+  if (addresses % sizeof(uint4) == 0) {
+    const auto* from = static_cast<const uint4*>(part.from);
+    auto* to = static_cast<uint4*>(part.to);
+    const std::size_t n = part.bytes / sizeof(uint4);
+    for (std::size_t i = threadIdx.x; i < n; i += kBlock) to[i] = from[i];
+    done = n * sizeof(uint4);
+  }
+  for (std::size_t i = done + threadIdx.x; i < part.bytes; i += kBlock)
+    static_cast<char*>(part.to)[i] = static_cast<const char*>(part.from)[i];
+}
+
+__global__ void publish_kernel(PublishArgs args) {
+  for (int i = 0; i < args.n_parts; ++i) copy_part(args.parts[i]);
+  __threadfence_system();
+  __syncthreads();
+  if (threadIdx.x == 0)
+    asm volatile("st.release.sys.u32 [%0], %1;" ::"l"(args.flag), "r"(args.value) : "memory");
+}
+
+}  // namespace
+
+Status publish(const PublishArgs& args, Stream stream) {
+  if (args.n_parts < 0 || args.n_parts > kPublishParts || args.flag == nullptr)
+    return Status::kBadArgument;
+  std::size_t bytes = 0;
+  for (int i = 0; i < args.n_parts; ++i) bytes += args.parts[i].bytes;
+  if (bytes > kPublishBytes) return Status::kUnsupported;
+  publish_kernel<<<1, kBlock, 0, stream>>>(args);
+  return launched();
+}
+
+}  // namespace kt::kernels::cuda
