@@ -23,7 +23,7 @@ SurveyedGpu survey(const std::shared_ptr<const backend::GpuLibrary>& library, in
       return result;
     }
     backend::Gpu gpu(library, device, bytes);
-    result.checks = backend::check_gpu(gpu);
+    result.checks = backend::check_gpu(gpu, backend::common_gpu_kernels());
     result.rates = backend::measure_gpu(gpu);
   } catch (const Error& error) {
     result.problem = error.what();

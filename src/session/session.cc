@@ -9,6 +9,7 @@
 #include "io/files.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
+#include "session/gpu_checks.h"
 #include "session/kv_identity.h"
 #include "session/nodes.h"
 #include "session/registry.h"
@@ -159,6 +160,7 @@ void Session::open_gpus(const Options& options) {
     const std::size_t bytes = gpu_machine_.gpus[static_cast<std::size_t>(index)].bytes;
     gpus_.push_back(std::make_unique<backend::Gpu>(gpu_machine_.library, index, bytes));
   }
+  check_gpu_kernels(*model_, *source_, gpus_);
 }
 
 void Session::use_nodes(const Options& options, const placement::Plan& plan) {

@@ -89,7 +89,7 @@ class Session {
                                            std::unique_ptr<io::WeightSource> source);
   /// What the rule file or the planner decides, checked that it fits.
   placement::Plan place(const Options& options);
-  /// Reserves the memory of the GPUs that the model's modules are on.
+  /// Reserves the memory of the GPUs that the model's modules are on, and checks their kernels.
   void open_gpus(const Options& options);
   void try_gpus();
   /// With several NUMA nodes: the CPU anew, as the nodes' memory allows.

@@ -131,7 +131,7 @@ TEST_F(CudaPlugin, HandsOverToTheCpuAndBackInsideAGraph) {
 
 TEST_F(CudaPlugin, FastKernelsAgreeWithTheirSlowTwins) {
   Gpu gpu(library_, 0, kGpuCheckBytes);
-  for (const GpuCheck& c : check_gpu(gpu)) {
+  for (const GpuCheck& c : check_gpu(gpu, common_gpu_kernels())) {
     const bool no_blas = gpu.blas() == nullptr && c.what.ends_with("128 rows");
     EXPECT_EQ(c.outcome, no_blas ? GpuCheck::Outcome::kAbsent : GpuCheck::Outcome::kAgrees)
         << c.family << " " << c.what << ": " << c.error << " " << c.problem;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 
@@ -45,13 +46,13 @@ struct Pair {
 class SelfCheck {
  public:
   explicit SelfCheck(Gpu& gpu) : gpu_(gpu) {}
-  std::vector<GpuCheck> run();
+  std::vector<GpuCheck> run(const GpuKernels& kernels);
 
  private:
   const GpuApi& api() const { return gpu_.api(); }
   void products(Format format);
   void experts(Format gate, Format down);
-  void attention(std::int64_t dim_qk, std::int64_t dim_v, std::int64_t n_kv_heads);
+  void attention(const GpuHeads& heads);
 
   template <class T>
   T* put(const std::vector<T>& values) {
@@ -64,7 +65,8 @@ class SelfCheck {
     for (const float v : noise(n, seed)) x.push_back(f32_to_bf16(v));
     return put(x);
   }
-  /// `count` packed matrices, one after the other; `shape` says format, n and k.
+  /// `count` packed matrices, one after the other; `shape` says format, n and k. Few rows are
+  /// encoded, which takes long, and come again in a turn that no tile has.
   std::byte* put_matrices(const Matrix& shape, std::int64_t count, std::uint32_t seed);
 
   std::vector<float> values(const Pair& pair, const std::function<Status()>& compute);
@@ -80,12 +82,19 @@ class SelfCheck {
 
 std::byte* SelfCheck::put_matrices(const Matrix& shape, std::int64_t count, std::uint32_t seed) {
   const std::size_t row = formats::row_bytes(shape.format, shape.k);
-  const std::vector<float> x = noise(count * shape.n * shape.k, seed);
-  std::vector<std::byte> rows(static_cast<std::size_t>(count * shape.n) * row);
-  for (std::int64_t i = 0; i < count * shape.n; ++i) {
-    formats::traits(shape.format)
-        .encode(x.data() + i * shape.k, nullptr, rows.data() + static_cast<std::size_t>(i) * row,
-                shape.k);
+  constexpr std::int64_t kTurn = 13;
+  const std::vector<float> x = noise(kTurn * shape.k, seed);
+  const auto n_rows = static_cast<std::size_t>(count * shape.n);
+  std::vector<std::byte> rows(n_rows * row);
+  for (std::size_t i = 0; i < n_rows; ++i) {
+    std::byte* to = rows.data() + i * row;
+    const auto turn = static_cast<std::size_t>(kTurn);
+    if (i >= turn) {
+      std::memcpy(to, to - turn * row, row);
+    } else {
+      formats::traits(shape.format)
+          .encode(x.data() + static_cast<std::int64_t>(i) * shape.k, nullptr, to, shape.k);
+    }
   }
   const std::byte* in_file_order = put(rows);
   const std::size_t bytes = api().packed_bytes(shape.format, shape.n, shape.k);
@@ -135,7 +144,7 @@ void SelfCheck::products(Format format) {
     }
     compare(check, [this, format, m] {
       GemmArgs args;
-      args.w = {format, nullptr, 264, 1024};  // the last tile is half full
+      args.w = {format, nullptr, 136, 1024};  // the last tile is half full
       args.w.tiles = put_matrices(args.w, 1, 1);
       args.x = put_bf16(m * args.w.k, 2);
       args.x_stride = args.w.k;
@@ -186,11 +195,12 @@ void SelfCheck::experts(Format gate, Format down) {
 }
 
 // One sequence that decodes and one with a prompt, over pages that lie backwards.
-void SelfCheck::attention(std::int64_t dim_qk, std::int64_t dim_v, std::int64_t n_kv_heads) {
-  const bool latent = n_kv_heads == 1;
+void SelfCheck::attention(const GpuHeads& heads) {
+  const auto [dim_qk, dim_v, latent] = heads;
+  const std::int64_t n_kv_heads = latent ? 1 : 4;
   const GpuCheck check{"attention", fmt::format("{} {}+{}", latent ? "MLA" : "GQA", dim_qk, dim_v)};
   if (!api().has_attention(dim_qk, dim_v)) return absent(check, "no kernel");
-  compare(check, [=, this] {
+  compare(check, [=, this, dim_qk = dim_qk, dim_v = dim_v, latent = latent] {
     const std::vector<SequenceItem> items = {{0, 1, 700, 0}, {1, 17, 63, 1}};
     constexpr std::int64_t kPages = 12, kTables = 2;
     std::vector<std::int32_t> pages(kTables * kPages);
@@ -227,20 +237,25 @@ void SelfCheck::attention(std::int64_t dim_qk, std::int64_t dim_v, std::int64_t 
   });
 }
 
-std::vector<GpuCheck> SelfCheck::run() {
-  for (const Format format : {Format::kBF16, Format::kQ8_0, Format::kQ4_K, Format::kQ6_K,
-                              Format::kF8_E4M3_B128, Format::kI4_128}) {
-    products(format);
-  }
-  experts(Format::kQ4_K, Format::kQ6_K);
-  experts(Format::kBF16, Format::kBF16);
-  attention(128, 128, 4);
-  attention(576, 512, 1);
+std::vector<GpuCheck> SelfCheck::run(const GpuKernels& kernels) {
+  for (const Format format : kernels.products) products(format);
+  for (const auto& [gate, down] : kernels.experts) experts(gate, down);
+  for (const GpuHeads& heads : kernels.attention) attention(heads);
   return std::move(results_);
 }
 
 }  // namespace
 
-std::vector<GpuCheck> check_gpu(Gpu& gpu) { return SelfCheck(gpu).run(); }
+GpuKernels common_gpu_kernels() {
+  return {{Format::kBF16, Format::kQ8_0, Format::kQ4_K, Format::kQ6_K, Format::kF8_E4M3_B128,
+           Format::kI4_128},
+          {{Format::kQ4_K, Format::kQ6_K}, {Format::kBF16, Format::kBF16}},
+          {{128, 128, false}, {576, 512, true}}};
+}
+
+std::vector<GpuCheck> check_gpu(Gpu& gpu, const GpuKernels& kernels) {
+  gpu.use();
+  return SelfCheck(gpu).run(kernels);
+}
 
 }  // namespace kt::backend

@@ -18,7 +18,7 @@ std::string fake(const std::string& kind) {
 
 std::vector<GpuCheck> check(const std::string& kind) {
   Gpu gpu(GpuLibrary::open(fake(kind)), 0, kGpuCheckBytes);
-  const std::vector<GpuCheck> checks = check_gpu(gpu);
+  const std::vector<GpuCheck> checks = check_gpu(gpu, common_gpu_kernels());
   EXPECT_EQ(gpu.used(), 0u);
   return checks;
 }
@@ -42,6 +42,17 @@ TEST(GpuSelfCheck, AgreesAndSaysWhatIsAbsent) {
   EXPECT_EQ(find(checks, "MLA 576+512").outcome, Outcome::kAbsent);
   EXPECT_EQ(find(checks, "GQA 128+128").family, "attention");
   EXPECT_EQ(find(checks, "Q4_K and Q6_K").problem, "no kernel");
+}
+
+TEST(GpuSelfCheck, ChecksWhatItIsAsked) {
+  Gpu gpu(GpuLibrary::open(fake("good")), 0, kGpuCheckBytes);
+  const GpuKernels kernels{
+      {formats::Format::kIQ4_XS}, {{formats::Format::kQ5_K, formats::Format::kQ6_K}}, {{64, 64}}};
+  std::vector<std::string> what;
+  for (const GpuCheck& c : check_gpu(gpu, kernels)) what.push_back(c.family + " " + c.what);
+  EXPECT_EQ(what, (std::vector<std::string>{"products IQ4_XS, 1 row", "products IQ4_XS, 8 rows",
+                                            "products IQ4_XS, 64 rows", "products IQ4_XS, 128 rows",
+                                            "experts Q5_K and Q6_K", "attention GQA 64+64"}));
 }
 
 TEST(GpuSelfCheck, SeesWrongAndFailingKernels) {

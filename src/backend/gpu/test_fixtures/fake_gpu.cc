@@ -299,6 +299,9 @@ void set_kernels(GpuApi& api) {
     return kPageLen;
   };
   LOOPS(moe, MoeArgs);
+  api.moe_reference = [](const MoeArgs& args, Stream stream) {
+    return launch("moe_reference", stream, [args] { host_kernels::moe(args); });
+  };
   LOOPS(store_kv, StoreKvArgs);
   LOOPS(add_rms_norm, NormArgs);
   LOOPS(rope, RopeArgs);

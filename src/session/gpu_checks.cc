@@ -1,0 +1,64 @@
+#include "session/gpu_checks.h"
+
+#include "operators/placement.h"
+
+namespace kt::session {
+namespace {
+
+using backend::GpuCheck;
+
+[[noreturn]] void refuse(const backend::Gpu& gpu, const GpuCheck& check) {
+  const std::string found =
+      check.outcome == GpuCheck::Outcome::kFailed
+          ? "cannot run: " + check.problem
+          : fmt::format("differ from the slow ones by {:.1e}, {:.0e} at most are rounding",
+                        check.error, backend::kLargestGpuError);
+  fail(ErrorCode::kUnsupported,
+       fmt::format("{} ({})", operators::gpu_name(gpu.index()), gpu.description().name),
+       "the kernels for {} ({}) {}; update the driver, build the plug-in anew with ./dev "
+       "gpu-build, leave this GPU out with CUDA_VISIBLE_DEVICES, or use none with --gpus 0 (kt "
+       "doctor tests all kernels)",
+       check.family, check.what, found);
+}
+
+}  // namespace
+
+backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu) {
+  backend::GpuKernels kernels;
+  operators::walk(model, [&](operators::Module& module) {
+    if (operators::gpu_index(module.site().device) != gpu || module.kind() == "Embedding") return;
+    const operators::Kept kept = module.kept(source, backend::ActPolicy::kQ16);
+    if (kept.matrices.empty()) return;
+    if (module.kind() == "Experts") {
+      kernels.experts.emplace(kept.matrices.front().format, kept.matrices.back().format);
+      return;
+    }
+    for (const operators::KeptMatrix& m : kept.matrices) kernels.products.insert(m.format);
+  });
+  const io::MlaConfig& mla = source.config().mla;
+  for (const tensor::KvLayerSpec& layer : model.state_spec()) {
+    if (layer.gpu != gpu) continue;
+    const std::int64_t dim = layer.streams.front().dim;
+    if (layer.streams.size() == 2) {
+      kernels.attention.insert({dim, layer.streams.back().dim, false});
+    } else {
+      kernels.attention.insert({dim, mla.kv_lora_rank, true});
+    }
+  }
+  return kernels;
+}
+
+void check_gpu_kernels(operators::Model& model, const io::WeightSource& source,
+                       std::span<const std::unique_ptr<backend::Gpu>> gpus) {
+  for (const auto& gpu : gpus) {
+    for (const GpuCheck& check :
+         backend::check_gpu(*gpu, gpu_kernels(model, source, gpu->index()))) {
+      if (check.outcome == GpuCheck::Outcome::kDiffers ||
+          check.outcome == GpuCheck::Outcome::kFailed) {
+        refuse(*gpu, check);
+      }
+    }
+  }
+}
+
+}  // namespace kt::session
