@@ -12,10 +12,11 @@ namespace {
 using kernels::cuda::Status;
 
 constexpr std::int64_t kTileRows = kernels::cuda::kTileRows;
-constexpr std::size_t kPieceBytes = std::size_t{32} << 20;
+constexpr std::size_t kPieceBytes = backend::Gpu::kStagingBytes;
 
-// Sends matrices piece by piece: rows are brought into pinned memory by all threads, copied, and
-// packed on the GPU.
+// Sends matrices of one format piece by piece: rows are brought into pinned memory by all threads
+// while the piece before is copied, and packed on the GPU. A piece holds rows of several matrices
+// when they are small.
 class Sender {
  public:
   Sender(Loader& loader, backend::Gpu& gpu, const Recode& recode)
@@ -24,8 +25,9 @@ class Sender {
         recode_(recode),
         readers_(static_cast<std::size_t>(loader.cpu().pool.size()),
                  RowReader(loader.source(), recode)),
-        mark_(gpu.mark()) {}
-  ~Sender() { gpu_.release(mark_); }
+        mark_(gpu.mark()),
+        raw_(gpu.allocate_bytes(kPieceBytes)) {}
+  ~Sender() { gpu_.release(mark_); }  // what comes there is written behind, in the stream's order
   Sender(const Sender&) = delete;
   Sender& operator=(const Sender&) = delete;
 
@@ -33,52 +35,78 @@ class Sender {
     const tensor::Format format = recode_.target(info.format);
     const std::int64_t n = info.shape.n_rows(), k = info.shape.n_cols();
     const std::size_t row_bytes = formats::row_bytes(format, k);
-    const auto fit = static_cast<std::int64_t>(kPieceBytes / row_bytes) / kTileRows * kTileRows;
-    const std::int64_t step = std::min(std::max(fit, kTileRows), n);
-    reserve(row_bytes * static_cast<std::size_t>(step));
-    for (std::int64_t row = 0; row < n; row += step) {
-      const std::int64_t count = std::min(step, n - row);
-      collect(info, row, count);
-      const std::size_t bytes = row_bytes * static_cast<std::size_t>(count);
-      const std::size_t at = row == 0 ? 0 : gpu_.api().packed_bytes(format, row, k);
-      auto& kernels = gpu_.api();
-      check(kernels.copy(raw_, staging_.get(), bytes, backend::CopyKind::kToDevice, gpu_.stream()),
-            info);
-      check(kernels.pack(format, raw_, count, k, to + at, gpu_.stream()), info);
-      check(kernels.stream_synchronize(gpu_.stream()), info);
+    if (row_bytes * static_cast<std::size_t>(kTileRows) > kPieceBytes) {
+      fail(ErrorCode::kUnsupported, loader_.source().path(),
+           "tensor '{}' has rows of {} bytes, more than can be sent to a GPU", info.stored_name,
+           row_bytes);
     }
-    loader_.finished(info);
+    constexpr std::size_t kAlign = backend::Gpu::kAlignment;
+    for (std::int64_t row = 0; row < n;) {
+      bytes_ = std::min((bytes_ + kAlign - 1) / kAlign * kAlign, kPieceBytes);
+      const auto fit = static_cast<std::int64_t>((kPieceBytes - bytes_) / row_bytes);
+      const std::int64_t count = n - row <= fit ? n - row : fit / kTileRows * kTileRows;
+      if (count > 0) {
+        const std::size_t at = row == 0 ? 0 : gpu_.api().packed_bytes(format, row, k);
+        parts_.push_back({&info, row, count, bytes_, row_bytes, to + at});
+        bytes_ += row_bytes * static_cast<std::size_t>(count);
+        row += count;
+      }
+      if (row < n) flush();
+    }
+  }
+
+  // Sends what is left.
+  void flush() {
+    if (parts_.empty()) return;
+    collect(gpu_.stage());
+    gpu_.send_staged(raw_, bytes_);
+    for (const Part& p : parts_) {
+      const tensor::Format format = recode_.target(p.info->format);
+      const Status status = gpu_.api().pack(format, raw_ + p.at, p.n_rows, p.info->shape.n_cols(),
+                                            p.to, gpu_.stream());
+      if (status != Status::kOk) {
+        fail(ErrorCode::kInternal, loader_.source().path(), "tensor '{}': {}", p.info->stored_name,
+             gpu_.describe(status, "packing"));
+      }
+      if (p.row + p.n_rows == p.info->shape.n_rows()) loader_.finished(*p.info);
+    }
+    parts_.clear();
+    bytes_ = 0;
   }
 
  private:
-  void reserve(std::size_t bytes) {
-    if (reserved_ >= bytes) return;
-    staging_ = gpu_.pinned(bytes);
-    raw_ = gpu_.allocate_bytes(bytes);
-    reserved_ = bytes;
-  }
+  // Rows [row, row + n_rows) of a tensor: where they are in a piece, and where they go.
+  struct Part {
+    const io::TensorInfo* info;
+    std::int64_t row, n_rows;
+    std::size_t at, row_bytes;
+    std::byte* to;
+  };
 
-  void check(Status status, const io::TensorInfo& info) const {
-    if (status == Status::kOk) return;
-    fail(ErrorCode::kInternal, loader_.source().path(), "tensor '{}': {}", info.stored_name,
-         gpu_.describe(status, "packing"));
-  }
-
-  // Rows [row, row + n) → pinned memory, recoded.
-  void collect(const io::TensorInfo& info, std::int64_t row, std::int64_t n) {
-    constexpr std::int64_t kRowsEach = 64;
-    const std::size_t row_bytes =
-        formats::row_bytes(recode_.target(info.format), info.shape.n_cols());
+  // The parts' rows, recoded.
+  void collect(std::byte* staging) {
+    constexpr std::size_t kTaskBytes = std::size_t{128} << 10;
+    struct Task {
+      const Part* part;
+      std::int64_t begin, count;
+    };
+    std::vector<Task> tasks;
+    for (const Part& p : parts_) {
+      const auto step =
+          static_cast<std::int64_t>(std::max<std::size_t>(kTaskBytes / p.row_bytes, 1));
+      for (std::int64_t begin = 0; begin < p.n_rows; begin += step)
+        tasks.push_back({&p, begin, std::min(step, p.n_rows - begin)});
+    }
     std::exception_ptr failure;
     std::mutex mutex;
-    loader_.cpu().pool.run((n + kRowsEach - 1) / kRowsEach, [&](std::int64_t task, int worker) {
-      const std::int64_t begin = task * kRowsEach, count = std::min(kRowsEach, n - begin);
-      std::byte* to =
-          static_cast<std::byte*>(staging_.get()) + static_cast<std::size_t>(begin) * row_bytes;
+    const auto n_tasks = static_cast<std::int64_t>(tasks.size());
+    loader_.cpu().pool.run(n_tasks, [&](std::int64_t i, int worker) {
+      const auto& [part, begin, count] = tasks[static_cast<std::size_t>(i)];
       try {
         RowReader& reader = readers_[static_cast<std::size_t>(worker)];
-        std::memcpy(to, reader.rows(info, row + begin, count),
-                    row_bytes * static_cast<std::size_t>(count));
+        std::memcpy(staging + part->at + static_cast<std::size_t>(begin) * part->row_bytes,
+                    reader.rows(*part->info, part->row + begin, count),
+                    part->row_bytes * static_cast<std::size_t>(count));
       } catch (...) {
         const std::lock_guard lock(mutex);
         failure = std::current_exception();
@@ -92,9 +120,9 @@ class Sender {
   Recode recode_;
   std::vector<RowReader> readers_;  // of each worker
   std::size_t mark_;
-  backend::PinnedMemory staging_;
-  std::byte* raw_ = nullptr;  // rows as they are sent
-  std::size_t reserved_ = 0;
+  std::byte* raw_;           // rows as they are sent
+  std::vector<Part> parts_;  // of the piece that is put together
+  std::size_t bytes_ = 0;
 };
 
 }  // namespace
@@ -114,6 +142,14 @@ bool gpu_has_experts(tensor::Format format) {
   if (format == Format::name) return true;
 #include "kernels/cuda/moe/kernels.inc"
 #undef EXPERTS
+  return false;
+}
+
+bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v) {
+#define ATTENTION(qk, v, launch) \
+  if (dim_qk == (qk) && dim_v == (v)) return true;
+#include "kernels/cuda/attention/kernels.inc"
+#undef ATTENTION
   return false;
 }
 
@@ -151,6 +187,7 @@ GpuMatrices gpu_matrices(Loader& loader, backend::Gpu& gpu, const std::vector<We
     }
     sender->send(info, memory + done++ * out.each);
   }
+  sender->flush();
   return out;
 }
 

@@ -11,6 +11,8 @@ namespace kt::operators {
 /// Whether GPUs multiply with weights of this format, as single matrices or as experts.
 bool gpu_multiplies(tensor::Format format);
 bool gpu_has_experts(tensor::Format format);
+/// Whether GPUs have a kernel for such heads; a slow one takes all.
+bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v);
 
 /// A copy on a GPU.
 const float* gpu_floats(backend::Gpu& gpu, const std::vector<float>& values);

@@ -95,16 +95,24 @@ std::byte* Gpu::allocate_bytes(std::size_t bytes) {
 }
 
 void Gpu::upload(void* to, const void* from, std::size_t bytes) {
-  std::size_t turn = 0;
-  for (std::size_t at = 0; at < bytes; at += kStagingBytes, turn ^= 1) {
+  for (std::size_t at = 0; at < bytes; at += kStagingBytes) {
     const std::size_t n = std::min(kStagingBytes, bytes - at);
-    const Staging& half = staging_[turn];
-    check(api().event_synchronize(half.done.get()), "event_synchronize");
-    std::memcpy(half.data, static_cast<const std::byte*>(from) + at, n);
-    check(api().copy(static_cast<std::byte*>(to) + at, half.data, n, CopyKind::kToDevice, stream()),
-          "copy");
-    check(api().event_record(half.done.get(), stream()), "event_record");
+    std::memcpy(stage(), static_cast<const std::byte*>(from) + at, n);
+    send_staged(static_cast<std::byte*>(to) + at, n);
   }
+}
+
+std::byte* Gpu::stage() {
+  const Staging& half = staging_[turn_];
+  check(api().event_synchronize(half.done.get()), "event_synchronize");
+  return half.data;
+}
+
+void Gpu::send_staged(void* to, std::size_t bytes) {
+  const Staging& half = staging_[turn_];
+  check(api().copy(to, half.data, bytes, CopyKind::kToDevice, stream()), "copy");
+  check(api().event_record(half.done.get(), stream()), "event_record");
+  turn_ ^= 1;
 }
 
 void Gpu::download(void* to, const void* from, std::size_t bytes) {

@@ -83,6 +83,11 @@ class Gpu {
   void upload(void* to, const void* from, std::size_t bytes);
   void download(void* to, const void* from, std::size_t bytes);
   void synchronize();
+  /// The same in two steps, so that the next piece is brought while this one travels: pinned memory
+  /// of kStagingBytes that no copy uses any more, and the copy of what is in it.
+  std::byte* stage();
+  void send_staged(void* to, std::size_t bytes);
+  static constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
 
   /// Pinned and mapped host memory. Throws kNoMemory.
   PinnedMemory pinned(std::size_t bytes) const;
@@ -107,7 +112,6 @@ class Gpu {
   std::string describe(Status status, const char* what) const;
 
  private:
-  static constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
   /// Half of the pinned memory that copies go through, and when the GPU is done with it.
   struct Staging {
     std::byte* data = nullptr;
@@ -126,6 +130,7 @@ class Gpu {
   std::size_t reserved_ = 0, used_ = 0;
   PinnedMemory pinned_;
   Staging staging_[2];
+  std::size_t turn_ = 0;  // the half to fill next
 };
 
 }  // namespace kt::backend

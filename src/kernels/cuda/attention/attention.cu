@@ -9,18 +9,10 @@ namespace {
 using Launch = Status (*)(const AttentionArgs& args, Stream stream);
 
 Launch find(std::int64_t dim_qk, std::int64_t dim_v) {
-  struct Row {
-    std::int64_t dim_qk, dim_v;
-    Launch launch;
-  };
-  constexpr Row rows[] = {{64, 64, attention_64},
-                          {128, 128, attention_128},
-                          {192, 128, attention_192},
-                          {256, 256, attention_256},
-                          {576, 512, attention_mla}};
-  for (const Row& row : rows) {
-    if (row.dim_qk == dim_qk && row.dim_v == dim_v) return row.launch;
-  }
+#define ATTENTION(qk, v, launch) \
+  if (dim_qk == (qk) && dim_v == (v)) return launch;
+#include "kernels/cuda/attention/kernels.inc"
+#undef ATTENTION
   return nullptr;
 }
 
