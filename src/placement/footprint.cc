@@ -6,6 +6,7 @@
 #include "operators/attend.h"
 #include "operators/expand.h"
 #include "operators/expert_blocking.h"
+#include "operators/gpu_weights.h"
 #include "operators/phased.h"
 #include "placement/layer_path.h"
 
@@ -214,6 +215,12 @@ std::uint64_t workspace_bytes(const io::ModelConfig& c, const std::vector<Module
   const double scratch = attention_scratch(c, chunk, packing) + experts_scratch(c, bf16, packing);
   const double outputs = 4.0 * static_cast<double>(c.vocab_size + 3 * c.d_model);
   return static_cast<std::uint64_t>(per_row * static_cast<double>(chunk) + scratch + outputs);
+}
+
+std::uint64_t gpu_attention_bytes(const io::ModelConfig& c, std::int64_t chunk,
+                                  std::int64_t context) {
+  if (c.mla.kv_lora_rank > 0 || operators::gpu_attends(c.head_dim, c.head_dim)) return 0;
+  return static_cast<std::uint64_t>(chunk * c.n_heads * context) * sizeof(float);
 }
 
 }  // namespace kt::placement

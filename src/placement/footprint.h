@@ -74,4 +74,9 @@ std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& 
 std::uint64_t workspace_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
                               std::int64_t chunk, const Packing& packing);
 
+/// What attention on a GPU takes beside, in a step of `chunk` rows over `context` keys: a score for
+/// each, where no kernel is for the model's heads and the slow one serves.
+std::uint64_t gpu_attention_bytes(const io::ModelConfig& config, std::int64_t chunk,
+                                  std::int64_t context);
+
 }  // namespace kt::placement

@@ -67,14 +67,19 @@ class Planner {
                            options_.packing);
   }
 
+  std::uint64_t gpu_workspace(std::int64_t context) const {
+    return workspace(context) +
+           gpu_attention_bytes(config_, std::min(options_.chunk_size, context), context);
+  }
+
   // Tokens that the cache holds, of all sequences together.
   std::int64_t cached(std::int64_t context) const {
     return std::max(context, options_.cache_tokens);
   }
 
   FillInput fill_input(std::int64_t context) const {
-    return {config_,  plan_.modules,   choices_,          kv_, options_.kv_format,
-            machine_, cached(context), workspace(context)};
+    return {config_,         plan_.modules,         choices_, kv_, options_.kv_format, machine_,
+            cached(context), gpu_workspace(context)};
   }
 
   Assignment assign(std::int64_t context) const { return fill_gpus(fill_input(context)); }
@@ -125,7 +130,7 @@ class Planner {
     for (std::size_t i = 0; i < device_of.size(); ++i) {
       DevicePlan& d = at(device_of[i]);
       d.parts[static_cast<std::size_t>(plan_.modules[i].part)] += bytes[i];
-      if (d.name != "cpu") d.workspace = workspace(context);
+      if (d.name != "cpu") d.workspace = gpu_workspace(context);
     }
     const std::int64_t pages = (cached(context) + kPage - 1) / kPage * kPage;
     for (std::size_t l = 0; l < kv_.size(); ++l) {
