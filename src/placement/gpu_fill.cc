@@ -246,6 +246,7 @@ std::string reason_of(const ModuleCost& m, int gpu) {
 
 std::uint64_t gpu_margin(const Gpu& gpu) {
   constexpr std::uint64_t kLeast = std::uint64_t{512} << 20;
+  if (gpu.bytes == 0) return 0;  // left out
   return std::max(kLeast, gpu.bytes / 25);
 }
 

@@ -8,7 +8,7 @@
 namespace kt::session {
 
 GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes) {
-  // What the driver takes later; the planner leaves a margin too. Smaller GPUs are left alone.
+  // What the driver takes later; the planner leaves a margin too. Less is not worth it.
   constexpr std::size_t kDriver = std::size_t{256} << 20, kLeast = std::size_t{1} << 30;
   GpuMachine machine;
   if (most == 0) return machine;
@@ -20,20 +20,27 @@ GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes) {
   if (machine.library == nullptr) return machine;
   const backend::GpuList list = machine.library->gpus();
   const backend::GpuApi& api = machine.library->api();
-  std::size_t n = std::min(list.gpus.size(), operators::kMaxGpus);
-  if (most > 0) n = std::min(n, static_cast<std::size_t>(most));
-  for (std::size_t i = 0; i < n; ++i) {
+  const std::size_t n = std::min(list.gpus.size(), operators::kMaxGpus);
+  int n_used = 0;
+  for (std::size_t i = 0; i < n && (most < 0 || n_used < most); ++i) {
     std::size_t free = 0, total = 0;
     using kernels::cuda::Status;
-    if (api.use_device(static_cast<int>(i)) != Status::kOk ||
-        api.device_memory(&free, &total) != Status::kOk) {
-      fail(ErrorCode::kIo, fmt::format("GPU {}", i), "cannot be used: {}", api.error_text());
-    }
+    const bool works = api.use_device(static_cast<int>(i)) == Status::kOk &&
+                       api.device_memory(&free, &total) == Status::kOk;
+    const std::string problem = works ? human_bytes(free) + " are free" : api.error_text();
     std::size_t usable = free > kDriver ? free - kDriver : 0;
     if (bytes > 0) usable = std::min<std::size_t>(usable, bytes);
-    if (usable < kLeast) break;  // those behind it would get other numbers
+    if (!works || usable < kLeast) {
+      usable = 0;
+      machine.left_out +=
+          fmt::format("{}cuda:{} ({}) is left out: {}", machine.left_out.empty() ? "" : "\n", i,
+                      list.gpus[i].name, problem);
+    } else {
+      ++n_used;
+    }
     machine.gpus.push_back({usable, 0.0, 0.0});
   }
+  while (!machine.gpus.empty() && machine.gpus.back().bytes == 0) machine.gpus.pop_back();
   return machine;
 }
 

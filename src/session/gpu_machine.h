@@ -14,11 +14,13 @@ namespace kt::session {
 struct GpuMachine {
   std::shared_ptr<const backend::GpuLibrary> library;  // null: no plug-in
   std::vector<placement::Gpu> gpus;  // bytes: what may be used; rates are not known
+  std::string left_out;              // for people, a line for each GPU that has too little
 };
 
 /// At most `most` GPUs (kAllGpus: all), at most `bytes` of each (0: what is free but for a margin).
-/// None when there is no plug-in or no driver, unless one was asked for: then throws as
-/// GpuLibrary::open. Throws kUsage when `bytes` are too few.
+/// One that has too little keeps its number, with 0 bytes, and does not count. None when there is
+/// no plug-in or no driver, unless one was asked for: then throws as GpuLibrary::open. Throws
+/// kUsage when `bytes` are too few.
 GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes);
 
 /// Throws kUnsupported for numerics that GPUs do not have.

@@ -175,6 +175,7 @@ void Session::use_nodes(const Options& options, const placement::Plan& plan) {
 // A step as large as prompts make them, so that the temporaries of all steps are reserved before
 // the first request, and what is wrong with a GPU shows now.
 void Session::try_gpus() {
+  report_.gpus = gpu_machine_.left_out;
   if (gpus_.empty()) return;
   engine_->rehearse();
   for (const auto& gpu : gpus_) {

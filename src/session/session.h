@@ -52,7 +52,7 @@ struct LoadReport {
   std::uint64_t packed_bytes = 0;
   std::uint64_t kv_bytes = 0;
   std::string nodes;  // for people, a line or two: where weights lie on several NUMA nodes
-  std::string gpus;   // for people, a line for each GPU in use; empty: none
+  std::string gpus;   // for people, a line for each GPU in use or left out; empty: none
 };
 
 class Session {

@@ -90,7 +90,8 @@ Status make(const char* call, T value, T** out) {
 }
 
 std::size_t device_bytes() {
-  std::size_t sum = settings.taken_bytes;
+  const bool taken = settings.taken_on < 0 || settings.taken_on == settings.device;
+  std::size_t sum = taken ? settings.taken_bytes : 0;
   for (const auto& [data, block] : device_blocks) {
     if (block.device == settings.device) sum += block.bytes;
   }
@@ -295,6 +296,7 @@ void set_kernels(GpuApi& api) {
 #ifdef FAKE_WHOLE
   settings.total_bytes = std::size_t{4} << 30;
   api.has_moe = [](formats::Format) { return true; };
+  api.moe_workspace = [](const MoeArgs&) { return settings.workspace; };
   api.attention_split_keys = [](const AttentionArgs&, const DeviceInfo&) -> std::int64_t {
     return kPageLen;
   };
