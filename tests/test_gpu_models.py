@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from support.kt import BUILD, run_kt
+from support.nan_model import write_nan_model
 from test_goldens import ARCHITECTURES, Golden, mean_kl
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
@@ -66,3 +67,19 @@ def test_latent_attention_is_refused_by_rules(goldens, tmp_path):
     done = run_kt("logits", "--model", golden.model("BF16"), "--tokens-file", golden.tokens, "--output",
                   golden.folder / "x.npy", *PLUGIN, "--rules", rules, "--device", "cuda:0", check=False)
     assert done.returncode == 5 and "latent attention has no operator for GPUs" in done.stderr
+
+
+@pytest.mark.parametrize("tensor, row, cpu, gpu", [
+    ("token_embd.weight", 3, "model.embed_tokens (cpu)", "model.embed_tokens (cpu)"),
+    ("blk.1.attn_output.weight", 5, "model.layers.1.self_attn (cpu)", "model.layers.1.self_attn (cuda:0)"),
+    ("blk.0.ffn_gate_inp.weight", 2, "model.layers.0.mlp (cpu)", "model.layers.0.mlp (cuda:0)"),
+    ("output.weight", 7, "lm_head (cpu)", "lm_head (cuda:0)")])
+def test_a_nan_names_the_first_module_that_made_it(goldens, tmp_path, tensor, row, cpu, gpu):
+    model = write_nan_model(tmp_path / "nan.gguf", goldens["qwen3_moe"].model("BF16"), tensor, row)
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text("[1, 2, 3, 4]")
+    for flags, where in ((["--gpus", "0"], cpu), ([*PLUGIN, "--gpus", "1"], gpu)):
+        done = run_kt("logits", "--model", model, "--tokens-file", tokens, "--output", tmp_path / "x.npy", *flags,
+                      check=False)
+        assert done.returncode == 70
+        assert "NaN or infinite logit" in done.stderr and done.stderr.endswith(f", first in {where}\n"), done.stderr

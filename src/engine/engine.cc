@@ -1,11 +1,12 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <numeric>
 #include <utility>
 
+#include "engine/canary.h"
+#include "engine/engine_sequence.h"
 #include "operators/phased.h"
 #include "operators/placement.h"
 
@@ -18,46 +19,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-bool finite(std::span<const float> values) {
-  constexpr std::uint32_t kExponent =
-      0x7f800000u;  // all ones: NaN or infinity; no branch, so it vectorises
-  std::uint32_t bad = 0;
-  for (const float v : values)
-    bad |= (std::bit_cast<std::uint32_t>(v) & kExponent) == kExponent ? 1u : 0u;
-  return bad == 0;
-}
-
 }  // namespace
-
-// A request from submit() on, and its cached tokens after it ended.
-struct Engine::Sequence {
-  RequestId id = 0;
-  Request request;
-  Sampler sampler;
-  Result result;
-  std::vector<std::int32_t> tokens;  // prompt and generated
-  std::int64_t n_cached = 0;         // tokens whose keys and values are in the pages
-  std::vector<std::int32_t> draft;   // guessed tokens behind them, in this step
-  Acceptance acceptance;
-  PageTable pages;
-  std::vector<Sha256> page_keys;    // in the page store, of whole pages from the first on
-  std::vector<std::uint32_t> mask;  // of the constraint
-  enum class State { kQueued, kRunning, kFinished } state = State::kQueued;
-  std::uint64_t last_used = 0;
-
-  Sequence(RequestId id_in, Request request_in, std::int64_t vocab_size)
-      : id(id_in), request(std::move(request_in)), sampler(request.sampling, vocab_size) {
-    tokens = request.prompt;
-    result.n_prompt = static_cast<std::int64_t>(tokens.size());
-    if (request.constraint != nullptr)
-      mask.resize((static_cast<std::size_t>(vocab_size) + 31) / 32);
-  }
-  std::int64_t n_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
-  bool in_prompt() const { return n_cached < result.n_prompt; }
-  bool cancelled() const {
-    return request.cancelled != nullptr && request.cancelled->load(std::memory_order_relaxed);
-  }
-};
 
 Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options,
                std::span<const std::unique_ptr<backend::Gpu>> gpus)
@@ -283,7 +245,7 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
   for (const auto& gpu : gpus_) gpu->end();
   for (const auto& gpu : gpus_) {
     if (gpu->error().empty()) continue;
-    fail(ErrorCode::kInternal, operators::gpu_name(gpu->index()), "{}", gpu->error());
+    fail(gpu->error_code(), operators::gpu_name(gpu->index()), "{}", gpu->error());
   }
 }
 
@@ -305,6 +267,25 @@ tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
   if (!programs->front()->is_recorded()) with_step(rows, run, programs);
   with_step(rows, run, programs);
   return logits;
+}
+
+// False when a GPU failed on the way, which ends the requests in it; throws when it goes on
+// failing.
+bool Engine::run_or_end(const Rows& rows, tensor::ConstMatrixF* logits) {
+  try {
+    *logits = run_rows(rows);
+    return true;
+  } catch (const Error&) {
+    graphs_.clear();  // one may be recorded in part
+    for (const auto& gpu : gpus_) {
+      if (!gpu->recover()) throw;
+    }
+    for (Sequence* s : rows.owners) {
+      for_one(*s, [] { throw; });
+      s->pages.truncate(pool_, s->n_cached);
+    }
+    return false;
+  }
 }
 
 void Engine::end_all() {
@@ -347,6 +328,7 @@ void Engine::run_layer_wise(Sequence& s) {
     seconds += seconds_since(chunk_start);
     row += count;
     std::int64_t logit_row = 0;
+    taken_ = &chunk;
     take_outputs(s, count, logits, &logit_row, seconds);
     seconds = 0.0;
     if (s.state == Sequence::State::kFinished) return;
@@ -373,16 +355,22 @@ bool Engine::run_layers(const Sequence& sequence, const std::vector<Rows>& chunk
   });
   for (std::int64_t i = 0; i < layered_->n_layers(); ++i) {
     if (cancel_.load(std::memory_order_relaxed) || sequence.cancelled()) return false;
+    std::exception_ptr failed;  // of a GPU
     try {
       operators::enter_phase(layered_->layer(i), Phase::kPrefill, loader);
-      for_chunks([&](operators::Step& step, tensor::MatrixF in, tensor::MatrixF pending) {
-        layered_->run_layer(step, i, in, pending);
-      });
+      try {
+        for_chunks([&](operators::Step& step, tensor::MatrixF in, tensor::MatrixF pending) {
+          layered_->run_layer(step, i, in, pending);
+        });
+      } catch (const Error&) {
+        failed = std::current_exception();
+      }
       operators::enter_phase(layered_->layer(i), Phase::kGenerate, loader);
     } catch (const std::exception& e) {
       broken_ = e.what();  // this layer has no weights now
       return false;
     }
+    if (failed) std::rethrow_exception(failed);  // out of the request alone
   }
   return true;
 }
@@ -463,10 +451,12 @@ bool Engine::step() {
   }
   for (const Rows& rows : batches) {
     const auto start = Clock::now();
-    const tensor::ConstMatrixF logits = run_rows(rows);
+    tensor::ConstMatrixF logits;
+    if (!run_or_end(rows, &logits)) continue;
     const double seconds = seconds_since(start);
     if (decodes_only) drafts_.record(static_cast<std::int64_t>(rows.tokens.size()), seconds);
     std::int64_t logit_row = 0;
+    taken_ = &rows;
     for (std::size_t i = 0; i < rows.owners.size(); ++i) {
       Sequence& s = *rows.owners[i];
       for_one(s, [&] { take_outputs(s, rows.sequences[i].n_rows, logits, &logit_row, seconds); });
@@ -559,10 +549,20 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
 // False when a logit is no number, which ends the request.
 bool Engine::check_finite(Sequence& s, std::span<const float> logits, std::int64_t position) {
   if (finite(logits)) return true;
-  s.result.error =
-      fmt::format("the model computed a NaN or infinite logit at position {}", position);
+  if (taken_ != nullptr) not_finite_ = where_not_finite(*std::exchange(taken_, nullptr));
+  s.result.error = fmt::format("the model computed a NaN or infinite logit at position {}{}",
+                               position, not_finite_);
   finish(s, FinishReason::kError);
   return false;
+}
+
+// ", first in …", of a batch whose cache pages are still there; in memory of its own, as others
+// still want the logits.
+std::string Engine::where_not_finite(const Rows& rows) {
+  tensor::Arena arena;
+  const operators::Batch batch = rows.batch();
+  operators::Step step{batch, cpu_, arena, pool_.layers(), nullptr, nullptr, gpus_};
+  return layered_ == nullptr ? std::string() : describe_not_finite(model_, *layered_, step);
 }
 
 // A guess for a sequence that decodes, in a step of n_rows rows without it; none that others would
@@ -698,7 +698,6 @@ std::vector<float> Engine::embed(std::vector<std::int32_t> tokens, Pooling pooli
     embed_chunk(sequence, std::min(to_chunk_end(sequence.n_cached), n - sequence.n_cached), pooling,
                 sum);
   }
-  if (!finite(sum)) fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite value");
   if (pooling == Pooling::kMean) {
     for (float& v : sum) v /= static_cast<float>(n);
   }
@@ -710,8 +709,10 @@ std::vector<float> Engine::try_rows(Sequence& sequence, std::int64_t n) {
   Rows rows;
   add_rows(sequence, sequence.n_tokens() - n, n, rows);
   const tensor::ConstMatrixF logits = run_rows(rows);
-  if (!finite({logits.data, static_cast<std::size_t>(logits.n_cols)}))
-    fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite logit");
+  if (!finite({logits.data, static_cast<std::size_t>(logits.n_cols)})) {
+    fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite logit{}",
+         where_not_finite(rows));
+  }
   return {logits.data, logits.data + logits.n_cols};
 }
 
@@ -751,6 +752,10 @@ void Engine::embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling,
       for (std::int64_t c = 0; c < d; ++c) sum[static_cast<std::size_t>(c)] += hidden.row(r)[c];
     }
   });
+  if (!finite(sum)) {
+    fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite value{}",
+         where_not_finite(rows));
+  }
   sequence.n_cached += n;
 }
 

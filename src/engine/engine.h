@@ -123,7 +123,8 @@ class Engine {
   /// numbers), kUsage for an empty prompt, ids outside the vocabulary or bad sampling parameters.
   RequestId submit(Request request);
   /// Runs one step; false when nothing is queued or running. An exception from what is done for one
-  /// request alone (its callbacks, sampling) ends that request; any other is thrown, and ends none.
+  /// request alone (its callbacks, sampling) ends that request, and an error of a GPU that works
+  /// again those whose rows it computed; any other is thrown, and ends none.
   bool step();
   /// The outcome of a finished request, handed out once; null while it runs.
   std::unique_ptr<Result> take_result(RequestId id);
@@ -172,6 +173,7 @@ class Engine {
   void with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs = nullptr);
   tensor::ConstMatrixF run_rows(const Rows& rows);
   std::vector<float> try_rows(Sequence& sequence, std::int64_t n);
+  bool run_or_end(const Rows& rows, tensor::ConstMatrixF* logits);
   void end_all();
   bool goes_layer_wise(const Sequence& sequence) const;
   void run_layer_wise(Sequence& sequence);
@@ -182,6 +184,7 @@ class Engine {
   void choose_draft(Sequence& sequence, std::int64_t n_rows);
   void take_draft(Sequence& sequence, const tensor::ConstMatrixF& logits, std::int64_t row);
   bool check_finite(Sequence& sequence, std::span<const float> logits, std::int64_t position);
+  std::string where_not_finite(const Rows& rows);
   void take_token(Sequence& sequence, std::span<const float> logits);
   bool ends_by_constraint(Sequence& sequence, TokenConstraint::State state);
   void finish(Sequence& sequence, FinishReason reason);
@@ -199,8 +202,10 @@ class Engine {
   std::vector<std::pair<RequestId, Result>> results_;
   Drafts drafts_;
   RequestId next_id_ = 1;
-  std::uint64_t clock_ = 0;  // orders sequences by last use
-  std::string broken_;       // why the model cannot run any more
+  std::uint64_t clock_ = 0;      // orders sequences by last use
+  std::string broken_;           // why the model cannot run any more
+  const Rows* taken_ = nullptr;  // whose outputs are taken; null once not_finite_ says where
+  std::string not_finite_;       // its first NaN was, for messages
   std::atomic<bool> cancel_{false};
   operators::Trace* trace_ = nullptr;
   operators::ExpertUse expert_use_;

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "base/half.h"
 #include "operators/step.h"
@@ -81,6 +82,21 @@ GpuStep::~GpuStep() = default;
 void GpuStep::note(const char* who, Status status) noexcept {
   if (status == Status::kOk) return;
   error_ = gpu_.describe(status, who);
+  error_code_ = status == Status::kNoMemory       ? ErrorCode::kNoMemory
+                : status == Status::kDeviceFailed ? ErrorCode::kIo
+                                                  : ErrorCode::kInternal;
+}
+
+bool GpuStep::recover() noexcept {
+  if (error_.empty()) return true;
+  std::string error = std::exchange(error_, {});
+  wait();  // what was launched may still use the temporaries
+  if (error_.empty()) {
+    error_code_ = ErrorCode::kInternal;
+    return true;
+  }
+  error_ = std::move(error);
+  return false;
 }
 
 void* GpuStep::allocate(std::size_t bytes) noexcept {
@@ -98,7 +114,9 @@ void* GpuStep::allocate(std::size_t bytes) noexcept {
   try {
     pieces_.push_back({gpu_.allocate_bytes(size), begin, size});
   } catch (const std::exception& e) {
-    error_ = e.what();
+    error_ =
+        std::string(e.what()) + "; lower --chunk or --ctx, or let kt use more of it (--gpu-memory)";
+    error_code_ = ErrorCode::kNoMemory;
     return nullptr;
   }
   used_ = begin + bytes;
@@ -134,6 +152,7 @@ StepShape shape_of(const Batch& batch) {
 }
 
 void GpuStep::begin(const Batch& batch, const StepShape& shape, GpuProgram* program) noexcept {
+  recover();
   used_ = 0;
   transferred_ = {};
   program_ = program;

@@ -1,5 +1,5 @@
 // A GPU during one step: memory for temporaries, the batch as kernels read it, transfers, and the
-// first error, after which nothing more is launched.
+// first error, after which nothing more is launched in this step, nor later while the device fails.
 //
 //   begin(batch) → launches of the operators on this GPU → end() → error()
 //
@@ -79,8 +79,12 @@ class GpuStep {
     note(who, gpu_.api().use_device(gpu_.index()));
     if (error_.empty()) note(who, launch(gpu_.api(), gpu_.stream()));
   }
-  /// What went wrong in this step or before; empty: nothing.
+  /// What went wrong in this step; empty: nothing.
   const std::string& error() const { return error_; }
+  ErrorCode error_code() const { return error_code_; }
+  /// Forgets an error, unless the device still fails: then it stays, and this is false. begin()
+  /// does so too.
+  bool recover() noexcept;
 
   /// Rows of floats → contiguous rows on the GPU, and back.
   void upload(tensor::ConstMatrixF rows, void* to, kernels::cuda::Type type) noexcept;
@@ -130,6 +134,7 @@ class GpuStep {
   const std::int32_t* row_numbers_ = nullptr;
   const std::int32_t* logit_rows_ = nullptr;
   std::string error_;
+  ErrorCode error_code_ = ErrorCode::kInternal;
 };
 
 }  // namespace kt::operators

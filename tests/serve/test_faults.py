@@ -64,6 +64,7 @@ def test_nan_ends_its_request_alone(spoilt):
                 continue
             events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
             assert status == 200 and events[-1]["error"]["type"] == "server_error" and "NaN" in events[-1]["error"]["message"]
+            assert events[-1]["error"]["message"].endswith(", first in model.embed_tokens (cpu)")
             assert not any(choice["text"] for e in events[:-1] for choice in e["choices"])
         for status, text in (reply.result() for reply in good):
             assert status == 200 and text.endswith("data: [DONE]\n\n")

@@ -1,4 +1,4 @@
-"""A model that computes NaN for one token: the bundled one with that row of its embedding spoilt."""
+"""Models of which a row is spoilt, so that what it is used for becomes NaN."""
 import pathlib
 
 import gguf
@@ -8,13 +8,14 @@ from support.models import tiny_moe_path
 BAD_TOKEN = 1900
 
 
-def write_nan_model(path: pathlib.Path) -> pathlib.Path:
-    """The bundled model, of which any prompt with BAD_TOKEN in it ends in NaN, and no other."""
-    content = bytearray(tiny_moe_path().read_bytes())
-    reader = gguf.GGUFReader(tiny_moe_path())
-    tensor = next(t for t in reader.tensors if t.name == "token_embd.weight")
-    row_bytes = tensor.n_bytes // int(tensor.shape[1])
-    at = int(tensor.data_offset) + BAD_TOKEN * row_bytes
-    content[at:at + 2] = b"\x00\x7e"  # the block's scale, in half precision
+def write_nan_model(path: pathlib.Path, source: pathlib.Path | None = None, tensor_name: str = "token_embd.weight",
+                    row: int = BAD_TOKEN) -> pathlib.Path:
+    """A copy with a row of a matrix spoilt: as it is of the bundled model, of which any prompt with BAD_TOKEN in it ends
+    in NaN, and no other."""
+    source = source or tiny_moe_path()
+    content = bytearray(source.read_bytes())
+    tensor = next(t for t in gguf.GGUFReader(source).tensors if t.name == tensor_name)
+    at = int(tensor.data_offset) + row * tensor.n_bytes // (int(tensor.n_elements) // int(tensor.shape[0]))
+    content[at:at + 2] = b"\xff\x7f"  # NaN, as a block's scale in half precision and as a value in bf16
     path.write_bytes(content)
     return path
