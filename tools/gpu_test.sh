@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it), that of the plug-in, the golden models and the
-# bench. The programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
+# ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it), that of the plug-in, the golden models, many
+# requests to a server, the load of a large file where there is room for it, and the bench. The programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
 #   KT_GPU_BUILD=FOLDER KT_BIN=FILE tools/gpu_test.sh
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -17,7 +17,16 @@ fi
 status=0
 timeout 300 "$bin/test_cuda_kernels" "$@" || status=1
 timeout 300 "$bin/test_cuda_plugin" || status=1
-KT_GPU_PLUGIN="$bin/../lib/ktransformers/libkt_cuda.so" timeout 900 \
-  python3 "$here/tools/gpu_models.py" "${KT_BIN:-$here/build/bin/kt}" || status=1
+export KT_GPU_PLUGIN="$bin/../lib/ktransformers/libkt_cuda.so"
+kt="${KT_BIN:-$here/build/bin/kt}"
+timeout 900 python3 "$here/tools/gpu_models.py" "$kt" || status=1
+timeout 900 python3 "$here/tools/gpu_soak.py" "$kt" || status=1
+room=$(df --output=avail -B1G "${TMPDIR:-/tmp}" | tail -1)
+memory=$(awk '/MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)
+if [ "$room" -ge 40 ] && [ "$memory" -ge 48 ]; then
+  timeout 900 python3 "$here/tools/gpu_load.py" "$kt" || status=1
+else
+  echo "gpu-test: no room for a large file ($room GiB in ${TMPDIR:-/tmp}, $memory GiB of memory; 40 and 48 are wanted)"
+fi
 timeout 300 "$bin/bench_cuda_kernels" --json "$results/gpu-bench.json" || status=1
 exit "$status"
