@@ -23,8 +23,13 @@ import threading
 from gpu_models import DATA, EXPERTS_ON_CPU
 
 N_CLIENTS = 12
+GROWTH = 32 << 20  # bytes that may be taken for good on the way
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of GGUF's values
 STRING, ARRAY = 8, 9
+REST_ON_GPU = r"""
+- match: {name: '^(model|lm_head)'}
+  replace: {class: default, kwargs: {generate_device: 'cuda:0', prefill_device: 'cuda:0'}}
+"""
 
 
 def write_config(path: pathlib.Path, small: bool) -> int:
@@ -189,9 +194,9 @@ def soak(server: Server, context: int, n_vocab: int, n_requests: int) -> list:
     if test.alone() != before:
         problems.append("greedy replies alone are others than before")
     grown = server.resident() - memory
-    if grown > 32 << 20:
+    if grown > GROWTH:
         problems.append(f"the process grew by {grown >> 20} MiB")
-    if gpu_used() != device:
+    if any(now - then > GROWTH for now, then in zip(gpu_used(), device)):  # graphs of new shapes take a little
         problems.append(f"memory in use on the GPUs went from {device} to {gpu_used()}")
     print(f"  {n_requests} requests, {test.n_left} left on the way; grown by {grown / 2**20:.1f} MiB", flush=True)
     return problems
@@ -212,8 +217,8 @@ def main() -> int:
         subprocess.run([args.kt, "quantize", "--dummy", config, model, "--type", "Q4_K_M"], check=True,
                        capture_output=True)
         add_byte_vocabulary(model, n_vocab)
-        rules.write_text(EXPERTS_ON_CPU)
-        for name, flags in {"planned": [], "experts on the CPU": ["--rules", rules, "--device", "cuda:0"]}.items():
+        rules.write_text(EXPERTS_ON_CPU + REST_ON_GPU)
+        for name, flags in {"planned": [], "experts on the CPU": ["--rules", rules]}.items():
             server = Server(args.kt, model, ["--ctx", context, "--max-batch-size", N_CLIENTS // 2, *flags, *more])
             print(f"{name}: {'; '.join(server.placed)}", flush=True)
             problems = [] if server.placed else ["no GPU is in use"]
