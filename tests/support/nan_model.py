@@ -16,6 +16,6 @@ def write_nan_model(path: pathlib.Path, source: pathlib.Path | None = None, tens
     content = bytearray(source.read_bytes())
     tensor = next(t for t in gguf.GGUFReader(source).tensors if t.name == tensor_name)
     at = int(tensor.data_offset) + row * tensor.n_bytes // (int(tensor.n_elements) // int(tensor.shape[0]))
-    content[at:at + 2] = b"\xff\x7f"  # NaN, as a block's scale in half precision and as a value in bf16
+    content[at:at + 4] = b"\xff\x7f" * 2  # NaN, as a block's scale in half precision and as values in bf16 and f32
     path.write_bytes(content)
     return path
