@@ -1,18 +1,20 @@
 """Whole models on GPUs, without one: the golden models (test_goldens.py) with the stand-in of the GPU plug-in that has
 all kernels as loops (src/backend/gpu/test_fixtures). It has two GPUs, over which the planner divides the layers, and
 rules place parts. On a GPU tools/gpu_models.py runs the same models with the real kernels."""
+import json
 import pathlib
 import sys
 
 import numpy as np
 import pytest
 
+from support.hf_folder import write_hf_folder
 from support.kt import BUILD, run_kt
 from support.nan_model import write_nan_model
 from test_goldens import ARCHITECTURES, Golden, mean_kl
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
-from gpu_models import BOUND, EXPERTS_ON_CPU, LATENT  # noqa: E402
+from gpu_models import BOUND, EXPERTS_ON_CPU  # noqa: E402
 
 PLUGIN = ["--gpu-plugin", BUILD / "src" / "backend" / "gpu" / "libfake_gpu_whole.so"]
 PLACEMENTS = {"planned": [], "one GPU": ["--gpus", "1"], "experts on the CPU": EXPERTS_ON_CPU}
@@ -36,8 +38,6 @@ def flags_of(placement, tmp_path):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_goldens_on_gpus(goldens, name, placement, tmp_path):
-    if name.startswith(LATENT) and placement == "experts on the CPU":
-        pytest.skip("latent attention has no operator for GPUs")
     golden = goldens[name]
     file_type = "Q4_K_M" if placement == "planned" else "BF16"
     model, reference = golden.model(file_type), golden.arrays[file_type]
@@ -60,15 +60,6 @@ def test_what_gpus_cannot_do_is_said(goldens):
         assert done.returncode == status and message in done.stderr
 
 
-def test_latent_attention_is_refused_by_rules(goldens, tmp_path):
-    golden = goldens["deepseek_v3"]
-    rules = tmp_path / "rules.yaml"
-    rules.write_text(PLACEMENTS["experts on the CPU"])
-    done = run_kt("logits", "--model", golden.model("BF16"), "--tokens-file", golden.tokens, "--output",
-                  golden.folder / "x.npy", *PLUGIN, "--rules", rules, "--device", "cuda:0", check=False)
-    assert done.returncode == 5 and "latent attention has no operator for GPUs" in done.stderr
-
-
 @pytest.mark.parametrize("tensor, row, cpu, gpu", [
     ("token_embd.weight", 3, "model.embed_tokens (cpu)", "model.embed_tokens (cpu)"),
     ("blk.1.attn_output.weight", 5, "model.layers.1.self_attn (cpu)", "model.layers.1.self_attn (cuda:0)"),
@@ -83,3 +74,39 @@ def test_a_nan_names_the_first_module_that_made_it(goldens, tmp_path, tensor, ro
                       check=False)
         assert done.returncode == 70
         assert "NaN or infinite logit" in done.stderr and done.stderr.endswith(f", first in {where}\n"), done.stderr
+
+
+@pytest.mark.parametrize("name", ["deepseek_v2_lite", "deepseek_v3"])
+def test_latent_attention_from_split_and_joint_weights(goldens, name):
+    golden = goldens[name]
+    split = golden.model("F32")  # attn_k_b and attn_v_b; the folder has kv_b_proj
+    joint = write_hf_folder(golden.folder / f"{name}-hf", split, golden.config)
+    np.testing.assert_array_equal(golden.logits(joint, *PLUGIN), golden.logits(split, *PLUGIN))
+
+
+LATENT_RULE = r"""
+- match: {{name: '^model\.layers\..*self_attn$'}}
+  replace:
+    class: ktransformers.operators.attention.KLatentAttention
+    kwargs: {{generate_device: "cuda:0", absorb_for_prefill: {absorb}}}
+"""
+
+
+def test_expanded_prompts_equal_absorbed_ones(goldens, tmp_path):
+    """In one chunk, in chunks of which the later ones see more than they bring, and in pieces that are not expanded."""
+    config, model, tokens, rules, out = (tmp_path / n for n in ("c.json", "m.gguf", "t.json", "r.yaml", "l.npy"))
+    config.write_text(json.dumps(goldens["deepseek_v3"].config | {"max_position_embeddings": 512}))
+    run_kt("quantize", "--dummy", config, model, "--type", "BF16", "--seed", "1")
+    tokens.write_text(json.dumps([int(t) for t in np.random.default_rng(1).integers(0, 200, 300)]))
+
+    def logits(absorb, *flags):
+        rules.write_text(LATENT_RULE.format(absorb=absorb))
+        run_kt("logits", "--model", model, "--tokens-file", tokens, "--output", out, *PLUGIN, "--rules", rules,
+               "--device", "cuda:0", *flags)
+        return np.load(out)
+
+    absorbed = logits("true")
+    for flags in ([], ["--chunk", "96"], ["--chunk", "50"]):
+        got = logits("false", *flags)
+        assert mean_kl(absorbed, got) <= BOUND
+        assert np.array_equal(absorbed, got) == (flags == ["--chunk", "50"])

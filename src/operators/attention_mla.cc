@@ -9,13 +9,14 @@
 //            absorb_for_prefill is false and it is less work
 //
 // K_b and V_b come from kv_b_proj (K_b transposed at load) or from a file that stores them split.
+#include "operators/attention_mla.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "operators/attend.h"
 #include "operators/expand.h"
-#include "operators/makers.h"
 #include "operators/parallel.h"
 
 namespace kt::operators {
@@ -28,47 +29,10 @@ double yarn_softmax_factor(const io::RopeConfig& rope) {
   return mscale * mscale;
 }
 
-class LatentAttention : public Attention {
+class CpuLatent : public LatentBase {
  public:
-  LatentAttention(const Builder& at, const MlaSpec& spec)
-      : Attention(at.site()),
-        mla_(spec.config.mla),
-        n_heads_(spec.config.n_heads),
-        absorb_(at.flag("absorb_for_prefill", at.site().op == "KLatentAttention")),
-        on_gpu_(at.gpu().has_value()),
-        rotary_(spec.rotary) {
-    const io::ModelConfig& c = spec.config;
-    const Builder b = at.under(*this);
-    const std::int64_t q_dim = n_heads_ * (mla_.qk_nope_dim + mla_.qk_rope_dim);
-    if (mla_.q_lora_rank > 0) {
-      q_a_proj_ = b.linear("q_a_proj", mla_.q_lora_rank, c.d_model, c.attention_bias);
-      q_a_norm_ = b.norm("q_a_layernorm", mla_.q_lora_rank, c.norm_eps);
-      q_b_proj_ = b.linear("q_b_proj", q_dim, mla_.q_lora_rank);
-    } else {
-      q_proj_ = b.linear("q_proj", q_dim, c.d_model);
-    }
-    kv_a_proj_ = b.linear("kv_a_proj_with_mqa", latent_dim(), c.d_model, c.attention_bias);
-    kv_a_norm_ = b.norm("kv_a_layernorm", mla_.kv_lora_rank, c.norm_eps);
-    o_proj_ = b.linear("o_proj", c.d_model, n_heads_ * mla_.v_head_dim, c.attention_bias);
-    scale_ =
-        static_cast<float>(yarn_softmax_factor(c.rope) /
-                           std::sqrt(static_cast<double>(mla_.qk_nope_dim + mla_.qk_rope_dim)));
-  }
-
-  std::vector<WeightSpec> weights() const override { return {kv_b_spec()}; }
-
-  void check(const io::WeightSource& source) const override {
-    if (on_gpu_) {
-      fail(ErrorCode::kUnsupported, path(),
-           "latent attention has no operator for GPUs: place it on the CPU");
-    }
-    if (!is_split(source)) {
-      require_tensor(source, kv_b_spec());
-      return;
-    }
-    require_tensor(source, k_b_spec());
-    require_tensor(source, v_b_spec());
-  }
+  CpuLatent(const Builder& at, const MlaSpec& spec)
+      : LatentBase(at, spec, at.flag("absorb_for_prefill", at.site().op == "KLatentAttention")) {}
 
   Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
     const bool split = is_split(source);
@@ -110,13 +74,11 @@ class LatentAttention : public Attention {
                               : std::string(formats::traits(v_b_.heads.front().format()).name);
   }
 
-  tensor::KvLayerSpec state_spec() const override { return {{{"latent", 1, latent_dim()}}}; }
-
  private:
   void do_run(Step& step, std::int64_t layer, Activation& x, Activation& delta) noexcept override {
     const tensor::KvStreamView& cache = step.kv[static_cast<std::size_t>(layer)].streams[0];
     const std::int64_t n = x.n_rows();
-    const std::int64_t q_head = mla_.qk_nope_dim + mla_.qk_rope_dim;
+    const std::int64_t q_head = q_head_dim();
     Activation queries(step, n, n_heads_ * q_head);
     Activation latents(step, n, latent_dim());
     project(step, x, queries, latents);
@@ -173,17 +135,6 @@ class LatentAttention : public Attention {
     flush();
   }
 
-  // Whether keys and values of this prompt's whole context are made per head: when that costs less
-  // than the wider products of the absorbed form.
-  bool expands(const SequenceRows& s) const noexcept {
-    if (absorb_ || s.n_rows < 2) return false;
-    const std::int64_t head = (mla_.qk_nope_dim + mla_.v_head_dim) * mla_.kv_lora_rank;
-    const std::int64_t narrow = mla_.qk_nope_dim + mla_.qk_rope_dim + mla_.v_head_dim;
-    const std::int64_t wide = latent_dim() + mla_.kv_lora_rank;
-    const std::int64_t pairs = s.n_rows * s.position + s.n_rows * (s.n_rows + 1) / 2;
-    return (s.position + s.n_rows) * head < pairs * (wide - narrow) + s.n_rows * head;
-  }
-
   void reserve_absorbed(Step& step, std::int64_t n_rows) const noexcept {
     const std::size_t mark = step.arena.mark();
     step.arena.matrix(n_rows, n_heads_ * (2 * latent_dim() + mla_.kv_lora_rank) * 2);
@@ -193,7 +144,7 @@ class LatentAttention : public Attention {
   void absorbed(Step& step, const tensor::KvStreamView& cache,
                 std::span<const SequenceRows> sequences, MatrixF q, MatrixF mixed) noexcept {
     const std::size_t mark = step.arena.mark();
-    const std::int64_t n = q.n_rows, q_head = mla_.qk_nope_dim + mla_.qk_rope_dim;
+    const std::int64_t n = q.n_rows, q_head = q_head_dim();
     const MatrixF q_latent = step.arena.matrix(n, n_heads_ * latent_dim());
     for_rows(step, n, n_heads_ * mla_.qk_rope_dim, [&](std::int64_t row) {
       for (std::int64_t h = 0; h < n_heads_; ++h) {
@@ -219,38 +170,6 @@ class LatentAttention : public Attention {
     v_b_.run(step, n, o_latent.data, {o_latent.stride, mla_.kv_lora_rank}, mixed.data,
              {mixed.stride, mla_.v_head_dim});
     step.arena.release(mark);
-  }
-
-  std::int64_t latent_dim() const { return mla_.kv_lora_rank + mla_.qk_rope_dim; }
-
-  // Whether the file has K_b and V_b apart.
-  bool is_split(const io::WeightSource& source) const {
-    return source.find(kv_b_spec().name) == nullptr && source.find(k_b_spec().name) != nullptr;
-  }
-
-  WeightSpec kv_b_spec() const {
-    return {path() + ".kv_b_proj.weight",
-            {n_heads_ * (mla_.qk_nope_dim + mla_.v_head_dim), mla_.kv_lora_rank}};
-  }
-
-  WeightSpec k_b_spec() const {
-    return {path() + ".k_b_proj.weight", {n_heads_, mla_.kv_lora_rank, mla_.qk_nope_dim}};
-  }
-  WeightSpec v_b_spec() const {
-    return {path() + ".v_b_proj.weight", {n_heads_, mla_.v_head_dim, mla_.kv_lora_rank}};
-  }
-
-  void project(Step& step, Activation& x, Activation& q, Activation& latent) noexcept {
-    if (q_proj_ != nullptr) {
-      const LinearCall calls[] = {{q_proj_.get(), &q}, {kv_a_proj_.get(), &latent}};
-      run_siblings(step, x, calls);
-      return;
-    }
-    Activation q_a(step, x.n_rows(), mla_.q_lora_rank);
-    const LinearCall calls[] = {{q_a_proj_.get(), &q_a}, {kv_a_proj_.get(), &latent}};
-    run_siblings(step, x, calls);
-    q_a_norm_->run(step, q_a, nullptr, q_a);
-    q_b_proj_->run(step, q_a, q);
   }
 
   void rope(Step& step, std::int64_t row, float* x) noexcept {
@@ -322,22 +241,84 @@ class LatentAttention : public Attention {
     add_rows(loader, format, encoded.data(), {shape.k, shape.n}, to);
   }
 
-  io::MlaConfig mla_;
-  std::int64_t n_heads_;
-  bool absorb_;  // for prompts too
-  bool on_gpu_;
-  float scale_ = 1.0f;
-  Rotary& rotary_;
-  std::unique_ptr<Linear> q_proj_, q_a_proj_, q_b_proj_, kv_a_proj_, o_proj_;
-  std::unique_ptr<Norm> q_a_norm_, kv_a_norm_;
   HeadMatrices k_b_, v_b_;  // [kv_lora, nope], [v, kv_lora]
   HeadMatrices k_rows_;     // [nope, kv_lora]; only when prompts may be expanded
 };
 
 }  // namespace
 
+LatentBase::LatentBase(const Builder& at, const MlaSpec& spec, bool absorb)
+    : Attention(at.site()),
+      mla_(spec.config.mla),
+      n_heads_(spec.config.n_heads),
+      absorb_(absorb),
+      rotary_(spec.rotary) {
+  const io::ModelConfig& c = spec.config;
+  const Builder b = at.under(*this);
+  const std::int64_t q_dim = n_heads_ * (mla_.qk_nope_dim + mla_.qk_rope_dim);
+  if (mla_.q_lora_rank > 0) {
+    q_a_proj_ = b.linear("q_a_proj", mla_.q_lora_rank, c.d_model, c.attention_bias);
+    q_a_norm_ = b.norm("q_a_layernorm", mla_.q_lora_rank, c.norm_eps);
+    q_b_proj_ = b.linear("q_b_proj", q_dim, mla_.q_lora_rank);
+  } else {
+    q_proj_ = b.linear("q_proj", q_dim, c.d_model);
+  }
+  kv_a_proj_ = b.linear("kv_a_proj_with_mqa", latent_dim(), c.d_model, c.attention_bias);
+  kv_a_norm_ = b.norm("kv_a_layernorm", mla_.kv_lora_rank, c.norm_eps);
+  o_proj_ = b.linear("o_proj", c.d_model, n_heads_ * mla_.v_head_dim, c.attention_bias);
+  scale_ = static_cast<float>(yarn_softmax_factor(c.rope) /
+                              std::sqrt(static_cast<double>(mla_.qk_nope_dim + mla_.qk_rope_dim)));
+}
+
+void LatentBase::check(const io::WeightSource& source) const {
+  if (!is_split(source)) {
+    require_tensor(source, kv_b_spec());
+    return;
+  }
+  require_tensor(source, k_b_spec());
+  require_tensor(source, v_b_spec());
+}
+
+bool LatentBase::is_split(const io::WeightSource& source) const {
+  return source.find(kv_b_spec().name) == nullptr && source.find(k_b_spec().name) != nullptr;
+}
+
+WeightSpec LatentBase::kv_b_spec() const {
+  return {path() + ".kv_b_proj.weight",
+          {n_heads_ * (mla_.qk_nope_dim + mla_.v_head_dim), mla_.kv_lora_rank}};
+}
+WeightSpec LatentBase::k_b_spec() const {
+  return {path() + ".k_b_proj.weight", {n_heads_, mla_.kv_lora_rank, mla_.qk_nope_dim}};
+}
+WeightSpec LatentBase::v_b_spec() const {
+  return {path() + ".v_b_proj.weight", {n_heads_, mla_.v_head_dim, mla_.kv_lora_rank}};
+}
+
+void LatentBase::project(Step& step, Activation& x, Activation& q, Activation& latent) noexcept {
+  if (q_proj_ != nullptr) {
+    const LinearCall calls[] = {{q_proj_.get(), &q}, {kv_a_proj_.get(), &latent}};
+    run_siblings(step, x, calls);
+    return;
+  }
+  Activation q_a(step, x.n_rows(), mla_.q_lora_rank, q.gpu_type());
+  const LinearCall calls[] = {{q_a_proj_.get(), &q_a}, {kv_a_proj_.get(), &latent}};
+  run_siblings(step, x, calls);
+  q_a_norm_->run(step, q_a, nullptr, q_a);
+  q_b_proj_->run(step, q_a, q);
+}
+
+bool LatentBase::expands(const SequenceRows& s) const noexcept {
+  if (absorb_ || s.n_rows < 2) return false;
+  const std::int64_t head = (mla_.qk_nope_dim + mla_.v_head_dim) * mla_.kv_lora_rank;
+  const std::int64_t narrow = q_head_dim() + mla_.v_head_dim;
+  const std::int64_t wide = latent_dim() + mla_.kv_lora_rank;
+  const std::int64_t pairs = s.n_rows * s.position + s.n_rows * (s.n_rows + 1) / 2;
+  return (s.position + s.n_rows) * head < pairs * (wide - narrow) + s.n_rows * head;
+}
+
 std::unique_ptr<Attention> make_mla_attention(const Builder& at, const MlaSpec& spec) {
-  return std::make_unique<LatentAttention>(at, spec);
+  if (at.gpu()) return make_gpu_mla_attention(at, spec);
+  return std::make_unique<CpuLatent>(at, spec);
 }
 
 }  // namespace kt::operators

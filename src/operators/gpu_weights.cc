@@ -6,6 +6,8 @@
 #include <mutex>
 #include <optional>
 
+#include "base/half.h"
+
 namespace kt::operators {
 namespace {
 
@@ -13,6 +15,27 @@ using kernels::cuda::Status;
 
 constexpr std::int64_t kTileRows = kernels::cuda::kTileRows;
 constexpr std::size_t kPieceBytes = backend::Gpu::kStagingBytes;
+
+// The last exception of parallel work.
+class Failure {
+ public:
+  template <class F>
+  void guard(F&& f) noexcept {
+    try {
+      f();
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      exception_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (exception_) std::rethrow_exception(exception_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr exception_;
+};
 
 // Sends matrices of one format piece by piece: rows are brought into pinned memory by all threads
 // while the piece before is copied, and packed on the GPU. A piece holds rows of several matrices
@@ -97,22 +120,18 @@ class Sender {
       for (std::int64_t begin = 0; begin < p.n_rows; begin += step)
         tasks.push_back({&p, begin, std::min(step, p.n_rows - begin)});
     }
-    std::exception_ptr failure;
-    std::mutex mutex;
+    Failure failure;
     const auto n_tasks = static_cast<std::int64_t>(tasks.size());
     loader_.cpu().pool.run(n_tasks, [&](std::int64_t i, int worker) {
       const auto& [part, begin, count] = tasks[static_cast<std::size_t>(i)];
-      try {
+      failure.guard([&] {
         RowReader& reader = readers_[static_cast<std::size_t>(worker)];
         std::memcpy(staging + part->at + static_cast<std::size_t>(begin) * part->row_bytes,
                     reader.rows(*part->info, part->row + begin, count),
                     part->row_bytes * static_cast<std::size_t>(count));
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        failure = std::current_exception();
-      }
+      });
     });
-    if (failure) std::rethrow_exception(failure);
+    failure.rethrow();
   }
 
   Loader& loader_;
@@ -142,14 +161,6 @@ bool gpu_has_experts(tensor::Format format) {
   if (format == Format::name) return true;
 #include "kernels/cuda/moe/kernels.inc"
 #undef EXPERTS
-  return false;
-}
-
-bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v) {
-#define ATTENTION(qk, v, launch) \
-  if (dim_qk == (qk) && dim_v == (v)) return true;
-#include "kernels/cuda/attention/kernels.inc"
-#undef ATTENTION
   return false;
 }
 
@@ -189,6 +200,35 @@ GpuMatrices gpu_matrices(Loader& loader, backend::Gpu& gpu, const std::vector<We
   }
   sender->flush();
   return out;
+}
+
+const void* gpu_head_rows(Loader& loader, backend::Gpu& gpu, const io::TensorInfo& info,
+                          const HeadRows& rows) {
+  const std::int64_t k = info.shape.n_cols(), n = rows.n;
+  std::vector<std::uint16_t> values(static_cast<std::size_t>(rows.n_heads * n * k));
+  std::vector<RowReader> readers(static_cast<std::size_t>(loader.cpu().pool.size()),
+                                 RowReader(loader.source(), {}));
+  Failure failure;
+  loader.cpu().pool.run(rows.n_heads, [&](std::int64_t head, int worker) {
+    failure.guard([&] {
+      const std::byte* stored = readers[static_cast<std::size_t>(worker)].rows(
+          info, head * rows.rows_each + rows.begin, n);
+      std::vector<float> decoded(static_cast<std::size_t>(n * k));
+      formats::traits(info.format).decode(stored, decoded.data(), n * k);
+      std::uint16_t* to = values.data() + head * n * k;
+      for (std::int64_t i = 0; i < n; ++i) {
+        for (std::int64_t j = 0; j < k; ++j) {
+          to[rows.transposed ? j * n + i : i * k + j] =
+              f32_to_bf16(decoded[static_cast<std::size_t>(i * k + j)]);
+        }
+      }
+    });
+  });
+  failure.rethrow();
+  gpu.use();
+  auto* to = gpu.allocate<std::uint16_t>(rows.n_heads * n * k);
+  gpu.upload(to, values.data(), values.size() * sizeof(std::uint16_t));
+  return to;
 }
 
 }  // namespace kt::operators

@@ -11,8 +11,6 @@ namespace kt::operators {
 /// Whether GPUs multiply with weights of this format, as single matrices or as experts.
 bool gpu_multiplies(tensor::Format format);
 bool gpu_has_experts(tensor::Format format);
-/// Whether GPUs have a kernel for such heads; a slow one takes all.
-bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v);
 
 /// A copy on a GPU.
 const float* gpu_floats(backend::Gpu& gpu, const std::vector<float>& values);
@@ -26,5 +24,14 @@ struct GpuMatrices {
 /// Throws as Loader::matrices; kUnsupported when formats differ, kNoMemory.
 GpuMatrices gpu_matrices(Loader& loader, backend::Gpu& gpu, const std::vector<WeightSpec>& specs,
                          const Recode& recode);
+
+/// Rows [begin, begin + n) of every rows_each rows of a tensor: a small matrix of each head.
+struct HeadRows {
+  std::int64_t n_heads = 0, rows_each = 0, begin = 0, n = 0;
+  bool transposed = false;  // [k, n] instead of [n, k]
+};
+/// In bf16, one after the other. Throws kNoMemory.
+const void* gpu_head_rows(Loader& loader, backend::Gpu& gpu, const io::TensorInfo& info,
+                          const HeadRows& rows);
 
 }  // namespace kt::operators

@@ -67,6 +67,13 @@ class Norm : public Module {
                            std::int64_t stride) noexcept = 0;
   /// The same for all vectors of the rows of x, wherever they are.
   virtual void run_vectors(Step& step, Activation& x) noexcept = 0;
+  /// What kernels of other modules on this GPU need to norm in passing; no weights: it is
+  /// elsewhere.
+  struct OnGpu {
+    const float* weight = nullptr;
+    float eps = 0.0f;
+  };
+  virtual OnGpu on(const GpuStep&) const { return {}; }
 
  private:
   virtual void do_run(Step& step, Activation& residual, Activation* delta,

@@ -66,6 +66,10 @@ class GpuRmsNorm : public RmsNorm {
     launch(gpu, args, x.n_rows() * x.n_cols() / dim_);
   }
 
+  OnGpu on(const GpuStep& gpu) const override {
+    return gpu.index() == gpu_ ? OnGpu{on_gpu_, eps_} : OnGpu{};
+  }
+
  private:
   void do_run(Step& step, Activation& residual, Activation* delta,
               Activation& out) noexcept override {

@@ -217,10 +217,4 @@ std::uint64_t workspace_bytes(const io::ModelConfig& c, const std::vector<Module
   return static_cast<std::uint64_t>(per_row * static_cast<double>(chunk) + scratch + outputs);
 }
 
-std::uint64_t gpu_attention_bytes(const io::ModelConfig& c, std::int64_t chunk,
-                                  std::int64_t context) {
-  if (c.mla.kv_lora_rank > 0 || operators::gpu_attends(c.head_dim, c.head_dim)) return 0;
-  return static_cast<std::uint64_t>(chunk * c.n_heads * context) * sizeof(float);
-}
-
 }  // namespace kt::placement

@@ -43,8 +43,7 @@ struct Packing {
   CpuCaps caps = 0;
   backend::ActPolicy act = backend::ActPolicy::kQ16;
   int n_threads = 1;
-  bool gpus = false;       // GPUs exist: weights on them keep their blocks; else the CPU stands in
-  bool gpus_here = false;  // in this machine: what they cannot compute yet stays on the CPU
+  bool gpus = false;  // GPUs exist: weights on them keep their blocks; else the CPU stands in
 };
 
 /// Whether a module's device is the CPU, or a GPU that the CPU stands in for.
@@ -73,10 +72,5 @@ std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& 
 /// Temporaries of one step of `chunk` rows.
 std::uint64_t workspace_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
                               std::int64_t chunk, const Packing& packing);
-
-/// What attention on a GPU takes beside, in a step of `chunk` rows over `context` keys: a score for
-/// each, where no kernel is for the model's heads and the slow one serves.
-std::uint64_t gpu_attention_bytes(const io::ModelConfig& config, std::int64_t chunk,
-                                  std::int64_t context);
 
 }  // namespace kt::placement

@@ -41,12 +41,5 @@ TEST(Workspace, CountsWhatExpertsTakeByTiles) {
             workspace(kVectors, 512, backend::ActPolicy::kF32));
 }
 
-TEST(GpuAttentionBytes, AreForHeadsWithoutAKernel) {
-  io::ModelConfig c = moe();
-  EXPECT_EQ(gpu_attention_bytes(c, 512, 8192), 0u);
-  c.head_dim = 96;
-  EXPECT_EQ(gpu_attention_bytes(c, 512, 8192), std::uint64_t{512} * 16 * 8192 * 4);
-}
-
 }  // namespace
 }  // namespace kt::placement

@@ -37,7 +37,7 @@ class Chooser {
   Chooser(const io::WeightSource& source, const Packing& packing,
           const std::vector<ModuleCost>& modules)
       : source_(source), packing_(packing), modules_(modules), choices_(modules.size()) {
-    placement_.devices = {1, !packing.gpus_here};
+    placement_.devices = {1, false};
     placement_.default_entry.device = operators::gpu_name(0);
     for (std::size_t i = 0; i < modules.size(); ++i) {
       std::string key = split_layer(modules[i].path).with("#");

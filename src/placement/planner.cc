@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "models/model.h"
+#include "operators/gpu_attention.h"
 #include "placement/gpu_fill.h"
 
 namespace kt::placement {
@@ -69,7 +70,7 @@ class Planner {
 
   std::uint64_t gpu_workspace(std::int64_t context) const {
     return workspace(context) +
-           gpu_attention_bytes(config_, std::min(options_.chunk_size, context), context);
+           operators::gpu_attention_bytes(config_, std::min(options_.chunk_size, context), context);
   }
 
   // Tokens that the cache holds, of all sequences together.
@@ -227,7 +228,7 @@ class Planner {
   }
 
   void place(const Assignment& assignment) {
-    plan_.placement.devices = {static_cast<int>(machine_.gpus.size()), !options_.packing.gpus_here};
+    plan_.placement.devices = {static_cast<int>(machine_.gpus.size()), false};
     place_on_gpus(*plan_.model, fill_input(plan_.context), assignment, plan_.placement);
     plan_.model = models::build_model(config_, plan_.placement);
     plan_.modules = footprint(*plan_.model, plan_.placement, source_, options_.packing);

@@ -20,17 +20,19 @@ class GpuSession : public ::testing::Test {
         settings_(*static_cast<backend::FakeGpuSettings*>(object_->symbol("fake_gpu_settings"))) {}
   ~GpuSession() override { settings_.failing = nullptr; }
 
-  static std::unique_ptr<Session> open(std::uint64_t gpu_memory = 0, std::int64_t chunk = 128) {
+  static std::unique_ptr<Session> open(std::uint64_t gpu_memory = 0, std::int64_t chunk = 128,
+                                       const std::string& model = "qwen3_moe") {
     Options options;
     options.gpu_memory = gpu_memory;
     options.chunk_size = chunk;
-    return open(options);
+    return open(options, 0, model);
   }
-  static std::unique_ptr<Session> open(Options options, std::int64_t layers = 0) {
+  static std::unique_ptr<Session> open(Options options, std::int64_t layers = 0,
+                                       const std::string& model = "qwen3_moe") {
     options.n_threads = 2;
     options.gpu_plugin = kPlugin;
-    return Session::open_dummy(options, KT_SOURCE_DIR "/tests/data/golden_configs/qwen3_moe.json",
-                               "Q8_0", layers);
+    return Session::open_dummy(
+        options, KT_SOURCE_DIR "/tests/data/golden_configs/" + model + ".json", "Q8_0", layers);
   }
   // With all on the planned GPUs, or the experts on the CPU.
   static std::unique_ptr<Session> open_with_graphs(const char* graphs, bool experts_on_cpu,
@@ -81,6 +83,26 @@ class GpuSession : public ::testing::Test {
     request.max_tokens = 8;
     request.ignore_stop_tokens = true;
     return request;
+  }
+
+  void expect_errors(const std::string& model, std::initializer_list<const char*> calls) {
+    auto session = open(0, 128, model);
+    const auto wanted = session->engine().generate(request()).tokens;
+    for (const char* call : calls) {
+      settings_.failing = call;
+      engine::Request other = request();
+      other.prompt = {9, 8, 7, 6, 5, 4, 3};  // a step that is launched
+      try {
+        session->engine().generate(other);
+        ADD_FAILURE() << call << ": no error";
+      } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("the device failed"), std::string::npos) << e.what();
+      }
+      settings_.failing = nullptr;
+      session = nullptr;
+      session = open(0, 128, model);
+      EXPECT_EQ(session->engine().generate(request()).tokens, wanted) << call;
+    }
   }
 
   std::string problem_;
@@ -143,23 +165,8 @@ TEST_F(GpuSession, AGraphThatFailsIsAnErrorAndTheNextSessionWorks) {
 }
 
 TEST_F(GpuSession, AKernelThatFailsIsAnErrorAndTheNextSessionWorks) {
-  auto session = open();
-  const auto wanted = session->engine().generate(request()).tokens;
-  for (const char* call : {"gemm", "moe", "attention", "copy", "stream_synchronize"}) {
-    settings_.failing = call;
-    engine::Request other = request();
-    other.prompt = {9, 8, 7, 6, 5, 4, 3};  // a step that is launched
-    try {
-      session->engine().generate(other);
-      ADD_FAILURE() << call << ": no error";
-    } catch (const Error& e) {
-      EXPECT_NE(std::string(e.what()).find("the device failed"), std::string::npos) << e.what();
-    }
-    settings_.failing = nullptr;
-    session = nullptr;
-    session = open();
-    EXPECT_EQ(session->engine().generate(request()).tokens, wanted) << call;
-  }
+  expect_errors("qwen3_moe", {"gemm", "moe", "attention", "copy", "stream_synchronize"});
+  expect_errors("deepseek_v3", {"store_latents", "head_products", "attention"});
 }
 
 TEST_F(GpuSession, PromptsOfManyChunksAndPagesThatAreShared) {

@@ -47,7 +47,7 @@ Host describe_host(const PlanRequest& request) {
       m.cpu = placement::roofline_rates(usable, placement::kUsable * flops, host.packing.n_threads);
     }
   }
-  host.devices = {static_cast<int>(m.gpus.size()), !m.gpus.empty()};
+  host.devices = {static_cast<int>(m.gpus.size()), false};
   if (!request.cpu_flops.empty() && !host.elsewhere) {
     fail(ErrorCode::kUsage, "--cpu-flops",
          "is for a machine given by hand: add its memory with a rate, as in --ram 128GiB@100GB/s");

@@ -139,7 +139,7 @@ placement::Plan Session::place(const Options& options) {
   if (options.emulate_gpus == 0) {
     gpu_machine_ = find_gpus(options.gpu_plugin, options.gpus, options.gpu_memory);
     here.machine.gpus = gpu_machine_.gpus;
-    here.packing.gpus = here.packing.gpus_here = !gpu_machine_.gpus.empty();
+    here.packing.gpus = !gpu_machine_.gpus.empty();
     here.devices = {static_cast<int>(gpu_machine_.gpus.size()), false};
   }
   return session::place(*source_, here, options, options.on_warning);

@@ -7,6 +7,7 @@
 // Thread rule: status.h; use_device() and error_text() are per thread.
 #pragma once
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/latent.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/exchange/exchange.h"
 #include "kernels/cuda/gemm/gemm.h"

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <numeric>
 
 #include "base/half.h"
 #include "base/noise.h"
@@ -53,6 +54,7 @@ class SelfCheck {
   void products(Format format);
   void experts(Format gate, Format down);
   void attention(const GpuHeads& heads);
+  void head_products(std::int64_t m);
 
   template <class T>
   T* put(const std::vector<T>& values) {
@@ -237,10 +239,50 @@ void SelfCheck::attention(const GpuHeads& heads) {
   });
 }
 
+// Queries to latents, rotary values behind them.
+void SelfCheck::head_products(std::int64_t m) {
+  const GpuCheck check{"attention", fmt::format("MLA queries, {}", rows_text(m))};
+  if (!api().has_attention(576, 512)) return absent(check, "no kernel");
+  compare(check, [=, this] {
+    kernels::cuda::HeadProductsArgs args;
+    args.n_heads = 16;
+    args.n = 512;
+    args.k = 128;
+    args.tail = 64;
+    args.m = m;
+    args.w = put_bf16(args.n_heads * args.n * args.k, 1);
+    args.x_head_stride = args.k + args.tail;
+    args.x_row_stride = args.n_heads * args.x_head_stride;
+    args.x = put_bf16(m * args.x_row_stride, 2);
+    args.y_head_stride = args.n + args.tail;
+    args.y_row_stride = args.n_heads * args.y_head_stride;
+    args.y = gpu_.allocate<std::uint16_t>(m * args.y_row_stride);
+    args.cos = put(noise(m * args.tail / 2, 3));
+    args.sin = put(noise(m * args.tail / 2, 4));
+    float* out = gpu_.allocate<float>(m * args.y_row_stride);
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(m));
+    std::iota(rows.begin(), rows.end(), 0);
+    const kernels::cuda::RowsArgs floats{args.y,     Type::kBF16, put(rows),        out,
+                                         Type::kF32, m,           args.y_row_stride};
+    const auto then_floats = [=, this](Status status) {
+      return status == Status::kOk ? api().gather_rows(floats, gpu_.stream()) : status;
+    };
+    return Pair{
+        [=, this] { return then_floats(api().head_products(args, gpu_.stream())); },
+        [=, this] { return then_floats(api().head_products_reference(args, gpu_.stream())); }, out,
+        m * args.y_row_stride};
+  });
+}
+
 std::vector<GpuCheck> SelfCheck::run(const GpuKernels& kernels) {
   for (const Format format : kernels.products) products(format);
   for (const auto& [gate, down] : kernels.experts) experts(gate, down);
   for (const GpuHeads& heads : kernels.attention) attention(heads);
+  if (std::any_of(kernels.attention.begin(), kernels.attention.end(),
+                  [](const GpuHeads& heads) { return heads.latent; })) {
+    head_products(1);
+    head_products(64);
+  }
   return std::move(results_);
 }
 

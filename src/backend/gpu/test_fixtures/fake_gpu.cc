@@ -305,6 +305,8 @@ void set_kernels(GpuApi& api) {
     return launch("moe_reference", stream, [args] { host_kernels::moe(args); });
   };
   LOOPS(store_kv, StoreKvArgs);
+  LOOPS(store_latents, StoreLatentsArgs);
+  LOOPS(head_products, HeadProductsArgs);
   LOOPS(add_rms_norm, NormArgs);
   LOOPS(rope, RopeArgs);
   LOOPS(silu_mul, SiluArgs);

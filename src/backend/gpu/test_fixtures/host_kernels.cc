@@ -45,6 +45,17 @@ const std::uint16_t* cached(const KvCache& cache, const PageTable& table, std::i
          (page * kPageLen + position % kPageLen) * cache.row_stride + head * cache.head_stride;
 }
 
+std::size_t to_index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+// Pairs (2i, 2i + 1).
+void turn(const float* x, const float* cos, const float* sin, std::int64_t half, std::uint16_t* y) {
+  for (std::int64_t i = 0; i < half; ++i) {
+    const float a = x[2 * i], b = x[2 * i + 1];
+    y[2 * i] = f32_to_bf16(a * cos[i] - b * sin[i]);
+    y[2 * i + 1] = f32_to_bf16(b * cos[i] + a * sin[i]);
+  }
+}
+
 void attend(const AttentionArgs& a, const SequenceItem& item, std::int64_t token,
             std::int64_t head) {
   const std::int64_t row = item.row_begin + token, position = item.position + token;
@@ -172,6 +183,50 @@ void store_kv(const StoreKvArgs& a) {
         for (std::int64_t d = 0; d < a.dim; ++d) to[d] = f32_to_bf16(load(a.x, a.type, from + d));
       }
     }
+  }
+}
+
+void store_latents(const StoreLatentsArgs& a) {
+  for (std::int64_t i = 0; i < a.n_items; ++i) {
+    const SequenceItem& item = a.items[i];
+    for (std::int64_t token = 0; token < item.n_rows; ++token) {
+      const std::int64_t row = item.row_begin + token;
+      const auto x = vector_at(a.x, Type::kBF16, row * (a.rank + a.rope), a.rank + a.rope);
+      auto* to = const_cast<std::uint16_t*>(
+          cached(a.cache, a.table, item.table, item.position + token, 0));
+      float squares = 0.0f;
+      for (std::int64_t d = 0; d < a.rank; ++d) squares += x[to_index(d)] * x[to_index(d)];
+      const float scale = 1.0f / std::sqrt(squares / static_cast<float>(a.rank) + a.eps);
+      for (std::int64_t d = 0; d < a.rank; ++d)
+        to[d] = f32_to_bf16(a.weight == nullptr ? x[to_index(d)]
+                                                : x[to_index(d)] * scale * a.weight[d]);
+      const std::int64_t half = a.rope / 2;
+      turn(x.data() + a.rank, a.cos + row * half, a.sin + row * half, half, to + a.rank);
+    }
+  }
+}
+
+void head_products(const HeadProductsArgs& a) {
+  const auto* weights = static_cast<const std::uint16_t*>(a.w);
+  for (std::int64_t i = 0; i < a.m * a.n_heads; ++i) {
+    const std::int64_t row = i / a.n_heads, head = i % a.n_heads;
+    const std::int64_t from =
+        a.pages == nullptr ? row : a.pages[row / kPageLen] * kPageLen + row % kPageLen;
+    const auto x =
+        vector_at(a.x, Type::kBF16, from * a.x_row_stride + head * a.x_head_stride, a.k + a.tail);
+    const std::uint16_t* w = weights + head * a.n * a.k;
+    auto* y = static_cast<std::uint16_t*>(a.y) + row * a.y_row_stride + head * a.y_head_stride;
+    for (std::int64_t n = 0; n < a.n; ++n) {
+      float sum = 0.0f;
+      for (std::int64_t k = 0; k < a.k; ++k)
+        sum += x[to_index(k)] * bf16_to_f32(a.transposed ? w[k * a.n + n] : w[n * a.k + k]);
+      y[n] = f32_to_bf16(sum);
+    }
+    const std::int64_t half = a.tail / 2;
+    const std::vector<float> one(to_index(half), 1.0f), zero(to_index(half));
+    const bool turned = a.cos != nullptr;
+    turn(x.data() + a.k, turned ? a.cos + row * half : one.data(),
+         turned ? a.sin + row * half : zero.data(), half, y + a.n);
   }
 }
 

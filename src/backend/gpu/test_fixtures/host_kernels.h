@@ -15,6 +15,8 @@ void gemm(const GemmArgs& args, float factor);
 void moe(const MoeArgs& args);
 void attention(const AttentionArgs& args);
 void store_kv(const StoreKvArgs& args);
+void store_latents(const StoreLatentsArgs& args);
+void head_products(const HeadProductsArgs& args);
 void add_rms_norm(const NormArgs& args);
 void rope(const RopeArgs& args);
 void silu_mul(const SiluArgs& args);

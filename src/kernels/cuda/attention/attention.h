@@ -58,7 +58,7 @@ struct AttentionArgs {
   std::size_t workspace_bytes = 0;
 };
 
-/// Whether a kernel exists: (64, 64), (128, 128), (192, 128), (256, 256) and, MLA, (576, 512).
+/// Whether a kernel exists: kernels.inc.
 bool has_attention(std::int64_t dim_qk, std::int64_t dim_v);
 
 /// A split size that occupies the device, from the counts in args.

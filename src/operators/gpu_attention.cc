@@ -1,0 +1,47 @@
+#include "operators/gpu_attention.h"
+
+#include <algorithm>
+
+namespace kt::operators {
+
+bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v) {
+#define ATTENTION(qk, v, launch) \
+  if (dim_qk == (qk) && dim_v == (v)) return true;
+#include "kernels/cuda/attention/kernels.inc"
+#undef ATTENTION
+  return false;
+}
+
+void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args) noexcept {
+  const std::size_t mark = gpu.mark();
+  const backend::GpuApi& api = gpu.gpu().api();
+  const bool fast = api.has_attention(args.dim_qk, args.dim_v);
+  args.split_keys = api.attention_split_keys(args, gpu.gpu().info());
+  args.workspace_bytes =
+      fast ? api.attention_workspace(args) : api.attention_reference_workspace(args);
+  args.workspace = gpu.allocate(args.workspace_bytes);
+  gpu.run(who, [&](auto& k, auto stream) {
+    return fast ? k.attention(args, stream) : k.attention_reference(args, stream);
+  });
+  gpu.release(mark);
+}
+
+std::size_t gpu_expand_bytes(const io::ModelConfig& c) {
+  constexpr std::int64_t kMost = std::int64_t{128} << 20;
+  const std::int64_t values = c.mla.qk_nope_dim + c.mla.qk_rope_dim + c.mla.v_head_dim;
+  const std::int64_t whole = c.max_context * c.n_heads * values * 2;
+  return static_cast<std::size_t>(std::min(whole, kMost));
+}
+
+std::size_t gpu_attention_bytes(const io::ModelConfig& c, std::int64_t chunk,
+                                std::int64_t context) {
+  const bool latent = c.mla.kv_lora_rank > 0;
+  const std::int64_t rank = c.mla.kv_lora_rank, rope = c.mla.qk_rope_dim;
+  const bool fast = latent ? gpu_attends(rank + rope, rank) &&
+                                 gpu_attends(c.mla.qk_nope_dim + rope, c.mla.v_head_dim)
+                           : gpu_attends(c.head_dim, c.head_dim);
+  const auto scores = fast ? 0 : static_cast<std::size_t>(chunk * c.n_heads * context) * 4;
+  return scores + (latent ? gpu_expand_bytes(c) : 0);
+}
+
+}  // namespace kt::operators

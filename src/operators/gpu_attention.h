@@ -1,0 +1,24 @@
+// Attention over a cache on a GPU: the kernel for the size of the heads, or its slow twin where
+// there is none, with work memory of the step. Thread rule: as GpuStep.
+#pragma once
+#include "io/model_config.h"
+#include "operators/gpu_step.h"
+
+namespace kt::operators {
+
+/// Whether GPUs have a kernel for heads of this size.
+bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v);
+
+/// `who` names the module in errors; split_keys and workspace of args are filled in.
+void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args) noexcept;
+
+/// Memory for keys and values per head that latent attention makes for a prompt of any length, in
+/// one go or a few heads at a time.
+std::size_t gpu_expand_bytes(const io::ModelConfig& config);
+
+/// Temporaries of a layer's attention that grow with the context: slow twins' scores of `chunk`
+/// rows, and expanded keys and values.
+std::size_t gpu_attention_bytes(const io::ModelConfig& config, std::int64_t chunk,
+                                std::int64_t context);
+
+}  // namespace kt::operators
