@@ -1,6 +1,6 @@
 // bench_cuda_kernels [--json FILE] [FAMILY…]: the kernel families on shapes of published models,
 // with the share of the ceilings that the same run measures first. Families: gemv gemm moe
-// attention mla.
+// attention mla heads.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/bench/harness.h"
+#include "kernels/cuda/bench/head_products.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/moe/moe.h"
 
@@ -233,6 +234,7 @@ void run(Harness& h, const std::set<std::string>& families) {
         bench_attention(h, {"mla", 128, 1, 576, 512}, batch, context, 1);
     }
   }
+  if (wanted("heads")) bench_head_products(h);
 }
 
 int main(int argc, char** argv) {
@@ -242,10 +244,12 @@ int main(int argc, char** argv) {
     const std::string arg = argv[i];
     if (arg == "--json" && i + 1 < argc) {
       json = argv[++i];
-    } else if (std::set<std::string>{"gemv", "gemm", "moe", "attention", "mla"}.contains(arg)) {
+    } else if (std::set<std::string>{"gemv", "gemm", "moe", "attention", "mla", "heads"}.contains(
+                   arg)) {
       families.insert(arg);
     } else {
-      std::fputs("usage: bench_cuda_kernels [--json FILE] [gemv gemm moe attention mla]\n", stderr);
+      std::fputs("usage: bench_cuda_kernels [--json FILE] [gemv gemm moe attention mla heads]\n",
+                 stderr);
       return 2;
     }
   }
