@@ -6,7 +6,6 @@
 #include "operators/attend.h"
 #include "operators/expand.h"
 #include "operators/expert_blocking.h"
-#include "operators/gpu_weights.h"
 #include "operators/phased.h"
 #include "placement/layer_path.h"
 

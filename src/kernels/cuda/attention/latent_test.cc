@@ -123,7 +123,7 @@ TEST_F(HeadProducts, ManyRows) {
 TEST_F(HeadProducts, SizesThatFillNoTile) {
   for (const std::int64_t m : {1, 31, 50}) {
     run_case({m, 4, 72, 40, 16});
-    run_case({m, 4, 8, 264, 2});
+    run_case({m, 4, 8, 264, 8});
     run_case({m, 2, 40, 8, 0});
   }
 }
