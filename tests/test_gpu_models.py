@@ -13,7 +13,9 @@ from support.kt import BUILD, run_kt
 from support.nan_model import write_nan_model
 from test_goldens import ARCHITECTURES, Golden, mean_kl
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RULES = ROOT / "rules"
+sys.path.insert(0, str(ROOT / "tools"))
 from gpu_models import BOUND, EXPERTS_ON_CPU  # noqa: E402
 
 PLUGIN = ["--gpu-plugin", BUILD / "src" / "backend" / "gpu" / "libfake_gpu_whole.so"]
@@ -110,3 +112,15 @@ def test_expanded_prompts_equal_absorbed_ones(goldens, tmp_path):
         got = logits("false", *flags)
         assert mean_kl(absorbed, got) <= BOUND
         assert np.array_equal(absorbed, got) == (flags == ["--chunk", "50"])
+
+
+@pytest.mark.parametrize("template, name", [
+    ("DeepSeek-V2-Chat", "deepseek_v2"), ("DeepSeek-V2-Lite-Chat-multi-gpu", "deepseek_v2_lite"),
+    ("DeepSeek-V3-Chat-multi-gpu", "deepseek_v3"), ("DeepSeek-V3-Chat-serve", "deepseek_v3"),
+    ("Kimi-K2-Instruct", "kimi_k2"), ("Moonlight-16B-A3B", "moonlight")])
+def test_templates_with_latent_attention_on_gpus(goldens, template, name):
+    golden = goldens[name]
+    model, rules = golden.model("BF16"), ["--rules", RULES / f"{template}.yaml"]
+    emulated = golden.logits(model, *rules, "--emulate-gpus", "2", "--act", "f32", "--kv", "f32")
+    kls = sorted(mean_kl(r[None], got[None]) for r, got in zip(emulated, golden.logits(model, *PLUGIN, *rules)))
+    assert np.mean(kls[:-1]) <= BOUND

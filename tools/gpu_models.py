@@ -1,10 +1,11 @@
 """The golden models (tests/test_goldens.py) on the GPUs of this machine, with nothing but Python.
 
-    tools/gpu_models.py KT [--types BF16,Q8_0,Q4_K_M]
+    tools/gpu_models.py KT [--types BF16,Q8_0,Q4_K_M] [--models deepseek]
 
 Each model is written by `kt quantize --dummy`, placed by the planner and with its routed experts on the CPU, and run
 as a prompt and token by token. Printed is the mean over tokens of KL(Transformers in float32 || kt). Above 2e-3 counts
-as a failure, but for the worst token: a near tie of a router may fall to the other side in bf16.
+as a failure, but for the worst token: a near tie of a router may fall to the other side in bf16. Latent attention with
+heads of the real size, which has kernels of its own, is compared with the CPU.
 """
 import argparse
 import array
@@ -56,39 +57,78 @@ def token_kls(reference, logits) -> list:
     return kls
 
 
+class Runs:
+    """Runs of one kt, in one folder."""
+
+    def __init__(self, kt: str, folder: pathlib.Path):
+        self.kt = kt
+        self.model, self.tokens, self.output, rules, self.config = (
+            folder / n for n in ("m.gguf", "t.json", "l.npy", "r.yaml", "c.json"))
+        rules.write_text(EXPERTS_ON_CPU)
+        self.placements = {"planned": [], "experts on the CPU": ["--rules", rules, "--device", "cuda:0"]}
+        self.failures = 0
+
+    def write(self, config: pathlib.Path, file_type: str, tokens: list) -> None:
+        subprocess.run([self.kt, "quantize", "--dummy", config, self.model, "--type", file_type, "--seed", "1"],
+                       check=True, capture_output=True)
+        self.tokens.write_text(json.dumps(tokens))
+
+    def logits(self, *flags) -> subprocess.CompletedProcess:
+        return subprocess.run([self.kt, "logits", "--model", self.model, "--tokens-file", self.tokens, "--output",
+                               self.output, *flags], capture_output=True, text=True)
+
+    def compare(self, label: str, reference: tuple, *flags) -> None:
+        done = self.logits(*flags)
+        if done.returncode != 0:
+            self.failures += 1
+            print(f"{label}: {done.stderr.strip()}", flush=True)
+            return
+        kls = token_kls(reference, read_npy(self.output.read_bytes()))
+        rest = sum(sorted(kls)[:-1]) / (len(kls) - 1)
+        self.failures += rest > BOUND
+        print(f"{label}: mean KL {sum(kls) / len(kls):.1e}, without the worst token {rest:.1e}"
+              f"{'  TOO FAR' if rest > BOUND else ''}", flush=True)
+
+    def golden(self, config: pathlib.Path, file_types: list) -> None:
+        golden = zipfile.ZipFile(DATA / "goldens" / f"{config.stem}.npz")
+        for file_type in file_types:
+            self.write(config, file_type, list(read_npy(golden.read("tokens.npy"))[1]))
+            reference = read_npy(golden.read(f"{file_type}.npy"))
+            for name, flags in self.placements.items():
+                self.compare(f"{config.stem} {file_type}, {name}", reference, *flags)
+                self.compare(f"{config.stem} {file_type}, {name}, token by token", reference, *flags, "--decode")
+
+    def latent_heads(self) -> None:
+        """Latent attention with heads as large as DeepSeek-V3's, for which there are kernels, against the CPU."""
+        small = json.loads((DATA / "golden_configs" / "deepseek_v3.json").read_text())
+        self.config.write_text(json.dumps(small | {
+            "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+            "max_position_embeddings": 1024}))
+        self.write(self.config, "BF16", [(i * 37 + 11) % 200 for i in range(300)])
+        done = self.logits("--gpus", "0", "--act", "f32", "--kv", "f32")
+        if done.returncode != 0:
+            self.failures += 1
+            print(done.stderr.strip())
+            return
+        reference = read_npy(self.output.read_bytes())
+        for name, flags in {"at once": [], "in chunks of 96": ["--chunk", "96"], "of 50": ["--chunk", "50"],
+                            "of 7": ["--chunk", "7"], "token by token": ["--decode"]}.items():
+            self.compare(f"DeepSeek-V3's heads, {name}", reference, *flags)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kt")
     parser.add_argument("--types", default="BF16,Q8_0,Q4_K_M")
+    parser.add_argument("--models", default="", help="only those whose names contain this")
     args = parser.parse_args()
-    failures = 0
     with tempfile.TemporaryDirectory() as folder:
-        model, tokens, output, rules = (pathlib.Path(folder) / n for n in ("m.gguf", "t.json", "l.npy", "r.yaml"))
-        rules.write_text(EXPERTS_ON_CPU)
-        for config in sorted((DATA / "golden_configs").glob("*.json")):
-            golden = zipfile.ZipFile(DATA / "goldens" / f"{config.stem}.npz")
-            tokens.write_text(json.dumps(list(read_npy(golden.read("tokens.npy"))[1])))
-            placements = {"planned": [], "experts on the CPU": ["--rules", rules, "--device", "cuda:0"]}
-            for file_type in args.types.split(","):
-                reference = read_npy(golden.read(f"{file_type}.npy"))
-                subprocess.run([args.kt, "quantize", "--dummy", config, model, "--type", file_type, "--seed", "1"],
-                               check=True, capture_output=True)
-                for name, flags in placements.items():
-                    for walk in ([], ["--decode"]):
-                        done = subprocess.run([args.kt, "logits", "--model", model, "--tokens-file", tokens, "--output",
-                                               output, *flags, *walk], capture_output=True, text=True)
-                        label = f"{config.stem} {file_type}, {name}{', token by token' if walk else ''}"
-                        if done.returncode != 0:
-                            failures += 1
-                            print(f"{label}: {done.stderr.strip()}")
-                            continue
-                        kls = token_kls(reference, read_npy(output.read_bytes()))
-                        rest = sum(sorted(kls)[:-1]) / (len(kls) - 1)
-                        failures += rest > BOUND
-                        print(f"{label}: mean KL {sum(kls) / len(kls):.1e}, without the worst token {rest:.1e}"
-                              f"{'  TOO FAR' if rest > BOUND else ''}", flush=True)
-    print(f"{failures} of the golden runs failed" if failures else "all golden models agree")
-    return 1 if failures else 0
+        runs = Runs(args.kt, pathlib.Path(folder))
+        for config in sorted((DATA / "golden_configs").glob(f"*{args.models}*.json")):
+            runs.golden(config, args.types.split(","))
+        runs.latent_heads()
+    print(f"{runs.failures} of the golden runs failed" if runs.failures else "all golden models agree")
+    return 1 if runs.failures else 0
 
 
 if __name__ == "__main__":

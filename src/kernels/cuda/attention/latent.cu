@@ -140,14 +140,24 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(HeadProductsArgs 
   }
 }
 
+/// Tiles of x and of the weights in shared memory, for kStages steps of k.
+template <bool kTransposed>
+struct Tiles {
+  static constexpr int kRows = 128, kCols = 128, kDepth = 32, kStages = 4;
+  static constexpr int kXStride = kDepth + kPad, kWRows = kTransposed ? kDepth : kCols,
+                       kWStride = (kTransposed ? kCols : kDepth) + kPad;
+  std::uint16_t x[kStages][kRows * kXStride], w[kStages][kWRows * kWStride];
+};
+
 /// A block multiplies 128 rows of x with 128 rows of a head's weights (columns, when transposed);
-/// each of 8 warps has 32 by 64 of the results. The next 32 of k are on their way meanwhile.
+/// each of 8 warps has 32 by 64 of the results. The next steps of k are on their way meanwhile.
 template <bool kTransposed>
 __global__ void __launch_bounds__(kTileThreads) tile_kernel(HeadProductsArgs args) {
-  constexpr int kRows = 128, kCols = 128, kDepth = 32;
-  constexpr int kXStride = kDepth + kPad, kWRows = kTransposed ? kDepth : kCols,
-                kWStride = (kTransposed ? kCols : kDepth) + kPad;
-  __shared__ __align__(16) std::uint16_t xs[2][kRows * kXStride], ws[2][kWRows * kWStride];
+  using S = Tiles<kTransposed>;
+  constexpr int kRows = S::kRows, kCols = S::kCols, kDepth = S::kDepth, kStages = S::kStages,
+                kXStride = S::kXStride, kWRows = S::kWRows, kWStride = S::kWStride;
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  auto& [xs, ws] = *reinterpret_cast<S*>(shared_memory);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const std::int64_t head = blockIdx.z;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kRows;
@@ -158,42 +168,52 @@ __global__ void __launch_bounds__(kTileThreads) tile_kernel(HeadProductsArgs arg
   }
   const auto* w = static_cast<const std::uint16_t*>(args.w) + head * args.n * args.k;
 
+  // What a thread copies of each step: 16 bytes of these rows, from here on.
   constexpr int kChunks = kDepth / 8, kXCopies = kRows * kChunks / kTileThreads,
                 kWChunks = kTransposed ? kCols / 8 : kChunks,
                 kWCopies = kWRows * kWChunks / kTileThreads;
-  const std::uint16_t* x_from[kXCopies];
+  const std::uint16_t *x_from[kXCopies], *w_from[kWCopies];
+  bool x_valid[kXCopies], w_valid[kWCopies];
 #pragma unroll
   for (int i = 0; i < kXCopies; ++i) {
-    const int r = (threadIdx.x + i * kTileThreads) / kChunks;
-    x_from[i] = x_row(args, min(first + r, args.m - 1)) + head * args.x_head_stride;
+    const int at = threadIdx.x + i * kTileThreads, r = at / kChunks, chunk = at % kChunks;
+    x_valid[i] = first + r < args.m;
+    x_from[i] = x_row(args, min(first + r, args.m - 1)) + head * args.x_head_stride + 8 * chunk;
   }
-  const auto load = [&](int stage, std::int64_t k) {
+#pragma unroll
+  for (int i = 0; i < kWCopies; ++i) {
+    const int at = threadIdx.x + i * kTileThreads, r = at / kWChunks, chunk = at % kWChunks;
+    const std::int64_t n = col + (kTransposed ? 8 * chunk : r);
+    w_valid[i] = n < args.n;
+    w_from[i] = w + (!w_valid[i] ? 0 : kTransposed ? r * args.n + n : n * args.k + 8 * chunk);
+  }
+  const int depth = static_cast<int>(args.k);
+  const auto load = [&](int stage, int k) {
 #pragma unroll
     for (int i = 0; i < kXCopies; ++i) {
       const int at = threadIdx.x + i * kTileThreads, r = at / kChunks, chunk = at % kChunks;
-      const std::int64_t from = k + 8 * chunk;
-      const bool valid = first + r < args.m && from < args.k;
-      copy_async(&xs[stage][r * kXStride + 8 * chunk], x_from[i] + (valid ? from : 0), valid);
+      const bool valid = x_valid[i] && k + 8 * chunk < depth;
+      copy_async(&xs[stage][r * kXStride + 8 * chunk], x_from[i] + (valid ? k : 0), valid);
     }
 #pragma unroll
     for (int i = 0; i < kWCopies; ++i) {
       const int at = threadIdx.x + i * kTileThreads, r = at / kWChunks, chunk = at % kWChunks;
-      const std::int64_t n = col + (kTransposed ? 8 * chunk : r);
-      const std::int64_t from = k + (kTransposed ? r : 8 * chunk);
-      const bool valid = n < args.n && from < args.k;
-      const std::int64_t offset = kTransposed ? from * args.n + n : n * args.k + from;
-      copy_async(&ws[stage][r * kWStride + 8 * chunk], w + (valid ? offset : 0), valid);
+      const bool valid = w_valid[i] && k + (kTransposed ? r : 8 * chunk) < depth;
+      const std::int64_t step = kTransposed ? k * args.n : k;
+      copy_async(&ws[stage][r * kWStride + 8 * chunk], w_from[i] + (valid ? step : 0), valid);
     }
     commit_copies();
   };
 
   const int my_row = warp % 4 * 32, my_col = warp / 4 * 64;
   float c[2][8][4] = {};
-  load(0, 0);
-  for (std::int64_t k = 0, stage = 0; k < args.k; k += kDepth, stage ^= 1) {
-    wait_copies();
+  // Steps behind the last are zeros, so that every step waits for the same number of groups.
+  for (int i = 0; i < kStages - 1; ++i) load(i, i * kDepth);
+  int stage = 0;
+  for (int k = 0; k < depth; k += kDepth, stage = (stage + 1) % kStages) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
     __syncthreads();
-    if (k + kDepth < args.k) load(static_cast<int>(stage ^ 1), k + kDepth);
+    load((stage + kStages - 1) % kStages, k + (kStages - 1) * kDepth);
 #pragma unroll
     for (int d = 0; d < kDepth; d += 16) {
       std::uint32_t a[2][4];
@@ -274,16 +294,21 @@ Status launch_few(const HeadProductsArgs& args, Stream stream) {
                        : launch_few<1, kGroups>(args, stream);
 }
 
+template <bool kTransposed>
+Status launch_tiles(const HeadProductsArgs& args, dim3 grid, Stream stream) {
+  constexpr std::size_t kBytes = sizeof(Tiles<kTransposed>);
+  const Status status = allow_shared(tile_kernel<kTransposed>, kBytes);
+  if (status != Status::kOk) return status;
+  tile_kernel<kTransposed><<<grid, kTileThreads, kBytes, stream>>>(args);
+  return launched();
+}
+
 Status launch_tiles(const HeadProductsArgs& args, Stream stream) {
   const dim3 grid(grid_size(div_up<std::int64_t>(args.m, 128)),
                   grid_size(div_up<std::int64_t>(args.n, 128) + (args.tail > 0)),
                   grid_size(args.n_heads));
-  if (args.transposed) {
-    tile_kernel<true><<<grid, kTileThreads, 0, stream>>>(args);
-  } else {
-    tile_kernel<false><<<grid, kTileThreads, 0, stream>>>(args);
-  }
-  return launched();
+  return args.transposed ? launch_tiles<true>(args, grid, stream)
+                         : launch_tiles<false>(args, grid, stream);
 }
 
 }  // namespace
