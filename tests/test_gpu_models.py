@@ -114,6 +114,18 @@ def test_expanded_prompts_equal_absorbed_ones(goldens, tmp_path):
         assert np.array_equal(absorbed, got) == (flags == ["--chunk", "50"])
 
 
+def test_norms_of_latents_may_be_elsewhere(goldens, tmp_path):
+    golden, rules = goldens["deepseek_v3"], tmp_path / "rules.yaml"
+    rules.write_text(r"""
+- match: {name: '^model\.layers\..*(q|kv)_a_layernorm$'}
+  replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}
+- match: {name: '^model\.embed_tokens$'}
+  replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}
+""")
+    got = golden.logits(golden.model("BF16"), *PLUGIN, "--rules", rules, "--device", "cuda:0")
+    assert mean_kl(golden.arrays["BF16"], got) <= BOUND
+
+
 @pytest.mark.parametrize("template, name", [
     ("DeepSeek-V2-Chat", "deepseek_v2"), ("DeepSeek-V2-Lite-Chat-multi-gpu", "deepseek_v2_lite"),
     ("DeepSeek-V3-Chat-multi-gpu", "deepseek_v3"), ("DeepSeek-V3-Chat-serve", "deepseek_v3"),

@@ -241,10 +241,13 @@ class GpuLatent : public LatentBase {
   }
 
   // Keys and values of so many heads, for all that a sequence has cached, fit into the memory for
-  // them.
+  // them; parts of equal size, 0 when not even one does.
   std::int64_t heads_at_once(const SequenceRows& s) const noexcept {
     const std::int64_t values = (s.position + s.n_rows) * (q_head_dim() + mla_.v_head_dim);
-    return std::min(n_heads_, static_cast<std::int64_t>(expand_bytes_) / (2 * values));
+    const std::int64_t most = static_cast<std::int64_t>(expand_bytes_) / (2 * values);
+    if (most == 0) return 0;
+    const std::int64_t parts = (n_heads_ + most - 1) / most;
+    return (n_heads_ + parts - 1) / parts;
   }
 
   // One sequence.

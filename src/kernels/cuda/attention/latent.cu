@@ -77,7 +77,7 @@ __device__ void move_tails(const HeadProductsArgs& args, std::int64_t head, std:
 /// t) reads 16 bytes of rows g and g + 8: the order of k inside 32 is the lanes'.
 template <int kSplit, int kGroups>
 __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(HeadProductsArgs args) {
-  constexpr int kTiles = kFewThreads / kWarp / kSplit, kDeep = 4;
+  constexpr int kTiles = kFewThreads / kWarp / kSplit, kDeep = kGroups > 2 ? 2 : 4;
   __shared__ float shared[kSplit > 1 ? kSplit - 1 : 1][kTiles][kGroups * 4][kWarp];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int split = warp % kSplit, tile = warp / kSplit;
@@ -99,25 +99,29 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(HeadProductsArgs 
   const std::int64_t part = div_up<std::int64_t>(div_up<std::int64_t>(args.k, 32), kSplit) * 32;
   const std::int64_t end = min((split + 1) * part, args.k);
   for (std::int64_t k = split * part; k < end; k += 32 * kDeep) {
-    uint4 a[kDeep][2];
+    const uint4 zeros = make_uint4(0, 0, 0, 0);
+    uint4 a[kDeep][2], b[kDeep][kGroups];  // all on their way before the first is used
 #pragma unroll
     for (int i = 0; i < kDeep; ++i) {
       const std::int64_t at = k + 32 * i + 8 * t;
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
-        a[i][h] = at < end ? load_once(rows[h] + at) : make_uint4(0, 0, 0, 0);
+      for (int h = 0; h < 2; ++h) a[i][h] = at < end ? load_once(rows[h] + at) : zeros;
     }
 #pragma unroll
     for (int i = 0; i < kDeep; ++i) {
       const std::int64_t at = k + 32 * i + 8 * t;
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j)
+        b[i][j] = at < end ? *reinterpret_cast<const uint4*>(x[j] + at) : zeros;
+    }
+#pragma unroll
+    for (int i = 0; i < kDeep; ++i) {
       const std::uint32_t low[4] = {a[i][0].x, a[i][1].x, a[i][0].y, a[i][1].y};
       const std::uint32_t high[4] = {a[i][0].z, a[i][1].z, a[i][0].w, a[i][1].w};
 #pragma unroll
       for (int j = 0; j < kGroups; ++j) {
-        const uint4 b =
-            at < end ? *reinterpret_cast<const uint4*>(x[j] + at) : make_uint4(0, 0, 0, 0);
-        mma_bf16(c[j], low, b.x, b.y);
-        mma_bf16(c[j], high, b.z, b.w);
+        mma_bf16(c[j], low, b[i][j].x, b[i][j].y);
+        mma_bf16(c[j], high, b[i][j].z, b[i][j].w);
       }
     }
   }
