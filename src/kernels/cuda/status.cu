@@ -1,5 +1,10 @@
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/status.h"
 
 namespace kt::kernels::cuda {
@@ -28,5 +33,28 @@ Status describe_device(int device, DeviceInfo* info) {
   info->l2_bytes = static_cast<std::size_t>(l2);
   return Status::kOk;
 }
+
+namespace {
+
+/// An attribute of the thread's device, asked for once; 0 when there is none.
+template <cudaDeviceAttr kAttribute>
+int attribute() {
+  static std::array<std::atomic<int>, 64> known;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device < 0 || device >= 64) return 0;
+  std::atomic<int>& value = known[static_cast<std::size_t>(device)];
+  if (value == 0) {
+    int asked = 0;
+    cudaDeviceGetAttribute(&asked, kAttribute, device);
+    value = asked;
+  }
+  return value;
+}
+
+}  // namespace
+
+bool overlaps_launches() { return attribute<cudaDevAttrComputeCapabilityMajor>() >= 9; }
+
+int multiprocessors() { return std::max(attribute<cudaDevAttrMultiProcessorCount>(), 1); }
 
 }  // namespace kt::kernels::cuda

@@ -6,7 +6,7 @@
 namespace kt::kernels::cuda {
 namespace {
 
-using Launch = Status (*)(const AttentionArgs& args, Stream stream);
+using Launch = Status (*)(const AttentionArgs& args, const HeadsArgs* heads, Stream stream);
 
 Launch find(std::int64_t dim_qk, std::int64_t dim_v) {
 #define ATTENTION(qk, v, launch) \
@@ -35,6 +35,8 @@ std::size_t lse_floats(const AttentionArgs& args) {
 
 /// One block for each (row, head): its splits, weighted by their sums of exponentials.
 __global__ void combine_kernel(AttentionArgs args, std::int64_t n_splits) {
+  start_next();
+  await_previous();
   const std::int64_t index = blockIdx.x, n = args.n_rows * args.n_heads;
   const auto* lse = static_cast<const float*>(args.workspace);
   const float* partial = lse + (n_splits * n + 3) / 4 * 4;
@@ -92,6 +94,8 @@ __global__ void reference_kernel(AttentionArgs args) {
 }
 
 __global__ void store_kernel(StoreKvArgs args) {
+  start_next();
+  await_previous();
   const SequenceItem item = args.items[blockIdx.y];
   const std::int64_t token = blockIdx.x;
   if (token >= item.n_rows) return;
@@ -107,6 +111,18 @@ __global__ void store_kernel(StoreKvArgs args) {
   }
 }
 
+Status attend(const AttentionArgs& args, const HeadsArgs* heads, Stream stream) {
+  const Launch kernel = find(args.dim_qk, args.dim_v);
+  if (kernel == nullptr) return Status::kUnsupported;
+  if (!valid(args)) return Status::kBadArgument;
+  if (args.workspace_bytes < attention_workspace(args)) return Status::kNoWorkspace;
+  const std::int64_t n_splits = split_count(args);
+  const Status status = kernel(args, heads, stream);
+  if (status != Status::kOk || n_splits == 1) return status;
+  const std::int64_t results = args.n_rows * args.n_heads;
+  return launch(combine_kernel, static_cast<unsigned>(results), 128, 0, stream, args, n_splits);
+}
+
 }  // namespace
 
 bool has_attention(std::int64_t dim_qk, std::int64_t dim_v) {
@@ -118,7 +134,12 @@ std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& d
   const std::int64_t rows = args.max_item_rows * (args.n_heads / args.n_kv_heads);
   const std::int64_t blocks =
       args.n_items * args.n_kv_heads * div_up<std::int64_t>(rows, rows <= 16 ? 16 : 64);
-  const std::int64_t wanted = std::max<std::int64_t>(2 * device.n_sms / blocks, 1);
+  // A block of few rows keeps more of a multiprocessor busy, and walks over keys for as long as a
+  // launch to add splits would take.
+  const bool few = rows <= kFewRows && args.dim_qk == args.dim_v && args.dim_v <= 128;
+  if (few && args.max_keys <= 2 * kFewest) return 2 * kFewest;
+  const std::int64_t at_once = (few ? 1 : 2) * device.n_sms;
+  const std::int64_t wanted = std::max<std::int64_t>(at_once / blocks, 1);
   const std::int64_t keys = div_up(div_up(args.max_keys, wanted), kPageLen) * kPageLen;
   return std::max(keys, kFewest);
 }
@@ -134,17 +155,15 @@ std::size_t attention_reference_workspace(const AttentionArgs& args) {
   return static_cast<std::size_t>(args.n_rows * args.n_heads * args.max_keys) * 4;
 }
 
-Status attention(const AttentionArgs& args, Stream stream) {
-  const Launch launch = find(args.dim_qk, args.dim_v);
-  if (launch == nullptr) return Status::kUnsupported;
-  if (!valid(args)) return Status::kBadArgument;
-  if (args.workspace_bytes < attention_workspace(args)) return Status::kNoWorkspace;
-  const std::int64_t n_splits = split_count(args);
-  const Status status = launch(args, stream);
-  if (status != Status::kOk || n_splits == 1) return status;
-  const std::int64_t results = args.n_rows * args.n_heads;
-  combine_kernel<<<static_cast<unsigned>(results), 128, 0, stream>>>(args, n_splits);
-  return launched();
+Status attention(const AttentionArgs& args, Stream stream) { return attend(args, nullptr, stream); }
+
+Status attention_of_heads(const HeadsArgs& heads, const AttentionArgs& args, Stream stream) {
+  const bool in_one = args.max_item_rows == 1 && args.dim_qk == args.dim_v && args.dim_v <= 128 &&
+                      args.n_heads <= kFewRows * args.n_kv_heads && heads.d == args.dim_v &&
+                      find(args.dim_qk, args.dim_v) != nullptr;
+  if (in_one) return attend(args, &heads, stream);
+  const Status status = prepare_heads(heads, stream);
+  return status == Status::kOk ? attention(args, stream) : status;
 }
 
 Status attention_reference(const AttentionArgs& args, Stream stream) {
@@ -161,8 +180,7 @@ Status store_kv(const StoreKvArgs& args, Stream stream) {
     return Status::kBadArgument;
   }
   const dim3 grid(static_cast<unsigned>(args.max_item_rows), static_cast<unsigned>(args.n_items));
-  store_kernel<<<grid, 128, 0, stream>>>(args);
-  return launched();
+  return launch(store_kernel, grid, 128, 0, stream, args);
 }
 
 }  // namespace kt::kernels::cuda

@@ -6,6 +6,8 @@
 // all rows. The next tile is on its way from memory meanwhile. Thread rule: status.h.
 #pragma once
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/few_rows.cuh"
+#include "kernels/cuda/attention/heads.cuh"
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/device/numbers.cuh"
 
@@ -53,12 +55,6 @@ __device__ inline void copy_async(void* to, const void* from, bool valid) {
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ inline void wait_copies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
-__device__ inline std::int64_t cache_row(const PageTable& table, std::int32_t index,
-                                         std::int64_t position) {
-  const std::int64_t page = table.pages[index * table.stride + position / kPageLen];
-  return page * kPageLen + position % kPageLen;
-}
-
 /// Keys [begin, begin + kKeys) of one stream to shared memory, zeros from `end`.
 template <class S, int kDim, int kStride>
 __device__ void load_keys(std::uint16_t* to, const AttentionArgs& args, const KvCache& cache,
@@ -90,6 +86,8 @@ struct QueryRow {
 template <class S>
 __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs args, int m_blocks) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
+  start_next();
+  await_previous();
   auto* q = reinterpret_cast<std::uint16_t*>(shared_memory);
   auto* k_tiles = reinterpret_cast<std::uint16_t*>(shared_memory + S::kQBytes);
   auto* v_tiles = reinterpret_cast<std::uint16_t*>(shared_memory + S::kQBytes + 2 * S::kKBytes);
@@ -315,25 +313,28 @@ Status launch_attention(const AttentionArgs& args, Stream stream) {
   const dim3 grid(static_cast<unsigned>(split_count(args)),
                   static_cast<unsigned>(args.n_kv_heads * m_blocks),
                   static_cast<unsigned>(args.n_items));
-  attention_kernel<S>
-      <<<grid, S::kThreads, S::kSharedBytes, stream>>>(args, static_cast<int>(m_blocks));
-  return launched();
+  return launch(attention_kernel<S>, grid, S::kThreads, S::kSharedBytes, stream, args,
+                static_cast<int>(m_blocks));
 }
 
-/// Few query rows: one row tile, warps share the keys. Many: four row tiles.
+/// Few query rows: few_rows.cuh, or one row tile whose warps share the keys. Many: four row tiles.
 template <int kDimQk, int kDimV>
-Status launch_grouped(const AttentionArgs& args, Stream stream) {
+Status launch_grouped(const AttentionArgs& args, const HeadsArgs* heads, Stream stream) {
   const std::int64_t rows = args.max_item_rows * (args.n_heads / args.n_kv_heads);
+  if constexpr (kDimQk == kDimV && kDimV <= 128) {
+    if (rows <= kFewRows) return launch_few_rows<kDimV>(args, heads, stream);
+  }
   if (rows <= 16)
     return launch_attention<AttentionShape<kDimQk, kDimV, false, 1, 4, 64>>(args, stream);
   return launch_attention<AttentionShape<kDimQk, kDimV, false, 4, 4, (kDimQk > 128 ? 32 : 64)>>(
       args, stream);
 }
 
-Status attention_64(const AttentionArgs& args, Stream stream);
-Status attention_128(const AttentionArgs& args, Stream stream);
-Status attention_192(const AttentionArgs& args, Stream stream);
-Status attention_256(const AttentionArgs& args, Stream stream);
-Status attention_mla(const AttentionArgs& args, Stream stream);
+/// `heads` is null but where attention.cu found that few_rows.cuh prepares them.
+Status attention_64(const AttentionArgs& args, const HeadsArgs* heads, Stream stream);
+Status attention_128(const AttentionArgs& args, const HeadsArgs* heads, Stream stream);
+Status attention_192(const AttentionArgs& args, const HeadsArgs* heads, Stream stream);
+Status attention_256(const AttentionArgs& args, const HeadsArgs* heads, Stream stream);
+Status attention_mla(const AttentionArgs& args, const HeadsArgs* heads, Stream stream);
 
 }  // namespace kt::kernels::cuda

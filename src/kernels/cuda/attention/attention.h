@@ -82,4 +82,29 @@ struct StoreKvArgs {
 };
 Status store_kv(const StoreKvArgs& args, Stream stream);
 
+/// The heads of a step on their way to attention: q and k normed (weights given), rotated (halves),
+/// q in place; k and v written to the cache at each row's position. As add_rms_norm(), rope() and
+/// store_kv() do it, but rounded to bf16 once.
+struct HeadsArgs {
+  void* q = nullptr;        // [n_rows, n_heads, d] bf16, q_stride between rows
+  const void* k = nullptr;  // [n_rows, n_kv_heads, d] bf16
+  const void* v = nullptr;
+  std::int64_t q_stride = 0, k_stride = 0, v_stride = 0;
+  std::int64_t n_heads = 0, n_kv_heads = 0, d = 0;  // d: even, at most kMaxHeadDim
+  const float* q_weight = nullptr;                  // [d], null: no norm
+  const float* k_weight = nullptr;
+  float eps = 1e-6f;
+  const float* cos = nullptr;  // [n_rows, d / 2]
+  const float* sin = nullptr;
+  KvCache k_cache, v_cache;
+  PageTable table;
+  const SequenceItem* items = nullptr;
+  std::int64_t n_items = 0, max_item_rows = 0;
+};
+inline constexpr std::int64_t kMaxHeadDim = 512;
+Status prepare_heads(const HeadsArgs& args, Stream stream);
+/// prepare_heads(), then attention(); in one launch, with q left as it is, where every sequence has
+/// one row and heads are small.
+Status attention_of_heads(const HeadsArgs& heads, const AttentionArgs& args, Stream stream);
+
 }  // namespace kt::kernels::cuda

@@ -2,8 +2,8 @@
 
 namespace kt::kernels::cuda {
 
-Status attention_192(const AttentionArgs& args, Stream stream) {
-  return launch_grouped<192, 128>(args, stream);
+Status attention_192(const AttentionArgs& args, const HeadsArgs* heads, Stream stream) {
+  return launch_grouped<192, 128>(args, heads, stream);
 }
 
 }  // namespace kt::kernels::cuda

@@ -2,7 +2,7 @@
 
 namespace kt::kernels::cuda {
 
-Status attention_mla(const AttentionArgs& args, Stream stream) {
+Status attention_mla(const AttentionArgs& args, const HeadsArgs*, Stream stream) {
   const std::int64_t rows = args.max_item_rows * args.n_heads;
   if (rows <= 16) return launch_attention<AttentionShape<576, 512, true, 1, 4, 64>>(args, stream);
   return launch_attention<AttentionShape<576, 512, true, 4, 8, 32>>(args, stream);

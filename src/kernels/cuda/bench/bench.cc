@@ -1,6 +1,6 @@
 // bench_cuda_kernels [--json FILE] [FAMILY…]: the kernel families on shapes of published models,
 // with the share of the ceilings that the same run measures first. Families: gemv gemm moe
-// attention mla heads.
+// attention mla heads step.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/bench/harness.h"
 #include "kernels/cuda/bench/head_products.h"
+#include "kernels/cuda/bench/step.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/moe/moe.h"
 
@@ -205,6 +206,10 @@ void run(Harness& h, const std::set<std::string>& families) {
          {Shape{7168, 7168}, Shape{4096, 2048}, Shape{2048, 4096}, Shape{512, 2048}}) {
       for (const std::int64_t m : {1, 2, 4, 8}) bench_product(h, Format::kQ4_K, shape, m, nullptr);
     }
+    for (const Format format : {Format::kQ4_K, Format::kQ6_K, Format::kQ8_0, Format::kBF16})
+      bench_product(h, format, {4096, 4096}, 1, nullptr);
+    bench_product(h, Format::kF32, {128, 2048}, 1, nullptr);
+    bench_product(h, Format::kQ6_K, {151936, 2048}, 1, nullptr);
   }
   Status status = Status::kOk;
   const auto blas = BlasLt::open(&status);
@@ -228,6 +233,9 @@ void run(Harness& h, const std::set<std::string>& families) {
     bench_attention(h, qwen, 1, 32768, 2048);
     bench_attention(h, {"attention", 128, 128, 192, 128}, 1, 4096, 4096);
   }
+  if (wanted("step")) {
+    for (const std::int64_t keys : {64, 1024, 4096}) bench_step(h, keys);
+  }
   if (wanted("mla")) {
     for (const std::int64_t context : {4096, 32768}) {
       for (const std::int64_t batch : {1, 8, 32})
@@ -244,11 +252,11 @@ int main(int argc, char** argv) {
     const std::string arg = argv[i];
     if (arg == "--json" && i + 1 < argc) {
       json = argv[++i];
-    } else if (std::set<std::string>{"gemv", "gemm", "moe", "attention", "mla", "heads"}.contains(
+    } else if (std::set<std::string>{"gemv", "gemm", "moe", "attention", "mla", "heads", "step"}.contains(
                    arg)) {
       families.insert(arg);
     } else {
-      std::fputs("usage: bench_cuda_kernels [--json FILE] [gemv gemm moe attention mla heads]\n",
+      std::fputs("usage: bench_cuda_kernels [--json FILE] [gemv gemm moe attention mla heads step]\n",
                  stderr);
       return 2;
     }

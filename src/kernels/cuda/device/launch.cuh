@@ -1,7 +1,16 @@
-// Host side of every launch: raising a kernel's shared memory, turning CUDA's answer into a Status.
-// Thread rule: as status.h.
+// Every launch: from the host, kernels that may start while the one before ends, more shared
+// memory, CUDA's answer as a Status; in the kernel, when it may touch what others wrote.
+//
+//   start_next(); [loads of weights] await_previous(); … the kernel
+//
+// With programmatic dependent launch (compute capability 9) blocks of a kernel come onto
+// multiprocessors as soon as all blocks of the one before have called start_next(). Every thread of
+// every kernel calls await_previous() before it ends and before it reads or writes anything but
+// weights; so a kernel that has ended means that all before it have. Thread rule: as status.h.
 #pragma once
 #include <cuda_runtime.h>
+
+#include <utility>
 
 #include "kernels/cuda/status.h"
 
@@ -14,7 +23,46 @@ constexpr T div_up(T a, T b) {
   return (a + b - 1) / b;
 }
 
-/// What the launch just made came to.
+/// Lets the next kernel of the stream come; it waits in its await_previous().
+__device__ inline void start_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Until all that the stream did before is done and seen.
+__device__ inline void await_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Whether the thread's device overlaps kernels in this way.
+bool overlaps_launches();
+
+/// Multiprocessors of the thread's device.
+int multiprocessors();
+
+/// kernel<<<grid, threads, shared, stream>>>(args…), beginning before its predecessor has ended.
+template <class... Parameters, class... Args>
+Status launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared,
+              Stream stream, Args&&... args) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = overlaps_launches() ? 1 : 0;
+  const cudaError_t error =
+      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...);
+  return error == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
+}
+
+/// What a launch with <<<>>>, which overlaps nothing, came to.
 inline Status launched() {
   return cudaPeekAtLastError() == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
 }

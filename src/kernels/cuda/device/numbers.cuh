@@ -76,6 +76,31 @@ __device__ inline float warp_max(float v) {
   return v;
 }
 
+/// The best of a warp's candidates, ties to the lower id; all lanes get it.
+__device__ inline void warp_best(float& value, int& id) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    const float other = __shfl_xor_sync(~0u, value, step);
+    const int other_id = __shfl_xor_sync(~0u, id, step);
+    if (other > value || (other == value && other_id < id)) {
+      value = other;
+      id = other_id;
+    }
+  }
+}
+
+/// The sum over a block; every thread gets it.
+__device__ inline float block_sum(float v) {
+  __shared__ float parts[32];
+  v = warp_sum(v);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
+  __syncthreads();
+  float sum = 0.0f;
+  for (unsigned w = 0; w < blockDim.x / 32; ++w) sum += parts[w];
+  return sum;
+}
+
 /// x * sigmoid(x).
 __device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }
 

@@ -9,39 +9,9 @@ namespace {
 
 constexpr int kBlock = 256;
 
-/// The sum over a block of kBlock threads; every thread gets it.
-__device__ float block_sum(float v) {
-  __shared__ float parts[kBlock / kWarp];
-  v = warp_sum(v);
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = v;
-  __syncthreads();
-  float sum = 0.0f;
-  for (float part : parts) sum += part;
-  return sum;
-}
-
-__global__ void norm_kernel(NormArgs args) {
-  const std::int64_t row = blockIdx.x;
-  const std::int64_t at = row * args.residual_stride;
-  float squares = 0.0f;
-  for (std::int64_t i = threadIdx.x; i < args.d; i += kBlock) {
-    float v = load_as_float(args.residual, args.residual_type, at + i);
-    if (args.delta != nullptr) {
-      v += load_as_float(args.delta, args.delta_type, row * args.delta_stride + i);
-      store_float(args.residual, args.residual_type, at + i, v);
-      v = load_as_float(args.residual, args.residual_type, at + i);
-    }
-    squares += v * v;
-  }
-  const float scale = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(args.d) + args.eps);
-  for (std::int64_t i = threadIdx.x; i < args.d; i += kBlock) {
-    const float v = load_as_float(args.residual, args.residual_type, at + i);
-    store_float(args.out, args.out_type, row * args.out_stride + i, v * scale * args.weight[i]);
-  }
-}
-
 __global__ void rope_kernel(RopeArgs args) {
+  start_next();
+  await_previous();
   const std::int64_t half = args.d / 2;
   const std::int64_t token = blockIdx.x;
   const std::int64_t table = args.positions[token] * half;
@@ -59,6 +29,8 @@ __global__ void rope_kernel(RopeArgs args) {
 }
 
 __global__ void silu_kernel(SiluArgs args) {
+  start_next();
+  await_previous();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= args.m * args.d) return;
   const std::int64_t from = i / args.d * args.stride + i % args.d;
@@ -67,6 +39,8 @@ __global__ void silu_kernel(SiluArgs args) {
 }
 
 __global__ void add_kernel(AddArgs args) {
+  start_next();
+  await_previous();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= args.m * args.n) return;
   const std::int64_t from = i / args.n * args.x_stride + i % args.n;
@@ -75,123 +49,17 @@ __global__ void add_kernel(AddArgs args) {
 }
 
 __global__ void scale_kernel(ScaleArgs args) {
+  start_next();
+  await_previous();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= args.m * args.n) return;
   const float scale = 1.0f / (1.0f + expf(-args.gate[i / args.n]));
   store_float(args.y, args.y_type, i, load_as_float(args.y, args.y_type, i) * scale);
 }
 
-/// The best of a warp's candidates, ties to the lower id; all lanes get it.
-__device__ void warp_best(float& value, int& id) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    const float other = __shfl_xor_sync(~0u, value, step);
-    const int other_id = __shfl_xor_sync(~0u, id, step);
-    if (other > value || (other == value && other_id < id)) {
-      value = other;
-      id = other_id;
-    }
-  }
-}
-
-/// Index of the largest of n values in shared memory.
-__device__ int largest(const float* values, int n) {
-  float best = -INFINITY;
-  int id = 0x7fffffff;
-  for (int i = threadIdx.x; i < n; i += kWarp) {
-    if (values[i] > best || id == 0x7fffffff) {
-      best = values[i];
-      id = i;
-    }
-  }
-  warp_best(best, id);
-  return id;
-}
-
-__device__ void softmax_or_sigmoid(const RouteArgs& args, const float* from, float* scores) {
-  const int n = static_cast<int>(args.n_experts);
-  if (args.sigmoid) {
-    for (int e = threadIdx.x; e < n; e += kWarp) scores[e] = 1.0f / (1.0f + expf(-from[e]));
-    return;
-  }
-  float top = -INFINITY, sum = 0.0f;
-  for (int e = threadIdx.x; e < n; e += kWarp) top = fmaxf(top, from[e]);
-  top = warp_max(top);
-  for (int e = threadIdx.x; e < n; e += kWarp) {
-    scores[e] = expf(from[e] - top);
-    sum += scores[e];
-  }
-  sum = warp_sum(sum);
-  for (int e = threadIdx.x; e < n; e += kWarp) scores[e] /= sum;
-}
-
-/// Experts outside the best groups get -inf, so that they cannot be chosen.
-__device__ void drop_groups(const RouteArgs& args, float* choice, float* group, bool* keep) {
-  const int n_groups = static_cast<int>(args.n_groups);
-  const int size = static_cast<int>(args.n_experts / args.n_groups);
-  for (int g = threadIdx.x; g < n_groups; g += kWarp) {
-    float first = -INFINITY, second = -INFINITY;
-    for (int e = g * size; e < (g + 1) * size; ++e) {
-      const float v = choice[e];
-      if (v > first) {
-        second = first;
-        first = v;
-      } else if (v > second) {
-        second = v;
-      }
-    }
-    group[g] = args.group_top2 ? first + second : first;
-    keep[g] = false;
-  }
-  __syncwarp();
-  for (int i = 0; i < args.n_groups_used; ++i) {
-    const int best = largest(group, n_groups);
-    __syncwarp();
-    if (threadIdx.x == 0) {
-      keep[best] = true;
-      group[best] = -INFINITY;
-    }
-    __syncwarp();
-  }
-  for (int e = threadIdx.x; e < args.n_experts; e += kWarp) {
-    if (!keep[e / size]) choice[e] = -INFINITY;
-  }
-  __syncwarp();
-}
-
-/// One warp for each row.
-__global__ void route_kernel(RouteArgs args) {
-  __shared__ float scores[kMaxExperts], choice[kMaxExperts], group[kMaxGroups];
-  __shared__ bool keep[kMaxGroups];
-  const std::int64_t row = blockIdx.x;
-  const int n = static_cast<int>(args.n_experts);
-  softmax_or_sigmoid(args, args.scores + row * args.n_experts, scores);
-  __syncwarp();
-  for (int e = threadIdx.x; e < n; e += kWarp) {
-    choice[e] = scores[e] + (args.bias != nullptr ? args.bias[e] : 0.0f);
-  }
-  __syncwarp();
-  if (args.n_groups > 1) drop_groups(args, choice, group, keep);
-  std::int32_t* ids = args.ids + row * args.n_active;
-  float* weights = args.weights + row * args.n_active;
-  float sum = 0.0f;
-  for (int i = 0; i < args.n_active; ++i) {
-    const int best = largest(choice, n);
-    __syncwarp();
-    sum += scores[best];
-    if (threadIdx.x == 0) {
-      ids[i] = best;
-      weights[i] = scores[best];
-      choice[best] = -INFINITY;
-    }
-    __syncwarp();
-  }
-  const float divisor = args.normalize ? sum + 1e-20f : 1.0f;
-  for (int i = threadIdx.x; i < args.n_active; i += kWarp)
-    weights[i] = weights[i] / divisor * args.weight_scale;
-}
-
 __global__ void rows_kernel(RowsArgs args) {
+  start_next();
+  await_previous();
   const std::int64_t row = blockIdx.x;
   for (std::int64_t i = threadIdx.x; i < args.d; i += kBlock) {
     store_float(args.out, args.out_type, row * args.d + i,
@@ -200,6 +68,8 @@ __global__ void rows_kernel(RowsArgs args) {
 }
 
 __global__ void argmax_kernel(ArgmaxArgs args) {
+  start_next();
+  await_previous();
   __shared__ float bests[kBlock / kWarp];
   __shared__ int best_ids[kBlock / kWarp];
   const float* logits = args.logits + blockIdx.x * args.stride;
@@ -236,6 +106,8 @@ __global__ void argmax_kernel(ArgmaxArgs args) {
 }
 
 __global__ void finite_kernel(const void* x, Type type, std::int64_t n, std::int32_t* flags) {
+  start_next();
+  await_previous();
   bool bad = false;
   for (std::int64_t i = threadIdx.x; i < n; i += kBlock) {
     bad |= !isfinite(load_as_float(x, type, blockIdx.x * n + i));
@@ -245,68 +117,51 @@ __global__ void finite_kernel(const void* x, Type type, std::int64_t n, std::int
 
 unsigned grid(std::int64_t blocks) { return static_cast<unsigned>(blocks); }
 
-}  // namespace
-
-Status add_rms_norm(const NormArgs& args, Stream stream) {
-  if (args.m <= 0 || args.d <= 0) return Status::kBadArgument;
-  norm_kernel<<<grid(args.m), kBlock, 0, stream>>>(args);
-  return launched();
+/// One thread for each of n values.
+template <class Args>
+Status launch_each(void (*kernel)(Args), std::int64_t n, const Args& args, Stream stream) {
+  return launch(kernel, grid(div_up<std::int64_t>(n, kBlock)), kBlock, 0, stream, args);
 }
+
+}  // namespace
 
 Status rope(const RopeArgs& args, Stream stream) {
   if (args.n_tokens <= 0 || args.n_heads <= 0 || args.d <= 0 || args.d % 2 != 0)
     return Status::kBadArgument;
-  rope_kernel<<<grid(args.n_tokens), kBlock, 0, stream>>>(args);
-  return launched();
+  return launch(rope_kernel, grid(args.n_tokens), kBlock, 0, stream, args);
 }
 
 Status silu_mul(const SiluArgs& args, Stream stream) {
   if (args.m <= 0 || args.d <= 0 || args.stride < args.d) return Status::kBadArgument;
-  silu_kernel<<<grid(div_up<std::int64_t>(args.m * args.d, kBlock)), kBlock, 0, stream>>>(args);
-  return launched();
+  return launch_each(silu_kernel, args.m * args.d, args, stream);
 }
 
 Status add(const AddArgs& args, Stream stream) {
   const bool strides = args.x_stride == 0 || args.x_stride >= args.n;
   if (args.m <= 0 || args.n <= 0 || !strides) return Status::kBadArgument;
-  add_kernel<<<grid(div_up<std::int64_t>(args.m * args.n, kBlock)), kBlock, 0, stream>>>(args);
-  return launched();
+  return launch_each(add_kernel, args.m * args.n, args, stream);
 }
 
 Status scale_rows(const ScaleArgs& args, Stream stream) {
   if (args.m <= 0 || args.n <= 0) return Status::kBadArgument;
-  scale_kernel<<<grid(div_up<std::int64_t>(args.m * args.n, kBlock)), kBlock, 0, stream>>>(args);
-  return launched();
-}
-
-Status route(const RouteArgs& args, Stream stream) {
-  if (args.n_experts > kMaxExperts || args.n_groups > kMaxGroups) return Status::kUnsupported;
-  const bool sizes = args.m > 0 && args.n_active > 0 && args.n_active <= args.n_experts &&
-                     args.n_groups > 0 && args.n_experts % args.n_groups == 0 &&
-                     args.n_groups_used <= args.n_groups;
-  if (!sizes) return Status::kBadArgument;
-  route_kernel<<<grid(args.m), kWarp, 0, stream>>>(args);
-  return launched();
+  return launch_each(scale_kernel, args.m * args.n, args, stream);
 }
 
 Status gather_rows(const RowsArgs& args, Stream stream) {
   if (args.m <= 0 || args.d <= 0) return Status::kBadArgument;
-  rows_kernel<<<grid(args.m), kBlock, 0, stream>>>(args);
-  return launched();
+  return launch(rows_kernel, grid(args.m), kBlock, 0, stream, args);
 }
 
 Status argmax(const ArgmaxArgs& args, Stream stream) {
   if (args.m <= 0 || args.n <= 0 || args.n > 0x7ffffffe || args.stride < args.n)
     return Status::kBadArgument;
-  argmax_kernel<<<grid(args.m), kBlock, 0, stream>>>(args);
-  return launched();
+  return launch(argmax_kernel, grid(args.m), kBlock, 0, stream, args);
 }
 
 Status check_finite(const void* x, Type type, std::int64_t m, std::int64_t n, std::int32_t* flags,
                     Stream stream) {
   if (m <= 0 || n <= 0) return Status::kBadArgument;
-  finite_kernel<<<grid(m), kBlock, 0, stream>>>(x, type, n, flags);
-  return launched();
+  return launch(finite_kernel, grid(m), kBlock, 0, stream, x, type, n, flags);
 }
 
 }  // namespace kt::kernels::cuda

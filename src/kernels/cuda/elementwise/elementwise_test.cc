@@ -178,7 +178,8 @@ TEST_F(Elementwise, Route) {
   for (const Case& c :
        {Case{128, 8, 1, 1, false, false, true, false}, Case{7, 3, 1, 1, false, false, false, false},
         Case{160, 6, 8, 3, false, false, false, false}, Case{256, 8, 8, 4, true, true, true, true},
-        Case{384, 8, 1, 1, true, true, true, true}, Case{2, 2, 1, 1, true, false, false, false}}) {
+        Case{384, 8, 1, 1, true, true, true, true}, Case{640, 70, 1, 1, false, false, true, true},
+        Case{2, 2, 1, 1, true, false, false, false}}) {
     const std::vector<float> scores = gaussian(m * c.n_experts, 1),
                              bias = gaussian(c.n_experts, 2, 0.1f);
     const Device<float> s(scores), b(bias);

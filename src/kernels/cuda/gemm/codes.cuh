@@ -27,6 +27,16 @@ __device__ inline std::uint32_t mask_or(std::uint32_t bits, std::uint32_t mask,
   return out;
 }
 
+/// The masked bits, an integer below 2^23, as a float.
+__device__ inline float masked_int(std::uint32_t bits, std::uint32_t mask) {
+  return __uint_as_float(mask_or(bits, mask, 0x4b000000u)) - 8388608.0f;
+}
+
+template <class T>
+__device__ T read(const std::uint8_t* base, int i) {
+  return __ldg(reinterpret_cast<const T*>(base) + i);
+}
+
 template <int kWords>
 struct LaneWords {
   static_assert(kWords == 2 || kWords % 4 == 0);
@@ -35,7 +45,7 @@ struct LaneWords {
 
   __device__ void load(const std::uint8_t* base, int lane) {
     if constexpr (kWords == 2) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(base) + lane);
+      const uint2 v = read<uint2>(base, lane);
       w[0] = v.x;
       w[1] = v.y;
     } else {
@@ -186,12 +196,15 @@ __device__ inline std::uint32_t plus128(std::uint32_t pair) { return pair | 0x43
 /// bf16 2048 + 16 c for each half's code c below 16.
 __device__ inline std::uint32_t plus2048(std::uint32_t pair) { return pair | 0x45004500u; }
 
+/// Both halves times those of `factor`.
+__device__ inline std::uint32_t product_bf16(std::uint32_t pair, std::uint32_t factor) {
+  std::uint32_t out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(pair), "r"(factor), "r"(0x80008000u));
+  return out;
+}
 /// Both halves times a power of two, in bf16 with subnormal inputs.
 __device__ inline std::uint32_t times_bf16(std::uint32_t pair, std::uint32_t factor_bits) {
-  std::uint32_t out;
-  const std::uint32_t factor = factor_bits | factor_bits << 16, minus_zero = 0x80008000u;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(pair), "r"(factor), "r"(minus_zero));
-  return out;
+  return product_bf16(pair, factor_bits | factor_bits << 16);
 }
 
 }  // namespace kt::kernels::cuda

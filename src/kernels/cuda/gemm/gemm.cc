@@ -1,7 +1,9 @@
 #include "kernels/cuda/gemm/gemm.h"
 
 #include <algorithm>
+#include <array>
 
+#include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/gemm/reference.h"
 #include "kernels/cuda/gemm/tile_kernels.h"
 
@@ -9,6 +11,18 @@ namespace kt::kernels::cuda {
 namespace {
 
 constexpr std::int64_t kSlabStep = 128;
+
+Status add_bias(const GemmArgs& args, Stream stream) {
+  // Rows of y lie y_stride apart.
+  for (std::int64_t row = 0; args.y_stride != args.w.n && row < args.m; ++row) {
+    void* y = static_cast<std::byte*>(args.y) +
+              static_cast<std::size_t>(row * args.y_stride) * type_bytes(args.y_type);
+    const Status status = add({y, args.y_type, args.bias, Type::kF32, 0, 1, args.w.n}, stream);
+    if (status != Status::kOk) return status;
+  }
+  if (args.y_stride != args.w.n) return Status::kOk;
+  return add({args.y, args.y_type, args.bias, Type::kF32, 0, args.m, args.w.n}, stream);
+}
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
 
@@ -29,25 +43,75 @@ bool valid(const GemmArgs& args) {
          args.w.tiles != nullptr;
 }
 
-Status gemm_few(const GemmArgs& args, const TileKernels& kernels, const DeviceInfo& device,
-                Stream stream) {
-  for (std::int64_t begin = 0; begin < args.m; begin += kSkinnyRows) {
-    const std::int64_t m = std::min(args.m - begin, kSkinnyRows);
-    const SkinnyPlan plan = kernels.plan(args.w.n, args.w.k, m, device);
-    if (plan.workspace_bytes > args.workspace_bytes) return Status::kNoWorkspace;
-    SkinnyArgs skinny{args.w.tiles, args.w.n, args.w.k};
-    skinny.x = static_cast<const std::uint16_t*>(args.x) + begin * args.x_stride;
-    skinny.x_stride = args.x_stride;
-    skinny.m = m;
-    skinny.y = static_cast<std::byte*>(args.y) +
-               static_cast<std::size_t>(begin * args.y_stride) * type_bytes(args.y_type);
-    skinny.y_type = args.y_type;
-    skinny.y_stride = args.y_stride;
-    skinny.workspace = args.workspace;
+int row_tiles(const Matrix& w) { return static_cast<int>((w.n + kTileRows - 1) / kTileRows); }
+
+/// The launch of `count` products with matrices of one format, without rows of x.
+SkinnyArgs skinny_args(const GemmArgs* const* products, int count) {
+  const GemmArgs& first = *products[0];
+  SkinnyArgs skinny;
+  skinny.k = first.w.k;
+  skinny.x_stride = first.x_stride;
+  skinny.workspace = first.workspace;
+  skinny.n_parts = count;
+  for (int i = 0; i < count; ++i) {
+    const GemmArgs& args = *products[i];
+    skinny.parts[i] = {args.w.tiles,  args.w.n,  args.y,          args.y_type,
+                       args.y_stride, args.bias, skinny.row_tiles};
+    skinny.row_tiles += row_tiles(args.w);
+  }
+  return skinny;
+}
+
+Status gemm_few(const GemmArgs* const* products, int count, const TileKernels& kernels,
+                const DeviceInfo& device, Stream stream) {
+  const GemmArgs& first = *products[0];
+  SkinnyArgs skinny = skinny_args(products, count);
+  for (std::int64_t begin = 0; begin < first.m; begin += kSkinnyRows) {
+    skinny.m = std::min(first.m - begin, kSkinnyRows);
+    const SkinnyPlan plan = kernels.plan(skinny.row_tiles, skinny.k, skinny.m, device);
+    if (plan.workspace_bytes > first.workspace_bytes) return Status::kNoWorkspace;
+    skinny.x = static_cast<const std::uint16_t*>(first.x) + begin * first.x_stride;
+    for (int i = 0; i < count; ++i) {
+      const GemmArgs& args = *products[i];
+      skinny.parts[i].y = static_cast<std::byte*>(args.y) +
+                          static_cast<std::size_t>(begin * args.y_stride) * type_bytes(args.y_type);
+    }
     const Status status = kernels.skinny(skinny, plan, stream);
     if (status != Status::kOk) return status;
   }
   return Status::kOk;
+}
+
+/// Products of one format, in the order in which they were given.
+struct Alike {
+  formats::Format format{};
+  const GemmArgs* products[kMaxSiblings] = {};
+  int count = 0;
+};
+
+/// One row with two formats that have a kernel for both; false: they have none.
+bool multiply_pair(const Alike& a, const Alike& b, const DeviceInfo& device, Stream stream,
+                   Status* status) {
+  const bool swapped = find_row_pair(a.format, b.format) == nullptr;
+  const Alike &first = swapped ? b : a, &second = swapped ? a : b;
+  const RowPair pair = find_row_pair(first.format, second.format);
+  if (pair == nullptr) return false;
+  SkinnyArgs args[] = {skinny_args(first.products, first.count),
+                       skinny_args(second.products, second.count)};
+  for (SkinnyArgs& skinny : args) {
+    skinny.m = 1;
+    skinny.x = static_cast<const std::uint16_t*>(a.products[0]->x);
+  }
+  *status = pair(args[0], args[1], device, stream);
+  return true;
+}
+
+std::size_t few_workspace(const TileKernels& kernels, std::int64_t tiles, std::int64_t k,
+                          std::int64_t m, const DeviceInfo& device) {
+  std::size_t bytes = 0;
+  for (std::int64_t rows = 1; rows <= std::min(m, kSkinnyRows); ++rows)
+    bytes = std::max(bytes, kernels.plan(tiles, k, rows, device).workspace_bytes);
+  return bytes;
 }
 
 Status gemm_many(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream stream) {
@@ -76,7 +140,8 @@ Status gemm_many(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, S
     status = blas->multiply(product, stream);
     if (status != Status::kOk) return status;
   }
-  return Status::kOk;
+  if (args.bias == nullptr) return Status::kOk;
+  return add_bias(args, stream);
 }
 
 }  // namespace
@@ -120,10 +185,7 @@ Status unpack(const UnpackArgs& args, Stream stream) {
 std::size_t gemm_workspace(const Matrix& w, std::int64_t m, const DeviceInfo& device) {
   const TileKernels* kernels = find_tile_kernels(w.format);
   if (kernels == nullptr) return 0;
-  std::size_t bytes = 0;
-  for (std::int64_t rows = 1; rows <= std::min(m, kSkinnyRows); ++rows) {
-    bytes = std::max(bytes, kernels->plan(w.n, w.k, rows, device).workspace_bytes);
-  }
+  std::size_t bytes = few_workspace(*kernels, row_tiles(w), w.k, m, device);
   if (m > kDirectRows) {
     const std::int64_t slab = slab_rows(w, device) * w.k;
     bytes = std::max(bytes, kBlasWorkspaceBytes + static_cast<std::size_t>(slab) * 2);
@@ -135,8 +197,71 @@ Status gemm(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream
   const TileKernels* kernels = find_tile_kernels(args.w.format);
   if (kernels == nullptr || args.x_type != Type::kBF16) return Status::kUnsupported;
   if (!valid(args)) return Status::kBadArgument;
-  if (args.m <= kDirectRows) return gemm_few(args, *kernels, device, stream);
-  return gemm_many(args, device, blas, stream);
+  if (args.m > kDirectRows) return gemm_many(args, device, blas, stream);
+  const GemmArgs* one = &args;
+  return gemm_few(&one, 1, *kernels, device, stream);
+}
+
+std::size_t gemm_siblings_workspace(const SiblingsArgs& args, const DeviceInfo& device) {
+  std::size_t bytes = 0;
+  for (int i = 0; i < args.count; ++i) {
+    const Matrix& w = args.products[i].w;
+    const TileKernels* kernels = find_tile_kernels(w.format);
+    if (kernels == nullptr) return 0;
+    const std::int64_t m = args.products[0].m;
+    if (m > kDirectRows) {
+      bytes = std::max(bytes, gemm_workspace(w, m, device));
+      continue;
+    }
+    int tiles = 0;
+    for (int j = 0; j < args.count; ++j) {
+      if (args.products[j].w.format == w.format) tiles += row_tiles(args.products[j].w);
+    }
+    bytes = std::max(bytes, few_workspace(*kernels, tiles, w.k, m, device));
+  }
+  return round_up(bytes);
+}
+
+Status gemm_siblings(const SiblingsArgs& args, const DeviceInfo& device, BlasLt* blas,
+                     Stream stream) {
+  if (args.count < 1 || args.count > kMaxSiblings) return Status::kBadArgument;
+  std::array<GemmArgs, kMaxSiblings> products;
+  const GemmArgs& first = args.products[0];
+  for (int i = 0; i < args.count; ++i) {
+    GemmArgs& product = products[static_cast<std::size_t>(i)];
+    product = args.products[i];
+    product.x = first.x;
+    product.x_type = first.x_type;
+    product.x_stride = first.x_stride;
+    product.m = first.m;
+    product.workspace = first.workspace;
+    product.workspace_bytes = first.workspace_bytes;
+    if (find_tile_kernels(product.w.format) == nullptr || product.x_type != Type::kBF16)
+      return Status::kUnsupported;
+    if (!valid(product) || product.w.k != first.w.k) return Status::kBadArgument;
+  }
+  Alike alike[kMaxSiblings];
+  int n_formats = 0;
+  for (int i = 0; i < args.count; ++i) {
+    const GemmArgs& product = products[static_cast<std::size_t>(i)];
+    if (first.m > kDirectRows) {
+      const Status status = gemm_many(product, device, blas, stream);
+      if (status != Status::kOk) return status;
+      continue;
+    }
+    int at = 0;
+    while (at < n_formats && alike[at].format != product.w.format) ++at;
+    if (at == n_formats) alike[n_formats++].format = product.w.format;
+    alike[at].products[alike[at].count++] = &product;
+  }
+  Status status = Status::kOk;
+  if (first.m == 1 && n_formats == 2 && multiply_pair(alike[0], alike[1], device, stream, &status))
+    return status;
+  for (int i = 0; i < n_formats && status == Status::kOk; ++i) {
+    status = gemm_few(alike[i].products, alike[i].count, *find_tile_kernels(alike[i].format),
+                      device, stream);
+  }
+  return status;
 }
 
 Status gemm_reference(const GemmArgs& args, Stream stream) {
@@ -150,7 +275,7 @@ Status gemm_reference(const GemmArgs& args, Stream stream) {
     if (status == Status::kOk) status = multiply_reference(args, slab, begin, n, stream);
     if (status != Status::kOk) return status;
   }
-  return Status::kOk;
+  return args.bias == nullptr ? Status::kOk : add_bias(args, stream);
 }
 
 }  // namespace kt::kernels::cuda

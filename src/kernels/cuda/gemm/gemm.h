@@ -4,8 +4,9 @@
 // order in which a warp's lanes want them (tile.cuh). Few rows of x: one kernel reads the codes,
 // multiplies them as exact small integers on tensor cores and applies the scales to the sums, so
 // that only x is rounded (to bf16). Many rows: weights are decoded to bf16 in slabs, which cuBLASLt
-// multiplies. gemm_reference() is the slow twin: f32 throughout, no tensor cores.
-// Thread rule: status.h.
+// multiplies. gemm_reference() is the slow twin: f32 throughout, no tensor cores. Packed weights
+// are complete before a product is launched: kernels read them before the work in front of them on
+// the stream has ended. Thread rule: status.h.
 #pragma once
 #include "formats/format.h"
 #include "kernels/cuda/gemm/blas_lt.h"
@@ -17,6 +18,8 @@ inline constexpr std::int64_t kTileRows = 16;
 /// Up to this many rows of x the codes are multiplied directly.
 inline constexpr std::int64_t kSkinnyRows = 16;
 inline constexpr std::int64_t kDirectRows = 4 * kSkinnyRows;
+/// Matrices that one call multiplies with the same x.
+inline constexpr int kMaxSiblings = 4;
 
 /// A packed weight matrix in device memory.
 struct Matrix {
@@ -57,6 +60,7 @@ struct GemmArgs {
   std::int64_t y_stride = 0;
   void* workspace = nullptr;  // gemm_workspace() bytes
   std::size_t workspace_bytes = 0;
+  const float* bias = nullptr;  // [n], added to every row
 };
 
 /// Work memory of gemm() for up to m rows of x; the slow twin wants reference_slab_bytes().
@@ -64,6 +68,16 @@ std::size_t gemm_workspace(const Matrix& w, std::int64_t m, const DeviceInfo& de
 
 /// `blas` may be null while m is at most kDirectRows; kNoLibrary above that.
 Status gemm(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream stream);
+
+/// Products of the same rows of x (x, x_type, x_stride and m of the first) with up to kMaxSiblings
+/// matrices: few rows in one launch for each format among them. The workspace is the first's too.
+struct SiblingsArgs {
+  GemmArgs products[kMaxSiblings];
+  int count = 0;
+};
+std::size_t gemm_siblings_workspace(const SiblingsArgs& args, const DeviceInfo& device);
+Status gemm_siblings(const SiblingsArgs& args, const DeviceInfo& device, BlasLt* blas,
+                     Stream stream);
 Status gemm_reference(const GemmArgs& args, Stream stream);
 
 }  // namespace kt::kernels::cuda

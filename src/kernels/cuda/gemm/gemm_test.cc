@@ -7,6 +7,8 @@
 // that, 8e-6 · max|w| · Σ|x|. With many rows weights are rounded to bf16: 2^-8 · Σ|w·x|.
 #include "kernels/cuda/gemm/gemm.h"
 
+#include <memory>
+
 #include "base/test_random.h"
 #include "kernels/cuda/gemm/reference.h"
 #include "kernels/cuda/test_device.h"
@@ -182,6 +184,99 @@ INSTANTIATE_TEST_SUITE_P(Formats, Gemm, ::testing::ValuesIn(all_formats()), [](c
 });
 
 using GemmOnce = OnDevice;
+
+/// Σ w·x of one row of weights, and max|w| · Σ|x|.
+std::pair<double, double> definition(const Weights& w, std::int64_t row, const float* x) {
+  double want = 0.0, inputs = 0.0;
+  for (std::int64_t j = 0; j < w.k; ++j) {
+    want += double{x[j]} * w.values[static_cast<std::size_t>(row * w.k + j)];
+    inputs += std::fabs(x[j]);
+  }
+  return {want, w.row_max(row) * inputs};
+}
+
+void expect_siblings(std::int64_t m, Format odd, const DeviceInfo& info, BlasLt* blas) {
+  const std::int64_t k = 1024;
+  const Weights weights[] = {{Format::kQ4_K, 80, k, 1},
+                             {Format::kQ6_K, 21, k, 2},
+                             {Format::kQ4_K, 33, k, 3},
+                             {odd, 2117, k, 4}};
+  const std::vector<float> x = rounded(gaussian(m * k, 5)), bias = gaussian(2117, 6);
+  const Device<std::uint16_t> x_device(as_bf16(x));
+  const Device<float> bias_device(bias);
+  std::vector<std::unique_ptr<Packed>> packed;
+  std::vector<std::unique_ptr<Device<float>>> y;
+  SiblingsArgs args;
+  for (const Weights& w : weights) {
+    packed.push_back(std::make_unique<Packed>(w));
+    y.push_back(std::make_unique<Device<float>>(m * w.n));
+    GemmArgs& product = args.products[args.count++];
+    product = {packed.back()->matrix, x_device.get(), Type::kBF16, k, m,
+               y.back()->get(),       Type::kF32,     w.n};
+    if (args.count != 3) product.bias = bias_device.get();
+  }
+  Device<std::byte> workspace(static_cast<std::int64_t>(gemm_siblings_workspace(args, info)));
+  args.products[0].workspace = workspace.get();
+  args.products[0].workspace_bytes = workspace.bytes();
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  ASSERT_EQ(gemm_siblings(args, info, blas, nullptr), Status::kOk) << device_error_text();
+  for (std::size_t p = 0; p < y.size(); ++p) {
+    const Weights& w = weights[p];
+    const std::vector<float> got = y[p]->host();
+    Compare compare("sibling " + std::to_string(p) + " m " + std::to_string(m));
+    for (std::int64_t i = 0; i < m * w.n; ++i) {
+      const std::int64_t row = i % w.n;
+      const auto [want, size] = definition(w, row, x.data() + i / w.n * k);
+      const double more = p == 2 ? 0.0 : bias[static_cast<std::size_t>(row)];
+      compare.value(got[static_cast<std::size_t>(i)], want + more,
+                    (m > kDirectRows ? 0x1p-8 : 8e-6) * size + 1e-6, i);
+    }
+  }
+}
+
+TEST_F(GemmOnce, SiblingsWithBias) {
+  // Two formats that have a kernel for both, and three.
+  for (const Format odd : {Format::kQ6_K, Format::kQ4_K, Format::kF32}) {
+    for (const std::int64_t m : {1, 2, 16, 33}) expect_siblings(m, odd, info_, nullptr);
+  }
+  Status status = Status::kOk;
+  if (const auto blas = BlasLt::open(&status)) expect_siblings(80, Format::kF32, info_, blas.get());
+}
+
+TEST_F(GemmOnce, OneRowOfMatricesThatBlocksShare) {
+  const auto check = [&](Format format, std::int64_t n, std::int64_t k) {
+    expect_product(Weights(format, n, k, 23), 1, Path::kGemm, Type::kBF16, Type::kF32, 8e-6, false,
+                   info_, nullptr);
+  };
+  for (const std::int64_t n : {2112, 2117, 5003}) {
+    check(Format::kQ4_K, n, 768);
+    check(Format::kQ6_K, n, 512);
+  }
+  check(Format::kIQ4_XS, 2117, 256);
+  check(Format::kQ8_0, 140000, 64);  // more row tiles than a block's shared memory has sums for
+}
+
+// Each product reads what the one before wrote, and its blocks may be there before that has ended.
+TEST_F(GemmOnce, OverlappedLaunchesSeeWhatWasWritten) {
+  const std::int64_t k = 1024;
+  const Weights w(Format::kQ4_K, k, k, 31);
+  const Packed packed(w);
+  const Device<std::uint16_t> first(as_bf16(gaussian(k, 3)));
+  Device<std::uint16_t> a(k), b(k);
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  const auto chain = [&](bool synchronise) {
+    GemmArgs args{packed.matrix, first.get(), Type::kBF16, k, 1, a.get(), Type::kBF16, k};
+    for (int i = 0; i < 200; ++i) {
+      args.y = i % 2 == 0 ? a.get() : b.get();
+      EXPECT_EQ(gemm(args, info_, nullptr, nullptr), Status::kOk);
+      if (synchronise) EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      args.x = args.y;
+    }
+    return b.host();
+  };
+  const std::vector<std::uint16_t> want = chain(true);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(chain(false), want);
+}
 
 TEST_F(GemmOnce, RefusesWhatItCannotDo) {
   EXPECT_FALSE(has_gemm(Format::kIQ1_S));

@@ -98,7 +98,7 @@ __device__ void stage(const Staged<T, kN>& to, int rows, std::int64_t begin, int
     for (int j = 0; j < kBatch; ++j) {
       const unsigned i = first + j * blockDim.x;
       if (i < total)
-        v[j] = __ldg(reinterpret_cast<const uint2*>(row(i / quads) + begin + 4 * (i % quads)));
+        v[j] = *reinterpret_cast<const uint2*>(row(i / quads) + begin + 4 * (i % quads));
     }
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {

@@ -33,10 +33,6 @@ template <class T>
 __device__ T& at(Byte* base, int i) {
   return reinterpret_cast<T*>(base)[i];
 }
-template <class T>
-__device__ T read(const Byte* base, int i) {
-  return __ldg(reinterpret_cast<const T*>(base) + i);
-}
 
 constexpr int owned_groups(int k, int group) {
   return group == 0 ? 1 : (k / group >= 4 ? k / group / 4 : 1);

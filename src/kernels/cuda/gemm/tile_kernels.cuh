@@ -1,12 +1,14 @@
 // Kernels of a weight format from its tile description: pack, unpack, and the product of few rows.
 //
-// The product: a block of 8 warps stages one split of k of x, then walks over groups of warps_n row
-// tiles; its other warps share k. Each warp loads its next tile while it multiplies the last, into
-// the next group too. Sums of the warps over k, then of the splits, are added in a fixed order.
+// One row of x: one_row.cuh. More: a block of 8 warps stages one split of k of x, then walks over
+// groups of warps_n row tiles; its other warps share k. Each warp loads its next tile while it
+// multiplies the last, into the next group too. Sums of the warps over k, then of the splits, are
+// added in a fixed order. The row tiles are those of all matrices of the launch, one after another.
 // Thread rule: status.h.
 #pragma once
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/gemm/multiply.cuh"
+#include "kernels/cuda/gemm/one_row.cuh"
 #include "kernels/cuda/gemm/tile_kernels.h"
 
 namespace kt::kernels::cuda {
@@ -53,6 +55,8 @@ __global__ void pack_kernel(const Byte* rows, std::int64_t n, std::int64_t k, By
 template <class T>
 __global__ void unpack_kernel(const Byte* tiles, std::int64_t n_rows, std::int64_t k,
                               std::int64_t n_tiles, void* out, Type out_type) {
+  start_next();
+  await_previous();
   __shared__ std::uint32_t table[256];
   if constexpr (HasTable<T>) {
     for (int i = threadIdx.x; i < 256; i += blockDim.x) table[i] = T::entry(i);
@@ -109,64 +113,93 @@ __global__ void unpack_kernel(const Byte* tiles, std::int64_t n_rows, std::int64
   }
 }
 
+/// The part that a row tile belongs to.
+__device__ inline const SkinnyPart& part_of(const SkinnyArgs& args, int row_tile) {
+  int i = 0;
+  while (i + 1 < args.n_parts && row_tile >= args.parts[i + 1].first_tile) ++i;
+  return args.parts[i];
+}
+
+/// The memory of a row tile.
+template <class T>
+__device__ const Byte* tiles_at(const SkinnyArgs& args, int row_tile, int k_tiles) {
+  const SkinnyPart& part = part_of(args, row_tile);
+  return static_cast<const Byte*>(part.tiles) +
+         static_cast<std::int64_t>(row_tile - part.first_tile) * k_tiles * T::kBytes;
+}
+
+/// Row `row` of all tiles is done: y = sum + bias.
+__device__ inline void store_sum(const SkinnyArgs& args, int row, std::int64_t token, float sum) {
+  const SkinnyPart& part = part_of(args, row / kRowsOfTile);
+  const std::int64_t r = row - part.first_tile * kRowsOfTile;
+  if (r >= part.n) return;
+  if (part.bias != nullptr) sum += part.bias[r];
+  store_float(part.y, part.y_type, token * part.y_stride + r, sum);
+}
+
 /// Adds the sums of the block's warps over k: rows of y, or of this split's partial sums.
 template <int kN>
-__device__ void add_warps(const SkinnyArgs& args, int warps_n, const float* sums,
-                          std::int64_t row_begin) {
-  const int warps_k = kWarps / warps_n, rows = warps_n * static_cast<int>(kTileRows);
+__device__ void add_warps(const SkinnyArgs& args, int warps_n, const float* sums, int row_begin) {
+  const int warps_k = kWarps / warps_n, rows = warps_n * kRowsOfTile;
+  const int all_rows = args.row_tiles * kRowsOfTile;
   for (int i = threadIdx.x; i < rows * static_cast<int>(args.m); i += blockDim.x) {
-    const int r = i % rows, token = i / rows;
-    const std::int64_t row = row_begin + r;
-    if (row >= args.n) continue;
+    const int r = i % rows, token = i / rows, row = row_begin + r;
+    if (row >= all_rows) continue;
     float sum = 0.0f;
     for (int w = 0; w < warps_k; ++w) {
-      sum += sums[((w * warps_n + r / kTileRows) * 8 * kN + token) * kTileRows + r % kTileRows];
+      sum +=
+          sums[((w * warps_n + r / kRowsOfTile) * 8 * kN + token) * kRowsOfTile + r % kRowsOfTile];
     }
     if (gridDim.y == 1) {
-      store_float(args.y, args.y_type, token * args.y_stride + row, sum);
+      store_sum(args, row, token, sum);
     } else {
-      static_cast<float*>(args.workspace)[(blockIdx.y * args.m + token) * args.n + row] = sum;
+      static_cast<float*>(args.workspace)[(blockIdx.y * args.m + token) * all_rows + row] = sum;
     }
   }
 }
 
 /// y = the splits' partial sums, added in order.
-static __global__ void add_splits_kernel(SkinnyArgs args, int splits) {
-  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+static __global__ void add_splits_kernel(const __grid_constant__ SkinnyArgs args, int splits) {
+  start_next();
+  await_previous();
+  const int row = blockIdx.x * blockDim.x + threadIdx.x;
+  const int all_rows = args.row_tiles * kRowsOfTile;
   const std::int64_t token = blockIdx.y;
-  if (row >= args.n) return;
+  if (row >= all_rows) return;
   const float* partial = static_cast<const float*>(args.workspace);
   float sum = 0.0f;
-  for (int s = 0; s < splits; ++s) sum += partial[(s * args.m + token) * args.n + row];
-  store_float(args.y, args.y_type, token * args.y_stride + row, sum);
+  for (int s = 0; s < splits; ++s) sum += partial[(s * args.m + token) * all_rows + row];
+  store_sum(args, row, token, sum);
 }
 
 template <int kN>
 constexpr int sums_floats() {
-  return kWarps * 8 * kN * static_cast<int>(kTileRows);
+  return kWarps * 8 * kN * kRowsOfTile;
 }
 
 template <class T, int kN>
 __global__ void __launch_bounds__(kWarps* kWarp, kN == 1 ? 3 : 2)
-    skinny_kernel(SkinnyArgs args, int warps_n, int tiles_per_split) {
+    skinny_kernel(const __grid_constant__ SkinnyArgs args, int warps_n, int tiles_per_split) {
   extern __shared__ __align__(16) Byte shared[];
+  start_next();
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int warps_k = kWarps / warps_n;
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
-  const int row_tiles = static_cast<int>(div_up<std::int64_t>(args.n, kTileRows));
-  const int n_groups = div_up(row_tiles, warps_n);
+  const int n_groups = div_up(args.row_tiles, warps_n);
   const int first = blockIdx.y * tiles_per_split, last = min(first + tiles_per_split, k_tiles);
   const int start = first + warp / warps_n;
   const int rows = static_cast<int>(args.m);
 
   const auto load = [&](typename T::Raw& raw, int group, int tile) {
     const int row_tile = group * warps_n + warp % warps_n;
-    if (group >= n_groups || row_tile >= row_tiles || tile >= last) return;
-    const std::int64_t index = static_cast<std::int64_t>(row_tile) * k_tiles + tile;
-    load_raw<T>(raw, static_cast<const Byte*>(args.tiles) + index * T::kBytes, lane);
+    if (group >= n_groups || row_tile >= args.row_tiles || tile >= last) return;
+    load_raw<T>(raw,
+                tiles_at<T>(args, row_tile, k_tiles) + static_cast<std::int64_t>(tile) * T::kBytes,
+                lane);
   };
   typename T::Raw current;
   load(current, blockIdx.x, start);
+  await_previous();
   auto* sums = reinterpret_cast<float*>(shared);  // two of them in turn
   const Staged<T, kN> x(shared + 2 * sums_floats<kN>() * 4, rows, (last - first) * T::kK);
   stage<T, kN>(x, rows, static_cast<std::int64_t>(first) * T::kK, (last - first) * T::kK, args.k,
@@ -188,18 +221,99 @@ __global__ void __launch_bounds__(kWarps* kWarp, kN == 1 ? 3 : 2)
     for (int i = 0; i < kN; ++i) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        sums[((warp * kN + i) * 8 + 2 * t + e % 2) * kTileRows + g + e / 2 * 8] = acc[i][e];
+        sums[((warp * kN + i) * 8 + 2 * t + e % 2) * kRowsOfTile + g + e / 2 * 8] = acc[i][e];
       }
     }
     __syncthreads();
-    add_warps<kN>(args, warps_n, sums, static_cast<std::int64_t>(group) * warps_n * kTileRows);
+    add_warps<kN>(args, warps_n, sums, group * warps_n * kRowsOfTile);
     sums = sums == reinterpret_cast<float*>(shared) ? sums + sums_floats<kN>()
                                                     : reinterpret_cast<float*>(shared);
   }
 }
 
+/// Block `block` of the product of one row (one_row.cuh): at most `most` row tiles of one part.
 template <class T>
-SkinnyPlan plan_skinny(std::int64_t n, std::int64_t k, std::int64_t m, const DeviceInfo& device) {
+__device__ void multiply_row_block(const SkinnyArgs& args, int most, int block, Byte* shared) {
+  int index = 0;
+  const auto tiles_of_part = [&](int i) {
+    return static_cast<int>(div_up<std::int64_t>(args.parts[i].n, kRowsOfTile));
+  };
+  while (block >= div_up(tiles_of_part(index), most)) {
+    block -= div_up(tiles_of_part(index), most);
+    ++index;
+  }
+  const SkinnyPart& part = args.parts[index];
+  const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK)), begin = block * most;
+  RowWalk walk;
+  walk.rows = min(most, tiles_of_part(index) - begin);
+  walk.k_tiles = k_tiles;
+  auto* table = reinterpret_cast<std::uint32_t*>(shared);
+  walk.table = table;
+  const StagedRow<T> x(shared + table_bytes<T>(), k_tiles);
+  walk.sums = reinterpret_cast<float*>(shared + table_bytes<T>() + row_bytes<T>(k_tiles));
+  const Byte* tiles =
+      static_cast<const Byte*>(part.tiles) + static_cast<std::int64_t>(begin) * k_tiles * T::kBytes;
+  const auto to_x = [&](int) { return x; };
+  multiply_rows<T>(
+      walk, [&](int row) { return tiles + static_cast<std::int64_t>(row) * k_tiles * T::kBytes; },
+      to_x,
+      [&] {
+        fill_table<T>(table);
+        await_previous();
+        RowStager<T, decltype(to_x)> stager(1, args.x, 0, static_cast<int>(args.k), k_tiles, to_x);
+        stager.load();
+        stager.finish();
+        __syncthreads();
+      });
+  for (int i = threadIdx.x; i < walk.rows * kRowsOfTile; i += blockDim.x) {
+    const int r = begin * kRowsOfTile + i;
+    if (r >= part.n) continue;
+    float sum = walk.sum(i / kRowsOfTile, i % kRowsOfTile);
+    if (part.bias != nullptr) sum += part.bias[r];
+    store_float(part.y, part.y_type, r, sum);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
+    row_kernel(const __grid_constant__ SkinnyArgs args, int most) {
+  extern __shared__ __align__(16) Byte shared[];
+  start_next();
+  multiply_row_block<T>(args, most, blockIdx.x, shared);
+}
+
+template <class T>
+SkinnyPlan plan_row(std::int64_t row_tiles, std::int64_t k, const DeviceInfo& device) {
+  const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
+  const bool small = row_tiles * k_tiles <= 64 * device.n_sms;
+  const RowPlan rows = plan_rows(row_tiles, 1, k_tiles, device.n_sms, small ? 16 : kRowWarps<T>);
+  SkinnyPlan plan;
+  plan.most = rows.most;
+  plan.warps = rows.warps;
+  plan.shared_bytes = table_bytes<T>() + row_bytes<T>(k_tiles) + rows.sums_bytes;
+  return plan;
+}
+
+inline int row_blocks(const SkinnyArgs& args, int most) {
+  std::int64_t blocks = 0;
+  for (int i = 0; i < args.n_parts; ++i)
+    blocks += div_up<std::int64_t>(div_up<std::int64_t>(args.parts[i].n, kRowsOfTile), most);
+  return static_cast<int>(blocks);
+}
+
+template <class T>
+Status launch_row(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream) {
+  const Status status = allow_shared(row_kernel<T>, plan.shared_bytes);
+  if (status != Status::kOk) return status;
+  return launch(row_kernel<T>, static_cast<unsigned>(row_blocks(args, plan.most)),
+                static_cast<unsigned>(plan.warps * kWarp), plan.shared_bytes, stream, args,
+                plan.most);
+}
+
+template <class T>
+SkinnyPlan plan_skinny(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
+                       const DeviceInfo& device) {
+  if (m == 1) return plan_row<T>(row_tiles, k, device);
   const bool one = m <= 8;
   const std::int64_t blocks_per_sm = one ? 3 : 2;  // as the kernel's registers allow
   const std::size_t budget = one ? 72 * 1024 : 96 * 1024;
@@ -207,7 +321,7 @@ SkinnyPlan plan_skinny(std::int64_t n, std::int64_t k, std::int64_t m, const Dev
   // Many rows of x are shared by more row tiles, so that they are read from L2 less often.
   plan.warps_n = m <= 2 ? 1 : m <= 4 ? 2 : m <= 8 ? 4 : 8;
   const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
-  const std::int64_t groups = div_up<std::int64_t>(div_up(n, kTileRows), plan.warps_n);
+  const std::int64_t groups = div_up<std::int64_t>(row_tiles, plan.warps_n);
   const auto bytes = [&](std::int64_t tiles) {
     return one ? 2 * 4 * sums_floats<1>() + staged_bytes<T, 1>(m, tiles * T::kK)
                : 2 * 4 * sums_floats<2>() + staged_bytes<T, 2>(m, tiles * T::kK);
@@ -225,24 +339,24 @@ SkinnyPlan plan_skinny(std::int64_t n, std::int64_t k, std::int64_t m, const Dev
   const std::int64_t at_once = blocks / plan.splits < 1 ? 1 : blocks / plan.splits;
   plan.blocks = static_cast<int>(div_up(groups, div_up(groups, at_once)));
   plan.shared_bytes = bytes(plan.tiles_per_split);
-  plan.workspace_bytes = plan.splits == 1 ? 0 : static_cast<std::size_t>(plan.splits * m * n) * 4;
+  if (plan.splits > 1)
+    plan.workspace_bytes = static_cast<std::size_t>(plan.splits * m * row_tiles) * kRowsOfTile * 4;
   return plan;
 }
 
 template <class T>
 Status launch_skinny(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream) {
+  if (args.m == 1) return launch_row<T>(args, plan, stream);
   void (*kernel)(SkinnyArgs, int, int) = args.m <= 8 ? skinny_kernel<T, 1> : skinny_kernel<T, 2>;
   Status status = allow_shared(kernel, plan.shared_bytes);
   if (status != Status::kOk) return status;
   const dim3 grid(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits));
-  kernel<<<grid, kWarps * kWarp, plan.shared_bytes, stream>>>(args, plan.warps_n,
-                                                              plan.tiles_per_split);
-  status = launched();
+  status = launch(kernel, grid, kWarps * kWarp, plan.shared_bytes, stream, args, plan.warps_n,
+                  plan.tiles_per_split);
   if (status != Status::kOk || plan.splits == 1) return status;
-  const dim3 add_grid(static_cast<unsigned>(div_up<std::int64_t>(args.n, 256)),
+  const dim3 add_grid(static_cast<unsigned>(div_up(args.row_tiles * kRowsOfTile, 256)),
                       static_cast<unsigned>(args.m));
-  add_splits_kernel<<<add_grid, 256, 0, stream>>>(args, plan.splits);
-  return launched();
+  return launch(add_splits_kernel, add_grid, 256, 0, stream, args, plan.splits);
 }
 
 template <class T>
@@ -260,10 +374,9 @@ Status launch_unpack(const UnpackArgs& args, Stream stream) {
   const std::int64_t n_tiles = div_up(args.n_rows, kTileRows) * k_tiles;
   const Byte* tiles =
       static_cast<const Byte*>(args.w.tiles) + args.begin / kTileRows * k_tiles * T::kBytes;
-  unpack_kernel<T>
-      <<<static_cast<unsigned>(div_up<std::int64_t>(n_tiles, kWarps)), kWarps * kWarp, 0, stream>>>(
-          tiles, args.n_rows, args.w.k, n_tiles, args.out, args.out_type);
-  return launched();
+  return launch(unpack_kernel<T>, static_cast<unsigned>(div_up<std::int64_t>(n_tiles, kWarps)),
+                kWarps * kWarp, 0, stream, tiles, args.n_rows, args.w.k, n_tiles, args.out,
+                args.out_type);
 }
 
 }  // namespace kt::kernels::cuda

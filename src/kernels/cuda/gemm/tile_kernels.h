@@ -5,23 +5,34 @@
 
 namespace kt::kernels::cuda {
 
-/// One launch of the product of few rows: m <= kSkinnyRows.
-struct SkinnyArgs {
+/// One of the matrices that a launch multiplies with.
+struct SkinnyPart {
   const void* tiles = nullptr;
-  std::int64_t n = 0, k = 0;
-  const std::uint16_t* x = nullptr;
-  std::int64_t x_stride = 0;
-  std::int64_t m = 0;
+  std::int64_t n = 0;
   void* y = nullptr;
   Type y_type = Type::kF32;
   std::int64_t y_stride = 0;
+  const float* bias = nullptr;  // [n] or null
+  int first_tile = 0;           // row tiles of the parts before it
+};
+
+/// One launch of the products of few rows, m <= kSkinnyRows, with matrices of one format.
+struct SkinnyArgs {
+  SkinnyPart parts[kMaxSiblings];
+  int n_parts = 0;
+  int row_tiles = 0;  // of all parts
+  std::int64_t k = 0;
+  const std::uint16_t* x = nullptr;
+  std::int64_t x_stride = 0;
+  std::int64_t m = 0;
   void* workspace = nullptr;
 };
 
-/// How the launch is divided: a block has 8 warps, warps_n of them beside each other over row
-/// tiles, the others behind each other over k; `blocks` share the row tiles, `splits` times as many
-/// also k.
+/// How the launch is divided. One row of x: blocks of `warps` warps with at most `most` row tiles.
+/// More: a block has 8 warps, warps_n of them beside each other over row tiles, the others behind
+/// each other over k; `blocks` share the row tiles, `splits` times as many also k.
 struct SkinnyPlan {
+  int most = 1, warps = 8;
   int warps_n = 1;
   int blocks = 1;
   int splits = 1;
@@ -36,7 +47,7 @@ struct TileKernels {
   Status (*pack)(const void* rows, std::int64_t n, std::int64_t k, void* tiles,
                  Stream stream) = nullptr;
   Status (*unpack)(const UnpackArgs& args, Stream stream) = nullptr;
-  SkinnyPlan (*plan)(std::int64_t n, std::int64_t k, std::int64_t m,
+  SkinnyPlan (*plan)(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
                      const DeviceInfo& device) = nullptr;
   Status (*skinny)(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream) = nullptr;
 };
@@ -48,6 +59,12 @@ const TileKernels& tile_kernels();
   const TileKernels& tile_kernels<formats::Format::id>();
 #include "kernels/cuda/gemm/kernels.inc"
 #undef TILE
+
+/// The product of one row with matrices of two formats that files mix, in one launch.
+using RowPair = Status (*)(const SkinnyArgs& first, const SkinnyArgs& second,
+                           const DeviceInfo& device, Stream stream);
+/// Null: the two have none, in this order.
+RowPair find_row_pair(formats::Format first, formats::Format second);
 
 /// The row of a format, or null.
 const TileKernels* find_tile_kernels(formats::Format format);

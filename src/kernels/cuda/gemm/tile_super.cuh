@@ -30,8 +30,8 @@ struct K4Scales : LaneNumbers<std::uint32_t> {
       const float d = half_bits(both & 0xffffu), dmin = half_bits(both >> 16);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        out.a[h][i] = d * small_int(w[h] >> (12 * i) & 63u);
-        out.min[h][i] = -dmin * small_int(w[h] >> (12 * i + 6) & 63u);
+        out.a[h][i] = d * masked_int(w[h] >> (12 * i), 63u);
+        out.min[h][i] = -dmin * masked_int(w[h] >> (12 * i + 6), 63u);
       }
     }
   }

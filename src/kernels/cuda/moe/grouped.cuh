@@ -1,12 +1,13 @@
 // The kernel of expert products: the inner loop of gemm/multiply.cuh over pieces of work
 // (moe/grouped.h).
 //
-// A block of 8 warps takes warps_n row tiles of one piece; the other warps share k. x is staged in
-// chunks that fit shared memory. Gate and up are walked together, so that their product needs no
-// memory between. Thread rule: status.h.
+// A block of 8 warps takes 8 row tiles of one piece. x is staged in chunks that fit shared memory.
+// Gate and up are walked together, so that their product needs no memory between. Thread rule:
+// status.h.
 #pragma once
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/gemm/multiply.cuh"
+#include "kernels/cuda/moe/few_tokens.cuh"
 #include "kernels/cuda/moe/grouped.h"
 
 namespace kt::kernels::cuda {
@@ -15,25 +16,18 @@ inline constexpr int kGroupedWarps = 8;
 
 template <class T, int kN, bool kGate>
 __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
-    grouped_kernel(GroupedArgs args, int warps_n, int chunk_tiles) {
+    grouped_kernel(GroupedArgs args, int chunk_tiles) {
   extern __shared__ __align__(16) Byte shared[];
-  Piece piece;
-  if (args.pairs == nullptr) {
-    piece = {args.ids[blockIdx.y], static_cast<std::int32_t>(blockIdx.y), 1};
-  } else {
-    if (static_cast<std::int32_t>(blockIdx.y) >= *args.n_pieces) return;
-    piece = args.pieces[blockIdx.y];
-  }
-  if (piece.expert < 0 || piece.expert >= args.n_experts) return;
-  const auto pair_of = [&](int r) -> std::int32_t {
-    return args.pairs == nullptr ? piece.begin + r : args.pairs[piece.begin + r];
-  };
+  start_next();
+  await_previous();
+  if (static_cast<std::int32_t>(blockIdx.y) >= *args.n_pieces) return;
+  const Piece piece = args.pieces[blockIdx.y];
+  const auto pair_of = [&](int r) -> std::int32_t { return args.pairs[piece.begin + r]; };
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int warps_k = kGroupedWarps / warps_n;
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
   const std::int64_t row_tiles = div_up<std::int64_t>(args.n, 16);
-  const std::int64_t row_tile = static_cast<std::int64_t>(blockIdx.x) * warps_n + warp % warps_n;
+  const std::int64_t row_tile = static_cast<std::int64_t>(blockIdx.x) * kGroupedWarps + warp;
   const bool inside = row_tile < row_tiles;
   const std::int64_t offset = (piece.expert * row_tiles + row_tile) * k_tiles * T::kBytes;
   const Byte* first = static_cast<const Byte*>(args.first) + offset;
@@ -44,35 +38,21 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
   for (int chunk = 0; chunk < k_tiles; chunk += chunk_tiles) {
     const int end = min(chunk + chunk_tiles, k_tiles);
     const Staged<T, kN> x(shared, piece.count, (end - chunk) * T::kK);
-    // With few rows of x registers are free to load ahead; with many, other warps hide the wait.
-    constexpr int kAhead = kN == 1 ? kMatrices : 1;
-    typename T::Raw raw[kAhead];
-    int tile = chunk + warp / warps_n;
-    const auto load = [&](int i, int to, int at) {
-      load_raw<T>(raw[to], (i == 0 ? first : second) + static_cast<std::int64_t>(at) * T::kBytes,
-                  lane);
-    };
-    const auto load_ahead = [&](int at) {
-      if constexpr (kN == 1) {
-        if (!inside || at >= end) return;
-#pragma unroll
-        for (int i = 0; i < kMatrices; ++i) load(i, i, at);
-      }
-    };
-    load_ahead(tile);
     if (chunk > 0) __syncthreads();
     stage<T, kN>(x, piece.count, static_cast<std::int64_t>(chunk) * T::kK, (end - chunk) * T::kK,
                  args.k, rows_aligned(args.x, args.x_stride),
                  [&](int r) { return args.x + pair_of(r) / args.rows_of_x * args.x_stride; });
     __syncthreads();
     if (!inside) continue;
-    for (; tile < end; tile += warps_k) {
+    // Other warps hide the wait for the weights: registers are full of sums.
+    for (int tile = chunk; tile < end; ++tile) {
 #pragma unroll
       for (int i = 0; i < kMatrices; ++i) {
-        if constexpr (kN > 1) load(i, 0, tile);
-        multiply_tile<T, kN>(raw[kN > 1 ? 0 : i], x, (tile - chunk) * T::kK, piece.count, acc[i]);
+        typename T::Raw raw;
+        load_raw<T>(raw, (i == 0 ? first : second) + static_cast<std::int64_t>(tile) * T::kBytes,
+                    lane);
+        multiply_tile<T, kN>(raw, x, (tile - chunk) * T::kK, piece.count, acc[i]);
       }
-      load_ahead(tile + warps_k);
     }
   }
 
@@ -92,19 +72,15 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
     }
   }
   __syncthreads();
-  const int rows = warps_n * 16;
+  constexpr int rows = kGroupedWarps * 16;
   for (int i = threadIdx.x; i < rows * piece.count; i += blockDim.x) {
     const int r = i % rows, token = i / rows;
     const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * rows + r;
     if (row >= args.n) continue;
-    float total[kMatrices] = {};
-    for (int w = 0; w < warps_k; ++w) {
+    float total[kMatrices];
 #pragma unroll
-      for (int j = 0; j < kMatrices; ++j) {
-        total[j] +=
-            sums[(j * kGroupedWarps + w * warps_n + r / 16) * kPerWarp + token * 16 + r % 16];
-      }
-    }
+    for (int j = 0; j < kMatrices; ++j)
+      total[j] = sums[(j * kGroupedWarps + r / 16) * kPerWarp + token * 16 + r % 16];
     const std::int64_t at = static_cast<std::int64_t>(pair_of(token)) * args.n + row;
     if constexpr (kGate) {
       static_cast<std::uint16_t*>(args.out)[at] = to_bf16(silu(total[0]) * total[1]);
@@ -117,11 +93,7 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
 template <class T, int kN, bool kGate>
 Status launch_grouped_kernel(const GroupedArgs& args, Stream stream) {
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
-  // Few rows of x: warps share k as far as it goes. Many: they take rows of weights, so that x is
-  // read less often.
-  int warps_n = kGroupedWarps;
-  while (kN == 1 && warps_n > 1 && kGroupedWarps / warps_n * 2 <= k_tiles) warps_n /= 2;
-  const std::int64_t rows = args.pairs == nullptr ? 1 : 8 * kN;
+  const std::int64_t rows = 8 * kN;
   constexpr std::size_t kBudget = 72 * 1024;
   int chunk = 1;
   while (chunk < k_tiles && staged_bytes<T, kN>(rows, (chunk + 1) * T::kK) <= kBudget) ++chunk;
@@ -130,29 +102,24 @@ Status launch_grouped_kernel(const GroupedArgs& args, Stream stream) {
   const std::size_t shared = staged > reduce ? staged : reduce;
   const Status status = allow_shared(grouped_kernel<T, kN, kGate>, shared);
   if (status != Status::kOk) return status;
-  const std::int64_t groups = div_up<std::int64_t>(div_up<std::int64_t>(args.n, 16), warps_n);
+  const std::int64_t groups = div_up<std::int64_t>(div_up<std::int64_t>(args.n, 16), kGroupedWarps);
   const dim3 grid(static_cast<unsigned>(groups), static_cast<unsigned>(args.max_pieces));
-  grouped_kernel<T, kN, kGate>
-      <<<grid, kGroupedWarps * kWarp, shared, stream>>>(args, warps_n, chunk);
-  return launched();
+  return launch(grouped_kernel<T, kN, kGate>, grid, kGroupedWarps * kWarp, shared, stream, args,
+                chunk);
 }
 
 template <class T>
-Status launch_experts(const GroupedArgs& args, Stream stream) {
-  const bool few = args.pairs == nullptr;
-  if (args.second != nullptr) {
-    return few ? launch_grouped_kernel<T, 1, true>(args, stream)
-               : launch_grouped_kernel<T, kPieceRows / 8, true>(args, stream);
-  }
-  return few ? launch_grouped_kernel<T, 1, false>(args, stream)
-             : launch_grouped_kernel<T, kPieceRows / 8, false>(args, stream);
+Status launch_grouped(const GroupedArgs& args, Stream stream) {
+  return args.second != nullptr ? launch_grouped_kernel<T, kPieceRows / 8, true>(args, stream)
+                                : launch_grouped_kernel<T, kPieceRows / 8, false>(args, stream);
 }
 
 }  // namespace kt::kernels::cuda
 
 /// Instantiates the expert kernels of one format.
-#define KT_EXPERT_KERNELS(format, T)                                                \
-  template <>                                                                       \
-  Status grouped<formats::Format::format>(const GroupedArgs& args, Stream stream) { \
-    return launch_experts<T>(args, stream);                                         \
+#define KT_EXPERT_KERNELS(format, T)                                       \
+  template <>                                                              \
+  const ExpertKernels& expert_kernels<formats::Format::format>() {         \
+    static const ExpertKernels row = {&launch_few<T>, &launch_grouped<T>}; \
+    return row;                                                            \
   }

@@ -1,4 +1,4 @@
-// The expert products of one weight format, as one function: what moe.cu chooses from and
+// The expert products of one weight format, as a row of pointers: what moe.cu chooses from and
 // experts_*.cu instantiate. Thread rule: status.h.
 #pragma once
 #include "formats/format.h"
@@ -14,6 +14,24 @@ struct Piece {
   std::int32_t expert, begin, count;
 };
 
+/// The pairs of few tokens. Gate: out[pair] = silu(first·x) · (second·x), bf16, [m · n_active, n].
+/// Down: out[token] (+)= Σ weights[pair] · first·x[pair].
+struct FewArgs {
+  const void* first = nullptr;
+  const void* second = nullptr;  // null: down
+  std::int64_t n_experts = 0, n = 0, k = 0;
+  std::int64_t m = 0;
+  int n_active = 0;
+  const std::uint16_t* x = nullptr;  // of tokens for gate, of pairs for down
+  std::int64_t x_stride = 0;
+  const std::int32_t* ids = nullptr;  // [m, n_active]
+  const float* weights = nullptr;     // [m, n_active], down
+  void* out = nullptr;
+  Type out_type = Type::kF32;  // down
+  std::int64_t out_stride = 0;
+  bool add = false;
+};
+
 /// out[pair] for every pair of every piece. Gate: out = silu(first·x) · (second·x), bf16. Down: out
 /// = first·x, f32.
 struct GroupedArgs {
@@ -24,20 +42,22 @@ struct GroupedArgs {
   std::int64_t x_stride = 0;
   std::int64_t rows_of_x = 1;           // pair p reads row p / rows_of_x
   void* out = nullptr;                  // [n_pairs, n]
-  const std::int32_t* ids = nullptr;    // [n_pairs], when every pair is a piece
-  const std::int32_t* pairs = nullptr;  // sorted by expert, else null
+  const std::int32_t* pairs = nullptr;  // sorted by expert
   const Piece* pieces = nullptr;        // [*n_pieces]
   const std::int32_t* n_pieces = nullptr;
   std::int64_t max_pieces = 0;
 };
 
-using GroupedKernel = Status (*)(const GroupedArgs& args, Stream stream);
+struct ExpertKernels {
+  Status (*few)(const FewArgs& args, Stream stream) = nullptr;
+  Status (*grouped)(const GroupedArgs& args, Stream stream) = nullptr;
+};
 
 template <formats::Format kFormat>
-Status grouped(const GroupedArgs& args, Stream stream);
+const ExpertKernels& expert_kernels();
 #define EXPERTS(id) \
   template <>       \
-  Status grouped<formats::Format::id>(const GroupedArgs& args, Stream stream);
+  const ExpertKernels& expert_kernels<formats::Format::id>();
 #include "kernels/cuda/moe/kernels.inc"
 #undef EXPERTS
 

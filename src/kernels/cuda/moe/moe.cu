@@ -9,16 +9,17 @@
 namespace kt::kernels::cuda {
 namespace {
 
-/// Up to this many tokens every pair is a piece of its own: experts are rarely shared.
+/// Up to this many tokens every pair is by itself: experts are rarely shared.
 constexpr std::int64_t kFewTokens = 4;
+constexpr std::int64_t kMostHidden = 40 * 1024;  // values of a token that shared memory holds
 constexpr int kSortThreads = 1024;
 constexpr std::int64_t kMaxSorted = kSortThreads;  // experts: one for each thread of the sort
 constexpr std::int64_t kReferenceTokens = 64;
 
-GroupedKernel find(formats::Format format) {
+const ExpertKernels* find(formats::Format format) {
   switch (format) {
 #define EXPERTS(id) \
-  case formats::Format::id: return &grouped<formats::Format::id>;
+  case formats::Format::id: return &expert_kernels<formats::Format::id>();
 #include "kernels/cuda/moe/kernels.inc"
 #undef EXPERTS
     default: return nullptr;
@@ -48,6 +49,8 @@ struct Layout {
 /// Groups pairs by expert: one block. The order of pairs inside a piece does not change any result.
 __global__ void sort_kernel(const std::int32_t* ids, int n_pairs, int n_experts,
                             std::int32_t* pairs, Piece* pieces, std::int32_t* n_pieces) {
+  start_next();
+  await_previous();
   __shared__ int counts[kMaxSorted], begins[kMaxSorted], piece_begins[kMaxSorted];
   const int e = threadIdx.x;
   counts[e] = 0;
@@ -83,6 +86,8 @@ __global__ void sort_kernel(const std::int32_t* ids, int n_pairs, int n_experts,
 }
 
 __global__ void combine_kernel(MoeArgs args, const float* results) {
+  start_next();
+  await_previous();
   const std::int64_t token = blockIdx.y;
   const std::int64_t d = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (d >= args.d_model) return;
@@ -136,8 +141,78 @@ Status combine(const MoeArgs& args, const float* results, Stream stream) {
   constexpr int kBlock = 256;
   const dim3 grid(static_cast<unsigned>(div_up<std::int64_t>(args.d_model, kBlock)),
                   static_cast<unsigned>(args.m));
-  combine_kernel<<<grid, kBlock, 0, stream>>>(args, results);
-  return launched();
+  return launch(combine_kernel, grid, kBlock, 0, stream, args, results);
+}
+
+Status moe_few(const MoeArgs& args, const ExpertKernels& gate, const ExpertKernels& down,
+               Stream stream) {
+  auto* hidden = static_cast<std::uint16_t*>(args.workspace);
+  FewArgs work;
+  work.first = args.gate.tiles;
+  work.second = args.up.tiles;
+  work.n_experts = args.n_experts;
+  work.n = args.d_ff;
+  work.k = args.d_model;
+  work.m = args.m;
+  work.n_active = static_cast<int>(args.n_active);
+  work.x = static_cast<const std::uint16_t*>(args.x);
+  work.x_stride = args.x_stride;
+  work.ids = args.ids;
+  work.weights = args.weights;
+  work.out = hidden;
+  const Status status = gate.few(work, stream);
+  if (status != Status::kOk) return status;
+  work.first = args.down.tiles;
+  work.second = nullptr;
+  work.n = args.d_model;
+  work.k = args.d_ff;
+  work.x = hidden;
+  work.x_stride = args.d_ff;
+  work.out = args.y;
+  work.out_type = args.y_type;
+  work.out_stride = args.y_stride;
+  work.add = args.add;
+  return down.few(work, stream);
+}
+
+Status moe_grouped(const MoeArgs& args, const ExpertKernels& gate, const ExpertKernels& down,
+                   Stream stream) {
+  const Layout layout(args);
+  auto* base = static_cast<std::byte*>(args.workspace);
+  auto* pairs = reinterpret_cast<std::int32_t*>(base + layout.pairs);
+  auto* pieces = reinterpret_cast<Piece*>(base + layout.pieces);
+  auto* count = reinterpret_cast<std::int32_t*>(base + layout.count);
+  Status status = launch(sort_kernel, 1, kSortThreads, 0, stream, args.ids,
+                         static_cast<int>(args.m * args.n_active), static_cast<int>(args.n_experts),
+                         pairs, pieces, count);
+  if (status != Status::kOk) return status;
+  GroupedArgs work;
+  work.n_experts = args.n_experts;
+  work.pairs = pairs;
+  work.pieces = pieces;
+  work.n_pieces = count;
+  work.max_pieces = layout.max_pieces;
+  work.first = args.gate.tiles;
+  work.second = args.up.tiles;
+  work.n = args.d_ff;
+  work.k = args.d_model;
+  work.x = static_cast<const std::uint16_t*>(args.x);
+  work.x_stride = args.x_stride;
+  work.rows_of_x = static_cast<std::int32_t>(args.n_active);
+  work.out = base + layout.hidden;
+  status = gate.grouped(work, stream);
+  if (status != Status::kOk) return status;
+  work.first = args.down.tiles;
+  work.second = nullptr;
+  work.n = args.d_model;
+  work.k = args.d_ff;
+  work.x = reinterpret_cast<const std::uint16_t*>(base + layout.hidden);
+  work.x_stride = args.d_ff;
+  work.rows_of_x = 1;
+  work.out = base + layout.results;
+  status = down.grouped(work, stream);
+  if (status != Status::kOk) return status;
+  return combine(args, reinterpret_cast<const float*>(base + layout.results), stream);
 }
 
 }  // namespace
@@ -155,54 +230,14 @@ std::size_t moe_reference_workspace(const MoeArgs& args) {
 }
 
 Status moe(const MoeArgs& args, Stream stream) {
-  const GroupedKernel gate = find(args.gate.format), down = find(args.down.format);
+  const ExpertKernels *gate = find(args.gate.format), *down = find(args.down.format);
   if (gate == nullptr || down == nullptr || args.n_experts > kMaxSorted)
     return Status::kUnsupported;
   if (!valid(args)) return Status::kBadArgument;
-  const Layout layout(args);
-  if (args.workspace_bytes < layout.total) return Status::kNoWorkspace;
-  auto* base = static_cast<std::byte*>(args.workspace);
-  const std::int64_t n_pairs = args.m * args.n_active;
-
-  GroupedArgs work;
-  work.n_experts = args.n_experts;
-  work.ids = args.ids;
-  work.max_pieces = n_pairs;
-  if (args.m > kFewTokens) {
-    auto* pairs = reinterpret_cast<std::int32_t*>(base + layout.pairs);
-    auto* pieces = reinterpret_cast<Piece*>(base + layout.pieces);
-    auto* count = reinterpret_cast<std::int32_t*>(base + layout.count);
-    sort_kernel<<<1, kSortThreads, 0, stream>>>(args.ids, static_cast<int>(n_pairs),
-                                                static_cast<int>(args.n_experts), pairs, pieces,
-                                                count);
-    work.pairs = pairs;
-    work.pieces = pieces;
-    work.n_pieces = count;
-    work.max_pieces = layout.max_pieces;
-  }
-
-  work.first = args.gate.tiles;
-  work.second = args.up.tiles;
-  work.n = args.d_ff;
-  work.k = args.d_model;
-  work.x = static_cast<const std::uint16_t*>(args.x);
-  work.x_stride = args.x_stride;
-  work.rows_of_x = static_cast<std::int32_t>(args.n_active);
-  work.out = base + layout.hidden;
-  Status status = gate(work, stream);
-  if (status != Status::kOk) return status;
-
-  work.first = args.down.tiles;
-  work.second = nullptr;
-  work.n = args.d_model;
-  work.k = args.d_ff;
-  work.x = reinterpret_cast<const std::uint16_t*>(base + layout.hidden);
-  work.x_stride = args.d_ff;
-  work.rows_of_x = 1;
-  work.out = base + layout.results;
-  status = down(work, stream);
-  if (status != Status::kOk) return status;
-  return combine(args, reinterpret_cast<const float*>(base + layout.results), stream);
+  if (args.workspace_bytes < Layout(args).total) return Status::kNoWorkspace;
+  if (args.m <= kFewTokens && args.n_active * args.d_ff <= kMostHidden)
+    return moe_few(args, *gate, *down, stream);
+  return moe_grouped(args, *gate, *down, stream);
 }
 
 Status moe_reference(const MoeArgs& args, Stream stream) {

@@ -3,10 +3,10 @@
 //
 //   expert(e, x) = down[e] · (silu(gate[e]·x) · (up[e]·x))
 //
-// Weights are packed by gemm/gemm.h, one expert after the other. Few tokens: each (token, expert)
-// pair is a piece of work of its own. More: pairs are grouped by expert on the device, so that up
-// to 32 rows share each read of the weights. Then one launch computes gate, up and the activation
-// of all pieces, one computes down, and one adds the weighted results in the order of the slots.
+// Weights are packed by gemm/gemm.h, one expert after the other. Few tokens: one launch computes
+// gate, up and the activation of all (token, expert) pairs, one down and the weighted sum. More:
+// pairs are grouped by expert on the device, so that up to 32 rows share each read of the weights,
+// and the weighted results are added by a launch of their own. Sums are in the order of the slots.
 // Ids outside [0, n_experts) are computed elsewhere and left out here. moe_reference() is the slow
 // twin. Thread rule: status.h.
 #pragma once

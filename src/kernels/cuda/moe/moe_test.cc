@@ -168,6 +168,7 @@ using MoeOnce = OnDevice;
 
 TEST_F(MoeOnce, ManyExpertsAndRowsThatFillNoTile) {
   run_case({9, 4, 130, 64, 96, Format::kQ4_0, Format::kQ8_0, false, false});
+  run_case({2, 8, 130, 4256, 96, Format::kQ8_0, Format::kQ4_0, true, false});
   run_case({40, 8, 33, 96, 64, Format::kQ8_0, Format::kQ4_0, true, false});
 }
 

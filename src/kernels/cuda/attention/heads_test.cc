@@ -1,0 +1,173 @@
+// Heads on their way to attention against loops in double precision, and attention that prepares
+// its heads against the two steps one after the other.
+//
+// Bound: one rounding to bf16, 2^-8 of what is added.
+#include <numeric>
+
+#include "base/test_random.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/test_device.h"
+
+namespace kt::kernels::cuda {
+namespace {
+
+using Heads = OnDevice;
+
+/// Norm, rotation and the place in the cache, in double precision.
+TEST_F(Heads, PreparesHeads) {
+  const std::vector<std::int32_t> pages = {3, 1, 0, 2};
+  const std::vector<SequenceItem> items = {{0, 3, 62, 0}, {3, 1, 5, 1}};
+  const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen + 0,
+                               0 * kPageLen + 5};
+  const Device<std::int32_t> pages_device(pages);
+  const Device<SequenceItem> items_device(items);
+  for (const std::int64_t d : {24, 64, 128, 512}) {
+    for (const bool norm : {true, false}) {
+      const std::int64_t n_heads = 6, n_kv = 2, n_rows = 4;
+      const std::vector<float> q = rounded(gaussian(n_rows * n_heads * d, 1)),
+                               k = rounded(gaussian(n_rows * n_kv * d, 2)),
+                               v = rounded(gaussian(n_rows * n_kv * d, 3)),
+                               q_weight = gaussian(d, 4), k_weight = gaussian(d, 5),
+                               cos = gaussian(n_rows * d / 2, 6), sin = gaussian(n_rows * d / 2, 7);
+      Device<std::uint16_t> q_device(as_bf16(q)), k_cache(4 * kPageLen * n_kv * d),
+          v_cache(4 * kPageLen * n_kv * d);
+      const Device<std::uint16_t> k_device(as_bf16(k)), v_device(as_bf16(v));
+      const Device<float> qw(q_weight), kw(k_weight), c(cos), s(sin);
+      HeadsArgs args;
+      args.q = q_device.get();
+      args.k = k_device.get();
+      args.v = v_device.get();
+      args.q_stride = n_heads * d;
+      args.k_stride = args.v_stride = n_kv * d;
+      args.n_heads = n_heads;
+      args.n_kv_heads = n_kv;
+      args.d = d;
+      if (norm) args.q_weight = qw.get();
+      if (norm) args.k_weight = kw.get();
+      args.eps = 1e-5f;
+      args.cos = c.get();
+      args.sin = s.get();
+      args.k_cache = {k_cache.get(), n_kv * d, d};
+      args.v_cache = {v_cache.get(), n_kv * d, d};
+      args.table = {pages_device.get(), 2};
+      args.items = items_device.get();
+      args.n_items = 2;
+      args.max_item_rows = 3;
+      ASSERT_EQ(prepare_heads(args, nullptr), Status::kOk) << device_error_text();
+      Compare compare("heads of " + std::to_string(d));
+      const auto expect = [&](const float* got, const float* x, const float* weight,
+                              std::int64_t row, bool rotate) {
+        double squares = 0.0;
+        for (std::int64_t i = 0; i < d; ++i) squares += double{x[i]} * x[i];
+        const double scale = 1.0 / std::sqrt(squares / static_cast<double>(d) + 1e-5);
+        const auto value = [&](std::int64_t i) {
+          return norm && rotate ? x[i] * scale * weight[i] : double{x[i]};
+        };
+        for (std::int64_t i = 0; i < d / 2; ++i) {
+          const auto at = static_cast<std::size_t>(row * d / 2 + i);
+          const double a = value(i), b = value(i + d / 2), co = rotate ? cos[at] : 1.0,
+                       si = rotate ? sin[at] : 0.0;
+          const double bound =
+              0x1p-8 * (std::fabs(a) + std::fabs(b)) * (std::fabs(co) + std::fabs(si));
+          compare.value(got[i], a * co - b * si, bound, i);
+          compare.value(got[i + d / 2], b * co + a * si, bound, i);
+        }
+      };
+      const std::vector<float> got_q = as_floats(q_device.host()),
+                               got_k = as_floats(k_cache.host()), got_v = as_floats(v_cache.host());
+      for (std::int64_t row = 0; row < n_rows; ++row) {
+        for (std::int64_t h = 0; h < n_heads; ++h) {
+          const std::int64_t at = (row * n_heads + h) * d;
+          expect(got_q.data() + at, q.data() + at, q_weight.data(), row, true);
+        }
+        for (std::int64_t h = 0; h < n_kv; ++h) {
+          const std::int64_t at = (row * n_kv + h) * d, to = (rows[row] * n_kv + h) * d;
+          expect(got_k.data() + to, k.data() + at, k_weight.data(), row, true);
+          expect(got_v.data() + to, v.data() + at, nullptr, row, false);
+        }
+      }
+    }
+  }
+}
+
+/// One launch that prepares the heads of decoding sequences gives what two give.
+TEST_F(Heads, PreparesHeadsOnTheWay) {
+  const std::int64_t n_kv = 2, stride = 12;
+  const std::vector<SequenceItem> items = {
+      {0, 1, 0, 0}, {1, 1, 63, 1}, {2, 1, 64, 2}, {3, 1, 700, 3}, {4, 1, 17, 4}};
+  const auto n_rows = static_cast<std::int64_t>(items.size());
+  std::vector<std::int32_t> pages(static_cast<std::size_t>(n_rows * stride));
+  std::iota(pages.rbegin(), pages.rend(), 0);
+  const Device<std::int32_t> pages_device(pages);
+  const Device<SequenceItem> items_device(items);
+  for (const std::int64_t d : {64, 128, 256}) {
+    for (const std::int64_t group : {1, 8, 12}) {
+      for (const std::int64_t window : {0, 100}) {
+        const std::int64_t n_heads = n_kv * group, n_cache = n_rows * stride * kPageLen * n_kv * d;
+        const Device<std::uint16_t> q(as_bf16(gaussian(n_rows * n_heads * d, 1))),
+            k(as_bf16(gaussian(n_rows * n_kv * d, 2))), v(as_bf16(gaussian(n_rows * n_kv * d, 3)));
+        const Device<float> weight(gaussian(d, 4)), cos(gaussian(n_rows * d / 2, 5)),
+            sin(gaussian(n_rows * d / 2, 6));
+        const std::vector<std::uint16_t> cached = as_bf16(gaussian(n_cache, 7));
+        std::vector<std::vector<float>> results;
+        for (const bool together : {true, false}) {
+          const Device<std::uint16_t> own_q(q.host()), k_cache(cached), v_cache(cached);
+          Device<float> out(n_rows * n_heads * d);
+          HeadsArgs heads;
+          heads.q = own_q.get();
+          heads.k = k.get();
+          heads.v = v.get();
+          heads.q_stride = n_heads * d;
+          heads.k_stride = heads.v_stride = n_kv * d;
+          heads.n_heads = n_heads;
+          heads.n_kv_heads = n_kv;
+          heads.d = d;
+          heads.q_weight = heads.k_weight = weight.get();
+          heads.cos = cos.get();
+          heads.sin = sin.get();
+          heads.k_cache = {k_cache.get(), n_kv * d, d};
+          heads.v_cache = {v_cache.get(), n_kv * d, d};
+          heads.table = {pages_device.get(), stride};
+          heads.items = items_device.get();
+          heads.n_items = n_rows;
+          heads.max_item_rows = 1;
+          AttentionArgs args;
+          args.q = own_q.get();
+          args.q_token_stride = n_heads * d;
+          args.q_head_stride = d;
+          args.k = heads.k_cache;
+          args.v = heads.v_cache;
+          args.table = heads.table;
+          args.items = heads.items;
+          args.n_items = args.n_rows = n_rows;
+          args.max_item_rows = 1;
+          args.max_keys = 701;
+          args.n_heads = n_heads;
+          args.n_kv_heads = n_kv;
+          args.dim_qk = args.dim_v = d;
+          args.scale = 0.1f;
+          args.window = window;
+          args.split_keys = window == 0 ? 256 : 1024;
+          args.out = out.get();
+          args.out_type = Type::kF32;
+          Device<std::byte> workspace(static_cast<std::int64_t>(attention_workspace(args)));
+          args.workspace = workspace.get();
+          args.workspace_bytes = workspace.bytes();
+          if (together) {
+            ASSERT_EQ(attention_of_heads(heads, args, nullptr), Status::kOk);
+          } else {
+            ASSERT_EQ(prepare_heads(heads, nullptr), Status::kOk);
+            ASSERT_EQ(attention(args, nullptr), Status::kOk);
+          }
+          results.push_back(out.host());
+          for (const Device<std::uint16_t>* cache : {&k_cache, &v_cache})
+            results.push_back(as_floats(cache->host()));
+        }
+        for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(results[i], results[i + 3]) << d << " " << i;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kt::kernels::cuda
