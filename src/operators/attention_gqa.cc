@@ -1,6 +1,7 @@
 // KGroupedQueryAttention:
 //   q, k, v = x·Wq, x·Wk, x·Wv → [norm of q and k heads] → rotary → k, v into the cache → attention
 //   → o
+#include <algorithm>
 #include <cmath>
 
 #include "operators/attend.h"
@@ -116,68 +117,69 @@ class GpuGroupedQuery : public GroupedQueryBase {
     Activation v(step, x.n_rows(), v_proj_->n_out(), GpuType::kBF16);
     const LinearCall calls[] = {{q_proj_.get(), &q}, {k_proj_.get(), &k}, {v_proj_.get(), &v}};
     run_siblings(step, x, calls);
-    rotate(step, gpu, q, n_heads_, q_norm_.get());
-    rotate(step, gpu, k, n_kv_heads_, k_norm_.get());
     const tensor::KvLayerView& kv = step.kv[static_cast<std::size_t>(layer)];
-    store(gpu, k, kv.streams[0]);
-    store(gpu, v, kv.streams[1]);
+    const kernels::cuda::HeadsArgs heads = heads_of(step, gpu, q, k, v, kv);
     Activation mixed(step, x.n_rows(), q_proj_->n_out(), GpuType::kBF16);
-    attend(gpu, q, kv, mixed);
+    attend(gpu, heads, kv, mixed);
     o_proj_->run(step, mixed, delta);
-  }
-
-  void rotate(Step& step, GpuStep& gpu, Activation& x, std::int64_t n_heads, Norm* norm) noexcept {
-    if (norm != nullptr) norm->run_vectors(step, x);
-    kernels::cuda::RopeArgs args;
-    args.x = x.update_on(gpu);
-    args.type = x.gpu_type();
-    args.n_tokens = x.n_rows();
-    args.n_heads = n_heads;
-    args.d = head_dim_;
-    args.token_stride = x.n_cols();
-    args.head_stride = head_dim_;
-    args.positions = gpu.row_numbers();  // the tables have a row for each of the batch's
-    args.cos = rotary_.cos_on(gpu);
-    args.sin = rotary_.sin_on(gpu);
-    launch(gpu, [&](auto& k, auto stream) { return k.rope(args, stream); });
   }
 
   static kernels::cuda::KvCache cache_of(const tensor::KvStreamView& s) {
     return {s.base, s.n_heads * s.dim, s.dim};
   }
 
-  void store(GpuStep& gpu, Activation& x, const tensor::KvStreamView& cache) noexcept {
+  // To be normed and rotated, and k and v written to the cache.
+  kernels::cuda::HeadsArgs heads_of(Step& step, GpuStep& gpu, Activation& q, Activation& k,
+                                    Activation& v, const tensor::KvLayerView& kv) noexcept {
+    kernels::cuda::HeadsArgs args;
+    const Norm::OnGpu q_norm = norm_on_the_way(step, gpu, q, q_norm_.get());
+    const Norm::OnGpu k_norm = norm_on_the_way(step, gpu, k, k_norm_.get());
+    args.q_weight = q_norm.weight;
+    args.k_weight = k_norm.weight;
+    args.eps = std::max(q_norm.eps, k_norm.eps);  // the model has one
+    args.q = q.update_on(gpu);
+    args.k = k.read_on(gpu);
+    args.v = v.read_on(gpu);
+    args.q_stride = q.n_cols();
+    args.k_stride = args.v_stride = k.n_cols();
+    args.n_heads = n_heads_;
+    args.n_kv_heads = n_kv_heads_;
+    args.d = head_dim_;
+    args.cos = rotary_.cos_on(gpu);  // the tables have a row for each of the batch's
+    args.sin = rotary_.sin_on(gpu);
+    args.k_cache = cache_of(kv.streams[0]);
+    args.v_cache = cache_of(kv.streams[1]);
     const GpuStep::Sequences& sequences = gpu.sequences();
-    kernels::cuda::StoreKvArgs args;
-    args.x = x.read_on(gpu);
-    args.type = x.gpu_type();
-    args.token_stride = x.n_cols();
-    args.head_stride = cache.dim;
-    args.n_heads = cache.n_heads;
-    args.dim = cache.dim;
-    args.cache = cache_of(cache);
     args.table = sequences.table;
     args.items = sequences.items;
     args.n_items = sequences.n_items;
     args.max_item_rows = sequences.max_rows;
-    launch(gpu, [&](auto& k, auto stream) { return k.store_kv(args, stream); });
+    return args;
   }
 
-  void attend(GpuStep& gpu, Activation& q, const tensor::KvLayerView& kv,
+  // For a norm in the kernel; one that is elsewhere runs by itself.
+  static Norm::OnGpu norm_on_the_way(Step& step, GpuStep& gpu, Activation& x, Norm* norm) noexcept {
+    if (norm == nullptr) return {};
+    const Norm::OnGpu on = norm->on(gpu);
+    if (on.weight == nullptr) norm->run_vectors(step, x);
+    return on;
+  }
+
+  void attend(GpuStep& gpu, const kernels::cuda::HeadsArgs& heads, const tensor::KvLayerView& kv,
               Activation& mixed) noexcept {
     const GpuStep::Sequences& sequences = gpu.sequences();
     const std::size_t mark = gpu.mark();
     auto& kernels = gpu.gpu().api();
     kernels::cuda::AttentionArgs args;
-    args.q = q.read_on(gpu);
-    args.q_token_stride = q.n_cols();
+    args.q = heads.q;
+    args.q_token_stride = heads.q_stride;
     args.q_head_stride = head_dim_;
     args.k = cache_of(kv.streams[0]);
     args.v = cache_of(kv.streams[1]);
     args.table = sequences.table;
     args.items = sequences.items;
     args.n_items = sequences.n_items;
-    args.n_rows = q.n_rows();
+    args.n_rows = mixed.n_rows();
     args.max_item_rows = sequences.max_rows;
     args.max_keys = sequences.max_keys;
     args.n_heads = n_heads_;
@@ -193,7 +195,10 @@ class GpuGroupedQuery : public GroupedQueryBase {
         fast ? kernels.attention_workspace(args) : kernels.attention_reference_workspace(args);
     args.workspace = gpu.allocate(args.workspace_bytes);
     launch(gpu, [&](auto& k, auto stream) {
-      return fast ? k.attention(args, stream) : k.attention_reference(args, stream);
+      if (fast) return k.attention_of_heads(heads, args, stream);
+      const auto status = k.prepare_heads(heads, stream);
+      const bool ok = status == kernels::cuda::Status::kOk;
+      return ok ? k.attention_reference(args, stream) : status;
     });
     gpu.release(mark);
   }

@@ -1,5 +1,6 @@
 // KExpertsGPU, KExpertsTorch, KExpertsMarlin: routed experts whose weights are on a GPU. submit()
-// only remembers; collect() computes all of a step's experts and adds them in place.
+// only remembers; collect() computes all of a step's experts and adds them in place, or writes
+// them.
 #include "operators/gpu_weights.h"
 #include "operators/makers.h"
 #include "operators/routed_experts.h"
@@ -55,15 +56,16 @@ class GpuExperts : public RoutedExperts {
     args.n_active = ticket.routing.n_active;
     args.ids = ticket.routing.gpu_ids;
     args.weights = ticket.routing.gpu_weights;
-    args.y = accumulate_into.update_on(gpu);
+    args.y = ticket.overwrite ? accumulate_into.write_on(gpu) : accumulate_into.update_on(gpu);
     args.y_type = accumulate_into.gpu_type();
     args.y_stride = d_model_;
-    args.add = true;
+    args.add = !ticket.overwrite;
     args.workspace_bytes = gpu.gpu().api().moe_workspace(args);
     args.workspace = gpu.allocate(args.workspace_bytes);
     gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.moe(args, stream); });
     gpu.release(mark);
   }
+  bool overwrites() const override { return true; }
 
   std::uint64_t weight_bytes() const override { return gate_.bytes + up_.bytes + down_.bytes; }
   std::string weight_format() const override {

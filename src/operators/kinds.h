@@ -27,6 +27,13 @@ class Linear : public Module {
   /// region with its siblings, or null.
   virtual const backend::PackedMatrix* packed() const { return nullptr; }
   virtual const float* bias() const { return nullptr; }
+  /// The same when it is a plain product on a GPU; gpu < 0: it is none.
+  struct GpuProduct {
+    int gpu = -1;
+    kernels::cuda::Matrix w;
+    const float* bias = nullptr;
+  };
+  virtual GpuProduct gpu_product() const { return {}; }
 
  private:
   virtual void do_run(Step& step, Activation& x, Activation& out) noexcept = 0;
@@ -38,7 +45,8 @@ struct LinearCall {
   Linear* linear = nullptr;
   Activation* out = nullptr;
 };
-/// Linears on the same input, merged into one parallel region where their operators allow it.
+/// Linears on the same input, merged into one parallel region, or into launches of several, where
+/// their operators allow it.
 void run_siblings(Step& step, Activation& x, std::span<const LinearCall> calls) noexcept;
 
 class Embedding : public Module {
@@ -154,6 +162,7 @@ class Experts : public Module {
     std::optional<Activation> result;  // [n_rows, d_model], or what it will be made of
     Activation* x = nullptr;
     Routing routing;
+    bool overwrite = false;  // collect() overwrites what it is given, where overwrites()
   };
   Ticket submit(Step& step, Activation& x, Routing& routing) noexcept {
     const ZoneScope zone(hands_on() ? nullptr : step.trace, *this, x.n_rows());
@@ -162,6 +171,7 @@ class Experts : public Module {
   virtual void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept = 0;
   /// Whether submit() computes on the CPU, while GPUs go on.
   virtual bool on_cpu() const { return false; }
+  virtual bool overwrites() const { return false; }
   /// Where the packed weights lie, for benches that read the same pages; empty: not in host memory.
   virtual std::vector<std::span<const std::byte>> packed_memory() const { return {}; }
 

@@ -13,19 +13,68 @@
 namespace kt::operators {
 namespace {
 
-// The plain CPU products among `calls`, as one parallel region.
+// Plain CPU products, as one parallel region.
 void multiply(Step& step, Activation& x, std::span<const LinearCall> calls) noexcept {
   constexpr std::size_t kMax = 8;
   KT_CHECK(calls.size() <= kMax);
   std::array<backend::GemmCall, kMax> merged;
   std::size_t n_merged = 0;
   for (const LinearCall& call : calls) {
-    const backend::PackedMatrix* matrix = call.linear->packed();
-    if (matrix == nullptr) continue;
-    merged[n_merged++] = {matrix, x.rows_for(*matrix, step), x.n_rows(), call.linear->bias(),
+    const backend::PackedMatrix& matrix = *call.linear->packed();
+    merged[n_merged++] = {&matrix, x.rows_for(matrix, step), x.n_rows(), call.linear->bias(),
                           call.out->write()};
   }
-  if (n_merged != 0) backend::gemm(step.cpu, {merged.data(), n_merged});
+  backend::gemm(step.cpu, {merged.data(), n_merged});
+}
+
+using kernels::cuda::SiblingsArgs;
+
+// Products on a GPU; without cuBLASLt a few rows at a time.
+void multiply_on(GpuStep& gpu, const char* who, SiblingsArgs args) noexcept {
+  kernels::cuda::GemmArgs* const products = args.products;
+  const std::int64_t m = products->m;
+  const std::int64_t step =
+      gpu.gpu().blas() == nullptr ? std::min(m, kernels::cuda::kDirectRows) : m;
+  products->m = step;
+  products->workspace_bytes = gpu.gpu().api().gemm_siblings_workspace(args, gpu.gpu().info());
+  products->workspace = gpu.allocate(products->workspace_bytes);
+  for (std::int64_t done = 0; done < m; done += products->m) {
+    products->m = std::min(step, m - done);
+    gpu.run(who, [&](auto& k, auto stream) {
+      return k.gemm_siblings(args, gpu.gpu().info(), gpu.gpu().blas(), stream);
+    });
+    const auto past = [&](std::int64_t stride, GpuType type) {
+      return static_cast<std::size_t>(products->m * stride) * type_bytes(type);
+    };
+    products->x =
+        static_cast<const std::byte*>(products->x) + past(products->x_stride, products->x_type);
+    for (int i = 0; i < args.count; ++i) {
+      kernels::cuda::GemmArgs& product = products[i];
+      product.y = static_cast<std::byte*>(product.y) + past(product.y_stride, product.y_type);
+    }
+  }
+}
+
+// Up to kMaxSiblings plain GPU products, all on one GPU.
+void multiply_on_gpu(Step& step, Activation& x, std::span<const LinearCall> calls) noexcept {
+  GpuStep& gpu = step.gpu(calls.front().linear->gpu_product().gpu);
+  const std::size_t mark = gpu.mark();
+  SiblingsArgs args;
+  const void* rows = read_bf16(gpu, x);
+  for (const LinearCall& call : calls) {
+    const Linear::GpuProduct product = call.linear->gpu_product();
+    kernels::cuda::GemmArgs& to = args.products[args.count++];
+    to.w = product.w;
+    to.bias = product.bias;
+    to.x = rows;
+    to.x_stride = product.w.k;
+    to.m = x.n_rows();
+    to.y = call.out->write_on(gpu);
+    to.y_type = call.out->gpu_type();
+    to.y_stride = product.w.n;
+  }
+  multiply_on(gpu, calls.front().linear->path().c_str(), args);
+  gpu.release(mark);
 }
 
 // What linears with weights of the file share.
@@ -136,45 +185,12 @@ class GpuLinear : public WeightLinear {
                               : std::string(formats::traits(matrix_.first.format).name);
   }
   std::string kernel_name() const override { return "cuda gemm"; }
+  GpuProduct gpu_product() const override { return {gpu_, matrix_.first, bias_}; }
 
  private:
   void do_run(Step& step, Activation& x, Activation& out) noexcept override {
-    GpuStep& gpu = step.gpu(gpu_);
-    const std::size_t mark = gpu.mark();
-    kernels::cuda::GemmArgs args;
-    args.w = matrix_.first;
-    args.x = read_bf16(gpu, x);
-    args.x_stride = n_in();
-    args.m = x.n_rows();
-    args.y = out.write_on(gpu);
-    args.y_type = out.gpu_type();
-    args.y_stride = n_out();
-    multiply(gpu, args);
-    if (bias_ != nullptr) {
-      gpu.run(path().c_str(), [&](auto& k, auto stream) {
-        return k.add({args.y, args.y_type, bias_, GpuType::kF32, 0, args.m, n_out()}, stream);
-      });
-    }
-    gpu.release(mark);
-  }
-
-  // Without cuBLASLt a few rows at a time.
-  void multiply(GpuStep& gpu, kernels::cuda::GemmArgs args) const noexcept {
-    const std::int64_t m = args.m;
-    const std::int64_t step =
-        gpu.gpu().blas() == nullptr ? std::min(m, kernels::cuda::kDirectRows) : m;
-    args.workspace_bytes = gpu.gpu().api().gemm_workspace(args.w, step, gpu.gpu().info());
-    args.workspace = gpu.allocate(args.workspace_bytes);
-    for (std::int64_t done = 0; done < m; done += args.m) {
-      args.m = std::min(step, m - done);
-      gpu.run(path().c_str(), [&](auto& k, auto stream) {
-        return k.gemm(args, gpu.gpu().info(), gpu.gpu().blas(), stream);
-      });
-      args.x = static_cast<const std::byte*>(args.x) +
-               static_cast<std::size_t>(args.m * args.x_stride) * type_bytes(args.x_type);
-      args.y = static_cast<std::byte*>(args.y) +
-               static_cast<std::size_t>(args.m * args.y_stride) * type_bytes(args.y_type);
-    }
+    const LinearCall call{this, &out};
+    multiply_on_gpu(step, x, {&call, 1});
   }
 
   int gpu_;
@@ -209,10 +225,10 @@ void trace_merged(Trace& trace, std::span<const LinearCall> calls, std::int64_t 
   const std::int64_t end = trace.now();
   double total = 0.0, done = 0.0;
   for (const LinearCall& c : calls) {
-    if (c.linear->packed() != nullptr) total += static_cast<double>(c.linear->weight_bytes());
+    total += static_cast<double>(c.linear->weight_bytes());
   }
   for (const LinearCall& c : calls) {
-    if (c.linear->packed() == nullptr || total == 0.0) continue;
+    if (total == 0.0) continue;
     const auto at = [&] {
       return begin + static_cast<std::int64_t>(done / total * static_cast<double>(end - begin));
     };
@@ -260,11 +276,34 @@ std::unique_ptr<Linear> make_fp8_linear(const Builder& at, const LinearSpec& spe
 }
 
 void run_siblings(Step& step, Activation& x, std::span<const LinearCall> calls) noexcept {
-  const std::int64_t begin = step.trace != nullptr ? step.trace->now() : 0;
-  multiply(step, x, calls);
-  if (step.trace != nullptr) trace_merged(*step.trace, calls, begin);
-  for (const LinearCall& call : calls) {
-    if (call.linear->packed() == nullptr) call.linear->run(step, x, *call.out);
+  constexpr std::size_t kMax = 8;
+  KT_CHECK(calls.size() <= kMax);
+  std::array<LinearCall, kMax> merged;
+  std::array<bool, kMax> done{};
+  for (std::size_t i = 0; i < calls.size(); ++i) {
+    if (done[i]) continue;
+    const bool packed = calls[i].linear->packed() != nullptr;
+    const int gpu = calls[i].linear->gpu_product().gpu;
+    if (!packed && gpu < 0) {
+      calls[i].linear->run(step, x, *calls[i].out);
+      continue;
+    }
+    std::size_t n = 0;
+    const std::size_t most = packed ? kMax : std::size_t{kernels::cuda::kMaxSiblings};
+    for (std::size_t j = i; j < calls.size() && n < most; ++j) {
+      const Linear& linear = *calls[j].linear;
+      if (packed ? linear.packed() == nullptr : linear.gpu_product().gpu != gpu) continue;
+      merged[n++] = calls[j];
+      done[j] = true;
+    }
+    const std::span<const LinearCall> together(merged.data(), n);
+    const std::int64_t begin = step.trace != nullptr ? step.trace->now() : 0;
+    if (packed) {
+      multiply(step, x, together);
+    } else {
+      multiply_on_gpu(step, x, together);
+    }
+    if (step.trace != nullptr) trace_merged(*step.trace, together, begin);
   }
 }
 

@@ -34,6 +34,8 @@ class SparseMoe : public Mlp {
     if (shared_ != nullptr) {
       shared_->run(step, x, delta);
       if (shared_gate_ != nullptr) scale_by_gate(step, x, delta);
+    } else if (experts_->overwrites()) {
+      ticket.overwrite = true;
     } else {
       clear_rows(step, delta, gpu_);
     }

@@ -53,6 +53,7 @@ class PhasedLinear : public PhasedOf<Linear> {
   using PhasedOf::PhasedOf;
   const backend::PackedMatrix* packed() const override { return active_->packed(); }
   const float* bias() const override { return active_->bias(); }
+  GpuProduct gpu_product() const override { return active_->gpu_product(); }
 
  private:
   void do_run(Step& step, Activation& x, Activation& out) noexcept override {
@@ -66,6 +67,7 @@ class PhasedExperts : public PhasedOf<Experts> {
   void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept override {
     active_->collect(step, ticket, accumulate_into);
   }
+  bool overwrites() const override { return active_->overwrites(); }
 
  private:
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {

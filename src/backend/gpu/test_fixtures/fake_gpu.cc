@@ -283,6 +283,18 @@ void set_kernels(GpuApi& api) {
 #endif
     return launch("gemm", stream, [args] { host_kernels::gemm(args, kFactor); });
   };
+  api.gemm_siblings = [](const SiblingsArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
+    return launch("gemm", stream, [args] {
+      for (int i = 0; i < args.count; ++i) {
+        GemmArgs product = args.products[i];
+        product.x = args.products[0].x;
+        product.x_type = args.products[0].x_type;
+        product.x_stride = args.products[0].x_stride;
+        product.m = args.products[0].m;
+        host_kernels::gemm(product, 1.0f);
+      }
+    });
+  };
   api.gemm_reference = [](const GemmArgs& args, Stream stream) {
     return launch("gemm_reference", stream, [args] { host_kernels::gemm(args, 1.0f); });
   };
@@ -307,6 +319,7 @@ void set_kernels(GpuApi& api) {
   LOOPS(store_kv, StoreKvArgs);
   LOOPS(store_latents, StoreLatentsArgs);
   LOOPS(head_products, HeadProductsArgs);
+  LOOPS(prepare_heads, HeadsArgs);
   LOOPS(add_rms_norm, NormArgs);
   LOOPS(rope, RopeArgs);
   LOOPS(silu_mul, SiluArgs);

@@ -85,6 +85,13 @@ void attend(const AttentionArgs& a, const SequenceItem& item, std::int64_t token
   }
 }
 
+void store_kv(const HeadsArgs& a, std::int64_t item, std::int64_t token, std::int64_t head,
+              const std::vector<float>& x, const KvCache& cache) {
+  auto* to = const_cast<std::uint16_t*>(
+      cached(cache, a.table, a.items[item].table, a.items[item].position + token, head));
+  for (std::size_t d = 0; d < x.size(); ++d) to[d] = f32_to_bf16(x[d]);
+}
+
 std::vector<float> choices(const RouteArgs& a, std::vector<float>& scores) {
   if (a.sigmoid) {
     for (float& s : scores) s = sigmoid(s);
@@ -132,7 +139,8 @@ void gemm(const GemmArgs& a, float factor) {
     const auto y = product(a.w.format, a.w.tiles, a.w.n, a.w.k,
                            vector_at(a.x, a.x_type, m * a.x_stride, a.w.k));
     for (std::int64_t n = 0; n < a.w.n; ++n)
-      store(a.y, a.y_type, m * a.y_stride + n, factor * y[static_cast<std::size_t>(n)]);
+      store(a.y, a.y_type, m * a.y_stride + n,
+            factor * y[static_cast<std::size_t>(n)] + (a.bias == nullptr ? 0.0f : a.bias[n]));
   }
 }
 
@@ -181,6 +189,36 @@ void store_kv(const StoreKvArgs& a) {
             cached(a.cache, a.table, item.table, item.position + token, h));
         const std::int64_t from = (item.row_begin + token) * a.token_stride + h * a.head_stride;
         for (std::int64_t d = 0; d < a.dim; ++d) to[d] = f32_to_bf16(load(a.x, a.type, from + d));
+      }
+    }
+  }
+}
+
+void prepare_heads(const HeadsArgs& a) {
+  std::vector<float> rows;  // of one head
+  const auto prepare = [&](const void* x, std::int64_t at, const float* weight, std::int64_t row) {
+    rows = vector_at(x, Type::kBF16, at, a.d);
+    if (weight != nullptr) {
+      add_rms_norm({rows.data(), Type::kF32, nullptr, Type::kBF16, weight, rows.data(), Type::kF32,
+                    1, a.d, a.d, a.d, a.d, a.eps});
+    }
+    const auto position = static_cast<std::int32_t>(row);
+    rope({rows.data(), Type::kF32, 1, 1, a.d, a.d, a.d, &position, a.cos, a.sin, false});
+  };
+  for (std::int64_t i = 0; i < a.n_items; ++i) {
+    for (std::int64_t token = 0; token < a.items[i].n_rows; ++token) {
+      const std::int64_t row = a.items[i].row_begin + token;
+      for (std::int64_t h = 0; h < a.n_heads; ++h) {
+        const std::int64_t at = row * a.q_stride + h * a.d;
+        prepare(a.q, at, a.q_weight, row);
+        for (std::int64_t d = 0; d < a.d; ++d)
+          store(a.q, Type::kBF16, at + d, rows[static_cast<std::size_t>(d)]);
+      }
+      for (std::int64_t h = 0; h < a.n_kv_heads; ++h) {
+        prepare(a.k, row * a.k_stride + h * a.d, a.k_weight, row);
+        store_kv(a, i, token, h, rows, a.k_cache);
+        store_kv(a, i, token, h, vector_at(a.v, Type::kBF16, row * a.v_stride + h * a.d, a.d),
+                 a.v_cache);
       }
     }
   }

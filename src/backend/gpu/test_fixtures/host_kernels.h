@@ -17,6 +17,7 @@ void attention(const AttentionArgs& args);
 void store_kv(const StoreKvArgs& args);
 void store_latents(const StoreLatentsArgs& args);
 void head_products(const HeadProductsArgs& args);
+void prepare_heads(const HeadsArgs& args);
 void add_rms_norm(const NormArgs& args);
 void rope(const RopeArgs& args);
 void silu_mul(const SiluArgs& args);
