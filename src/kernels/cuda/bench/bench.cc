@@ -252,12 +252,13 @@ int main(int argc, char** argv) {
     const std::string arg = argv[i];
     if (arg == "--json" && i + 1 < argc) {
       json = argv[++i];
-    } else if (std::set<std::string>{"gemv", "gemm", "moe", "attention", "mla", "heads", "step"}.contains(
-                   arg)) {
+    } else if (std::set<std::string>{"gemv", "gemm", "moe", "attention", "mla", "heads", "step"}
+                   .contains(arg)) {
       families.insert(arg);
     } else {
-      std::fputs("usage: bench_cuda_kernels [--json FILE] [gemv gemm moe attention mla heads step]\n",
-                 stderr);
+      std::fputs(
+          "usage: bench_cuda_kernels [--json FILE] [gemv gemm moe attention mla heads step]\n",
+          stderr);
       return 2;
     }
   }
