@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 from gpu_models import BOUND, EXPERTS_ON_CPU  # noqa: E402
 
 PLUGIN = ["--gpu-plugin", BUILD / "src" / "backend" / "gpu" / "libfake_gpu_whole.so"]
-PLACEMENTS = {"planned": [], "one GPU": ["--gpus", "1"], "experts on the CPU": EXPERTS_ON_CPU}
+PLACEMENTS = {"planned": [], "one GPU": ["--gpus", "1"], "experts on the CPU": "off", "experts streamed": "on",
+              "experts where they are faster": "auto"}
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +30,19 @@ def goldens(tmp_path_factory):
 
 
 def flags_of(placement, tmp_path):
-    rules = PLACEMENTS[placement]
-    if isinstance(rules, list):
-        return rules
+    how = PLACEMENTS[placement]
+    if isinstance(how, list):
+        return how
     path = tmp_path / "rules.yaml"
-    path.write_text(rules)
-    return ["--rules", path, "--device", "cuda:0"]
+    path.write_text(EXPERTS_ON_CPU)
+    return ["--rules", path, "--device", "cuda:0", "--stream-experts", how]
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_goldens_on_gpus(goldens, name, placement, tmp_path):
     golden = goldens[name]
-    file_type = "Q4_K_M" if placement == "planned" else "BF16"
+    file_type = "Q4_K_M" if placement in ("planned", "experts streamed") else "BF16"
     model, reference = golden.model(file_type), golden.arrays[file_type]
     results = [golden.logits(model, *PLUGIN, *flags_of(placement, tmp_path), *walk)
                for walk in ([], ["--decode"], ["--chunk", "7"])]

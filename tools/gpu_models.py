@@ -2,8 +2,8 @@
 
     tools/gpu_models.py KT [--types BF16,Q8_0,Q4_K_M] [--models deepseek,kimi]
 
-Each model is written by `kt quantize --dummy`, placed by the planner and with its routed experts on the CPU, and run
-as a prompt and token by token. Printed is the mean over tokens of KL(Transformers in float32 || kt). Above 2e-3 counts
+Each model is written by `kt quantize --dummy`, placed by the planner and with its routed experts on the
+CPU, where they stay or are streamed, and run as a prompt and token by token. Printed is the mean over tokens of KL(Transformers in float32 || kt). Above 2e-3 counts
 as a failure, but for the worst token: a near tie of a router may fall to the other side in bf16. Latent attention with
 heads of the real size, which has kernels of its own, is compared with the CPU.
 """
@@ -65,7 +65,8 @@ class Runs:
         self.model, self.tokens, self.output, rules, self.config = (
             folder / n for n in ("m.gguf", "t.json", "l.npy", "r.yaml", "c.json"))
         rules.write_text(EXPERTS_ON_CPU)
-        self.placements = {"planned": [], "experts on the CPU": ["--rules", rules, "--device", "cuda:0"]}
+        by_rules = ["--rules", rules, "--device", "cuda:0", "--stream-experts"]
+        self.placements = {"planned": [], "experts on the CPU": [*by_rules, "off"], "experts streamed": [*by_rules, "on"]}
         self.failures = 0
 
     def write(self, config: pathlib.Path, file_type: str, tokens: list) -> None:

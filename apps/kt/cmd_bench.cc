@@ -179,7 +179,7 @@ void print_json(session::Session& session, const BenchArgs& args, const std::str
                     {"n_threads", session.cpu().pool.size()},
                     {"act", args.options.act},
                     {"kv", args.options.kv},
-                    {"chunk", args.options.chunk_size},
+                    {"chunk", session.engine().options().chunk_size},
                     {"test", test.name()},
                     {"n_prompt", test.prefill ? test.n : 0},
                     {"n_gen", test.prefill ? 0 : test.n},

@@ -119,8 +119,12 @@ void add_run_options(CLI::App& command, session::RunOptions& options) {
   number(command, "-c,--ctx", options.context, whole_number(0, no_limit), "N",
          "Context in tokens; 0: the model's, at most 8192, and what fits")
       ->group(group);
-  number(command, "--chunk", options.chunk_size, whole_number(1, 65536), "N",
-         "Prompt tokens per prefill step")
+  number(command, "--chunk", options.chunk_size, whole_number(0, 65536), "N",
+         "Prompt tokens per prefill step; 0: 512, or 2048 where experts are streamed")
+      ->group(group);
+  add_choice(command, "--stream-experts", options.stream_experts, {"auto", "on", "off"},
+             "Send experts of the CPU to the GPU for prompts: where that is faster, always, never")
+      ->capture_default_str()
       ->group(group);
 }
 

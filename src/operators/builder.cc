@@ -72,6 +72,15 @@ Builder Builder::structural(const std::string& name, std::string_view kind) cons
   return at;
 }
 
+std::optional<int> Builder::stream_gpu() const {
+  const std::size_t dot = path_.rfind('.');
+  if (placement_->devices.emulated || placement_->stream_experts == StreamExperts::kOff ||
+      dot == std::string::npos) {
+    return {};
+  }
+  return gpu_index(placement_->at(std::string_view(path_).substr(0, dot)).device);
+}
+
 const Value* Builder::kwarg(std::string_view name) const {
   const Kwargs& kwargs = placement_->at(path_).kwargs;
   const auto it = kwargs.find(name);

@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "operators/expert_blocking.h"
+#include "operators/expert_measure.h"
 #include "operators/makers.h"
 #include "operators/routed_experts.h"
 #include "operators/row_ops.h"
@@ -66,13 +67,30 @@ struct Groups {
 class CpuExperts : public RoutedExperts {
  public:
   CpuExperts(const Builder& at, const ExpertsSpec& spec, const Recode& recode)
-      : RoutedExperts(at, spec, recode), limit_(static_cast<float>(spec.config.moe.swiglu_limit)) {}
+      : RoutedExperts(at, spec, recode),
+        limit_(static_cast<float>(spec.config.moe.swiglu_limit)),
+        stream_gpu_(limit_ > 0.0f ? std::nullopt : at.stream_gpu()),
+        must_stream_(at.placement().stream_experts == StreamExperts::kOn) {}
+  ~CpuExperts() override { stop_streaming(); }
 
   Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
     Kept kept = RoutedExperts::kept(source, act);
     for (KeptMatrix& m : kept.matrices)
       m.piece_rows = m.n == d_ff_ ? ExpertBlocking{}.ff_chunk : ExpertBlocking{}.model_chunk;
     return kept;
+  }
+
+  void check(const io::WeightSource& source) const override {
+    RoutedExperts::check(source);
+    if (!must_stream_ || !stream_gpu_) return;
+    for (std::int64_t e = 0; e < n_experts_; ++e) {
+      std::array<tensor::Format, 3> formats;
+      for (std::size_t p = 0; p < 3; ++p) {
+        const WeightSpec spec = weight(e, static_cast<int>(p));
+        formats[p] = recode_.target(require_tensor(source, spec).format);
+      }
+      if (!can_stream(formats[0], formats[1], formats[2])) refuse_streaming(formats[0], formats[2]);
+    }
   }
 
   void load(Loader& loader) override {
@@ -94,16 +112,21 @@ class CpuExperts : public RoutedExperts {
              e);
       }
     }
+    if (stream_gpu_) stream_ = loader.expert_stream(*stream_gpu_);
+    if (stream_ != nullptr) start_streaming(loader.cpu().pool);
   }
 
   void unload() override {
+    stop_streaming();
     std::vector<Expert>().swap(experts_);
     storage_ = {};
   }
 
   void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept override {
-    add_rows(step, *ticket.result, accumulate_into);
+    if (ticket.streamed) add_rows(step, *ticket.streamed, accumulate_into);
+    if (ticket.result) add_rows(step, *ticket.result, accumulate_into);
   }
+  std::optional<int> streams_to() const override { return stream_gpu_; }
 
   bool on_cpu() const override { return true; }
   std::uint64_t weight_bytes() const override {
@@ -124,14 +147,96 @@ class CpuExperts : public RoutedExperts {
   bool batches_differ() const override {
     if (experts_.empty()) return false;
     const Expert& e = experts_.front();
-    return e.gate.batch_rows_each() + e.up.batch_rows_each() + e.down.batch_rows_each() > 0;
+    return stream_ != nullptr ||
+           e.gate.batch_rows_each() + e.up.batch_rows_each() + e.down.batch_rows_each() > 0;
   }
 
  private:
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
     routing.fetch(step, x.n_rows(), &x);
+    if (stream_ != nullptr && x.n_rows() >= backend::kBatchRows) return divide(step, x, routing);
+    return {compute(step, x, routing, x.n_rows() * routing.n_active / n_experts_), nullptr, {}};
+  }
+
+  // The GPU gets its experts first: it works while the CPU does the others.
+  Ticket divide(Step& step, Activation& x, Routing& routing) noexcept {
+    if (stream_->mode() == StreamExperts::kAuto && !stream_->rates().known()) {
+      stream_->set_rates(measure_experts(
+          step, *stream_, layer_, x, routing.n_active,
+          [&](const Routing& rows, std::int64_t n_each) { compute(step, x, rows, n_each); }));
+    }
+    const ExpertStream::Division division = stream_->divide(layer_, routing, x.n_rows());
+    Ticket ticket;
+    if (division.n_here > 0) x.f32();  // later it would wait for what the GPU is given now
+    if (!division.streamed.empty()) {
+      GpuStep& gpu = step.gpu(*stream_gpu_);
+      Activation& sums = ticket.streamed.emplace(step, x.n_rows(), d_model_);
+      clear_rows(step, sums, gpu.index());
+      stream_->run(step, layer_, division.streamed, x, routing, sums);
+      if (step.expert_use != nullptr) {
+        step.expert_use->n_rows += static_cast<std::uint64_t>(division.n_streamed_rows);
+        step.expert_use->n_reads += division.streamed.size();
+      }
+    }
+    if (division.n_here > 0) {
+      Routing here = routing;
+      here.ids = step.arena.allocate<std::int32_t>(x.n_rows() * routing.n_active);
+      for (std::int64_t i = 0; i < x.n_rows() * routing.n_active; ++i)
+        here.ids[i] = division.is_streamed(routing.ids[i]) ? -1 : routing.ids[i];
+      ticket.result = compute(step, x, here, division.n_here_rows / division.n_here);
+    }
+    return ticket;
+  }
+
+  [[noreturn]] void refuse_streaming(tensor::Format gate, tensor::Format down) const {
+    fail(ErrorCode::kUnsupported, path(),
+         "experts in {} cannot be streamed to a GPU from here; use --stream-experts auto, or "
+         "another "
+         "file type",
+         format_text(gate, down));
+  }
+
+  // Registers the packed experts, which lie as Loader::matrices placed them.
+  void start_streaming(const ThreadPool& pool) {
     const Expert& first = experts_.front();
-    const std::int64_t n_each = x.n_rows() * routing.n_active / n_experts_;
+    const std::array<const PackedMatrix*, 3> matrices = {&first.gate, &first.up, &first.down};
+    const bool possible = can_stream(first.gate.format(), first.up.format(), first.down.format()) &&
+                          std::all_of(matrices.begin(), matrices.end(), [](const PackedMatrix* m) {
+                            return m->kernel().pack == dot::Pack::kN16;
+                          });
+    if (!possible) {
+      if (must_stream_) refuse_streaming(first.gate.format(), first.down.format());
+      stream_ = nullptr;
+      return;
+    }
+    ExpertSource source;
+    source.path = path();
+    source.n_experts = n_experts_;
+    for (std::size_t p = 0; p < 3; ++p)
+      source.matrices[p] = {matrices[p]->format(), matrices[p]->n(), matrices[p]->k()};
+    for (int node = 0; node < pool.n_nodes(); ++node) {
+      ExpertSource::Part part;
+      part.data = storage_.part(static_cast<std::size_t>(node));
+      for (std::size_t p = 0; p < 3; ++p) {
+        const ThreadPool::Range rows = pool.part(node, matrices[p]->n(), backend::kRowGrain);
+        part.rows[p] = {part.expert_bytes, rows.begin, rows.size()};
+        part.expert_bytes += matrices[p]->part_bytes(rows);
+      }
+      source.parts.push_back(part);
+    }
+    source.memory = storage_.spans();
+    layer_ = stream_->add(std::move(source));
+  }
+
+  void stop_streaming() {
+    if (stream_ != nullptr && layer_ != nullptr) stream_->remove(layer_);
+    stream_ = nullptr;
+    layer_ = nullptr;
+  }
+
+  Activation compute(Step& step, Activation& x, const Routing& routing,
+                     std::int64_t n_each) noexcept {
+    const Expert& first = experts_.front();
     const Forms forms = {first.gate.form(x.n_rows(), n_each), first.up.form(x.n_rows(), n_each),
                          first.down.form(x.n_rows(), n_each)};
     const bool tiles =
@@ -150,7 +255,7 @@ class CpuExperts : public RoutedExperts {
     run_gate_up(step, gate_in, up_in, groups, blocking, hidden);
     run_down(step, by_rows ? round_rows(step, hidden, groups) : hidden, groups, blocking,
              result.write());
-    return {std::move(result), nullptr, {}};
+    return result;
   }
 
   // The forms of activations that the three projections read.
@@ -287,6 +392,10 @@ class CpuExperts : public RoutedExperts {
   }
 
   float limit_;
+  std::optional<int> stream_gpu_;
+  bool must_stream_ = false;
+  ExpertStream* stream_ = nullptr;  // null: the CPU computes all
+  ExpertStream::Layer layer_ = nullptr;
   backend::NodeBuffer storage_;  // of all matrices
   std::vector<Expert> experts_;
 };

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cpu/cpu.h"
 #include "backend/gpu/gpu.h"
 #include "operators/gpu_program.h"
 #include "tensor/kv_view.h"
@@ -36,8 +37,9 @@ struct StepShape {
   std::int64_t max_keys = 0;  // of a sequence, or, of few rows, the next of few sizes
   std::int64_t n_logits = 0;
   bool operator==(const StepShape&) const = default;
-  /// Up to this many rows are "few", as decoding has them.
-  static constexpr std::int64_t kFewRows = 64;
+  /// Up to this many rows are "few", as decoding has them: fewer than the kBatchRows from which
+  /// experts may be streamed, as their rows have it.
+  static constexpr std::int64_t kFewRows = backend::kBatchRows - 1;
 };
 StepShape shape_of(const Batch& batch);
 

@@ -163,6 +163,7 @@ class Experts : public Module {
     Activation* x = nullptr;
     Routing routing;
     bool overwrite = false;  // collect() overwrites what it is given, where overwrites()
+    std::optional<Activation> streamed = {};  // what a GPU makes of some experts, to be added
   };
   Ticket submit(Step& step, Activation& x, Routing& routing) noexcept {
     const ZoneScope zone(hands_on() ? nullptr : step.trace, *this, x.n_rows());
@@ -172,6 +173,8 @@ class Experts : public Module {
   /// Whether submit() computes on the CPU, while GPUs go on.
   virtual bool on_cpu() const { return false; }
   virtual bool overwrites() const { return false; }
+  /// The GPU that may compute experts of the CPU when many rows come (expert_stream.h).
+  virtual std::optional<int> streams_to() const { return {}; }
   /// Where the packed weights lie, for benches that read the same pages; empty: not in host memory.
   virtual std::vector<std::span<const std::byte>> packed_memory() const { return {}; }
 

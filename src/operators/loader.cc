@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "base/half.h"
+#include "operators/expert_stream.h"
 #include "operators/placement.h"
 
 namespace kt::operators {
@@ -136,6 +137,13 @@ backend::Gpu& Loader::gpu(int index) {
     if (gpu->index() == index) return *gpu;
   }
   fail(ErrorCode::kUnsupported, gpu_name(index), "is not in use");
+}
+
+ExpertStream* Loader::expert_stream(int gpu) const {
+  for (const auto& stream : streams_) {
+    if (stream->gpu().index() == gpu) return stream.get();
+  }
+  return nullptr;
 }
 
 const io::TensorInfo& Loader::require(const WeightSpec& spec) {

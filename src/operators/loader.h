@@ -19,6 +19,8 @@
 
 namespace kt::operators {
 
+class ExpertStream;
+
 /// A tensor that a module reads from the checkpoint.
 struct WeightSpec {
   std::string name;     // canonical name
@@ -79,12 +81,19 @@ void check_recode(const io::WeightSource& source, const io::TensorInfo& info, co
 class Loader {
  public:
   using Progress = std::function<void(std::uint64_t bytes_done)>;
+  using Streams = std::span<const std::unique_ptr<ExpertStream>>;
   Loader(const io::WeightSource& source, backend::Cpu& cpu, Progress progress,
-         std::span<const std::unique_ptr<backend::Gpu>> gpus = {})
-      : source_(source), cpu_(cpu), progress_(std::move(progress)), gpus_(gpus) {}
+         std::span<const std::unique_ptr<backend::Gpu>> gpus = {}, Streams streams = {})
+      : source_(source),
+        cpu_(cpu),
+        progress_(std::move(progress)),
+        gpus_(gpus),
+        streams_(streams) {}
   backend::Cpu& cpu() { return cpu_; }
   /// Of the number in "cuda:0".
   backend::Gpu& gpu(int index);
+  /// The way of experts to that GPU; null: they stay.
+  ExpertStream* expert_stream(int gpu) const;
   const io::WeightSource& source() const { return source_; }
   bool has(const std::string& name) const { return source_.find(name) != nullptr; }
   /// As require_tensor; the tensor counts as used.
@@ -115,6 +124,7 @@ class Loader {
   backend::Cpu& cpu_;
   Progress progress_;
   std::span<const std::unique_ptr<backend::Gpu>> gpus_;
+  Streams streams_;
   backend::SmallWeights small_;
   std::uint64_t bytes_done_ = 0;
   std::set<std::string> used_;

@@ -27,8 +27,8 @@ class SparseMoe : public Mlp {
   void do_run(Step& step, Activation& x, Activation& delta) noexcept override {
     Routing routing = gate_->run(step, x);
     Routing later;
-    const bool defers =
-        step.deferral.n_experts > 0 && step.deferral.rows != nullptr && experts_->on_cpu();
+    const bool defers = step.deferral.n_experts > 0 && step.deferral.rows != nullptr &&
+                        experts_->on_cpu() && x.n_rows() <= StepShape::kFewRows;
     if (defers) later = split_off(step, x, routing);
     Experts::Ticket ticket = experts_->submit(step, x, routing);
     if (shared_ != nullptr) {

@@ -27,6 +27,10 @@ using Value = std::variant<std::monostate, bool, std::int64_t, double, std::stri
                            std::map<std::int64_t, std::string>>;
 using Kwargs = std::map<std::string, Value, std::less<>>;
 
+/// Whether weights of experts that are in host memory go to the GPU of their layer when a step has
+/// many rows: where that is faster, always, or never.
+enum class StreamExperts { kAuto, kOn, kOff };
+
 class Catalogue;
 
 struct Placement {
@@ -48,6 +52,7 @@ struct Placement {
   Entry default_entry;
   Devices devices;
   std::int64_t layer_wise_threshold = 0;  // prompts longer than this run layer by layer; 0: none
+  StreamExperts stream_experts = StreamExperts::kAuto;
   const Entry& at(std::string_view path) const {
     const auto it = entries.find(path);
     return it == entries.end() ? default_entry : it->second;

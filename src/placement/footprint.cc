@@ -6,6 +6,7 @@
 #include "operators/attend.h"
 #include "operators/expand.h"
 #include "operators/expert_blocking.h"
+#include "operators/expert_stream.h"
 #include "operators/phased.h"
 #include "placement/layer_path.h"
 
@@ -84,6 +85,11 @@ std::vector<ModuleCost> footprint(operators::Model& model, const operators::Plac
     cost.format = format_text(cost.kept);
     const bool packed = cost.part != Part::kEmbedding && on_cpu(cost.device, packing);
     cost.bytes = bytes_on(cost.kept, packed, packing);
+    if (const auto* experts = dynamic_cast<const operators::Experts*>(&module)) {
+      const auto& m = cost.kept.matrices;
+      if (!m.empty() && operators::can_stream(m.front().format, m.front().format, m.back().format))
+        cost.streams_to = experts->streams_to();
+    }
     if (const auto* phased = dynamic_cast<const operators::Phased*>(&module)) {
       const operators::Module& prefill = phased->in(operators::Phase::kPrefill);
       cost.prefill_device = prefill.site().device;
@@ -118,6 +124,23 @@ std::uint64_t waiting_rows_bytes(const io::ModelConfig& config,
   constexpr std::int64_t kMatrices = 2;  // the residual, and the last sublayer's output
   return resident_bytes(static_cast<std::uint64_t>(kMatrices * context * config.d_model) *
                         sizeof(float));
+}
+
+std::uint64_t stream_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
+                           std::int64_t chunk, std::uint64_t gpu_bytes) {
+  std::size_t expert = 0;
+  for (const ModuleCost& m : modules) {
+    const auto& matrices = m.kept.matrices;
+    if (m.part != Part::kExperts || matrices.empty()) continue;
+    if (!operators::can_stream(matrices.front().format, matrices.front().format,
+                               matrices.back().format))
+      continue;
+    expert = std::max(
+        expert, static_cast<std::size_t>(m.bytes) / static_cast<std::size_t>(config.moe.n_experts));
+  }
+  if (expert == 0) return 0;
+  return operators::stream_sizes(expert, gpu_bytes).total() +
+         operators::stream_step_bytes(config.moe, config.d_model, chunk);
 }
 
 namespace {

@@ -36,6 +36,7 @@ struct ModuleCost {
   /// has none.
   std::string prefill_device;
   std::uint64_t prefill_bytes = 0;
+  std::optional<int> streams_to;  // the GPU that experts of the CPU may be streamed to
 };
 
 /// How the CPU packs.
@@ -68,6 +69,11 @@ std::uint64_t waiting_rows_bytes(const io::ModelConfig& config,
 
 /// Bytes of what a module keeps on a device; an embedding on the CPU is not packed.
 std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& packing);
+
+/// What a GPU of so many bytes takes more when experts of the CPU are streamed to it
+/// (operators/expert_stream.h), in steps of `chunk` rows; 0: none can be.
+std::uint64_t stream_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
+                           std::int64_t chunk, std::uint64_t gpu_bytes);
 
 /// Temporaries of one step of `chunk` rows.
 std::uint64_t workspace_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,

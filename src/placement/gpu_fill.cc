@@ -113,7 +113,7 @@ class Chooser {
 
 class Filler {
  public:
-  explicit Filler(const FillInput& input)
+  Filler(const FillInput& input, bool streams)
       : in_(input),
         n_layers_(in_.kv.size()),
         fixed_(n_layers_, 0),
@@ -132,8 +132,10 @@ class Filler {
                                                      tensor::kKvPageLen * tensor::kKvPageLen);
     for (std::size_t l = 0; l < n_layers_; ++l)
       fixed_[l] += kv_layer_bytes(in_.kv[l], in_.kv_format) * n_tokens;
-    for (const Gpu& gpu : in_.machine.gpus) {
-      const std::uint64_t reserved = gpu_margin(gpu) + in_.workspace;
+    for (std::size_t g = 0; g < in_.machine.gpus.size(); ++g) {
+      const Gpu& gpu = in_.machine.gpus[g];
+      const std::uint64_t reserved =
+          gpu_margin(gpu) + in_.workspace + (streams ? in_.stream[g] : 0);
       left_.push_back(gpu.bytes > reserved ? gpu.bytes - reserved : 0);
     }
   }
@@ -255,7 +257,15 @@ std::vector<GpuChoice> gpu_choices(const io::WeightSource& source, const Packing
   return Chooser(source, packing, modules).run();
 }
 
-Assignment fill_gpus(const FillInput& input) { return Filler(input).run(); }
+// Where all experts fit, none are streamed, and nothing is kept free for it.
+Assignment fill_gpus(const FillInput& input) {
+  Assignment whole = Filler(input, false).run();
+  for (std::size_t i = 0; i < input.modules.size(); ++i) {
+    if (input.modules[i].part == Part::kExperts && whole.gpu[i] < 0)
+      return Filler(input, true).run();
+  }
+  return whole;
+}
 
 void place_on_gpus(operators::Model& model, const FillInput& input, const Assignment& assignment,
                    operators::Placement& placement) {

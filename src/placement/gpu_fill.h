@@ -36,7 +36,8 @@ struct FillInput {
   formats::Format kv_format = formats::Format::kF16;
   const Machine& machine;
   std::int64_t context = 0;
-  std::uint64_t workspace = 0;  // on each GPU
+  std::uint64_t workspace = 0;        // on each GPU
+  std::vector<std::uint64_t> stream;  // on each that experts of the CPU are streamed to
 };
 
 struct Assignment {

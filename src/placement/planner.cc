@@ -36,6 +36,7 @@ class Planner {
   Plan run() {
     check_context();
     if (options_.given != nullptr) plan_.placement = *options_.given;
+    plan_.placement.stream_experts = options_.stream_experts;
     plan_.model = models::build_model(config_, plan_.placement);
     plan_.modules = footprint(*plan_.model, plan_.placement, source_, options_.packing);
     kv_ = plan_.model->state_spec();
@@ -43,6 +44,7 @@ class Planner {
       plan_.kv_bytes_per_token += kv_layer_bytes(spec, options_.kv_format);
     }
     if (decides()) choices_ = gpu_choices(source_, options_.packing, plan_.modules);
+    choose_chunk();
     choose_context();
     if (decides()) place(assign(plan_.context));
     finish();
@@ -51,6 +53,43 @@ class Planner {
 
  private:
   bool decides() const { return options_.given == nullptr && !machine_.gpus.empty(); }
+
+  // Streamed experts want large steps, unless their memory is needed for something else.
+  void choose_chunk() {
+    if (options_.chunk_size > 0) return;
+    options_.chunk_size = kChunk;
+    const std::int64_t context = wanted_context();
+    const auto layers_on_gpus = [&] {
+      if (!decides()) return std::int64_t{0};
+      const std::vector<int> gpus = assign(context).layer_gpu;
+      return static_cast<std::int64_t>(gpus.size()) - std::count(gpus.begin(), gpus.end(), -1);
+    };
+    if (!streams(context)) return;
+    const std::int64_t layers = layers_on_gpus();
+    options_.chunk_size = kStreamedChunk;
+    if (!need(context).fits || layers_on_gpus() < layers) options_.chunk_size = kChunk;
+  }
+
+  bool streams(std::int64_t context) const {
+    const std::vector<std::uint64_t> bytes = stream_bytes(context);
+    if (std::all_of(bytes.begin(), bytes.end(), [](std::uint64_t b) { return b == 0; }))
+      return false;
+    const Assignment assignment = decides() ? assign(context) : Assignment{};
+    for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
+      const ModuleCost& m = plan_.modules[i];
+      if (m.part != Part::kExperts) continue;
+      if (decides() ? assignment.gpu[i] < 0 &&
+                          assignment.layer_gpu[static_cast<std::size_t>(m.layer)] >= 0
+                    : m.streams_to.has_value())
+        return true;
+    }
+    return false;
+  }
+
+  std::int64_t wanted_context() const {
+    return options_.context > 0 ? options_.context
+                                : std::min(config_.max_context, options_.default_context);
+  }
 
   void check_context() const {
     if (options_.context < 0) {
@@ -78,9 +117,30 @@ class Planner {
     return std::max(context, options_.cache_tokens);
   }
 
+  // On each GPU that experts of the CPU are streamed to.
+  std::vector<std::uint64_t> stream_bytes(std::int64_t context) const {
+    std::vector<std::uint64_t> bytes;
+    const bool possible =
+        options_.packing.gpus && options_.stream_experts != operators::StreamExperts::kOff;
+    for (const Gpu& gpu : machine_.gpus) {
+      bytes.push_back(possible ? placement::stream_bytes(config_, plan_.modules,
+                                                         std::min(options_.chunk_size, context),
+                                                         gpu.bytes)
+                               : 0);
+    }
+    return bytes;
+  }
+
   FillInput fill_input(std::int64_t context) const {
-    return {config_,         plan_.modules,         choices_, kv_, options_.kv_format, machine_,
-            cached(context), gpu_workspace(context)};
+    return {config_,
+            plan_.modules,
+            choices_,
+            kv_,
+            options_.kv_format,
+            machine_,
+            cached(context),
+            gpu_workspace(context),
+            stream_bytes(context)};
   }
 
   Assignment assign(std::int64_t context) const { return fill_gpus(fill_input(context)); }
@@ -133,6 +193,18 @@ class Planner {
       d.parts[static_cast<std::size_t>(plan_.modules[i].part)] += bytes[i];
       if (d.name != "cpu") d.workspace = gpu_workspace(context);
     }
+    const std::vector<std::uint64_t> stream = stream_bytes(context);
+    std::vector<bool> streams(stream.size(), false);
+    for (std::size_t i = 0; i < device_of.size(); ++i) {
+      const ModuleCost& m = plan_.modules[i];
+      if (m.part != Part::kExperts || device_of[i] != "cpu" || m.layer < 0) continue;
+      const auto gpu = operators::gpu_index(layer_device[static_cast<std::size_t>(m.layer)]);
+      if (gpu && !streams[static_cast<std::size_t>(*gpu)]) {
+        streams[static_cast<std::size_t>(*gpu)] = true;
+        n.devices[static_cast<std::size_t>(*gpu) + 1].workspace +=
+            stream[static_cast<std::size_t>(*gpu)];
+      }
+    }
     const std::int64_t pages = (cached(context) + kPage - 1) / kPage * kPage;
     for (std::size_t l = 0; l < kv_.size(); ++l) {
       at(layer_device[l]).kv += times(kv_layer_bytes(kv_[l], options_.kv_format), pages);
@@ -179,8 +251,7 @@ class Planner {
   }
 
   void choose_context() {
-    plan_.context = options_.context > 0 ? options_.context
-                                         : std::min(config_.max_context, options_.default_context);
+    plan_.context = wanted_context();
     const Need n = need(plan_.context);
     if (n.fits && !options_.report) return;
     plan_.largest_context = largest_context();
@@ -238,6 +309,7 @@ class Planner {
   void finish() {
     const Need n = need(plan_.context);
     plan_.devices = n.devices;
+    plan_.chunk_size = options_.chunk_size;
     plan_.workspace_bytes = n.devices.front().workspace;
     for (const DevicePlan& d : n.devices) plan_.kv_bytes += d.kv;
     plan_.peak_bytes = n.devices.front().used() - kRamMargin + kProgramBytes;

@@ -23,8 +23,9 @@ struct PlanOptions {
   std::int64_t context = 0;  // tokens; 0: the model's, at most default_context, and what fits
   std::int64_t default_context = 8192;
   std::int64_t cache_tokens = 0;  // of the cache, where it holds more than one context
-  std::int64_t chunk_size = 512;
+  std::int64_t chunk_size = 0;    // rows of a step; 0: kChunk, or kStreamedChunk where it helps
   formats::Format kv_format = formats::Format::kF16;
+  operators::StreamExperts stream_experts = operators::StreamExperts::kAuto;
   Packing packing;
   /// Also finds the largest context that fits, speeds and hints.
   bool report = false;
@@ -36,6 +37,10 @@ struct PlanOptions {
   /// Asked when nothing fits: "Q3_K_M", the largest format that would, or empty.
   std::function<std::string()> largest_format;
 };
+
+inline constexpr std::int64_t kChunk = 512;
+/// Where experts are streamed to a GPU: their weights go there once a step, however many its rows.
+inline constexpr std::int64_t kStreamedChunk = 2048;
 
 struct DevicePlan {
   std::string name;  // "cpu", "cuda:0"
@@ -64,8 +69,9 @@ struct Plan {
   operators::Placement placement;
   std::unique_ptr<operators::Model> model;  // built for the placement, not loaded
   std::int64_t context = 0;                 // promised
-  std::int64_t largest_context = 0;         // that would fit, at most the model's; with a report
-  std::uint64_t weight_bytes = 0;           // all devices
+  std::int64_t chunk_size = 0;
+  std::int64_t largest_context = 0;  // that would fit, at most the model's; with a report
+  std::uint64_t weight_bytes = 0;    // all devices
   std::uint64_t file_bytes = 0;
   std::uint64_t kv_bytes_per_token = 0;
   std::uint64_t kv_bytes = 0;

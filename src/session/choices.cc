@@ -20,6 +20,13 @@ tensor::Format kv_format(const std::string& name) {
   return *format;
 }
 
+operators::StreamExperts stream_experts(const std::string& name) {
+  if (name == "auto") return operators::StreamExperts::kAuto;
+  if (name == "on") return operators::StreamExperts::kOn;
+  if (name == "off") return operators::StreamExperts::kOff;
+  fail(ErrorCode::kUsage, "--stream-experts", "'{}' is not known; use auto, on or off", name);
+}
+
 bool looks_up_prompt(const std::string& name) {
   if (name == "none" || name == "prompt-lookup") return name != "none";
   fail(ErrorCode::kUsage, "--speculate", "'{}' is no way to speculate; use none or prompt-lookup",

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "backend/cpu/cpu.h"
+#include "operators/placement.h"
 #include "tensor/tensor.h"
 
 namespace kt::session {
@@ -13,6 +14,8 @@ namespace kt::session {
 backend::ActPolicy act_policy(const std::string& name);
 /// "f32", "f16", "bf16", "q8_0". Throws kUsage.
 tensor::Format kv_format(const std::string& name);
+/// "auto", "on", "off". Throws kUsage.
+operators::StreamExperts stream_experts(const std::string& name);
 /// Whether "prompt-lookup" is said rather than "none". Throws kUsage.
 bool looks_up_prompt(const std::string& name);
 

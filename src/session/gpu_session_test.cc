@@ -28,23 +28,18 @@ class GpuSession : public ::testing::Test {
     return open(options, 0, model);
   }
   static std::unique_ptr<Session> open(Options options, std::int64_t layers = 0,
-                                       const std::string& model = "qwen3_moe") {
+                                       const std::string& model = "qwen3_moe",
+                                       const std::string& type = "Q8_0") {
     options.n_threads = 2;
     options.gpu_plugin = kPlugin;
     return Session::open_dummy(
-        options, KT_SOURCE_DIR "/tests/data/golden_configs/" + model + ".json", "Q8_0", layers);
+        options, KT_SOURCE_DIR "/tests/data/golden_configs/" + model + ".json", type, layers);
   }
-  // With all on the planned GPUs, or the experts on the CPU.
-  static std::unique_ptr<Session> open_with_graphs(const char* graphs, bool experts_on_cpu,
-                                                   std::int64_t defer = 0,
-                                                   std::int64_t layers = 0) {
-    Options options;
-    options.gpu_graphs = graphs;
-    options.defer_experts = defer;
-    if (experts_on_cpu) {
-      options.rules = ::testing::TempDir() + "/experts_on_cpu.yaml";
-      options.device = "cuda:0";
-      std::ofstream(options.rules) << R"(
+  // And everything else on the GPU.
+  static void put_experts_on_cpu(Options& options) {
+    options.rules = ::testing::TempDir() + "/experts_on_cpu.yaml";
+    options.device = "cuda:0";
+    std::ofstream(options.rules) << R"(
 - match: {name: '^model\.layers\..*\.experts$'}
   replace:
     class: ktransformers.operators.experts.KTransformersExperts
@@ -53,7 +48,15 @@ class GpuSession : public ::testing::Test {
 - match: {name: '^model\.embed_tokens$'}
   replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}
 )";
-    }
+  }
+  // With all on the planned GPUs, or the experts on the CPU.
+  static std::unique_ptr<Session> open_with_graphs(const char* graphs, bool experts_on_cpu,
+                                                   std::int64_t defer = 0,
+                                                   std::int64_t layers = 0) {
+    Options options;
+    options.gpu_graphs = graphs;
+    options.defer_experts = defer;
+    if (experts_on_cpu) put_experts_on_cpu(options);
     return open(options, layers);
   }
   // Several at once, of different lengths, which end one after the other.
@@ -75,6 +78,27 @@ class GpuSession : public ::testing::Test {
       tokens.push_back(result->tokens);
     }
     return tokens;
+  }
+  static std::unique_ptr<Session> open_streamed(const std::string& mode,
+                                                const std::string& type = "Q8_0", int nodes = 0) {
+    Options options;
+    options.chunk_size = 48;
+    options.emulate_nodes = nodes;
+    options.stream_experts = mode;
+    put_experts_on_cpu(options);
+    return open(options, 0, "qwen3_moe", type);
+  }
+  // Of a prompt of several steps, the last of few rows.
+  static std::vector<float> prompt_logits(Session& session) {
+    engine::Request prompt = request();
+    for (std::int32_t i = 0; i < 110; ++i) prompt.prompt.push_back(i * 7 % 200);
+    prompt.max_tokens = 0;
+    std::vector<float> all;
+    prompt.on_prompt_logits = [&](std::int64_t, std::span<const float> logits) {
+      all.insert(all.end(), logits.begin(), logits.end());
+    };
+    session.engine().generate(prompt);
+    return all;
   }
   static engine::Request request() {
     engine::Request request;
@@ -211,6 +235,62 @@ TEST_F(GpuSession, ExpandedPromptsBesideOthers) {
     ASSERT_NE(together, nullptr);
     EXPECT_EQ(together->tokens, alone[i]) << i;
   }
+}
+
+// Sums of bf16 products on one side, of 15-bit ones on the other.
+void expect_close(const std::vector<float>& a, const std::vector<float>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  double square = 0.0, difference = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    square += double{a[i]} * a[i];
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+  }
+  EXPECT_LT(difference, 1e-3 * square);
+  EXPECT_GT(difference, 0.0);
+}
+
+TEST_F(GpuSession, StreamedExpertsAgreeWithThoseOnTheCpu) {
+  for (const char* type : {"BF16", "Q8_0", "Q4_K_M", "MXFP4_MOE"}) {
+    auto session = open_streamed("off", type);
+    EXPECT_EQ(session->load_report().gpus.find("pinned"), std::string::npos);
+    const std::vector<float> wanted = prompt_logits(*session);
+    session = nullptr;  // it holds all memory of the GPU
+    session = open_streamed("on", type);
+    EXPECT_NE(session->load_report().gpus.find("of experts pinned in"), std::string::npos);
+    const std::vector<float> streamed = prompt_logits(*session);
+    expect_close(streamed, wanted);
+    EXPECT_EQ(prompt_logits(*session), streamed) << type;
+    session = nullptr;
+    EXPECT_EQ(prompt_logits(*open_streamed("auto", type)).size(), wanted.size());
+  }
+}
+
+TEST_F(GpuSession, ExpertsAreStreamedFromMemoryThatCannotBePinnedAndFromSeveralNodes) {
+  const std::vector<float> wanted = prompt_logits(*open_streamed("on"));
+  EXPECT_EQ(prompt_logits(*open_streamed("on", "Q8_0", 2)), wanted);
+  settings_.failing = "host_register";
+  const auto session = open_streamed("on");
+  settings_.failing = nullptr;
+  EXPECT_NE(session->load_report().gpus.find("cannot be pinned"), std::string::npos);
+  EXPECT_EQ(prompt_logits(*session), wanted);
+}
+
+TEST_F(GpuSession, StreamsThatFailAreErrorsAndGiveEverythingBack) {
+  const std::size_t held = settings_.n_held;
+  for (const char* call :
+       {"copy", "pack_n16", "map_ids", "moe", "event_record", "stream_wait_event"}) {
+    const auto session = open_streamed("on");
+    settings_.failing = call;
+    EXPECT_THROW(prompt_logits(*session), Error) << call;
+    settings_.failing = nullptr;
+  }
+  EXPECT_EQ(settings_.n_held, held);
+}
+
+TEST_F(GpuSession, ExpertsThatCannotBeStreamedAreAnErrorWhereItIsAskedFor) {
+  EXPECT_THROW(open_streamed("on", "Q2_K"), Error);
+  EXPECT_FALSE(prompt_logits(*open_streamed("auto", "Q2_K")).empty());
+  EXPECT_THROW(open_streamed("perhaps"), Error);
 }
 
 }  // namespace

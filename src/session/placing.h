@@ -18,10 +18,11 @@ struct RunOptions {
   std::string kv = "f16";         // f32, f16, bf16, q8_0
   std::int64_t context = 0;       // 0: the model's, limited to 8192 and to what fits
   std::int64_t cache_tokens = 0;  // in the cache, of all requests together; 0: context
-  std::int64_t chunk_size = 512;
-  std::string rules;                 // YAML rule file; empty: the planner decides
-  std::vector<std::string> plugins;  // shared objects with operators
-  std::string device;                // of modules that no rule matches; empty: cpu
+  std::int64_t chunk_size = 0;    // rows of a step; 0: 512, or 2048 where experts are streamed
+  std::string stream_experts = "auto";  // to GPUs, of prompts: auto, on or off
+  std::string rules;                    // YAML rule file; empty: the planner decides
+  std::vector<std::string> plugins;     // shared objects with operators
+  std::string device;                   // of modules that no rule matches; empty: cpu
 };
 
 /// Where it is to run.

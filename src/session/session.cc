@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <set>
 
 #include "base/bytes.h"
@@ -77,7 +78,7 @@ std::unique_ptr<Session> Session::open_dummy(const Options& options, const std::
 
 std::unique_ptr<Session> Session::assemble(const Options& options,
                                            std::unique_ptr<io::WeightSource> source) {
-  if (options.chunk_size < 1)
+  if (options.chunk_size < 0)
     fail(ErrorCode::kUsage, "--chunk", "{} rows: at least 1 is needed", options.chunk_size);
   std::unique_ptr<Session> s(new Session);
   s->source_ = std::move(source);
@@ -93,14 +94,15 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   engine_options.prompt_lookup = looks_up_prompt(options.speculate);
   engine_options.defer_experts = options.defer_experts;
   engine_options.gpu_graphs = options.gpu_graphs == "on";
-  engine_options.chunk_size = std::min(options.chunk_size, plan.context);
+  engine_plan.chunk_size = std::min(plan.chunk_size, plan.context);
   s->report_.file_bytes = plan.file_bytes;
   s->report_.kv_bytes = plan.kv_bytes;
   s->open_text(options);
   const auto start = Clock::now();
   s->open_gpus(options);
+  s->open_streams(plan);
   operators::Loader loader(*s->source_, *s->cpu_, make_progress(options, s->report_.file_bytes),
-                           s->gpus_);
+                           s->gpus_, s->streams_);
   models::load_model(*s->model_, loader);
   operators::walk(*s->model_,
                   [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
@@ -109,7 +111,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   }
   engine_options.layer_wise_threshold = s->placement_.layer_wise_threshold;
   engine_options.make_loader = [self = s.get()] {
-    return operators::Loader(*self->source_, *self->cpu_, {}, self->gpus_);
+    return operators::Loader(*self->source_, *self->cpu_, {}, self->gpus_, self->streams_);
   };
   if (options.page_store != nullptr) {
     engine_options.page_store = options.page_store;
@@ -163,6 +165,23 @@ void Session::open_gpus(const Options& options) {
   check_gpu_kernels(*model_, *source_, gpus_);
 }
 
+void Session::open_streams(const placement::Plan& plan) {
+  std::map<int, std::size_t> expert_bytes;  // the largest for each GPU
+  for (const placement::ModuleCost& m : plan.modules) {
+    const auto n = static_cast<std::size_t>(config().moe.n_experts);
+    if (m.streams_to) {
+      std::size_t& most = expert_bytes[*m.streams_to];
+      most = std::max(most, static_cast<std::size_t>(m.bytes) / n);
+    }
+  }
+  for (const auto& gpu : gpus_) {
+    const auto it = expert_bytes.find(gpu->index());
+    if (it == expert_bytes.end()) continue;
+    streams_.push_back(std::make_unique<operators::ExpertStream>(
+        *gpu, operators::stream_sizes(it->second, gpu->reserved()), placement_.stream_experts));
+  }
+}
+
 void Session::use_nodes(const Options& options, const placement::Plan& plan) {
   if (!cpu_->place.several_nodes()) return;
   NodePlan nodes = plan_nodes(topology_for(options), cpu_->pool.size(), node_bytes(plan));
@@ -183,6 +202,11 @@ void Session::try_gpus() {
         fmt::format("{}{}: {}, {} in use of {} reserved", report_.gpus.empty() ? "" : "\n",
                     operators::gpu_name(gpu->index()), gpu->description().name,
                     human_bytes(gpu->used()), human_bytes(gpu->reserved()));
+  }
+  for (const auto& stream : streams_) {
+    if (const std::string text = stream->describe(); !text.empty()) {
+      report_.gpus += fmt::format("\n{}: {}", operators::gpu_name(stream->gpu().index()), text);
+    }
   }
 }
 

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "io/weight_source.h"
 #include "models/model.h"
+#include "operators/expert_stream.h"
 #include "session/gpu_machine.h"
 #include "session/placing.h"
 #include "text/chat_template.h"
@@ -91,6 +92,8 @@ class Session {
   placement::Plan place(const Options& options);
   /// Reserves the memory of the GPUs that the model's modules are on, and checks their kernels.
   void open_gpus(const Options& options);
+  /// On GPUs that experts of the CPU are streamed to.
+  void open_streams(const placement::Plan& plan);
   void try_gpus();
   /// With several NUMA nodes: the CPU anew, as the nodes' memory allows.
   void use_nodes(const Options& options, const placement::Plan& plan);
@@ -98,6 +101,7 @@ class Session {
   std::unique_ptr<io::WeightSource> source_;
   GpuMachine gpu_machine_;
   std::vector<std::unique_ptr<backend::Gpu>> gpus_;
+  std::vector<std::unique_ptr<operators::ExpertStream>> streams_;
   operators::Placement placement_;
   std::unique_ptr<backend::Cpu> cpu_;
   std::unique_ptr<operators::Model> model_;

@@ -38,6 +38,7 @@ class GpuOwned {
 };
 using DeviceMemory = GpuOwned<void*, &GpuApi::device_free>;
 using PinnedMemory = GpuOwned<void*, &GpuApi::host_free>;
+using RegisteredMemory = GpuOwned<void*, &GpuApi::host_unregister>;
 using GpuStream = GpuOwned<Stream, &GpuApi::stream_destroy>;
 using GpuEvent = GpuOwned<GpuEventHandle, &GpuApi::event_destroy>;
 using GpuGraph = GpuOwned<GpuGraphHandle, &GpuApi::graph_destroy>;

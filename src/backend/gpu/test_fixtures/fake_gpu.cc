@@ -146,7 +146,12 @@ void set_devices(GpuApi& api) {
     return allocate("host_malloc", bytes, out);
   };
   api.host_free = give_back;
-  api.host_register = [](void*, std::size_t) { return outcome("host_register"); };
+  api.host_register = [](void*, std::size_t) {
+    const Status status = outcome("host_register");
+    settings.n_held += status == Status::kOk ? 1 : 0;
+    return status;
+  };
+  api.host_unregister = [](void*) { --settings.n_held; };
   api.device_address = [](void* host, void** out) {
     *out = host;
     return outcome("device_address");
@@ -327,6 +332,10 @@ void set_kernels(GpuApi& api) {
   LOOPS(scale_rows, ScaleArgs);
   LOOPS(route, RouteArgs);
   LOOPS(gather_rows, RowsArgs);
+  LOOPS(map_ids, MapIdsArgs);
+  api.pack_n16 = [](const PackN16Args& args, Stream stream) {
+    return launch("pack_n16", stream, [args] { host_kernels::pack_n16(args); });
+  };
   api.attention_reference = [](const AttentionArgs& args, Stream stream) {
     return launch("attention", stream, [args] { host_kernels::attention(args); });
   };

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/half.h"
+#include "kernels/cpu/dot/n16_rows.h"
 
 namespace kt::backend::host_kernels {
 namespace {
@@ -346,6 +347,34 @@ void gather_rows(const RowsArgs& a) {
   for (std::int64_t i = 0; i < a.m * a.d; ++i) {
     const float v = load(a.table, a.table_type, a.ids[i / a.d] * a.d + i % a.d);
     store(a.out, a.out_type, i, v);
+  }
+}
+
+void map_ids(const MapIdsArgs& a) {
+  for (std::int64_t i = 0; i < a.n_tables * a.m; ++i)
+    a.out[i] = a.tables[i / a.m * a.n + a.ids[i % a.m]];
+}
+
+template <formats::Format kFormat>
+static void read_rows(const PackN16Args& a) {
+  const std::size_t row_bytes = formats::row_bytes(kFormat, a.k);
+  for (std::int64_t i = 0; i < a.count * a.n; ++i) {
+    const auto matrix = static_cast<std::size_t>(i / a.n), row = static_cast<std::size_t>(i % a.n);
+    const std::byte* tile =
+        static_cast<const std::byte*>(a.from) + matrix * a.from_stride + row / 16 * 16 * row_bytes;
+    kernels::dot::read_n16_row<kFormat>(
+        tile, a.k, static_cast<int>(row % 16),
+        static_cast<std::byte*>(a.to) + matrix * a.to_stride + row * row_bytes);
+  }
+}
+
+void pack_n16(const PackN16Args& a) {
+  switch (a.format) {
+#define N16_ROWS(id) \
+  case formats::Format::id: return read_rows<formats::Format::id>(a);
+#include "kernels/cpu/dot/n16_rows.inc"
+#undef N16_ROWS
+    default: return;
   }
 }
 

@@ -243,6 +243,14 @@ TEST_F(Elementwise, RowsOfATable) {
   }
 }
 
+TEST_F(Elementwise, MapIds) {
+  const Device<std::int32_t> ids(std::vector<std::int32_t>{2, 0, 2, 1, 0}),
+      tables(std::vector<std::int32_t>{-1, 7, 5, 4, -1, 3});
+  Device<std::int32_t> out(10);
+  ASSERT_EQ(map_ids({ids.get(), 5, tables.get(), 2, 3, out.get()}, nullptr), Status::kOk);
+  EXPECT_EQ(out.host(), (std::vector<std::int32_t>{5, -1, 5, 7, -1, 3, 4, 3, -1, 4}));
+}
+
 TEST_F(Elementwise, Argmax) {
   for (const std::int64_t n : {1, 255, 256, 257, 151936}) {
     const std::int64_t m = 3, stride = n + 1;

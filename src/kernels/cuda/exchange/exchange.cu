@@ -22,6 +22,8 @@ __device__ void copy_part(const PublishPart& part) {
 }
 
 __global__ void publish_kernel(PublishArgs args) {
+  start_next();
+  await_previous();
   for (int i = 0; i < args.n_parts; ++i) copy_part(args.parts[i]);
   __threadfence_system();
   __syncthreads();
@@ -37,8 +39,7 @@ Status publish(const PublishArgs& args, Stream stream) {
   std::size_t bytes = 0;
   for (int i = 0; i < args.n_parts; ++i) bytes += args.parts[i].bytes;
   if (bytes > kPublishBytes) return Status::kUnsupported;
-  publish_kernel<<<1, kBlock, 0, stream>>>(args);
-  return launched();
+  return launch(publish_kernel, 1, kBlock, 0, stream, args);
 }
 
 }  // namespace kt::kernels::cuda

@@ -39,6 +39,19 @@ std::size_t packed_bytes(formats::Format format, std::int64_t n, std::int64_t k)
 Status pack(formats::Format format, const void* rows, std::int64_t n, std::int64_t k, void* tiles,
             Stream stream);
 
+/// Relays `count` matrices that lie packed for the CPU (kernels/cpu/dot/n16.h), here in device
+/// memory, to tiles, the same as pack() makes of their rows. For formats of moe/kernels.inc.
+struct PackN16Args {
+  formats::Format format{};
+  const void* from = nullptr;   // 64-byte aligned, from_stride bytes apart
+  std::size_t from_stride = 0;  // a multiple of 64
+  std::int64_t n = 0, k = 0;
+  void* to = nullptr;  // 16-byte aligned, to_stride bytes apart
+  std::size_t to_stride = 0;
+  std::int64_t count = 0;
+};
+Status pack_n16(const PackN16Args& args, Stream stream);
+
 /// Decodes rows [begin, begin + n_rows) to out[n_rows, k]; begin is a multiple of 16.
 struct UnpackArgs {
   Matrix w;

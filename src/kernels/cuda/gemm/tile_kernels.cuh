@@ -15,23 +15,11 @@ namespace kt::kernels::cuda {
 
 inline constexpr int kWarps = 8;
 
-template <class T>
-__global__ void pack_kernel(const Byte* rows, std::int64_t n, std::int64_t k, Byte* tiles,
-                            std::int64_t n_tiles) {
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
-  if (index >= n_tiles) return;
-  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
-  const std::int64_t row = index / k_tiles * kTileRows, begin = index % k_tiles * T::kK;
-  const std::int64_t row_bytes = k / T::kBlock * T::kBlockBytes;
-  Byte* tile = tiles + index * T::kBytes;
-
-  // Block b of the tile in row g + 8h, or null past the matrix.
-  const auto block = [&](int h, int b) -> const Byte* {
-    const std::int64_t r = row + g + 8 * h, at_k = begin + static_cast<std::int64_t>(b) * T::kBlock;
-    if (r >= n || at_k >= k) return nullptr;
-    return rows + r * row_bytes + at_k / T::kBlock * T::kBlockBytes;
-  };
+/// A warp writes one tile. block(h, b): file block b of the tile in row lane / 4 + 8 h, or null
+/// past the matrix.
+template <class T, class Block>
+__device__ void pack_tile(Byte* tile, int lane, Block&& block) {
+  const int g = lane / 4, t = lane % 4;
   const auto code = [&](int h, int s, int i) -> std::uint32_t {
     const int v = 32 * s + lane_value(t, i);
     const Byte* b = block(h, v / T::kBlock);
@@ -50,6 +38,23 @@ __global__ void pack_kernel(const Byte* rows, std::int64_t n, std::int64_t k, By
                       [&](int b) { return block(h, b); });
     }
   }
+}
+
+template <class T>
+__global__ void pack_kernel(const Byte* rows, std::int64_t n, std::int64_t k, Byte* tiles,
+                            std::int64_t n_tiles) {
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (index >= n_tiles) return;
+  const int lane = threadIdx.x % kWarp;
+  const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
+  const std::int64_t row = index / k_tiles * kTileRows, begin = index % k_tiles * T::kK;
+  const std::int64_t row_bytes = k / T::kBlock * T::kBlockBytes;
+  pack_tile<T>(tiles + index * T::kBytes, lane, [&](int h, int b) -> const Byte* {
+    const std::int64_t r = row + lane / 4 + 8 * h;
+    const std::int64_t at_k = begin + static_cast<std::int64_t>(b) * T::kBlock;
+    if (r >= n || at_k >= k) return nullptr;
+    return rows + r * row_bytes + at_k / T::kBlock * T::kBlockBytes;
+  });
 }
 
 template <class T>

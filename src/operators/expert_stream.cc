@@ -1,0 +1,389 @@
+#include "operators/expert_stream.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <numeric>
+
+#include "base/bytes.h"
+#include "operators/gpu_weights.h"
+#include "operators/row_ops.h"
+
+namespace kt::operators {
+namespace {
+
+using backend::CopyKind;
+using kernels::cuda::MoeArgs;
+using kernels::cuda::Status;
+
+constexpr std::size_t kHalfBytes = std::size_t{32} << 20;  // of the pinned buffer
+constexpr std::size_t kMoeBytes = std::size_t{512} << 20;  // temporaries of the experts' products
+
+// Rows whose products are computed at a time.
+std::int64_t rows_at_once(std::int64_t n_active, std::int64_t d_ff, std::int64_t d_model,
+                          std::int64_t n_rows) {
+  const auto row = static_cast<std::size_t>(n_active * (2 * d_ff + 4 * d_model + 8));
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(kMoeBytes / row), 1, n_rows);
+}
+
+}  // namespace
+
+StreamSizes stream_sizes(std::size_t expert_bytes, std::size_t gpu_bytes) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  const std::size_t wanted = gpu_bytes >= 24 * 1024 * kMiB ? 256 * kMiB : 96 * kMiB;
+  const std::size_t slot = std::max(wanted, (expert_bytes + kMiB - 1) / kMiB * kMiB);
+  return {slot, slot + slot / 8};  // tiles may be filled up to their size
+}
+
+std::size_t stream_step_bytes(const io::MoeConfig& moe, std::int64_t d_model, std::int64_t n_rows) {
+  const std::int64_t at_once = rows_at_once(moe.n_active, moe.d_ff, d_model, n_rows);
+  const std::int64_t products = at_once * moe.n_active * (2 * moe.d_ff + 4 * d_model + 8);
+  constexpr std::int64_t kChunks = 16;  // ids of as many
+  return static_cast<std::size_t>(products + n_rows * (4 * d_model + kChunks * 4 * moe.n_active));
+}
+
+bool can_stream(tensor::Format gate, tensor::Format up, tensor::Format down) {
+  return gate == up && gpu_has_experts(gate) && gpu_has_experts(down);
+}
+
+std::size_t ExpertSource::expert_bytes() const {
+  std::size_t bytes = 0;
+  for (const Part& part : parts) bytes += part.expert_bytes;
+  return bytes;
+}
+
+ExpertStream::ExpertStream(backend::Gpu& gpu, StreamSizes sizes, StreamExperts mode)
+    : gpu_(gpu), sizes_(sizes), mode_(mode) {
+  gpu_.use();
+  kernels::cuda::Stream stream = nullptr;
+  gpu_.check(gpu_.api().stream_create(&stream), "stream_create");
+  copies_ = backend::GpuStream(gpu_.api(), stream);
+  for (int i = 0; i < StreamSizes::kSlots; ++i)
+    slots_.push_back({gpu_.allocate_bytes(sizes.slot), gpu_.event(false), gpu_.event(false)});
+  tiles_ = gpu_.allocate_bytes(sizes.tiles);
+}
+
+// Host memory must not go away under a copy.
+ExpertStream::~ExpertStream() {
+  if (gpu_.api().use_device(gpu_.index()) == Status::kOk)
+    gpu_.api().stream_synchronize(copies_.get());
+}
+
+ExpertStream::Layer ExpertStream::add(ExpertSource experts) {
+  auto source = std::make_unique<Source>();
+  source->experts = std::move(experts);
+  const ExpertSource& e = source->experts;
+  std::size_t tiles = 0;
+  for (const ExpertSource::Matrix& m : e.matrices)
+    tiles += gpu_.api().packed_bytes(m.format, m.n, m.k);
+  const std::size_t fit = std::min(sizes_.slot / e.expert_bytes(), sizes_.tiles / tiles);
+  if (fit == 0) {
+    fail(ErrorCode::kNoMemory, e.path, "an expert of {} does not fit the {} that stream experts",
+         human_bytes(e.expert_bytes()), human_bytes(sizes_.slot));
+  }
+  const std::int64_t n_chunks =
+      (e.n_experts + static_cast<std::int64_t>(fit) - 1) / static_cast<std::int64_t>(fit);
+  source->per_chunk = (e.n_experts + n_chunks - 1) / n_chunks;
+  pin(*source);
+  sources_.push_back(std::move(source));
+  return &sources_.back()->experts;
+}
+
+void ExpertStream::pin(Source& source) {
+  gpu_.use();
+  const auto start = std::chrono::steady_clock::now();
+  for (const std::span<const std::byte> span : source.experts.memory) {
+    auto* data = const_cast<std::byte*>(span.data());
+    const Status status = gpu_.api().host_register(data, span.size());
+    if (status != Status::kOk) {
+      refusal_ = gpu_.describe(status, "host_register");
+      source.registered.clear();
+      break;
+    }
+    source.registered.emplace_back(gpu_.api(), data);
+  }
+  pin_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  source.pinned = !source.registered.empty();
+  for (const std::span<const std::byte> span : source.experts.memory)
+    (source.pinned ? pinned_bytes_ : unpinned_bytes_) += span.size();
+  if (source.pinned || staging_.get() != nullptr) return;
+  staging_ = gpu_.pinned(2 * kHalfBytes);
+  for (backend::GpuEvent& event : staged_) event = gpu_.event(false);
+}
+
+void ExpertStream::remove(Layer layer) {
+  if (gpu_.api().use_device(gpu_.index()) == Status::kOk)
+    gpu_.api().stream_synchronize(copies_.get());
+  filled_.clear();
+  std::erase_if(sources_, [&](const auto& source) { return &source->experts == layer; });
+}
+
+ExpertStream::Division ExpertStream::divide(Layer layer, const Routing& routing,
+                                            std::int64_t n_rows) const {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(layer->n_experts));
+  for (std::int64_t i = 0; i < n_rows * routing.n_active; ++i) {
+    if (routing.ids[i] >= 0) ++rows[static_cast<std::size_t>(routing.ids[i])];
+  }
+  std::vector<ExpertLoad> loads;
+  for (std::size_t e = 0; e < rows.size(); ++e) {
+    if (rows[e] > 0) loads.push_back({static_cast<std::int32_t>(e), rows[e], is_sent(layer, e)});
+  }
+  Division d;
+  d.on_gpu.resize(rows.size());
+  if (mode_ == StreamExperts::kOn) {
+    for (const ExpertLoad& load : loads) d.streamed.push_back(load.expert);
+  } else {
+    d.streamed = streamed_experts(rates_, loads, layer->expert_bytes(), n_rows);
+  }
+  for (const std::int32_t e : d.streamed) d.on_gpu[static_cast<std::size_t>(e)] = true;
+  for (const ExpertLoad& load : loads) {
+    if (d.is_streamed(load.expert)) {
+      d.n_streamed_rows += load.rows;
+    } else {
+      ++d.n_here;
+      d.n_here_rows += load.rows;
+    }
+  }
+  return d;
+}
+
+bool ExpertStream::is_sent(Layer layer, std::size_t expert) const {
+  return std::any_of(filled_.begin(), filled_.end(), [&](const Chunk& chunk) {
+    return &chunk.source->experts == layer &&
+           std::binary_search(chunk.experts.begin(), chunk.experts.end(),
+                              static_cast<std::int32_t>(expert));
+  });
+}
+
+double ExpertStream::link_rate(Step& step, Layer layer) noexcept {
+  const Source& source = source_of(layer);
+  GpuStep& gpu = step.gpu(gpu_.index());
+  const auto wait = [&] {
+    gpu.run("waiting for experts",
+            [&](auto& k, auto) { return k.stream_synchronize(copies_.get()); });
+  };
+  std::vector<std::int32_t> first(static_cast<std::size_t>(source.per_chunk));
+  std::iota(first.begin(), first.end(), 0);
+  double least = 0.0;
+  for (int run = 0; run < 2; ++run) {
+    filled_.clear();
+    wait();
+    const auto start = std::chrono::steady_clock::now();
+    fill(step, {&source, first, 0});
+    wait();
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    least = run == 0 ? seconds.count() : std::min(least, seconds.count());
+  }
+  filled_.clear();
+  return static_cast<double>(first.size() * layer->expert_bytes()) / std::max(least, 1e-9);
+}
+
+const ExpertStream::Source& ExpertStream::source_of(Layer layer) const {
+  return **std::find_if(sources_.begin(), sources_.end(),
+                        [&](const auto& s) { return &s->experts == layer; });
+}
+
+std::vector<ExpertStream::Chunk> ExpertStream::chunks_of(const Source& source,
+                                                         std::span<const std::int32_t> experts) {
+  std::vector<Chunk> chunks;
+  for (std::size_t i = 0; i < experts.size(); i += static_cast<std::size_t>(source.per_chunk)) {
+    const auto part = experts.subspan(
+        i, std::min(experts.size() - i, static_cast<std::size_t>(source.per_chunk)));
+    chunks.push_back({&source, {part.begin(), part.end()}, 0});
+  }
+  return chunks;
+}
+
+void ExpertStream::fill(Step& step, Chunk chunk) noexcept {
+  GpuStep& gpu = step.gpu(gpu_.index());
+  const Source& source = *chunk.source;
+  chunk.slot = next_slot_;
+  next_slot_ = (next_slot_ + 1) % slots_.size();
+  Slot& slot = slots_[chunk.slot];
+  const char* who = source.experts.path.c_str();
+  gpu.run(who, [&](auto& k, auto) { return k.stream_wait_event(copies_.get(), slot.read.get()); });
+  std::byte* to = slot.data;
+  const std::vector<std::int32_t>& ids = chunk.experts;
+  for (const ExpertSource::Part& part : source.experts.parts) {
+    for (std::size_t i = 0, n = 0; i < ids.size(); i += n) {
+      for (n = 1; i + n < ids.size() && ids[i + n] == ids[i] + static_cast<std::int32_t>(n);) ++n;
+      copy(step, source, to, part.data + static_cast<std::size_t>(ids[i]) * part.expert_bytes,
+           n * part.expert_bytes);
+      to += n * part.expert_bytes;
+    }
+  }
+  gpu.run(who, [&](auto& k, auto) { return k.event_record(slot.filled.get(), copies_.get()); });
+  filled_.push_back(std::move(chunk));
+}
+
+void ExpertStream::copy(Step& step, const Source& source, std::byte* to, const std::byte* from,
+                        std::size_t bytes) noexcept {
+  GpuStep& gpu = step.gpu(gpu_.index());
+  const char* who = source.experts.path.c_str();
+  const auto send = [&](std::byte* at, const void* data, std::size_t n) {
+    gpu.run(who,
+            [&](auto& k, auto) { return k.copy(at, data, n, CopyKind::kToDevice, copies_.get()); });
+  };
+  if (source.pinned) return send(to, from, bytes);
+  constexpr std::size_t kPiece = std::size_t{1} << 20;
+  for (std::size_t done = 0; done < bytes;) {
+    const std::size_t n = std::min(bytes - done, kHalfBytes);
+    std::byte* half = static_cast<std::byte*>(staging_.get()) + half_ * kHalfBytes;
+    backend::GpuEvent& staged = staged_[half_];
+    half_ ^= 1;
+    gpu.run(who, [&](auto& k, auto) { return k.event_synchronize(staged.get()); });
+    step.cpu.pool.run(static_cast<std::int64_t>((n + kPiece - 1) / kPiece),
+                      [&](std::int64_t i, int) {
+                        const std::size_t at = static_cast<std::size_t>(i) * kPiece;
+                        std::memcpy(half + at, from + done + at, std::min(kPiece, n - at));
+                      });
+    send(to + done, half, n);
+    gpu.run(who, [&](auto& k, auto) { return k.event_record(staged.get(), copies_.get()); });
+    done += n;
+  }
+}
+
+void ExpertStream::compute(GpuStep& gpu, const Chunk& chunk, MoeArgs args,
+                           std::int64_t n_rows) noexcept {
+  const ExpertSource& e = chunk.source->experts;
+  const Slot& slot = slots_[chunk.slot];
+  const char* who = e.path.c_str();
+  const auto count = static_cast<std::int64_t>(chunk.experts.size());
+  gpu.run(who, [&](auto& k, auto s) { return k.stream_wait_event(s, slot.filled.get()); });
+  kernels::cuda::ExpertMatrices* const out[] = {&args.gate, &args.up, &args.down};
+  std::byte* tiles = tiles_;
+  for (std::size_t p = 0; p < 3; ++p) {
+    const ExpertSource::Matrix& m = e.matrices[p];
+    const std::size_t each = gpu_.api().packed_bytes(m.format, m.n, m.k);
+    *out[p] = {m.format, tiles};
+    const std::byte* from = slot.data;
+    for (const ExpertSource::Part& part : e.parts) {
+      const ExpertSource::Part::Rows& rows = part.rows[p];
+      kernels::cuda::PackN16Args pack{
+          m.format, from + rows.offset, part.expert_bytes, rows.n_rows, m.k, tiles, each, count};
+      if (rows.begin > 0) pack.to = tiles + gpu_.api().packed_bytes(m.format, rows.begin, m.k);
+      if (rows.n_rows > 0) gpu.run(who, [&](auto& k, auto s) { return k.pack_n16(pack, s); });
+      from += chunk.experts.size() * part.expert_bytes;
+    }
+    tiles += chunk.experts.size() * each;
+  }
+  gpu.run(who, [&](auto& k, auto s) { return k.event_record(slot.read.get(), s); });
+  args.n_experts = count;
+  for (std::int64_t row = 0; row < n_rows; row += args.m) {
+    MoeArgs some = args;
+    some.m = std::min(args.m, n_rows - row);
+    some.x = static_cast<const std::uint16_t*>(args.x) + row * args.x_stride;
+    some.ids += row * args.n_active;
+    some.weights += row * args.n_active;
+    some.y = static_cast<std::byte*>(args.y) +
+             static_cast<std::size_t>(row * args.y_stride) * kernels::cuda::type_bytes(args.y_type);
+    gpu.run(who, [&](auto& k, auto s) { return k.moe(some, s); });
+  }
+}
+
+// [chunks][n_rows, n_active] what the experts of the rows are called in each chunk, or -1.
+const std::int32_t* ExpertStream::map_ids(GpuStep& gpu, std::span<const Chunk> chunks,
+                                          std::span<const std::int32_t> experts,
+                                          const Routing& routing, std::int64_t n_rows) noexcept {
+  const std::int64_t n = chunks.front().source->experts.n_experts;
+  const auto n_chunks = static_cast<std::int64_t>(chunks.size());
+  std::vector<std::int32_t> tables(static_cast<std::size_t>(n_chunks * n), -1);
+  for (std::int64_t c = 0; c < n_chunks; ++c) {
+    const std::vector<std::int32_t>& ids = chunks[static_cast<std::size_t>(c)].experts;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (std::binary_search(experts.begin(), experts.end(), ids[i]))
+        tables[static_cast<std::size_t>(c * n + ids[i])] = static_cast<std::int32_t>(i);
+    }
+  }
+  kernels::cuda::MapIdsArgs map;
+  map.ids = routing.gpu_ids;
+  map.m = n_rows * routing.n_active;
+  map.n_tables = n_chunks;
+  map.n = n;
+  void* there = gpu.allocate(tables.size() * sizeof(std::int32_t));
+  // Moved as rows of four-byte values.
+  gpu.upload({reinterpret_cast<const float*>(tables.data()), n_chunks, n, n}, there, GpuType::kF32);
+  map.tables = static_cast<const std::int32_t*>(there);
+  map.out = static_cast<std::int32_t*>(
+      gpu.allocate(static_cast<std::size_t>(n_chunks * map.m) * sizeof(std::int32_t)));
+  gpu.run("ids of experts", [&](auto& k, auto s) { return k.map_ids(map, s); });
+  return map.out;
+}
+
+void ExpertStream::run(Step& step, Layer layer, std::span<const std::int32_t> experts,
+                       Activation& x, Routing& routing, Activation& result) noexcept {
+  const Source& source = source_of(layer);
+  const auto n_experts = static_cast<std::size_t>(layer->n_experts);
+  GpuStep& gpu = step.gpu(gpu_.index());
+
+  // What was sent ahead for another layer is forgotten.
+  if (!filled_.empty() && filled_.front().source != &source) filled_.clear();
+  std::vector<bool> here(n_experts, false);
+  for (const Chunk& chunk : filled_) {
+    for (const std::int32_t e : chunk.experts) here[static_cast<std::size_t>(e)] = true;
+  }
+  std::vector<std::int32_t> missing;
+  std::copy_if(experts.begin(), experts.end(), std::back_inserter(missing),
+               [&](std::int32_t e) { return !here[static_cast<std::size_t>(e)]; });
+  std::vector<Chunk> chunks(filled_.begin(), filled_.end());
+  for (Chunk& chunk : chunks_of(source, missing)) chunks.push_back(std::move(chunk));
+  if (chunks.empty()) return;
+
+  void* sums = result.update_on(gpu);
+  const std::size_t mark = gpu.mark();
+  routing.send(step, gpu, x.n_rows());
+  const std::int32_t* ids = map_ids(gpu, chunks, experts, routing, x.n_rows());
+  MoeArgs args;
+  args.gate.format = args.up.format = layer->matrices[0].format;
+  args.down.format = layer->matrices[2].format;
+  args.n_experts = source.per_chunk;
+  args.d_model = layer->matrices[0].k;
+  args.d_ff = layer->matrices[0].n;
+  args.x = read_bf16(gpu, x);
+  args.x_stride = args.y_stride = args.d_model;
+  args.m = rows_at_once(routing.n_active, args.d_ff, args.d_model, x.n_rows());
+  args.n_active = routing.n_active;
+  args.weights = routing.gpu_weights;
+  args.y = sums;
+  args.y_type = result.gpu_type();
+  args.add = true;
+  args.workspace_bytes = gpu_.api().moe_workspace(args);
+  args.workspace = gpu.allocate(args.workspace_bytes);
+  if (!gpu.error().empty()) return filled_.clear();
+  std::size_t next = filled_.size();
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    while (next < chunks.size() && slot_free()) fill(step, chunks[next++]);
+    args.ids = ids + static_cast<std::int64_t>(i) * x.n_rows() * routing.n_active;
+    compute(gpu, filled_.front(), args, x.n_rows());
+    filled_.pop_front();
+  }
+  gpu.release(mark);
+  fill_ahead(step, source);
+}
+
+// The copies run beside what the GPU does until that layer's experts.
+void ExpertStream::fill_ahead(Step& step, const Source& source) noexcept {
+  const auto at = std::find_if(sources_.begin(), sources_.end(),
+                               [&](const auto& s) { return s.get() == &source; });
+  if (at + 1 == sources_.end() || !(*(at + 1))->pinned) return;
+  const Source& after = **(at + 1);
+  std::vector<std::int32_t> all(static_cast<std::size_t>(after.experts.n_experts));
+  std::iota(all.begin(), all.end(), 0);
+  for (Chunk& chunk : chunks_of(after, all)) {
+    if (slot_free()) fill(step, std::move(chunk));
+  }
+}
+
+std::string ExpertStream::describe() const {
+  std::string text;
+  if (pinned_bytes_ > 0)
+    text =
+        fmt::format("{} of experts pinned in {:.1f} s", human_bytes(pinned_bytes_), pin_seconds_);
+  if (unpinned_bytes_ > 0) {
+    text += fmt::format("{}{} of experts cannot be pinned ({}) and are copied once more",
+                        text.empty() ? "" : "; ", human_bytes(unpinned_bytes_), refusal_);
+  }
+  return text;
+}
+
+}  // namespace kt::operators
