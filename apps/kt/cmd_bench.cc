@@ -234,7 +234,9 @@ int bench(BenchArgs args) {
                         session->config().n_layers);
   }
   bar->finish();
-  std::fputs(load_line(session->load_report()).c_str(), stderr);
+  const std::string& gpus = session->load_report().gpus;
+  std::fputs((load_line(session->load_report()) + gpus + (gpus.empty() ? "" : "\n")).c_str(),
+             stderr);
   std::optional<Ceilings> ceilings;
   if (args.per_module) ceilings = measure_ceilings(*session);
   run_tests(*session, args, ceilings ? &*ceilings : nullptr, &tests);

@@ -35,23 +35,33 @@ class Measurement {
   void on_cpu(const ExpertsOnCpu& compute, ExpertRates& rates) {
     const std::int64_t n = x_.n_rows();
     const auto active = static_cast<double>(n_active_);
-    const std::int64_t few = std::min<std::int64_t>(32, n / 2),
-                       many = std::min<std::int64_t>(128, n);
+    const std::int64_t few = std::min<std::int64_t>(8, n / 2), many = std::min<std::int64_t>(64, n);
+    Activation x(step_, x_.f32());
+    compute(x, group_routing(1, few), few);  // rounds the rows
     const auto time = [&](std::int64_t groups, std::int64_t rows) {
-      return least_seconds(3, [&] {
+      return least_seconds(5, [&] {
         const StepScope scope(step_);
-        compute(group_routing(groups, rows), rows);
+        compute(x, group_routing(groups, rows), rows);
       });
     };
-    const double there = x_.gpu() == nullptr ? 0.0 : seconds([&] { x_.f32(); });
-    time(1, few);  // rounds the rows
-    const double once = time(1, few), more = time(1, many);
+    const double once = time(1, few);
+    rates.row = std::max(0.0, time(1, many) - once) / (active * static_cast<double>(many - few));
     const bool twice = 2 * n_active_ <= layer_->n_experts;
-    rates.row = std::max(0.0, more - once) / (active * static_cast<double>(many - few));
     const double each = (twice ? std::max(0.0, time(2, few) - once) : once) / active;
     rates.expert = std::max(0.0, each - rates.row * static_cast<double>(few));
-    rates.step_row =
-        (there + back() + std::max(0.0, once - active * each)) / static_cast<double>(n);
+    const double whole =
+        least_seconds(3, [&] {  // with rows that are fetched, rounded and sent back
+          const StepScope scope(step_);
+          Activation fresh(step_, n, x_.n_cols(), x_.gpu_type());
+          copy_rows(fresh);
+          fresh.f32();
+          compute(fresh, group_routing(1, few), few);
+          Activation result(step_, n, x_.n_cols());
+          result.write();
+          result.read_on(gpu_);
+          wait();
+        });
+    rates.step_row = std::max(0.0, whole - active * each) / static_cast<double>(n);
   }
 
   void on_gpu(ExpertRates& rates) {
@@ -64,7 +74,10 @@ class Measurement {
     Activation sums(step_, n, x_.n_cols());
     const double least = 1e-9;
     rates.link = stream_.link_rate(step_, layer_);
-    const double streamed = least_seconds(2, [&] {
+    stream_.run(step_, layer_, all, x_, even, sums);  // kernels are loaded when they first run
+    stream_.forget_ahead(step_);
+    wait();
+    const double streamed = seconds([&] {
       stream_.run(step_, layer_, all, x_, even, sums);
       wait();
     });
@@ -81,14 +94,19 @@ class Measurement {
     gpu_.run("waiting for experts", [](auto& k, auto s) { return k.stream_synchronize(s); });
   }
 
-  // What the CPU made of the rows goes to the GPU.
-  double back() {
-    Activation result(step_, x_.n_rows(), x_.n_cols());
-    result.write();
-    return least_seconds(2, [&] {
-      result.write();
-      result.read_on(gpu_);
-      wait();
+  void copy_rows(Activation& to) {
+    if (x_.gpu() == nullptr) {
+      const MatrixF rows = to.write();
+      for (std::int64_t r = 0; r < rows.n_rows; ++r)
+        std::copy(x_.f32().row(r), x_.f32().row(r) + rows.n_cols, rows.row(r));
+      return;
+    }
+    const void* from = x_.read_on(gpu_);
+    void* there = to.write_on(gpu_);
+    const std::size_t bytes = static_cast<std::size_t>(x_.n_rows() * x_.n_cols()) *
+                              kernels::cuda::type_bytes(x_.gpu_type());
+    gpu_.run("copying rows", [&](auto& k, auto s) {
+      return k.copy(there, from, bytes, backend::CopyKind::kOnDevice, s);
     });
   }
 

@@ -10,8 +10,9 @@
 
 namespace kt::operators {
 
-/// Computes rows of `x` on the CPU as the routing says, n_each for every expert that has any.
-using ExpertsOnCpu = std::function<void(const Routing& routing, std::int64_t n_each)>;
+/// Computes rows of x on the CPU as the routing says, n_each for every expert that has any.
+using ExpertsOnCpu =
+    std::function<void(Activation& x, const Routing& routing, std::int64_t n_each)>;
 
 /// Takes milliseconds. The rates are known afterwards.
 ExpertRates measure_experts(Step& step, ExpertStream& stream, ExpertStream::Layer layer,

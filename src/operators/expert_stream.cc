@@ -155,26 +155,26 @@ bool ExpertStream::is_sent(Layer layer, std::size_t expert) const {
   });
 }
 
+void ExpertStream::forget_ahead(Step& step) noexcept {
+  filled_.clear();
+  step.gpu(gpu_.index()).run("waiting for experts", [&](auto& k, auto) {
+    return k.stream_synchronize(copies_.get());
+  });
+}
+
 double ExpertStream::link_rate(Step& step, Layer layer) noexcept {
   const Source& source = source_of(layer);
-  GpuStep& gpu = step.gpu(gpu_.index());
-  const auto wait = [&] {
-    gpu.run("waiting for experts",
-            [&](auto& k, auto) { return k.stream_synchronize(copies_.get()); });
-  };
   std::vector<std::int32_t> first(static_cast<std::size_t>(source.per_chunk));
   std::iota(first.begin(), first.end(), 0);
   double least = 0.0;
   for (int run = 0; run < 2; ++run) {
-    filled_.clear();
-    wait();
+    forget_ahead(step);
     const auto start = std::chrono::steady_clock::now();
     fill(step, {&source, first, 0});
-    wait();
+    forget_ahead(step);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     least = run == 0 ? seconds.count() : std::min(least, seconds.count());
   }
-  filled_.clear();
   return static_cast<double>(first.size() * layer->expert_bytes()) / std::max(least, 1e-9);
 }
 
@@ -361,12 +361,14 @@ void ExpertStream::run(Step& step, Layer layer, std::span<const std::int32_t> ex
   fill_ahead(step, source);
 }
 
-// The copies run beside what the GPU does until that layer's experts.
+// The copies run beside what the GPU does until that layer's experts; after the last layer, those
+// of the next step.
 void ExpertStream::fill_ahead(Step& step, const Source& source) noexcept {
-  const auto at = std::find_if(sources_.begin(), sources_.end(),
-                               [&](const auto& s) { return s.get() == &source; });
-  if (at + 1 == sources_.end() || !(*(at + 1))->pinned) return;
-  const Source& after = **(at + 1);
+  auto next = std::find_if(sources_.begin(), sources_.end(),
+                           [&](const auto& s) { return s.get() == &source; });
+  if (++next == sources_.end()) next = sources_.begin();
+  const Source& after = **next;
+  if (!after.pinned) return;
   std::vector<std::int32_t> all(static_cast<std::size_t>(after.experts.n_experts));
   std::iota(all.begin(), all.end(), 0);
   for (Chunk& chunk : chunks_of(after, all)) {
@@ -382,6 +384,14 @@ std::string ExpertStream::describe() const {
   if (unpinned_bytes_ > 0) {
     text += fmt::format("{}{} of experts cannot be pinned ({}) and are copied once more",
                         text.empty() ? "" : "; ", human_bytes(unpinned_bytes_), refusal_);
+  }
+  if (rates_.known() && !sources_.empty()) {
+    const auto bytes = static_cast<double>(sources_.front()->experts.expert_bytes());
+    text += fmt::format(
+        "; {:.1f} GB/s: {:.0f} µs an expert; the CPU takes {:.0f} µs and {:.2f} a row, besides "
+        "{:.2f} a row of the step",
+        rates_.link / 1e9, bytes / rates_.link * 1e6, rates_.expert * 1e6, rates_.row * 1e6,
+        rates_.step_row * 1e6);
   }
   return text;
 }

@@ -99,6 +99,8 @@ class ExpertStream {
 
   const ExpertRates& rates() const { return rates_; }
   void set_rates(const ExpertRates& rates) { rates_ = rates; }
+  /// Waits for what is sent ahead, and does without it.
+  void forget_ahead(Step& step) noexcept;
   /// Bytes per second of a layer's first experts on their way.
   double link_rate(Step& step, Layer layer) noexcept;
 

@@ -161,9 +161,11 @@ class CpuExperts : public RoutedExperts {
   // The GPU gets its experts first: it works while the CPU does the others.
   Ticket divide(Step& step, Activation& x, Routing& routing) noexcept {
     if (stream_->mode() == StreamExperts::kAuto && !stream_->rates().known()) {
-      stream_->set_rates(measure_experts(
-          step, *stream_, layer_, x, routing.n_active,
-          [&](const Routing& rows, std::int64_t n_each) { compute(step, x, rows, n_each); }));
+      stream_->set_rates(
+          measure_experts(step, *stream_, layer_, x, routing.n_active,
+                          [&](Activation& some, const Routing& to, std::int64_t n_each) {
+                            compute(step, some, to, n_each);
+                          }));
     }
     const ExpertStream::Division division = stream_->divide(layer_, routing, x.n_rows());
     Ticket ticket;

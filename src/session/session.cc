@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/topology.h"
 #include "io/files.h"
+#include "operators/expert_stream.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
 #include "session/gpu_checks.h"

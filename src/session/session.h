@@ -11,12 +11,15 @@
 #include "engine/engine.h"
 #include "io/weight_source.h"
 #include "models/model.h"
-#include "operators/expert_stream.h"
 #include "session/gpu_machine.h"
 #include "session/placing.h"
 #include "text/chat_template.h"
 #include "text/grammar.h"
 #include "text/tokenizer.h"
+
+namespace kt::operators {
+class ExpertStream;
+}
 
 namespace kt::session {
 
