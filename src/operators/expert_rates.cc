@@ -7,6 +7,7 @@ namespace kt::operators {
 std::vector<std::int32_t> streamed_experts(const ExpertRates& rates, std::vector<ExpertLoad> loads,
                                            std::size_t expert_bytes, std::int64_t n_rows) {
   constexpr double kStart = 100e-6;  // seconds until the first weights are there
+  constexpr double kWorth = 0.85;    // a step that is divided must end so much earlier
   std::stable_sort(loads.begin(), loads.end(), [](const ExpertLoad& a, const ExpertLoad& b) {
     return a.sent != b.sent ? a.sent : a.rows > b.rows;
   });
@@ -20,10 +21,10 @@ std::vector<std::int32_t> streamed_experts(const ExpertRates& rates, std::vector
     const auto rows = static_cast<double>(loads[i].rows);
     cpu -= rates.expert + rates.row * rows;
     computed += rows * rates.gpu_row;
-    if (!loads[i].sent) copied += static_cast<double>(expert_bytes) / rates.link;
+    copied += static_cast<double>(expert_bytes) / rates.link;
     const double gpu = kStart + std::max(copied, computed);
     const double later = i + 1 == loads.size() ? gpu : std::max(gpu, here + cpu);
-    if (later >= best) continue;
+    if (later >= best && (i + 1 < loads.size() || kWorth * later > best)) continue;
     best = later;
     n_streamed = i + 1;
   }

@@ -4,9 +4,9 @@
 //   CPU  rows · step_row + Σ experts (expert + row · m)      m: rows that the expert gets
 //   GPU  start + max(Σ bytes / link, Σ m · gpu_row)
 //
-// Both work at the same time; experts with the most rows go to the GPU, as many as make the later
-// of the two end first.
-// Thread rule: values; measuring: as Step.
+// Both work at the same time; experts that are on their way, then those with the most rows go to
+// the GPU, as many as make the later of the two end first. What is on its way took the link's time
+// from the layer before, so it counts as any other. Thread rule: values; measuring: as Step.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -26,7 +26,7 @@ struct ExpertRates {
 struct ExpertLoad {
   std::int32_t expert = 0;
   std::int64_t rows = 0;
-  bool sent = false;  // its weights are on the GPU already
+  bool sent = false;  // its weights are on the way to the GPU already
 };
 
 /// The experts that go to the GPU. `loads`: those that have rows.

@@ -17,29 +17,47 @@ using kernels::cuda::MoeArgs;
 using kernels::cuda::Status;
 
 constexpr std::size_t kHalfBytes = std::size_t{32} << 20;  // of the pinned buffer
-constexpr std::size_t kMoeBytes = std::size_t{512} << 20;  // temporaries of the experts' products
 
-// Rows whose products are computed at a time.
-std::int64_t rows_at_once(std::int64_t n_active, std::int64_t d_ff, std::int64_t d_model,
-                          std::int64_t n_rows) {
-  const auto row = static_cast<std::size_t>(n_active * (2 * d_ff + 4 * d_model + 8));
-  return std::clamp<std::int64_t>(static_cast<std::int64_t>(kMoeBytes / row), 1, n_rows);
+// Temporaries of one row of one expert: the row, what it becomes, and what the product needs.
+std::int64_t pair_bytes(std::int64_t d_ff, std::int64_t d_model) {
+  return 2 * d_model + 4 * d_model + (2 * d_ff + 4 * d_model + 16);
+}
+
+// Of n, how many are computed at a time.
+std::int64_t pairs_at_once(std::int64_t d_ff, std::int64_t d_model, std::int64_t n) {
+  constexpr std::int64_t kBytes = std::int64_t{512} << 20;
+  return std::clamp<std::int64_t>(kBytes / pair_bytes(d_ff, d_model), 1, n);
+}
+
+// Moved as rows of four-byte values.
+template <class T>
+const T* send(GpuStep& gpu, std::vector<T>& values) {
+  static_assert(sizeof(T) == sizeof(float));
+  constexpr std::size_t kColumns = 1024;
+  values.resize((values.size() + kColumns - 1) / kColumns * kColumns);
+  void* to = gpu.allocate(values.size() * sizeof(T));
+  const auto n_rows = static_cast<std::int64_t>(values.size() / kColumns);
+  gpu.upload({reinterpret_cast<const float*>(values.data()), n_rows, kColumns, kColumns}, to,
+             GpuType::kF32);
+  return static_cast<const T*>(to);
 }
 
 }  // namespace
 
 StreamSizes stream_sizes(std::size_t expert_bytes, std::size_t gpu_bytes) {
   constexpr std::size_t kMiB = std::size_t{1} << 20;
-  const std::size_t wanted = gpu_bytes >= 24 * 1024 * kMiB ? 256 * kMiB : 96 * kMiB;
+  constexpr std::size_t kPart = 85;  // of the GPU
+  const std::size_t wanted = std::clamp(gpu_bytes / kPart / kMiB * kMiB, 64 * kMiB, 384 * kMiB);
   const std::size_t slot = std::max(wanted, (expert_bytes + kMiB - 1) / kMiB * kMiB);
   return {slot, slot + slot / 8};  // tiles may be filled up to their size
 }
 
 std::size_t stream_step_bytes(const io::MoeConfig& moe, std::int64_t d_model, std::int64_t n_rows) {
-  const std::int64_t at_once = rows_at_once(moe.n_active, moe.d_ff, d_model, n_rows);
-  const std::int64_t products = at_once * moe.n_active * (2 * moe.d_ff + 4 * d_model + 8);
-  constexpr std::int64_t kChunks = 16;  // ids of as many
-  return static_cast<std::size_t>(products + n_rows * (4 * d_model + kChunks * 4 * moe.n_active));
+  const std::int64_t n = n_rows * moe.n_active;
+  constexpr std::int64_t kLists = 5 * 4;  // bytes of each pair in PairLists
+  return static_cast<std::size_t>(pairs_at_once(moe.d_ff, d_model, n) *
+                                      pair_bytes(moe.d_ff, d_model) +
+                                  n * kLists + n_rows * 4 * d_model);
 }
 
 bool can_stream(tensor::Format gate, tensor::Format up, tensor::Format down) {
@@ -243,8 +261,9 @@ void ExpertStream::copy(Step& step, const Source& source, std::byte* to, const s
   }
 }
 
-void ExpertStream::compute(GpuStep& gpu, const Chunk& chunk, MoeArgs args,
-                           std::int64_t n_rows) noexcept {
+void ExpertStream::compute(GpuStep& gpu, const Chunk& chunk, MoeArgs args, const Pairs& pairs,
+                           std::span<const PairLists::Piece> pieces) noexcept {
+  if (pieces.empty()) return;  // sent ahead for nothing
   const ExpertSource& e = chunk.source->experts;
   const Slot& slot = slots_[chunk.slot];
   const char* who = e.path.c_str();
@@ -269,49 +288,27 @@ void ExpertStream::compute(GpuStep& gpu, const Chunk& chunk, MoeArgs args,
   }
   gpu.run(who, [&](auto& k, auto s) { return k.event_record(slot.read.get(), s); });
   args.n_experts = count;
-  for (std::int64_t row = 0; row < n_rows; row += args.m) {
-    MoeArgs some = args;
-    some.m = std::min(args.m, n_rows - row);
-    some.x = static_cast<const std::uint16_t*>(args.x) + row * args.x_stride;
-    some.ids += row * args.n_active;
-    some.weights += row * args.n_active;
-    some.y = static_cast<std::byte*>(args.y) +
-             static_cast<std::size_t>(row * args.y_stride) * kernels::cuda::type_bytes(args.y_type);
-    gpu.run(who, [&](auto& k, auto s) { return k.moe(some, s); });
+  for (const PairLists::Piece& piece : pieces) {
+    const kernels::cuda::RowsArgs gather{pairs.x,     GpuType::kBF16, pairs.x_rows + piece.begin,
+                                         pairs.rows,  GpuType::kBF16, piece.n,
+                                         args.d_model};
+    gpu.run(who, [&](auto& k, auto s) { return k.gather_rows(gather, s); });
+    args.m = piece.n;
+    args.ids = pairs.ids + piece.begin;
+    args.weights = pairs.weights + piece.begin;
+    gpu.run(who, [&](auto& k, auto s) { return k.moe(args, s); });
+    const kernels::cuda::ScatterAddArgs add{pairs.results,
+                                            pairs.to_rows + piece.to_begin,
+                                            pairs.begins + piece.begins_begin,
+                                            pairs.sums,
+                                            piece.n_to,
+                                            args.d_model};
+    gpu.run(who, [&](auto& k, auto s) { return k.scatter_add(add, s); });
   }
-}
-
-// [chunks][n_rows, n_active] what the experts of the rows are called in each chunk, or -1.
-const std::int32_t* ExpertStream::map_ids(GpuStep& gpu, std::span<const Chunk> chunks,
-                                          std::span<const std::int32_t> experts,
-                                          const Routing& routing, std::int64_t n_rows) noexcept {
-  const std::int64_t n = chunks.front().source->experts.n_experts;
-  const auto n_chunks = static_cast<std::int64_t>(chunks.size());
-  std::vector<std::int32_t> tables(static_cast<std::size_t>(n_chunks * n), -1);
-  for (std::int64_t c = 0; c < n_chunks; ++c) {
-    const std::vector<std::int32_t>& ids = chunks[static_cast<std::size_t>(c)].experts;
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (std::binary_search(experts.begin(), experts.end(), ids[i]))
-        tables[static_cast<std::size_t>(c * n + ids[i])] = static_cast<std::int32_t>(i);
-    }
-  }
-  kernels::cuda::MapIdsArgs map;
-  map.ids = routing.gpu_ids;
-  map.m = n_rows * routing.n_active;
-  map.n_tables = n_chunks;
-  map.n = n;
-  void* there = gpu.allocate(tables.size() * sizeof(std::int32_t));
-  // Moved as rows of four-byte values.
-  gpu.upload({reinterpret_cast<const float*>(tables.data()), n_chunks, n, n}, there, GpuType::kF32);
-  map.tables = static_cast<const std::int32_t*>(there);
-  map.out = static_cast<std::int32_t*>(
-      gpu.allocate(static_cast<std::size_t>(n_chunks * map.m) * sizeof(std::int32_t)));
-  gpu.run("ids of experts", [&](auto& k, auto s) { return k.map_ids(map, s); });
-  return map.out;
 }
 
 void ExpertStream::run(Step& step, Layer layer, std::span<const std::int32_t> experts,
-                       Activation& x, Routing& routing, Activation& result) noexcept {
+                       Activation& x, const Routing& routing, Activation& result) noexcept {
   const Source& source = source_of(layer);
   const auto n_experts = static_cast<std::size_t>(layer->n_experts);
   GpuStep& gpu = step.gpu(gpu_.index());
@@ -329,51 +326,70 @@ void ExpertStream::run(Step& step, Layer layer, std::span<const std::int32_t> ex
   for (Chunk& chunk : chunks_of(source, missing)) chunks.push_back(std::move(chunk));
   if (chunks.empty()) return;
 
+  KT_CHECK(result.gpu_type() == GpuType::kF32);
   void* sums = result.update_on(gpu);
   const std::size_t mark = gpu.mark();
-  routing.send(step, gpu, x.n_rows());
-  const std::int32_t* ids = map_ids(gpu, chunks, experts, routing, x.n_rows());
   MoeArgs args;
   args.gate.format = args.up.format = layer->matrices[0].format;
   args.down.format = layer->matrices[2].format;
   args.n_experts = source.per_chunk;
   args.d_model = layer->matrices[0].k;
   args.d_ff = layer->matrices[0].n;
-  args.x = read_bf16(gpu, x);
+  args.m = pairs_at_once(args.d_ff, args.d_model, x.n_rows() * routing.n_active);
+  std::vector<std::vector<std::int32_t>> ids;
+  for (const Chunk& chunk : chunks) ids.push_back(chunk.experts);
+  PairLists lists = list_pairs(ids, experts, routing, x.n_rows(), layer->n_experts, args.m);
+  Pairs pairs;
+  pairs.x_rows = send(gpu, lists.x_rows);
+  pairs.ids = send(gpu, lists.ids);
+  pairs.weights = send(gpu, lists.weights);
+  pairs.to_rows = send(gpu, lists.to_rows);
+  pairs.begins = send(gpu, lists.begins);
+  pairs.x = read_bf16(gpu, x);
+  pairs.rows = gpu.allocate(static_cast<std::size_t>(args.m * args.d_model) * 2);
+  pairs.results = static_cast<float*>(
+      gpu.allocate(static_cast<std::size_t>(args.m * args.d_model) * sizeof(float)));
+  pairs.sums = static_cast<float*>(sums);
+  args.x = pairs.rows;
   args.x_stride = args.y_stride = args.d_model;
-  args.m = rows_at_once(routing.n_active, args.d_ff, args.d_model, x.n_rows());
-  args.n_active = routing.n_active;
-  args.weights = routing.gpu_weights;
-  args.y = sums;
-  args.y_type = result.gpu_type();
-  args.add = true;
+  args.n_active = 1;
+  args.y = pairs.results;
   args.workspace_bytes = gpu_.api().moe_workspace(args);
   args.workspace = gpu.allocate(args.workspace_bytes);
   if (!gpu.error().empty()) return filled_.clear();
   std::size_t next = filled_.size();
   for (std::size_t i = 0; i < chunks.size(); ++i) {
     while (next < chunks.size() && slot_free()) fill(step, chunks[next++]);
-    args.ids = ids + static_cast<std::int64_t>(i) * x.n_rows() * routing.n_active;
-    compute(gpu, filled_.front(), args, x.n_rows());
+    compute(gpu, filled_.front(), args, pairs, lists.pieces[i]);
     filled_.pop_front();
   }
   gpu.release(mark);
-  fill_ahead(step, source);
+  fill_ahead(step, source_after(source), experts.size());
 }
 
-// The copies run beside what the GPU does until that layer's experts; after the last layer, those
-// of the next step.
-void ExpertStream::fill_ahead(Step& step, const Source& source) noexcept {
+// The copies run beside what the GPU does until that layer's experts.
+void ExpertStream::fill_ahead(Step& step, const Source& source, std::size_t most) noexcept {
+  if (!source.pinned) return;
+  std::vector<std::int32_t> all(static_cast<std::size_t>(source.experts.n_experts));
+  std::iota(all.begin(), all.end(), 0);
+  std::size_t n = 0;
+  for (Chunk& chunk : chunks_of(source, all)) {
+    n += chunk.experts.size();
+    if (slot_free() && n <= most) fill(step, std::move(chunk));
+  }
+}
+
+void ExpertStream::send_ahead(Step& step, Layer layer) noexcept {
+  const Source& source = source_of(layer);
+  fill_ahead(step, source, static_cast<std::size_t>(layer->n_experts));
+}
+
+// After the last layer, the first one of the next step.
+const ExpertStream::Source& ExpertStream::source_after(const Source& source) const {
   auto next = std::find_if(sources_.begin(), sources_.end(),
                            [&](const auto& s) { return s.get() == &source; });
   if (++next == sources_.end()) next = sources_.begin();
-  const Source& after = **next;
-  if (!after.pinned) return;
-  std::vector<std::int32_t> all(static_cast<std::size_t>(after.experts.n_experts));
-  std::iota(all.begin(), all.end(), 0);
-  for (Chunk& chunk : chunks_of(after, all)) {
-    if (slot_free()) fill(step, std::move(chunk));
-  }
+  return **next;
 }
 
 std::string ExpertStream::describe() const {

@@ -21,6 +21,7 @@
 
 #include "operators/expert_rates.h"
 #include "operators/kinds.h"
+#include "operators/pair_lists.h"
 #include "operators/placement.h"
 
 namespace kt::operators {
@@ -93,12 +94,14 @@ class ExpertStream {
   Division divide(Layer layer, const Routing& routing, std::int64_t n_rows) const;
 
   /// result += weight · expert(x) of the experts listed, in ascending order; the others are left
-  /// out. `routing` is in host memory.
+  /// out. `routing` is in host memory, `result` in f32.
   void run(Step& step, Layer layer, std::span<const std::int32_t> experts, Activation& x,
-           Routing& routing, Activation& result) noexcept;
+           const Routing& routing, Activation& result) noexcept;
 
   const ExpertRates& rates() const { return rates_; }
   void set_rates(const ExpertRates& rates) { rates_ = rates; }
+  /// Sends as many of a layer's experts as there is room for.
+  void send_ahead(Step& step, Layer layer) noexcept;
   /// Waits for what is sent ahead, and does without it.
   void forget_ahead(Step& step) noexcept;
   /// Bytes per second of a layer's first experts on their way.
@@ -130,14 +133,20 @@ class ExpertStream {
   void fill(Step& step, Chunk chunk) noexcept;
   void copy(Step& step, const Source& source, std::byte* to, const std::byte* from,
             std::size_t bytes) noexcept;
-  void compute(GpuStep& gpu, const Chunk& chunk, kernels::cuda::MoeArgs args,
-               std::int64_t n_rows) noexcept;
-  static const std::int32_t* map_ids(GpuStep& gpu, std::span<const Chunk> chunks,
-                                     std::span<const std::int32_t> experts, const Routing& routing,
-                                     std::int64_t n_rows) noexcept;
-  void fill_ahead(Step& step, const Source& source) noexcept;
+  /// Lists of the pairs that are computed, on the GPU, and memory for a piece of them.
+  struct Pairs {
+    const std::int32_t *x_rows = nullptr, *ids = nullptr, *to_rows = nullptr, *begins = nullptr;
+    const float* weights = nullptr;
+    const void* x = nullptr;  // of the step, bf16
+    void* rows = nullptr;     // gathered
+    float *results = nullptr, *sums = nullptr;
+  };
+  void compute(GpuStep& gpu, const Chunk& chunk, kernels::cuda::MoeArgs args, const Pairs& pairs,
+               std::span<const PairLists::Piece> pieces) noexcept;
+  void fill_ahead(Step& step, const Source& source, std::size_t most) noexcept;
 
   const Source& source_of(Layer layer) const;
+  const Source& source_after(const Source& source) const;
 
   backend::Gpu& gpu_;
   StreamSizes sizes_;

@@ -277,8 +277,8 @@ TEST_F(GpuSession, ExpertsAreStreamedFromMemoryThatCannotBePinnedAndFromSeveralN
 
 TEST_F(GpuSession, StreamsThatFailAreErrorsAndGiveEverythingBack) {
   const std::size_t held = settings_.n_held;
-  for (const char* call :
-       {"copy", "pack_n16", "map_ids", "moe", "event_record", "stream_wait_event"}) {
+  for (const char* call : {"copy", "pack_n16", "scatter_add", "gather_rows", "moe", "event_record",
+                           "stream_wait_event"}) {
     const auto session = open_streamed("on");
     settings_.failing = call;
     EXPECT_THROW(prompt_logits(*session), Error) << call;

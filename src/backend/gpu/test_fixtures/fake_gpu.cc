@@ -332,7 +332,7 @@ void set_kernels(GpuApi& api) {
   LOOPS(scale_rows, ScaleArgs);
   LOOPS(route, RouteArgs);
   LOOPS(gather_rows, RowsArgs);
-  LOOPS(map_ids, MapIdsArgs);
+  LOOPS(scatter_add, ScatterAddArgs);
   api.pack_n16 = [](const PackN16Args& args, Stream stream) {
     return launch("pack_n16", stream, [args] { host_kernels::pack_n16(args); });
   };

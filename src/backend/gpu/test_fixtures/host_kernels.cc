@@ -350,9 +350,13 @@ void gather_rows(const RowsArgs& a) {
   }
 }
 
-void map_ids(const MapIdsArgs& a) {
-  for (std::int64_t i = 0; i < a.n_tables * a.m; ++i)
-    a.out[i] = a.tables[i / a.m * a.n + a.ids[i % a.m]];
+void scatter_add(const ScatterAddArgs& a) {
+  for (std::int64_t i = 0; i < a.m; ++i) {
+    float* y = a.y + a.rows[i] * a.d;
+    for (std::int64_t r = a.begins[i]; r < a.begins[i + 1]; ++r) {
+      for (std::int64_t c = 0; c < a.d; ++c) y[c] += a.x[r * a.d + c];
+    }
+  }
 }
 
 template <formats::Format kFormat>

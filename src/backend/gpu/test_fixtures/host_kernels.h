@@ -25,7 +25,7 @@ void add(const AddArgs& args);
 void scale_rows(const ScaleArgs& args);
 void route(const RouteArgs& args);
 void gather_rows(const RowsArgs& args);
-void map_ids(const MapIdsArgs& args);
+void scatter_add(const ScatterAddArgs& args);
 void pack_n16(const PackN16Args& args);
 
 }  // namespace kt::backend::host_kernels

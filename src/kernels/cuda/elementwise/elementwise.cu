@@ -57,12 +57,16 @@ __global__ void scale_kernel(ScaleArgs args) {
   store_float(args.y, args.y_type, i, load_as_float(args.y, args.y_type, i) * scale);
 }
 
-__global__ void map_ids_kernel(MapIdsArgs args) {
+__global__ void scatter_add_kernel(ScatterAddArgs args) {
   start_next();
   await_previous();
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= args.m) return;
-  args.out[blockIdx.y * args.m + i] = args.tables[blockIdx.y * args.n + args.ids[i]];
+  const std::int32_t begin = args.begins[blockIdx.x], end = args.begins[blockIdx.x + 1];
+  float* y = args.y + args.rows[blockIdx.x] * args.d;
+  for (std::int64_t i = threadIdx.x; i < args.d; i += blockDim.x) {
+    float sum = y[i];
+    for (std::int64_t r = begin; r < end; ++r) sum += args.x[r * args.d + i];
+    y[i] = sum;
+  }
 }
 
 __global__ void rows_kernel(RowsArgs args) {
@@ -160,12 +164,9 @@ Status gather_rows(const RowsArgs& args, Stream stream) {
   return launch(rows_kernel, grid(args.m), kBlock, 0, stream, args);
 }
 
-Status map_ids(const MapIdsArgs& args, Stream stream) {
-  if (args.m <= 0 || args.n <= 0 || args.n_tables <= 0 || args.n_tables > 65535)
-    return Status::kBadArgument;
-  const dim3 blocks(static_cast<unsigned>(div_up<std::int64_t>(args.m, kBlock)),
-                    static_cast<unsigned>(args.n_tables));
-  return launch(map_ids_kernel, blocks, kBlock, 0, stream, args);
+Status scatter_add(const ScatterAddArgs& args, Stream stream) {
+  if (args.m <= 0 || args.d <= 0) return Status::kBadArgument;
+  return launch(scatter_add_kernel, grid(args.m), kBlock, 0, stream, args);
 }
 
 Status argmax(const ArgmaxArgs& args, Stream stream) {

@@ -98,15 +98,15 @@ struct RowsArgs {
 };
 Status gather_rows(const RowsArgs& args, Stream stream);
 
-/// out[j, i] = table[j, ids[i]]: each of `n_tables` tables says what the ids are called there.
-struct MapIdsArgs {
-  const std::int32_t* ids = nullptr;  // [m], inside the tables
-  std::int64_t m = 0;
-  const std::int32_t* tables = nullptr;  // [n_tables, n]
-  std::int64_t n_tables = 0, n = 0;
-  std::int32_t* out = nullptr;  // [n_tables, m]
+/// y[rows[i]] += x[begins[i]] + … + x[begins[i + 1] - 1], in that order: rows of d floats.
+struct ScatterAddArgs {
+  const float* x = nullptr;
+  const std::int32_t* rows = nullptr;    // [m], all different
+  const std::int32_t* begins = nullptr;  // [m + 1]
+  float* y = nullptr;
+  std::int64_t m = 0, d = 0;
 };
-Status map_ids(const MapIdsArgs& args, Stream stream);
+Status scatter_add(const ScatterAddArgs& args, Stream stream);
 
 /// ids[i] = index of the largest of row i, ties to the lower; logprob[i] = its log-probability when
 /// not null. NaN counts as the smallest.

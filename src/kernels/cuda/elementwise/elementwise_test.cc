@@ -243,12 +243,23 @@ TEST_F(Elementwise, RowsOfATable) {
   }
 }
 
-TEST_F(Elementwise, MapIds) {
-  const Device<std::int32_t> ids(std::vector<std::int32_t>{2, 0, 2, 1, 0}),
-      tables(std::vector<std::int32_t>{-1, 7, 5, 4, -1, 3});
-  Device<std::int32_t> out(10);
-  ASSERT_EQ(map_ids({ids.get(), 5, tables.get(), 2, 3, out.get()}, nullptr), Status::kOk);
-  EXPECT_EQ(out.host(), (std::vector<std::int32_t>{5, -1, 5, 7, -1, 3, 4, 3, -1, 4}));
+TEST_F(Elementwise, ScatterAdd) {
+  constexpr std::int64_t d = 300;
+  const std::vector<float> x = gaussian(4 * d, 1), before = gaussian(6 * d, 2);
+  const Device<float> from(x);
+  const Device<std::int32_t> rows(std::vector<std::int32_t>{4, 1}),
+      begins(std::vector<std::int32_t>{0, 3, 4});
+  Device<float> y(before);
+  ASSERT_EQ(scatter_add({from.get(), rows.get(), begins.get(), y.get(), 2, d}, nullptr),
+            Status::kOk);
+  const std::vector<float> got = y.host();
+  for (std::int64_t i = 0; i < 6 * d; ++i) {
+    const auto at = [&](std::int64_t row) { return x[static_cast<std::size_t>(row * d + i % d)]; };
+    float want = before[static_cast<std::size_t>(i)];
+    if (i / d == 4) want = want + at(0) + at(1) + at(2);
+    if (i / d == 1) want += at(3);
+    EXPECT_EQ(got[static_cast<std::size_t>(i)], want) << i;
+  }
 }
 
 TEST_F(Elementwise, Argmax) {
