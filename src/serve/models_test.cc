@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/shared_object.h"
 
 namespace kt::serve {
 namespace {
@@ -127,6 +128,44 @@ TEST(Models, WhoWaitedForAModelThatCannotBeOpenedIsToldAndTheNextTriesAgain) {
     ++n_told;
   }
   EXPECT_EQ(n_told, 2);
+}
+
+std::string outcome(session::Worker& worker) {
+  engine::Request request;
+  request.prompt = {1, 2, 3, 4};
+  request.max_tokens = 2;
+  try {
+    const auto ticket = worker.submit(request);
+    while (ticket->wait(std::chrono::minutes(1)) && !ticket->take().ended) {
+    }
+    ticket->result();
+    return "a reply";
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
+TEST(Models, AGpuThatIsLostEndsItsModelAndNoOther) {
+  const std::string plugin = KT_FAKE_GPU_FOLDER "/libfake_gpu_whole.so";
+  std::string problem;
+  const auto object = SharedObject::open(plugin, SharedObject::Unload::kNever, &problem);
+  const auto lose = reinterpret_cast<void (*)(bool)>(object->symbol("fake_gpu_lose"));
+  ModelOptions on_gpu = tiny_moe("on a GPU"), other = tiny_moe("other");
+  on_gpu.session.gpu_plugin = plugin;
+  other.session.gpus = 0;
+  Models models({on_gpu, other}, Models::kForever);
+  const auto first = models.peek({});
+  ASSERT_TRUE(first->wait_open(std::chrono::minutes(1)));
+  const NamedModel keep_other = wait_for_model(models, "other");
+  EXPECT_EQ(outcome(first->worker()), "a reply");
+  lose(true);
+  EXPECT_NE(outcome(first->worker()).find("the device failed"), std::string::npos);
+  for (int i = 0; i < 1000 && first->state() != ServedModel::State::kBroken; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_NE(outcome(first->worker()).find("the device failed"), std::string::npos);
+  EXPECT_THROW(first->facts(), Error);  // as /health does
+  EXPECT_EQ(outcome(models.peek("other")->worker()), "a reply");
+  lose(false);
 }
 
 }  // namespace

@@ -43,6 +43,8 @@ backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource&
       kernels.attention.insert({dim, layer.streams.back().dim, false});
     } else {
       kernels.attention.insert({dim, mla.kv_lora_rank, true});
+      // And prompts whose keys are expanded.
+      kernels.attention.insert({mla.qk_nope_dim + mla.qk_rope_dim, mla.v_head_dim, false});
     }
   }
   return kernels;

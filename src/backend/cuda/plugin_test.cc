@@ -129,9 +129,26 @@ TEST_F(CudaPlugin, HandsOverToTheCpuAndBackInsideAGraph) {
   EXPECT_LT(1e3 * least / kLayers, 50.0);
 }
 
+// All that a model may use: where the check at its start fails, it is not opened.
+GpuKernels all_kernels() {
+  using formats::Format;
+  GpuKernels kernels;
+#define TILE(name) kernels.products.insert(Format::name);
+#include "kernels/cuda/gemm/kernels.inc"
+#undef TILE
+#define EXPERTS(name) kernels.experts.insert({Format::name, Format::name});
+#include "kernels/cuda/moe/kernels.inc"
+#undef EXPERTS
+  kernels.experts.insert({Format::kQ4_K, Format::kQ6_K});
+#define ATTENTION(qk, v, launch) kernels.attention.insert({qk, v, (qk) == 576});
+#include "kernels/cuda/attention/kernels.inc"
+#undef ATTENTION
+  return kernels;
+}
+
 TEST_F(CudaPlugin, FastKernelsAgreeWithTheirSlowTwins) {
   Gpu gpu(library_, 0, kGpuCheckBytes);
-  for (const GpuCheck& c : check_gpu(gpu, common_gpu_kernels())) {
+  for (const GpuCheck& c : check_gpu(gpu, all_kernels())) {
     const bool no_blas = gpu.blas() == nullptr && c.what.ends_with("128 rows");
     EXPECT_EQ(c.outcome, no_blas ? GpuCheck::Outcome::kAbsent : GpuCheck::Outcome::kAgrees)
         << c.family << " " << c.what << ": " << c.error << " " << c.problem;

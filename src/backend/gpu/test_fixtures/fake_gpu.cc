@@ -55,7 +55,8 @@ struct Block {
 std::map<void*, Block> device_blocks;
 
 Status outcome(const char* call) {
-  const bool fails = settings.failing != nullptr && std::strcmp(settings.failing, call) == 0;
+  const auto failing = [](const char* what) { return std::strcmp(settings.failing, what) == 0; };
+  const bool fails = settings.failing != nullptr && (failing(call) || failing("all"));
   return fails ? settings.failure : Status::kOk;
 }
 
@@ -378,4 +379,9 @@ extern "C" __attribute__((visibility("default"))) const kt::backend::GpuApi* kt_
   return nullptr;
 #endif
   return &api;
+}
+
+// For tests that do not know the settings: all fails from now on, or nothing any more.
+extern "C" __attribute__((visibility("default"))) void fake_gpu_lose(bool lost) {
+  fake_gpu_settings.failing = lost ? "all" : nullptr;
 }

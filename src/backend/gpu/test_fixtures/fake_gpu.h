@@ -10,7 +10,7 @@ struct FakeGpuSettings {
   std::size_t taken_bytes = 0;    // by other programs
   int taken_on = -1;              // of which device; -1: of each
   std::size_t workspace = 0;      // that experts say they want
-  const char* failing = nullptr;  // the call that fails, by its name in gpu_api.inc
+  const char* failing = nullptr;  // the call that fails, by its name in gpu_api.inc; or "all"
   Status failure = Status::kDeviceFailed;
   int device = -1;         // that use_device was last called for
   std::size_t n_held = 0;  // of everything that must be given back
