@@ -33,21 +33,44 @@ std::size_t lse_floats(const AttentionArgs& args) {
   return static_cast<std::size_t>((split_count(args) * args.n_rows * args.n_heads + 3) / 4 * 4);
 }
 
+constexpr int kCombineThreads = 128;
+constexpr int kCombineSplits = 512;  // whose weights shared memory holds
+
 /// One block for each (row, head): its splits, weighted by their sums of exponentials.
-__global__ void combine_kernel(AttentionArgs args, std::int64_t n_splits) {
+__global__ void __launch_bounds__(kCombineThreads)
+    combine_kernel(AttentionArgs args, std::int64_t n_splits) {
+  __shared__ float weights[kCombineSplits], tops[kCombineThreads / kWarp];
   start_next();
   await_previous();
   const std::int64_t index = blockIdx.x, n = args.n_rows * args.n_heads;
   const auto* lse = static_cast<const float*>(args.workspace);
   const float* partial = lse + (n_splits * n + 3) / 4 * 4;
-  float top = -INFINITY, total = 0.0f;
-  for (std::int64_t s = 0; s < n_splits; ++s) top = fmaxf(top, lse[s * n + index]);
-  for (std::int64_t s = 0; s < n_splits; ++s) total += exp2f(lse[s * n + index] - top);
-  for (std::int64_t d = threadIdx.x; d < args.dim_v; d += blockDim.x) {
+  const auto weight_of = [&](std::int64_t s, float top) { return exp2f(lse[s * n + index] - top); };
+  float top = -INFINITY;
+  for (std::int64_t s = threadIdx.x; s < n_splits; s += kCombineThreads)
+    top = fmaxf(top, lse[s * n + index]);
+  top = warp_max(top);
+  if (threadIdx.x % kWarp == 0) tops[threadIdx.x / kWarp] = top;
+  __syncthreads();
+  for (const float v : tops) top = fmaxf(top, v);
+  for (std::int64_t s = threadIdx.x; s < min(n_splits, std::int64_t{kCombineSplits});
+       s += kCombineThreads) {
+    weights[s] = weight_of(s, top);
+  }
+  __syncthreads();
+  const auto weight = [&](std::int64_t s) {
+    return s < kCombineSplits ? weights[s] : weight_of(s, top);
+  };
+  float total = 0.0f;
+  for (std::int64_t s = 0; s < n_splits; ++s) total += weight(s);
+  for (std::int64_t d = threadIdx.x; d < args.dim_v; d += kCombineThreads) {
     float sum = 0.0f;
+#pragma unroll 8
     for (std::int64_t s = 0; s < n_splits; ++s) {
-      const float weight = exp2f(lse[s * n + index] - top);
-      if (weight > 0.0f) sum += weight * partial[(s * n + index) * args.dim_v + d];
+      const float w = weight(s);
+      // What no key was seen for was not written either.
+      const float v = w > 0.0f ? partial[(s * n + index) * args.dim_v + d] : 0.0f;
+      sum += w * v;
     }
     store_float(args.out, args.out_type, index * args.dim_v + d, sum / total);
   }
@@ -120,7 +143,8 @@ Status attend(const AttentionArgs& args, const HeadsArgs* heads, Stream stream) 
   const Status status = kernel(args, heads, stream);
   if (status != Status::kOk || n_splits == 1) return status;
   const std::int64_t results = args.n_rows * args.n_heads;
-  return launch(combine_kernel, static_cast<unsigned>(results), 128, 0, stream, args, n_splits);
+  return launch(combine_kernel, static_cast<unsigned>(results), kCombineThreads, 0, stream, args,
+                n_splits);
 }
 
 }  // namespace
