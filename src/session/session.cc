@@ -95,7 +95,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   engine_options.prompt_lookup = looks_up_prompt(options.speculate);
   engine_options.defer_experts = options.defer_experts;
   engine_options.gpu_graphs = options.gpu_graphs == "on";
-  engine_plan.chunk_size = std::min(plan.chunk_size, plan.context);
+  engine_options.chunk_size = std::min(plan.chunk_size, plan.context);
   s->report_.file_bytes = plan.file_bytes;
   s->report_.kv_bytes = plan.kv_bytes;
   s->open_text(options);
