@@ -34,45 +34,73 @@ std::size_t lse_floats(const AttentionArgs& args) {
 }
 
 constexpr int kCombineThreads = 128;
-constexpr int kCombineSplits = 512;  // whose weights shared memory holds
+constexpr int kCombineSplits = 512;  // whose weights shared memory holds at a time
 
-/// One block for each (row, head): its splits, weighted by their sums of exponentials.
+/// The largest of a block's values; every thread gets it. parts: one for each warp.
+__device__ float block_max(float v, float* parts) {
+  v = warp_max(v);
+  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = v;
+  __syncthreads();
+  for (int w = 0; w < kCombineThreads / kWarp; ++w) v = fmaxf(v, parts[w]);
+  return v;
+}
+
+/// One block for each (row, head): its splits, weighted by their sums of exponentials. A thread
+/// adds every `groups`-th split for four values of the row; then the groups are added in order.
 __global__ void __launch_bounds__(kCombineThreads)
     combine_kernel(AttentionArgs args, std::int64_t n_splits) {
   __shared__ float weights[kCombineSplits], tops[kCombineThreads / kWarp];
+  __shared__ float4 parts[kCombineThreads];
   start_next();
   await_previous();
+  const int splits = static_cast<int>(n_splits), tid = threadIdx.x;
+  const int fours = static_cast<int>(args.dim_v / 4), groups = kCombineThreads / fours;
   const std::int64_t index = blockIdx.x, n = args.n_rows * args.n_heads;
   const auto* lse = static_cast<const float*>(args.workspace);
-  const float* partial = lse + (n_splits * n + 3) / 4 * 4;
-  const auto weight_of = [&](std::int64_t s, float top) { return exp2f(lse[s * n + index] - top); };
-  float top = -INFINITY;
-  for (std::int64_t s = threadIdx.x; s < n_splits; s += kCombineThreads)
-    top = fmaxf(top, lse[s * n + index]);
-  top = warp_max(top);
-  if (threadIdx.x % kWarp == 0) tops[threadIdx.x / kWarp] = top;
-  __syncthreads();
-  for (const float v : tops) top = fmaxf(top, v);
-  for (std::int64_t s = threadIdx.x; s < min(n_splits, std::int64_t{kCombineSplits});
-       s += kCombineThreads) {
-    weights[s] = weight_of(s, top);
-  }
-  __syncthreads();
-  const auto weight = [&](std::int64_t s) {
-    return s < kCombineSplits ? weights[s] : weight_of(s, top);
-  };
-  float total = 0.0f;
-  for (std::int64_t s = 0; s < n_splits; ++s) total += weight(s);
-  for (std::int64_t d = threadIdx.x; d < args.dim_v; d += kCombineThreads) {
-    float sum = 0.0f;
-#pragma unroll 8
-    for (std::int64_t s = 0; s < n_splits; ++s) {
-      const float w = weight(s);
-      // What no key was seen for was not written either.
-      const float v = w > 0.0f ? partial[(s * n + index) * args.dim_v + d] : 0.0f;
-      sum += w * v;
+  const auto* partial =
+      reinterpret_cast<const float4*>(lse + (n_splits * n + 3) / 4 * 4) + tid % fours;
+  float top = -INFINITY, total = 0.0f;
+#pragma unroll 1
+  for (int s = tid; s < splits; s += kCombineThreads) top = fmaxf(top, lse[s * n + index]);
+  top = block_max(top, tops);
+  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  for (int begin = 0; begin < splits; begin += kCombineSplits) {
+    const int count = min(splits - begin, kCombineSplits);
+    __syncthreads();
+#pragma unroll 1
+    for (int s = tid; s < count; s += kCombineThreads)
+      weights[s] = exp2f(lse[(begin + s) * n + index] - top);
+    __syncthreads();
+    for (int s = 0; s < count; ++s) total += weights[s];
+    constexpr int kBatch = 4;  // loads under way
+    for (int s = tid / fours; s < count; s += kBatch * groups) {
+      float w[kBatch];
+      float4 v[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int at = min(s + j * groups, count - 1);
+        w[j] = s + j * groups < count ? weights[at] : 0.0f;
+        v[j] = partial[((begin + at) * n + index) * fours];
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (!(w[j] > 0.0f)) continue;  // a split that saw no key wrote nothing
+        sum = make_float4(sum.x + w[j] * v[j].x, sum.y + w[j] * v[j].y, sum.z + w[j] * v[j].z,
+                          sum.w + w[j] * v[j].w);
+      }
     }
-    store_float(args.out, args.out_type, index * args.dim_v + d, sum / total);
+  }
+  parts[tid] = sum;
+  __syncthreads();
+  if (tid >= fours) return;
+  for (int g = 1; g < groups; ++g) {
+    const float4 v = parts[g * fours + tid];
+    sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+  }
+  const float results[] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    store_float(args.out, args.out_type, index * args.dim_v + 4 * tid + i, results[i] / total);
   }
 }
 

@@ -48,6 +48,10 @@ __device__ inline std::uint32_t bf16_pair(float low, float high) {
 __device__ inline std::uint16_t to_bf16(float v) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(v));
 }
+/// Two floats cut off to a pair, towards zero.
+__device__ inline std::uint32_t upper_halves(float low, float high) {
+  return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
+}
 /// An integer below 2^23 as a float, without the slow conversion unit.
 __device__ inline float small_int(std::uint32_t v) {
   return __uint_as_float(0x4b000000u | v) - 8388608.0f;

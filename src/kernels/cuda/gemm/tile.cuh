@@ -101,7 +101,7 @@ struct TileF16 : TileBF16 {
   }
 };
 
-/// A float as a sum of three bf16 numbers.
+/// A float as a sum of three bf16 numbers, each the upper bits of what is left; exact.
 struct TileF32 {
   static constexpr int kK = 32, kGroup = 0, kPlanes = 3;
   static constexpr float kOffset = 0.0f;
@@ -112,11 +112,11 @@ struct TileF32 {
                                         const std::uint32_t*) {
     float low = __uint_as_float(raw.value(h, s, 2 * p));
     float high = __uint_as_float(raw.value(h, s, 2 * p + 1));
-    std::uint32_t part = bf16_pair(low, high);
+    std::uint32_t part = upper_halves(low, high);
     for (int i = 0; i < plane; ++i) {
       low -= low_bf16(part);
       high -= high_bf16(part);
-      part = bf16_pair(low, high);
+      part = upper_halves(low, high);
     }
     return part;
   }
