@@ -102,6 +102,11 @@ bool multiply_pair(const Alike& a, const Alike& b, const DeviceInfo& device, Str
     skinny.m = 1;
     skinny.x = static_cast<const std::uint16_t*>(a.products[0]->x);
   }
+  for (const Alike* alike : {&first, &second}) {
+    const SkinnyArgs& skinny = alike == &first ? args[0] : args[1];
+    const TileKernels& kernels = *find_tile_kernels(alike->format);
+    if (kernels.plan(skinny.row_tiles, skinny.k, 1, device).most == 0) return false;
+  }
   *status = pair(args[0], args[1], device, stream);
   return true;
 }

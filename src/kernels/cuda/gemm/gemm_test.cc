@@ -253,6 +253,7 @@ TEST_F(GemmOnce, OneRowOfMatricesThatBlocksShare) {
     check(Format::kQ6_K, n, 512);
   }
   check(Format::kIQ4_XS, 2117, 256);
+  check(Format::kQ4_K, 40, 90112);   // x that shared memory does not hold
   check(Format::kQ8_0, 140000, 64);  // more row tiles than a block's shared memory has sums for
 }
 

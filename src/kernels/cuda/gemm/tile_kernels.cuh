@@ -299,6 +299,9 @@ SkinnyPlan plan_row(std::int64_t row_tiles, std::int64_t k, const DeviceInfo& de
   return plan;
 }
 
+/// Of a block, on every device that the kernels are built for.
+inline constexpr std::size_t kMostShared = 160 * 1024;
+
 inline int row_blocks(const SkinnyArgs& args, int most) {
   std::int64_t blocks = 0;
   for (int i = 0; i < args.n_parts; ++i)
@@ -318,7 +321,10 @@ Status launch_row(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream)
 template <class T>
 SkinnyPlan plan_skinny(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
                        const DeviceInfo& device) {
-  if (m == 1) return plan_row<T>(row_tiles, k, device);
+  if (m == 1) {
+    const SkinnyPlan row = plan_row<T>(row_tiles, k, device);
+    if (row.shared_bytes <= kMostShared) return row;
+  }
   const bool one = m <= 8;
   const std::int64_t blocks_per_sm = one ? 3 : 2;  // as the kernel's registers allow
   const std::size_t budget = one ? 72 * 1024 : 96 * 1024;
@@ -351,7 +357,7 @@ SkinnyPlan plan_skinny(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
 
 template <class T>
 Status launch_skinny(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream) {
-  if (args.m == 1) return launch_row<T>(args, plan, stream);
+  if (plan.most > 0) return launch_row<T>(args, plan, stream);
   void (*kernel)(SkinnyArgs, int, int) = args.m <= 8 ? skinny_kernel<T, 1> : skinny_kernel<T, 2>;
   Status status = allow_shared(kernel, plan.shared_bytes);
   if (status != Status::kOk) return status;

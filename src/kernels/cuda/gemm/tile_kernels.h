@@ -28,11 +28,12 @@ struct SkinnyArgs {
   void* workspace = nullptr;
 };
 
-/// How the launch is divided. One row of x: blocks of `warps` warps with at most `most` row tiles.
-/// More: a block has 8 warps, warps_n of them beside each other over row tiles, the others behind
-/// each other over k; `blocks` share the row tiles, `splits` times as many also k.
+/// How the launch is divided. One row of x that shared memory holds: blocks of `warps` warps with
+/// at most `most` row tiles. Else `most` is 0, and a block has 8 warps, warps_n of them beside each
+/// other over row tiles, the others behind each other over k; `blocks` share the row tiles,
+/// `splits` times as many also k.
 struct SkinnyPlan {
-  int most = 1, warps = 8;
+  int most = 0, warps = 8;
   int warps_n = 1;
   int blocks = 1;
   int splits = 1;
