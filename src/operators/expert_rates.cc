@@ -7,7 +7,9 @@ namespace kt::operators {
 std::vector<std::int32_t> streamed_experts(const ExpertRates& rates, std::vector<ExpertLoad> loads,
                                            std::size_t expert_bytes, std::int64_t n_rows) {
   constexpr double kStart = 100e-6;  // seconds until the first weights are there
-  constexpr double kWorth = 0.85;    // a step that is divided must end so much earlier
+  // A divided step must promise so much, of which about half comes true: copies and products share
+  // the memory, and rows go back and forth.
+  constexpr double kWorth = 0.7;
   std::stable_sort(loads.begin(), loads.end(), [](const ExpertLoad& a, const ExpertLoad& b) {
     return a.sent != b.sent ? a.sent : a.rows > b.rows;
   });

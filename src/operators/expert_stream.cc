@@ -185,7 +185,7 @@ double ExpertStream::link_rate(Step& step, Layer layer) noexcept {
   std::vector<std::int32_t> first(static_cast<std::size_t>(source.per_chunk));
   std::iota(first.begin(), first.end(), 0);
   double least = 0.0;
-  for (int run = 0; run < 2; ++run) {
+  for (int run = 0; run < 6; ++run) {
     forget_ahead(step);
     const auto start = std::chrono::steady_clock::now();
     fill(step, {&source, first, 0});
