@@ -11,6 +11,9 @@
 namespace kt::session {
 namespace {
 
+constexpr const char* kConfig = KT_SOURCE_DIR "/tests/data/golden_configs/qwen3_moe.json";
+constexpr const char* kLatentConfig =
+    KT_SOURCE_DIR "/tests/data/golden_configs/deepseek_v3.json";
 const char* const kPlugin = KT_FAKE_GPU_FOLDER "/libfake_gpu_whole.so";
 
 class GpuSession : public ::testing::Test {
@@ -21,19 +24,18 @@ class GpuSession : public ::testing::Test {
   ~GpuSession() override { settings_.failing = nullptr; }
 
   static std::unique_ptr<Session> open(std::uint64_t gpu_memory = 0, std::int64_t chunk = 128,
-                                       const std::string& model = "qwen3_moe") {
+                                       const std::string& config = kConfig) {
     Options options;
     options.gpu_memory = gpu_memory;
     options.chunk_size = chunk;
-    return open(options, 0, model);
+    return open(options, 0, config);
   }
   static std::unique_ptr<Session> open(Options options, std::int64_t layers = 0,
-                                       const std::string& model = "qwen3_moe",
+                                       const std::string& config = kConfig,
                                        const std::string& type = "Q8_0") {
     options.n_threads = 2;
     options.gpu_plugin = kPlugin;
-    return Session::open_dummy(
-        options, KT_SOURCE_DIR "/tests/data/golden_configs/" + model + ".json", type, layers);
+    return Session::open_dummy(options, config, type, layers);
   }
   // And everything else on the GPU.
   static void put_experts_on_cpu(Options& options) {
@@ -80,13 +82,28 @@ class GpuSession : public ::testing::Test {
     return tokens;
   }
   static std::unique_ptr<Session> open_streamed(const std::string& mode,
-                                                const std::string& type = "Q8_0", int nodes = 0) {
+                                                const std::string& type = "Q8_0", int nodes = 0,
+                                                const std::string& config = kConfig) {
     Options options;
     options.chunk_size = 48;
     options.emulate_nodes = nodes;
     options.stream_experts = mode;
     put_experts_on_cpu(options);
-    return open(options, 0, "qwen3_moe", type);
+    return open(options, 0, config, type);
+  }
+  // The same model with 128 experts of 0.8 MiB, a layer of which does not fit a slot.
+  static std::string large_config() {
+    std::ifstream in(kConfig);
+    std::string text(std::istreambuf_iterator<char>(in), {});
+    const auto set = [&](const std::string& name, int value) {
+      const std::size_t at = text.find("\"" + name + "\": ") + name.size() + 4;
+      text.replace(at, text.find(',', at) - at, std::to_string(value));
+    };
+    set("num_experts", 128);
+    set("moe_intermediate_size", 1024);
+    const std::string path = testing::TempDir() + "/kt_gpu_session_config.json";
+    std::ofstream(path) << text;
+    return path;
   }
   // Of a prompt of several steps, the last of few rows.
   static std::vector<float> prompt_logits(Session& session) {
@@ -109,8 +126,8 @@ class GpuSession : public ::testing::Test {
     return request;
   }
 
-  void expect_errors(const std::string& model, std::initializer_list<const char*> calls) {
-    auto session = open(0, 128, model);
+  void expect_errors(const std::string& config, std::initializer_list<const char*> calls) {
+    auto session = open(0, 128, config);
     const auto wanted = session->engine().generate(request()).tokens;
     for (const char* call : calls) {
       settings_.failing = call;
@@ -124,7 +141,7 @@ class GpuSession : public ::testing::Test {
       }
       settings_.failing = nullptr;
       session = nullptr;
-      session = open(0, 128, model);
+      session = open(0, 128, config);
       EXPECT_EQ(session->engine().generate(request()).tokens, wanted) << call;
     }
   }
@@ -189,8 +206,8 @@ TEST_F(GpuSession, AGraphThatFailsIsAnErrorAndTheNextSessionWorks) {
 }
 
 TEST_F(GpuSession, AKernelThatFailsIsAnErrorAndTheNextSessionWorks) {
-  expect_errors("qwen3_moe", {"gemm", "moe", "attention", "copy", "stream_synchronize"});
-  expect_errors("deepseek_v3", {"store_latents", "head_products", "attention"});
+  expect_errors(kConfig, {"gemm", "moe", "attention", "copy", "stream_synchronize"});
+  expect_errors(kLatentConfig, {"store_latents", "head_products", "attention"});
 }
 
 TEST_F(GpuSession, PromptsOfManyChunksAndPagesThatAreShared) {
@@ -222,9 +239,9 @@ TEST_F(GpuSession, ExpandedPromptsBesideOthers) {
     r.prompt.resize(n);
     for (std::size_t i = 0; i < n; ++i) r.prompt[i] = static_cast<std::int32_t>((i * 7 + n) % 200);
     requests.push_back(r);
-    alone.push_back(open(options, 0, "deepseek_v3")->engine().generate(r).tokens);
+    alone.push_back(open(options, 0, kLatentConfig)->engine().generate(r).tokens);
   }
-  const auto session = open(options, 0, "deepseek_v3");
+  const auto session = open(options, 0, kLatentConfig);
   engine::Engine& engine = session->engine();
   std::vector<engine::Engine::RequestId> ids;
   for (const engine::Request& r : requests) ids.push_back(engine.submit(r));
@@ -273,6 +290,23 @@ TEST_F(GpuSession, ExpertsAreStreamedFromMemoryThatCannotBePinnedAndFromSeveralN
   settings_.failing = nullptr;
   EXPECT_NE(session->load_report().gpus.find("cannot be pinned"), std::string::npos);
   EXPECT_EQ(prompt_logits(*session), wanted);
+}
+
+TEST_F(GpuSession, LayersThatDoNotFitASlotAreStreamedInChunks) {
+  const std::string config = large_config();
+  const std::vector<float> wanted = prompt_logits(*open_streamed("off", "Q8_0", 0, config));
+  auto session = open_streamed("on", "Q8_0", 0, config);
+  const std::vector<float> streamed = prompt_logits(*session);
+  expect_close(streamed, wanted);
+  EXPECT_EQ(prompt_logits(*session), streamed);  // begins with what was sent ahead
+  session = nullptr;
+  EXPECT_EQ(prompt_logits(*open_streamed("on", "Q8_0", 2, config)), streamed);
+  settings_.failing = "host_register";
+  session = open_streamed("on", "Q8_0", 0, config);
+  settings_.failing = nullptr;
+  EXPECT_EQ(prompt_logits(*session), streamed);
+  session = nullptr;
+  EXPECT_EQ(prompt_logits(*open_streamed("auto", "Q8_0", 0, config)).size(), wanted.size());
 }
 
 TEST_F(GpuSession, StreamsThatFailAreErrorsAndGiveEverythingBack) {
