@@ -193,29 +193,34 @@ class Planner {
       d.parts[static_cast<std::size_t>(plan_.modules[i].part)] += bytes[i];
       if (d.name != "cpu") d.workspace = gpu_workspace(context);
     }
-    const std::vector<std::uint64_t> stream = stream_bytes(context);
-    std::vector<bool> streams(stream.size(), false);
-    for (std::size_t i = 0; i < device_of.size(); ++i) {
-      const ModuleCost& m = plan_.modules[i];
-      if (m.part != Part::kExperts || device_of[i] != "cpu" || m.layer < 0) continue;
-      const auto gpu = operators::gpu_index(layer_device[static_cast<std::size_t>(m.layer)]);
-      if (gpu && !streams[static_cast<std::size_t>(*gpu)]) {
-        streams[static_cast<std::size_t>(*gpu)] = true;
-        n.devices[static_cast<std::size_t>(*gpu) + 1].workspace +=
-            stream[static_cast<std::size_t>(*gpu)];
-      }
-    }
     const std::int64_t pages = (cached(context) + kPage - 1) / kPage * kPage;
     for (std::size_t l = 0; l < kv_.size(); ++l) {
       at(layer_device[l]).kv += times(kv_layer_bytes(kv_[l], options_.kv_format), pages);
     }
     add_layer_wise(context, n.devices);
+    add_streams(context, device_of, layer_device, n.devices);
     for (const DevicePlan& d : n.devices) {
       n.fits = n.fits && d.used() <= d.capacity;
       n.total += d.used();
       n.capacity += d.capacity;
     }
     return n;
+  }
+
+  // What GPUs need to which experts of the CPU are streamed.
+  void add_streams(std::int64_t context, const std::vector<std::string>& device_of,
+                   const std::vector<std::string>& layer_device,
+                   std::vector<DevicePlan>& devices) const {
+    std::vector<std::uint64_t> bytes = stream_bytes(context);
+    for (std::size_t i = 0; i < device_of.size(); ++i) {
+      const ModuleCost& m = plan_.modules[i];
+      if (m.part != Part::kExperts || device_of[i] != "cpu" || m.layer < 0) continue;
+      const auto gpu = operators::gpu_index(layer_device[static_cast<std::size_t>(m.layer)]);
+      if (!gpu || static_cast<std::size_t>(*gpu) >= bytes.size()) continue;  // the CPU stands in
+      std::uint64_t& once = bytes[static_cast<std::size_t>(*gpu)];
+      devices[static_cast<std::size_t>(*gpu) + 1].workspace += once;
+      once = 0;
+    }
   }
 
   // What a prompt that runs layer by layer needs beside: its rows, and larger prefill operators.
