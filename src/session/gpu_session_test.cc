@@ -6,6 +6,7 @@
 
 #include "backend/gpu/test_fixtures/fake_gpu.h"
 #include "base/shared_object.h"
+#include "session/dummy_source.h"
 #include "session/session.h"
 
 namespace kt::session {
@@ -325,6 +326,32 @@ TEST_F(GpuSession, ExpertsThatCannotBeStreamedAreAnErrorWhereItIsAskedFor) {
   EXPECT_THROW(open_streamed("on", "Q2_K"), Error);
   EXPECT_FALSE(prompt_logits(*open_streamed("auto", "Q2_K")).empty());
   EXPECT_THROW(open_streamed("perhaps"), Error);
+}
+
+TEST(GpuPlan, StreamedExpertsGetLargeStepsAndMemory) {
+  const auto source = make_dummy_source(
+      read_dummy_config(KT_SOURCE_DIR "/tests/data/configs/Qwen3-30B-A3B.json", 0),
+      file_type("Q4_K_M"), {});
+  const auto planned = [&](std::uint64_t gib, const std::string& mode, std::int64_t chunk) {
+    Place here;
+    here.machine.ram = std::uint64_t{64} << 30;
+    here.machine.gpus = {{gib << 30, 0.0, 0.0}};
+    here.packing = {detect_caps(), backend::ActPolicy::kQ16, 16, true};
+    here.devices = {1, false};
+    RunOptions options;
+    options.stream_experts = mode;
+    options.chunk_size = chunk;
+    return place(*source, here, options, {});
+  };
+  const placement::Plan off = planned(8, "off", 0), streamed = planned(8, "auto", 0);
+  EXPECT_EQ(off.chunk_size, 512);
+  EXPECT_EQ(streamed.chunk_size, 2048);
+  EXPECT_GT(streamed.devices[1].workspace, off.devices[1].workspace + (std::uint64_t{384} << 20));
+  EXPECT_LE(streamed.devices[1].used(), streamed.devices[1].capacity);
+  EXPECT_EQ(planned(8, "auto", 256).chunk_size, 256);
+  const placement::Plan whole = planned(80, "auto", 0);  // nothing is streamed
+  EXPECT_EQ(whole.chunk_size, 512);
+  EXPECT_EQ(whole.devices[1].workspace, planned(80, "off", 0).devices[1].workspace);
 }
 
 }  // namespace
