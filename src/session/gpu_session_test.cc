@@ -13,8 +13,7 @@ namespace kt::session {
 namespace {
 
 constexpr const char* kConfig = KT_SOURCE_DIR "/tests/data/golden_configs/qwen3_moe.json";
-constexpr const char* kLatentConfig =
-    KT_SOURCE_DIR "/tests/data/golden_configs/deepseek_v3.json";
+constexpr const char* kLatentConfig = KT_SOURCE_DIR "/tests/data/golden_configs/deepseek_v3.json";
 const char* const kPlugin = KT_FAKE_GPU_FOLDER "/libfake_gpu_whole.so";
 
 class GpuSession : public ::testing::Test {
