@@ -55,14 +55,13 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
         stager.finish();
         __syncthreads();
       });
-  walk.fold();
   for (int i = threadIdx.x; i < units * kRowsOfTile; i += blockDim.x) {
     const int row = i / kRowsOfTile, r = i % kRowsOfTile, unit = begin + row;
     const int n = unit % row_tiles * kRowsOfTile + r;
     if (n >= args.n) continue;
     const std::int64_t pair = blockIdx.y * args.n_active + unit / row_tiles;
     static_cast<std::uint16_t*>(args.out)[pair * args.n + n] =
-        to_bf16(silu(walk.folded(2 * row, r)) * walk.folded(2 * row + 1, r));
+        to_bf16(silu(walk.sum(2 * row, r)) * walk.sum(2 * row + 1, r));
   }
 }
 
@@ -85,8 +84,6 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
     return StagedRow<T>(staged + slot * row_bytes<T>(k_tiles), k_tiles);
   };
   walk.sums = reinterpret_cast<float*>(staged + n_active * row_bytes<T>(k_tiles));
-  float* weights = walk.sums + most * n_active * RowWalk::warps() * kRowsOfTile;
-  auto* here = reinterpret_cast<int*>(weights + n_active);  // whether the expert is
   RowStager<T, decltype(x_of)> stager(n_active, args.x + blockIdx.y * n_active * args.x_stride,
                                       static_cast<int>(args.x_stride), static_cast<int>(args.k),
                                       k_tiles, x_of);
@@ -101,22 +98,19 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
       [&](int row) { return x_of(row % n_active); },
       [&] {
         fill_table<T>(table);
-        for (int slot = threadIdx.x; slot < n_active; slot += blockDim.x) {
-          const std::int64_t pair = blockIdx.y * n_active + slot;
-          weights[slot] = args.weights[pair];
-          here[slot] = args.ids[pair] >= 0 && args.ids[pair] < args.n_experts;
-        }
         stager.finish();
         __syncthreads();
       });
-  walk.fold();
   for (int i = threadIdx.x; i < units * kRowsOfTile; i += blockDim.x) {
     const int row = i / kRowsOfTile, r = i % kRowsOfTile, n = (begin + row) * kRowsOfTile + r;
     if (n >= args.n) continue;
     const std::int64_t at = blockIdx.y * args.out_stride + n;
     float sum = args.add ? load_as_float(args.out, args.out_type, at) : 0.0f;
     for (int slot = 0; slot < n_active; ++slot) {
-      if (here[slot] != 0) sum += weights[slot] * walk.folded(row * n_active + slot, r);
+      const std::int64_t pair = blockIdx.y * n_active + slot;
+      const std::int32_t id = args.ids[pair];
+      if (id < 0 || id >= args.n_experts) continue;
+      sum += args.weights[pair] * walk.sum(row * n_active + slot, r);
     }
     store_float(args.out, args.out_type, at, sum);
   }
