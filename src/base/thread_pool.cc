@@ -8,9 +8,9 @@
 namespace kt {
 namespace {
 
-// About 50 µs: longer than the gap between two regions of a step, shorter than a person notices.
-// Some hundred microseconds: longer than a GPU takes for its part of a layer, after which the CPU's
-// comes (16 Xeon cores and an H100, experts on the CPU: 66 tokens/s, 59 with a tenth of it).
+// Half a millisecond: longer than the gap between two regions of a step, and than a GPU takes for
+// its part of a layer before the CPU's comes (16 Xeon cores and an H100, experts on the CPU: 66
+// tokens/s, 59 with a tenth of it); shorter than a person notices.
 constexpr int kSpins = 20000;
 
 void pin_this_thread(const std::vector<int>& cpus) noexcept {
