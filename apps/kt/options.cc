@@ -165,10 +165,8 @@ void add_model_options(CLI::App& command, session::Options& options) {
           "Memory of each GPU to use at most; what is free when not given")
       ->type_name("24GiB")
       ->group(group);
-  number(
-      command, "--defer-experts", options.defer_experts, whole_number(0, 64), "N",
-      "While decoding, let N of each token's experts come a layer later, so that GPU and CPU work "
-      "at once; changes the output a little")
+  number(command, "--defer-experts", options.defer_experts, whole_number(0, 64), "N",
+         "Let N of a token's CPU experts come a layer later, beside the GPU; changes values")
       ->group(group);
   add_choice(command, "--gpu-graphs", options.gpu_graphs, {"on", "off"},
              "Replay decoding steps on GPUs instead of launching kernel by kernel")

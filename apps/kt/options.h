@@ -34,7 +34,8 @@ inline constexpr const char* kMachineGroup = "Model and machine";
 /// --threads --act --kv --ctx --chunk.
 void add_run_options(CLI::App& command, session::RunOptions& options);
 
-/// Those and --isa --rules --plugin --trace --gpus --gpu-memory --gpu-graphs --emulate-gpus
+/// Those and --isa --rules --plugin --trace --gpus --gpu-memory --defer-experts --gpu-graphs
+/// --emulate-gpus
 /// --emulate-nodes --device.
 void add_model_options(CLI::App& command, session::Options& options);
 

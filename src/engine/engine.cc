@@ -238,11 +238,18 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
   const bool records = programs != nullptr && !programs->front()->is_recorded();
   operators::Step step{
       batch, cpu_, arena_, pool_.layers(), trace_, records ? nullptr : &expert_use_, gpus_};
-  if (shape.max_rows == 1) step.deferral.n_experts = options_.defer_experts;
+  if (!gpus_.empty() && shape.max_rows == 1) step.deferral.n_experts = options_.defer_experts;
   for (std::size_t i = 0; i < gpus_.size(); ++i)
     gpus_[i]->begin(batch, shape, programs == nullptr ? nullptr : (*programs)[i].get());
-  run(step);
-  for (const auto& gpu : gpus_) gpu->end();
+  {
+    struct End {  // also when run() throws: graphs go on to their ends
+      decltype(gpus_)& gpus;
+      ~End() {
+        for (const auto& gpu : gpus) gpu->end();
+      }
+    } const end{gpus_};
+    run(step);
+  }
   for (const auto& gpu : gpus_) {
     if (gpu->error().empty()) continue;
     fail(gpu->error_code(), operators::gpu_name(gpu->index()), "{}", gpu->error());
@@ -556,9 +563,13 @@ bool Engine::check_finite(Sequence& s, std::span<const float> logits, std::int64
   return false;
 }
 
-// ", first in …", of a batch whose cache pages are still there; in memory of its own, as others
-// still want the logits.
+// ", first in …", of a batch; in memory of its own, as others still want the logits. Empty when a
+// sequence of it has ended and given its cache pages back.
 std::string Engine::where_not_finite(const Rows& rows) {
+  for (std::size_t i = 0; i < rows.owners.size(); ++i) {
+    const operators::SequenceRows& s = rows.sequences[i];
+    if (rows.owners[i]->pages.size() * tensor::kKvPageLen < s.position + s.n_rows) return {};
+  }
   tensor::Arena arena;
   const operators::Batch batch = rows.batch();
   operators::Step step{batch, cpu_, arena, pool_.layers(), nullptr, nullptr, gpus_};

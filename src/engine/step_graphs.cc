@@ -13,9 +13,15 @@ const StepGraphs::Programs* StepGraphs::find(
                                   [&](const Entry& e) { return e.shape == shape; });
   if (entry == entries_.end() || !entry->worthwhile) return nullptr;
   entry->used = ++clock_;
-  while (entry->programs.size() < gpus.size()) {
-    const std::size_t i = entry->programs.size();
-    entry->programs.push_back(std::make_unique<GpuProgram>(gpus[i]->gpu(), entry->sizes[i]));
+  try {
+    while (entry->programs.size() < gpus.size()) {
+      const std::size_t i = entry->programs.size();
+      entry->programs.push_back(std::make_unique<GpuProgram>(gpus[i]->gpu(), entry->sizes[i]));
+    }
+  } catch (const Error&) {  // no pinned memory is left
+    entry->worthwhile = false;
+    entry->programs.clear();
+    return nullptr;
   }
   return &entry->programs;
 }

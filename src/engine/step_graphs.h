@@ -18,7 +18,8 @@ class StepGraphs {
   using Programs = std::vector<std::unique_ptr<operators::GpuProgram>>;  // one for each GPU
 
   /// The programs of a shape that was launched before, recorded or to be recorded by this step;
-  /// null: it is to be launched. Throws kNoMemory.
+  /// null: it is to be launched, as shapes for whose transfers there is no pinned memory always
+  /// are.
   const Programs* find(const operators::StepShape& shape,
                        std::span<const std::unique_ptr<operators::GpuStep>> gpus);
   /// Remembers a step of this shape, which was launched and has ended.

@@ -74,8 +74,11 @@ Builder Builder::structural(const std::string& name, std::string_view kind) cons
 
 std::optional<int> Builder::stream_gpu() const {
   const std::size_t dot = path_.rfind('.');
-  if (placement_->devices.emulated || placement_->stream_experts == StreamExperts::kOff ||
-      dot == std::string::npos) {
+  // Operators that change for long prompts would be pinned anew each time.
+  const bool changes =
+      placement_->layer_wise_threshold > 0 && !placement_->at(path_).prefill_op.empty();
+  if (changes || placement_->devices.emulated ||
+      placement_->stream_experts == StreamExperts::kOff || dot == std::string::npos) {
     return {};
   }
   return gpu_index(placement_->at(std::string_view(path_).substr(0, dot)).device);

@@ -365,6 +365,7 @@ void ExpertStream::run(Step& step, Layer layer, std::span<const std::int32_t> ex
   }
   gpu.release(mark);
   fill_ahead(step, source_after(source), experts.size());
+  if (!gpu.error().empty()) filled_.clear();  // some of it may never have been copied
 }
 
 // The copies run beside what the GPU does until that layer's experts.

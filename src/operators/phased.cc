@@ -68,6 +68,10 @@ class PhasedExperts : public PhasedOf<Experts> {
     active_->collect(step, ticket, accumulate_into);
   }
   bool overwrites() const override { return active_->overwrites(); }
+  bool on_cpu() const override { return active_->on_cpu(); }
+  std::vector<std::span<const std::byte>> packed_memory() const override {
+    return active_->packed_memory();
+  }
 
  private:
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {

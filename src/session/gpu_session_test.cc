@@ -182,6 +182,7 @@ TEST_F(GpuSession, ExpertsThatAreDeferredComeALayerLater) {
     }
   }
   EXPECT_EQ(tokens[2], tokens[0]);  // behind the only layer nothing is missing
+  EXPECT_NE(tokens[6], tokens[4]);
   for (std::size_t i = 0; i < tokens.size(); i += 2) EXPECT_EQ(tokens[i + 1], tokens[i]);
 }
 
@@ -311,6 +312,7 @@ TEST_F(GpuSession, LayersThatDoNotFitASlotAreStreamedInChunks) {
 }
 
 TEST_F(GpuSession, StreamsThatFailAreErrorsAndGiveEverythingBack) {
+  const std::vector<float> wanted = prompt_logits(*open_streamed("on"));
   const std::size_t held = settings_.n_held;
   for (const char* call : {"copy", "pack_n16", "scatter_add", "gather_rows", "moe", "event_record",
                            "stream_wait_event"}) {
@@ -318,6 +320,7 @@ TEST_F(GpuSession, StreamsThatFailAreErrorsAndGiveEverythingBack) {
     settings_.failing = call;
     EXPECT_THROW(prompt_logits(*session), Error) << call;
     settings_.failing = nullptr;
+    EXPECT_EQ(prompt_logits(*session), wanted) << call;
   }
   EXPECT_EQ(settings_.n_held, held);
 }

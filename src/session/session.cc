@@ -80,7 +80,7 @@ std::unique_ptr<Session> Session::open_dummy(const Options& options, const std::
 std::unique_ptr<Session> Session::assemble(const Options& options,
                                            std::unique_ptr<io::WeightSource> source) {
   if (options.chunk_size < 0)
-    fail(ErrorCode::kUsage, "--chunk", "{} rows: at least 1 is needed", options.chunk_size);
+    fail(ErrorCode::kUsage, "--chunk", "{} rows: 0 or more are wanted", options.chunk_size);
   std::unique_ptr<Session> s(new Session);
   s->source_ = std::move(source);
   s->cpu_ = make_cpu(options);
@@ -93,6 +93,10 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   engine_options.kv_tokens = std::max(plan.context, options.cache_tokens);
   engine_options.kv_format = kv_format(options.kv);
   engine_options.prompt_lookup = looks_up_prompt(options.speculate);
+  if (options.defer_experts > 0 && engine_options.prompt_lookup) {
+    fail(ErrorCode::kUsage, "--defer-experts",
+         "not together with --speculate: guessed tokens are computed without it");
+  }
   engine_options.defer_experts = options.defer_experts;
   engine_options.gpu_graphs = options.gpu_graphs == "on";
   engine_options.chunk_size = std::min(plan.chunk_size, plan.context);

@@ -70,12 +70,13 @@ class Decoder : public Module {
     const std::int64_t n = step.n_rows();
     Activation x(step, n, d_model);
     Activation delta(step, n, d_model);
-    Activation deferred(step, n, d_model);
-    step.deferral.rows = &deferred;
+    std::optional<Activation> deferred;
+    if (step.deferral.n_experts > 0) step.deferral.rows = &deferred.emplace(step, n, d_model);
     rotary_->prepare(step);
     embed(step, x);
     for (std::int64_t i = 0; i < n_layers(); ++i) layer(i).run(step, i, x, delta, i > 0);
     add_deferred(step, delta);
+    step.deferral.rows = nullptr;
     return last_rows(step, x, delta);
   }
 
