@@ -2,6 +2,7 @@
 // that is too little, and kernels that fail in the middle.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "backend/gpu/test_fixtures/fake_gpu.h"
@@ -255,17 +256,33 @@ TEST_F(GpuSession, ExpandedPromptsBesideOthers) {
   }
 }
 
-// Sums of bf16 products on one side, of 15-bit ones on the other; among many experts a near tie of
-// the router may turn.
-void expect_close(const std::vector<float>& a, const std::vector<float>& b, double share = 1e-3) {
+// Rows of logits from sums of bf16 products on one side, of 15-bit ones on the other; among many
+// experts a near tie of a router may turn in up to n_ties rows.
+void expect_close(const std::vector<float>& a, const std::vector<float>& b,
+                  std::size_t n_ties = 0) {
+  constexpr std::size_t kVocabulary = 263;  // of the golden configuration
   ASSERT_EQ(a.size(), b.size());
-  double square = 0.0, difference = 0.0;
+  ASSERT_EQ(a.size() % kVocabulary, 0u);
+  struct Row {
+    double difference = 0.0, square = 0.0;
+  };
+  std::vector<Row> rows(a.size() / kVocabulary);
   for (std::size_t i = 0; i < a.size(); ++i) {
-    square += double{a[i]} * a[i];
-    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    Row& row = rows[i / kVocabulary];
+    row.square += double{a[i]} * a[i];
+    row.difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
   }
-  EXPECT_LT(difference, share * square);
-  EXPECT_GT(difference, 0.0);
+  std::sort(rows.begin(), rows.end(),
+            [](const Row& x, const Row& y) { return x.difference < y.difference; });
+  ASSERT_GT(rows.size(), n_ties);
+  rows.resize(rows.size() - n_ties);
+  Row sum;
+  for (const Row& row : rows) {
+    sum.difference += row.difference;
+    sum.square += row.square;
+  }
+  EXPECT_LT(sum.difference, 1e-3 * sum.square);
+  EXPECT_GT(sum.difference, 0.0);
 }
 
 TEST_F(GpuSession, StreamedExpertsAgreeWithThoseOnTheCpu) {
@@ -299,7 +316,7 @@ TEST_F(GpuSession, LayersThatDoNotFitASlotAreStreamedInChunks) {
   const std::vector<float> wanted = prompt_logits(*open_streamed("off", "Q8_0", 0, config));
   auto session = open_streamed("on", "Q8_0", 0, config);
   const std::vector<float> streamed = prompt_logits(*session);
-  expect_close(streamed, wanted, 1e-2);
+  expect_close(streamed, wanted, 4);
   EXPECT_EQ(prompt_logits(*session), streamed);  // begins with what was sent ahead
   session = nullptr;
   EXPECT_EQ(prompt_logits(*open_streamed("on", "Q8_0", 2, config)), streamed);

@@ -216,15 +216,6 @@ struct RowWalk {
       total += sums[(row * warps() + w) * kRowsOfTile + r];
     return total;
   }
-  /// Adds the sums of the warps, the block's threads sharing the rows; then folded() has them.
-  __device__ void fold() const {
-    for (int i = threadIdx.x; i < rows * kRowsOfTile; i += blockDim.x) {
-      const int row = i / kRowsOfTile, r = i % kRowsOfTile;
-      sums[row * warps() * kRowsOfTile + r] = sum(row, r);  // what no other thread reads
-    }
-    __syncthreads();
-  }
-  __device__ float folded(int row, int r) const { return sums[row * warps() * kRowsOfTile + r]; }
 };
 constexpr std::size_t row_sums_bytes(std::int64_t rows, int warps) {
   return static_cast<std::size_t>(rows * warps) * kRowsOfTile * 4;
