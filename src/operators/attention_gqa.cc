@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "operators/attend.h"
+#include "operators/gpu_attention.h"
 #include "operators/makers.h"
 
 namespace kt::operators {
@@ -168,8 +169,6 @@ class GpuGroupedQuery : public GroupedQueryBase {
   void attend(GpuStep& gpu, const kernels::cuda::HeadsArgs& heads, const tensor::KvLayerView& kv,
               Activation& mixed) noexcept {
     const GpuStep::Sequences& sequences = gpu.sequences();
-    const std::size_t mark = gpu.mark();
-    auto& kernels = gpu.gpu().api();
     kernels::cuda::AttentionArgs args;
     args.q = heads.q;
     args.q_token_stride = heads.q_stride;
@@ -187,25 +186,8 @@ class GpuGroupedQuery : public GroupedQueryBase {
     args.dim_qk = args.dim_v = head_dim_;
     args.scale = scale_;
     args.window = window_;
-    args.split_keys = kernels.attention_split_keys(args, gpu.gpu().info());
     args.out = mixed.write_on(gpu);
-    // The slow twin takes heads of any size.
-    const bool fast = kernels.has_attention(head_dim_, head_dim_);
-    args.workspace_bytes =
-        fast ? kernels.attention_workspace(args) : kernels.attention_reference_workspace(args);
-    args.workspace = gpu.allocate(args.workspace_bytes);
-    launch(gpu, [&](auto& k, auto stream) {
-      if (fast) return k.attention_of_heads(heads, args, stream);
-      const auto status = k.prepare_heads(heads, stream);
-      const bool ok = status == kernels::cuda::Status::kOk;
-      return ok ? k.attention_reference(args, stream) : status;
-    });
-    gpu.release(mark);
-  }
-
-  template <class F>
-  void launch(GpuStep& gpu, F&& f) const noexcept {
-    gpu.run(path().c_str(), f);
+    gpu_attend(gpu, path().c_str(), args, &heads);
   }
 
   int gpu_;

@@ -12,7 +12,8 @@ bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v) {
   return false;
 }
 
-void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args) noexcept {
+void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args,
+                const kernels::cuda::HeadsArgs* heads) noexcept {
   const std::size_t mark = gpu.mark();
   const backend::GpuApi& api = gpu.gpu().api();
   const bool fast = api.has_attention(args.dim_qk, args.dim_v);
@@ -21,7 +22,12 @@ void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args
       fast ? api.attention_workspace(args) : api.attention_reference_workspace(args);
   args.workspace = gpu.allocate(args.workspace_bytes);
   gpu.run(who, [&](auto& k, auto stream) {
-    return fast ? k.attention(args, stream) : k.attention_reference(args, stream);
+    if (fast && heads != nullptr) return k.attention_of_heads(*heads, args, stream);
+    if (fast) return k.attention(args, stream);
+    const auto status =
+        heads == nullptr ? kernels::cuda::Status::kOk : k.prepare_heads(*heads, stream);
+    const bool ok = status == kernels::cuda::Status::kOk;
+    return ok ? k.attention_reference(args, stream) : status;
   });
   gpu.release(mark);
 }

@@ -9,8 +9,10 @@ namespace kt::operators {
 /// Whether GPUs have a kernel for heads of this size.
 bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v);
 
-/// `who` names the module in errors; split_keys and workspace of args are filled in.
-void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args) noexcept;
+/// `who` names the module in errors; split_keys and workspace of args are filled in. `heads`: what
+/// is to be prepared first, in the same launch where the kernel does both.
+void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args,
+                const kernels::cuda::HeadsArgs* heads = nullptr) noexcept;
 
 /// Memory for keys and values per head that latent attention makes for a prompt of any length, in
 /// one go or a few heads at a time.
