@@ -1,6 +1,6 @@
 // bench_cuda_kernels [--json FILE] [FAMILY…]: the kernel families on shapes of published models,
 // with the share of the ceilings that the same run measures first. Families: gemv gemm moe
-// attention mla heads step.
+// attention mla heads step lists.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include "kernels/cuda/bench/step.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/moe/moe.h"
+#include "kernels/cuda/sampling/sampling.h"
 
 namespace kt::kernels::cuda::bench {
 namespace {
@@ -192,6 +193,34 @@ void bench_attention(Harness& h, const Heads& heads, std::int64_t batch, std::in
                keys);
 }
 
+/// Short lists of logits that the head has just left, for the host.
+void bench_lists(Harness& h, std::int64_t m, std::int64_t n) {
+  std::vector<float> values(static_cast<std::size_t>(m * n));
+  std::mt19937 rng(1);
+  std::normal_distribution<float> normal(0.0f, 2.5f);
+  for (float& v : values) v = normal(rng);
+  const Buffer logits(m * n * 4), scales(m * 4);
+  logits.upload(values);
+  scales.upload(std::vector<float>(static_cast<std::size_t>(m), 1.0f));
+  void* lists = nullptr;
+  cudaHostAlloc(&lists, static_cast<std::size_t>(m) * sizeof(RowList), cudaHostAllocMapped);
+  ListArgs args;
+  args.logits = reinterpret_cast<const float*>(logits.get());
+  args.m = m;
+  args.n = args.stride = n;
+  args.scales = reinterpret_cast<const float*>(scales.get());
+  void* address = nullptr;
+  cudaHostGetDevicePointer(&address, lists, 0);
+  args.lists = static_cast<RowList*>(address);
+  args.workspace_bytes = list_rows_workspace(args);
+  const Buffer workspace(static_cast<std::int64_t>(args.workspace_bytes));
+  args.workspace = workspace.get();
+  const double time =
+      h.seconds(50, [&](int, cudaStream_t stream) { return list_rows(args, stream); });
+  h.report("lists", fmt::format("{} x {}", m, n), time, static_cast<double>(m * n * 4), 0.0);
+  cudaFreeHost(lists);
+}
+
 void run(Harness& h, const std::set<std::string>& families) {
   const auto wanted = [&](const char* family) {
     return families.empty() || families.contains(family);
@@ -243,6 +272,9 @@ void run(Harness& h, const std::set<std::string>& families) {
     }
   }
   if (wanted("heads")) bench_head_products(h);
+  if (wanted("lists")) {
+    for (const std::int64_t m : {1, 8, 32}) bench_lists(h, m, 151936);
+  }
 }
 
 int main(int argc, char** argv) {
@@ -252,12 +284,14 @@ int main(int argc, char** argv) {
     const std::string arg = argv[i];
     if (arg == "--json" && i + 1 < argc) {
       json = argv[++i];
-    } else if (std::set<std::string>{"gemv", "gemm", "moe", "attention", "mla", "heads", "step"}
+    } else if (std::set<std::string>{"gemv", "gemm", "moe", "attention", "mla", "heads", "step",
+                                     "lists"}
                    .contains(arg)) {
       families.insert(arg);
     } else {
       std::fputs(
-          "usage: bench_cuda_kernels [--json FILE] [gemv gemm moe attention mla heads step]\n",
+          "usage: bench_cuda_kernels [--json FILE] [gemv gemm moe attention mla heads step "
+          "lists]\n",
           stderr);
       return 2;
     }
