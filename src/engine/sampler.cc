@@ -15,9 +15,6 @@ void in_range(bool ok, const char* field, double value, const char* wanted) {
   if (!ok) fail(ErrorCode::kUsage, field, "{} is out of range; {} is wanted", value, wanted);
 }
 
-// Uniform in [0, 1) from 53 random bits: the same on every standard library.
-double uniform(std::mt19937_64& random) { return static_cast<double>(random() >> 11) * 0x1p-53; }
-
 SampledToken finished(std::int32_t id, std::span<const float> logits,
                       const SampleOptions& options) {
   if (id >= 0 && (options.logprob || options.n_top > 0))
@@ -123,21 +120,25 @@ Sampler::Sampler(const SamplingParams& params, std::int64_t vocab_size)
   random_.seed(seed_);
 }
 
-void Sampler::penalize(std::span<const std::int32_t> history) {
-  const bool off = params_.repetition_penalty == 1.0f && params_.frequency_penalty == 0.0f &&
-                   params_.presence_penalty == 0.0f;
-  if (off) return;
+bool Sampler::penalizes() const {
+  return params_.repetition_penalty != 1.0f || params_.frequency_penalty != 0.0f ||
+         params_.presence_penalty != 0.0f;
+}
+
+// How often each token comes among those that the penalties look back to.
+void Sampler::count(std::span<const std::int32_t> history) {
+  counts_.clear();
+  if (!penalizes()) return;
   if (params_.repeat_last_n >= 0) {
     const auto n = std::min(history.size(), static_cast<std::size_t>(params_.repeat_last_n));
     history = history.last(n);
   }
-  counts_.clear();
   for (const std::int32_t id : history) ++counts_[id];
-  for (const auto& [id, count] : counts_) {
-    float& logit = logits_[static_cast<std::size_t>(id)];
-    logit = logit > 0.0f ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
-    logit -= static_cast<float>(count) * params_.frequency_penalty + params_.presence_penalty;
-  }
+}
+
+float Sampler::penalized(float logit, std::int32_t count) const {
+  logit = logit > 0.0f ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+  return logit - (static_cast<float>(count) * params_.frequency_penalty + params_.presence_penalty);
 }
 
 void Sampler::keep_typical() {
@@ -199,24 +200,32 @@ void Sampler::gather(std::size_t k) {
   std::sort(candidates_.begin(), candidates_.end(), better);
 }
 
-std::int32_t Sampler::draw() {
-  gather(params_.top_k != 0 ? static_cast<std::size_t>(params_.top_k) : logits_.size());
-  if (candidates_.empty()) return -1;
+void Sampler::drop_unlikely() {
+  const float least = params_.min_p * candidates_.front().probability;
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.probability < least; });
   normalize();
-  if (params_.typical_p < 1.0f) keep_typical();
-  if (params_.top_p < 1.0f) keep_mass(params_.top_p);
-  if (params_.min_p > 0.0f) {
-    const float least = params_.min_p * candidates_.front().probability;
-    std::erase_if(candidates_, [&](const Candidate& c) { return c.probability < least; });
-    normalize();
-  }
-  const double u = uniform(random_);
+}
+
+// In [0, 1), from 53 random bits: the same on every standard library.
+double Sampler::uniform() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
+
+std::int32_t Sampler::pick() {
+  const double u = uniform();
   double sum = 0.0;
   for (const Candidate& c : candidates_) {
     sum += static_cast<double>(c.probability);
     if (u < sum) return c.id;
   }
   return candidates_.back().id;
+}
+
+std::int32_t Sampler::draw() {
+  if (candidates_.empty()) return -1;
+  normalize();
+  if (params_.typical_p < 1.0f) keep_typical();
+  if (params_.top_p < 1.0f) keep_mass(params_.top_p);
+  if (params_.min_p > 0.0f) drop_unlikely();
+  return pick();
 }
 
 void Sampler::apply_mask(std::span<const std::uint32_t> mask) {
@@ -229,8 +238,7 @@ void Sampler::apply_mask(std::span<const std::uint32_t> mask) {
 // Whether the logits decide as they are.
 bool Sampler::takes_best(const SampleOptions& options) const {
   return params_.temperature == 0.0f && params_.logit_bias.empty() && options.mask.empty() &&
-         params_.repetition_penalty == 1.0f && params_.frequency_penalty == 0.0f &&
-         params_.presence_penalty == 0.0f;
+         !penalizes();
 }
 
 SampledToken Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history,
@@ -244,11 +252,17 @@ SampledToken Sampler::sample(std::span<const float> logits, std::span<const std:
   }
   if (!options.mask.empty()) apply_mask(options.mask);
   for (const auto& [id, bias] : params_.logit_bias) logits_[static_cast<std::size_t>(id)] += bias;
-  penalize(history);
+  count(history);
+  for (const auto& [id, n] : counts_) {
+    float& logit = logits_[static_cast<std::size_t>(id)];
+    logit = penalized(logit, n);
+  }
   constexpr float kMost = std::numeric_limits<float>::max();
   for (float& l : logits_)
     l = std::isnan(l) ? kNever : std::min(l, kMost);  // inf - inf; a bias of inf
-  return finished(params_.temperature == 0.0f ? best_of(logits_) : draw(), logits, options);
+  if (params_.temperature == 0.0f) return finished(best_of(logits_), logits, options);
+  gather(params_.top_k != 0 ? static_cast<std::size_t>(params_.top_k) : logits_.size());
+  return finished(draw(), logits, options);
 }
 
 }  // namespace kt::engine
