@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
-#include <thread>
 
 #include "backend/gpu/gpu.h"
 #include "backend/gpu/self_check.h"
@@ -89,9 +89,10 @@ TEST_F(CudaPlugin, RegisteredMemoryIsSeenByTheDevice) {
 }
 
 // What a layer with experts on the CPU does, thirty times in one graph: the GPU counts a flag up,
-// the CPU answers, the GPU goes on.
+// the CPU answers, the GPU goes on. Timed as the CPU sees it: from its answer to the next count.
 TEST_F(CudaPlugin, HandsOverToTheCpuAndBackInsideAGraph) {
-  constexpr std::uint32_t kLayers = 30, kReplays = 20;
+  using Clock = std::chrono::steady_clock;
+  constexpr std::uint32_t kLayers = 30, kReplays = 1000, kWarmUp = 20;
   Gpu gpu(library_, 0, 1 << 20);
   const PinnedMemory memory = gpu.pinned(256);
   auto* flags = static_cast<std::uint32_t*>(memory.get());
@@ -99,34 +100,35 @@ TEST_F(CudaPlugin, HandsOverToTheCpuAndBackInsideAGraph) {
   gpu.check(gpu.api().device_address(flags, &address), "device_address");
   auto* to_cpu = static_cast<std::uint32_t*>(address);
   auto* to_gpu = to_cpu + 32;
-  const GpuEvent from = gpu.event(true), to = gpu.event(true);
   const GpuGraph graph = gpu.record([&] {
     for (std::uint32_t layer = 1; layer <= kLayers; ++layer) {
       gpu.check(gpu.api().write_flag(to_cpu, layer, gpu.stream()), "write_flag");
       gpu.check(gpu.api().wait_flag(to_gpu, layer, gpu.stream()), "wait_flag");
     }
   });
-  float least = 1e9f;
-  for (std::uint32_t replay = 0; replay < kReplays; ++replay) {
+  std::vector<double> micros;  // of one hand-over and back
+  for (std::uint32_t replay = 0; replay < kWarmUp + kReplays; ++replay) {
     flags[0] = flags[32] = 0;
-    std::thread cpu([&] {
-      for (std::uint32_t layer = 1; layer <= kLayers; ++layer) {
-        while (__atomic_load_n(&flags[0], __ATOMIC_ACQUIRE) < layer) {
-        }
-        __atomic_store_n(&flags[32], layer, __ATOMIC_RELEASE);
-      }
-    });
-    gpu.check(gpu.api().event_record(from.get(), gpu.stream()), "event_record");
     gpu.check(gpu.api().graph_launch(graph.get(), gpu.stream()), "graph_launch");
-    gpu.check(gpu.api().event_record(to.get(), gpu.stream()), "event_record");
+    Clock::time_point answered;
+    for (std::uint32_t layer = 1; layer <= kLayers; ++layer) {
+      while (__atomic_load_n(&flags[0], __ATOMIC_ACQUIRE) < layer) {
+      }
+      const auto now = Clock::now();
+      if (layer > 1 && replay >= kWarmUp)
+        micros.push_back(std::chrono::duration<double, std::micro>(now - answered).count());
+      answered = now;
+      __atomic_store_n(&flags[32], layer, __ATOMIC_RELEASE);
+    }
     gpu.synchronize();
-    cpu.join();
-    float milliseconds = 0.0f;
-    gpu.check(gpu.api().event_elapsed(from.get(), to.get(), &milliseconds), "event_elapsed");
-    least = std::min(least, milliseconds);
   }
-  std::printf("one hand-over and back: %.2f us\n", 1e3 * least / kLayers);
-  EXPECT_LT(1e3 * least / kLayers, 50.0);
+  std::sort(micros.begin(), micros.end());
+  const auto at = [&](double share) {
+    return micros[static_cast<std::size_t>(share * static_cast<double>(micros.size() - 1))];
+  };
+  std::printf("one hand-over and back, of %zu: p50 %.2f us, p99 %.2f us, largest %.2f us\n",
+              micros.size(), at(0.5), at(0.99), micros.back());
+  EXPECT_LT(at(0.5), 50.0);
 }
 
 // All that a model may use: where the check at its start fails, it is not opened.
@@ -140,6 +142,7 @@ GpuKernels all_kernels() {
 #include "kernels/cuda/moe/kernels.inc"
 #undef EXPERTS
   kernels.experts.insert({Format::kQ4_K, Format::kQ6_K});
+  kernels.lists = true;
 #define ATTENTION(qk, v, launch) kernels.attention.insert({qk, v, (qk) == 576});
 #include "kernels/cuda/attention/kernels.inc"
 #undef ATTENTION
