@@ -108,58 +108,6 @@ void Engine::reuse_prefix(Sequence& sequence) {
   if (sequence.result.tokens.empty()) sequence.result.n_cached = best_length;
 }
 
-// The hash of all tokens up to the end of a page, and of what else its rows depend on.
-const Sha256& Engine::page_key(Sequence& s, std::int64_t page) {
-  while (static_cast<std::int64_t>(s.page_keys.size()) <= page) {
-    const auto begin = s.page_keys.size() * static_cast<std::size_t>(tensor::kKvPageLen);
-    const auto tokens = std::as_bytes(
-        std::span(s.tokens).subspan(begin, static_cast<std::size_t>(tensor::kKvPageLen)));
-    const Sha256 before = s.page_keys.empty()
-                              ? sha256(std::as_bytes(std::span(options_.kv_identity)))
-                              : s.page_keys.back();
-    const auto head = std::as_bytes(std::span(before));
-    std::vector<std::byte> text(head.begin(), head.end());
-    text.insert(text.end(), tokens.begin(), tokens.end());
-    s.page_keys.push_back(sha256(text));
-  }
-  return s.page_keys[static_cast<std::size_t>(page)];
-}
-
-// Keeps a page in the store, if all of it is cached.
-void Engine::store(Sequence& s, std::int64_t page, io::PageStore::IfBusy if_busy) {
-  if (options_.page_store == nullptr || (page + 1) * tensor::kKvPageLen > s.n_cached) return;
-  try {
-    const Sha256& key = page_key(s, page);
-    if (!options_.page_store->wants(key, if_busy)) return;
-    std::vector<std::byte> rows(pool_.page_bytes());
-    pool_.read(s.pages[page], rows.data());
-    options_.page_store->put(key, std::move(rows), if_busy);
-  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): a cache may forget
-  }
-}
-
-// Goes on from the store where what memory has of the prompt ends. Its pages are there. False when
-// there is more: others wait for the step.
-bool Engine::load_stored(Sequence& s) {
-  if (options_.page_store == nullptr || !s.request.reuse_prefix || s.request.on_prompt_logits)
-    return true;
-  constexpr int kPagesPerStep = 8;
-  int n_loaded = 0;
-  std::vector<std::byte> rows;
-  for (std::int64_t page = s.n_cached / tensor::kKvPageLen;
-       (page + 1) * tensor::kKvPageLen < s.n_tokens(); ++page) {
-    const Sha256& key = page_key(s, page);
-    if (!options_.page_store->has(key)) return true;
-    if (n_loaded++ == kPagesPerStep) return false;
-    rows.resize(pool_.page_bytes());
-    if (!options_.page_store->get(key, rows)) return true;
-    pool_.write(s.pages[page], rows.data());
-    s.n_cached = (page + 1) * tensor::kKvPageLen;
-    if (s.result.tokens.empty()) s.result.n_cached = s.n_cached;
-  }
-  return true;
-}
-
 // Pages for the rows from those cached up to n_tokens; the longest unused sequences give way, from
 // their ends.
 bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
@@ -221,8 +169,11 @@ void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Ro
   const bool every_row = sequence.request.on_prompt_logits && sequence.in_prompt();
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t position = first + i, behind = position - sequence.n_tokens();
-    if (every_row || behind >= -1)
+    if (every_row || behind >= -1) {
       rows.logit_rows.push_back(static_cast<std::int32_t>(rows.tokens.size()));
+      rows.list_scales.push_back(sequence.sampler.list_scale());
+      rows.lists |= !every_row && !gpus_.empty();
+    }
     rows.tokens.push_back(behind < 0 ? sequence.tokens[static_cast<std::size_t>(position)]
                                      : sequence.draft[static_cast<std::size_t>(behind)]);
     rows.positions.push_back(static_cast<std::int32_t>(position));
@@ -256,11 +207,13 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
   }
 }
 
-tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
-  tensor::MatrixF logits;
+StepLogits Engine::run_rows(const Rows& rows) {
+  StepLogits logits;
   const auto run = [&](operators::Step& step) {
-    logits = arena_.matrix(static_cast<std::int64_t>(rows.logit_rows.size()), vocab_size());
-    model_.run(step, logits);
+    const auto n = static_cast<std::int64_t>(rows.logit_rows.size());
+    logits = StepLogits(arena_.matrix(n, vocab_size()));
+    if (!step.batch.list_scales.empty()) step.lists = &logits.lists();
+    model_.run(step, logits.target());
   };
   const operators::StepShape shape = operators::shape_of(rows.batch());
   // Traces tell of what the host does, which is little in a graph.
@@ -278,7 +231,7 @@ tensor::ConstMatrixF Engine::run_rows(const Rows& rows) {
 
 // False when a GPU failed on the way, which ends the requests in it; throws when it goes on
 // failing.
-bool Engine::run_or_end(const Rows& rows, tensor::ConstMatrixF* logits) {
+bool Engine::run_or_end(const Rows& rows, StepLogits* logits) {
   try {
     *logits = run_rows(rows);
     return true;
@@ -327,10 +280,11 @@ void Engine::run_layer_wise(Sequence& s) {
   for (const Rows& chunk : chunks) {
     const auto count = static_cast<std::int64_t>(chunk.tokens.size());
     const auto chunk_start = Clock::now();
-    tensor::MatrixF logits;
+    StepLogits logits;
     with_step(chunk, [&](operators::Step& step) {
-      logits = arena_.matrix(static_cast<std::int64_t>(chunk.logit_rows.size()), vocab_size());
-      layered_->head(step, x.rows(row, count), delta.rows(row, count), logits);
+      const auto n_logits = static_cast<std::int64_t>(chunk.logit_rows.size());
+      logits = StepLogits(arena_.matrix(n_logits, vocab_size()));
+      layered_->head(step, x.rows(row, count), delta.rows(row, count), logits.target());
     });
     seconds += seconds_since(chunk_start);
     row += count;
@@ -458,7 +412,7 @@ bool Engine::step() {
   }
   for (const Rows& rows : batches) {
     const auto start = Clock::now();
-    tensor::ConstMatrixF logits;
+    StepLogits logits;
     if (!run_or_end(rows, &logits)) continue;
     const double seconds = seconds_since(start);
     if (decodes_only) drafts_.record(static_cast<std::int64_t>(rows.tokens.size()), seconds);
@@ -519,14 +473,11 @@ std::int64_t Engine::to_chunk_end(std::int64_t position) const {
   return options_.chunk_size - position % options_.chunk_size;
 }
 
-void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstMatrixF& logits,
+void Engine::take_outputs(Sequence& s, std::int64_t n_rows, StepLogits& logits,
                           std::int64_t* logit_row, double seconds) {
   const bool prompt = s.in_prompt();
   (prompt ? s.result.prefill_seconds : s.result.decode_seconds) += seconds;
   if (!prompt) ++s.result.n_decoded;
-  const auto row_logits = [&](std::int64_t row) {
-    return std::span<const float>(logits.row(row), static_cast<std::size_t>(logits.n_cols));
-  };
   const auto n_draft = static_cast<std::int64_t>(s.draft.size());
   n_rows -= n_draft;
   s.result.n_drafted += n_draft;
@@ -536,27 +487,31 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, const tensor::ConstM
   const std::int64_t n_logits = every_row ? n_rows : (last ? 1 : 0);
   *logit_row += n_logits + n_draft;  // before anything can throw: others come behind it
   for (std::int64_t i = 0; i < n_logits; ++i) {
-    if (!check_finite(s, row_logits(first + i), s.n_cached + n_rows - n_logits + i)) return;
+    if (!check_finite(s, logits, first + i, s.n_cached + n_rows - n_logits + i)) return;
   }
   if (every_row) {
     // After waiting again, rows of generated tokens can be behind the prompt's.
     const std::int64_t n = std::min(n_rows, s.result.n_prompt - s.n_cached);
     for (std::int64_t i = 0; i < n; ++i)
-      s.request.on_prompt_logits(s.n_cached + i, row_logits(first + i));
+      s.request.on_prompt_logits(s.n_cached + i, logits.row(first + i));
   }
   s.n_cached += n_rows;
   s.last_used = ++clock_;
   if (prompt && s.request.on_prefill) {
     s.request.on_prefill(std::min(s.n_cached, s.result.n_prompt), s.result.n_prompt);
   }
-  if (last) take_token(s, row_logits(first + n_logits - 1));
+  if (last) take_token(s, logits, first + n_logits - 1);
   if (n_draft > 0) take_draft(s, logits, first + n_logits);
 }
 
 // False when a logit is no number, which ends the request.
-bool Engine::check_finite(Sequence& s, std::span<const float> logits, std::int64_t position) {
-  if (finite(logits)) return true;
-  if (taken_ != nullptr) not_finite_ = where_not_finite(*std::exchange(taken_, nullptr));
+bool Engine::check_finite(Sequence& s, StepLogits& logits, std::int64_t row,
+                          std::int64_t position) {
+  if (logits.finite(row)) return true;
+  if (taken_ != nullptr) {
+    logits.fetch_all();
+    not_finite_ = where_not_finite(*std::exchange(taken_, nullptr));
+  }
   s.result.error = fmt::format("the model computed a NaN or infinite logit at position {}{}",
                                position, not_finite_);
   finish(s, FinishReason::kError);
@@ -591,25 +546,32 @@ void Engine::choose_draft(Sequence& s, std::int64_t n_rows) {
 
 // Goes on through the guess's rows, the first of which is `row`, as long as the tokens that come
 // are the guessed ones.
-void Engine::take_draft(Sequence& s, const tensor::ConstMatrixF& logits, std::int64_t row) {
+void Engine::take_draft(Sequence& s, StepLogits& logits, std::int64_t row) {
   const std::vector<std::int32_t> draft = std::exchange(s.draft, {});
   const auto n_draft = static_cast<std::int64_t>(draft.size());
   std::int64_t n = 0;
   while (n < n_draft && s.state == Sequence::State::kRunning &&
          s.tokens.back() == draft[static_cast<std::size_t>(n)]) {
-    const std::span<const float> values(logits.row(row + n),
-                                        static_cast<std::size_t>(logits.n_cols));
-    if (!check_finite(s, values, s.n_cached)) return;
-    ++n;
+    if (!check_finite(s, logits, row + n, s.n_cached)) return;
     ++s.n_cached;
     ++s.result.n_decoded;
     ++s.result.n_accepted;
-    take_token(s, values);
+    take_token(s, logits, row + n++);
   }
   s.acceptance.record(n_draft, n);
 }
 
-void Engine::take_token(Sequence& s, std::span<const float> logits) {
+// From the list, or from the row where that does not say it all.
+SampledToken Engine::choose(Sequence& s, StepLogits& logits, std::int64_t row,
+                            const SampleOptions& options) {
+  std::optional<SampledToken> token;
+  if (const auto list = logits.list(row)) token = s.sampler.sample(*list, s.tokens, options);
+  ++choices_.n;
+  choices_.n_from_lists += token ? 1 : 0;
+  return token ? *std::move(token) : s.sampler.sample(logits.row(row), s.tokens, options);
+}
+
+void Engine::take_token(Sequence& s, StepLogits& logits, std::int64_t row) {
   const auto n_generated = static_cast<std::int64_t>(s.result.tokens.size());
   if (s.request.max_tokens >= 0 && n_generated >= s.request.max_tokens) {
     finish(s, FinishReason::kMaxTokens);
@@ -624,7 +586,7 @@ void Engine::take_token(Sequence& s, std::span<const float> logits) {
     if (ends_by_constraint(s, state)) return;
     if (state == TokenConstraint::State::kBound) options.mask = s.mask;
   }
-  const SampledToken token = s.sampler.sample(logits, s.tokens, options);
+  const SampledToken token = choose(s, logits, row, options);
   if (token.id < 0) {
     s.result.error = options.mask.empty() ? "no token has a finite logit"
                                           : "no token that may come has a finite logit";
@@ -719,12 +681,16 @@ std::vector<float> Engine::embed(std::vector<std::int32_t> tokens, Pooling pooli
 std::vector<float> Engine::try_rows(Sequence& sequence, std::int64_t n) {
   Rows rows;
   add_rows(sequence, sequence.n_tokens() - n, n, rows);
-  const tensor::ConstMatrixF logits = run_rows(rows);
-  if (!finite({logits.data, static_cast<std::size_t>(logits.n_cols)})) {
+  StepLogits logits = run_rows(rows);
+  const std::span<const float> row = logits.row(0);
+  if (!finite(row)) {
     fail(ErrorCode::kInternal, {}, "the model computed a NaN or infinite logit{}",
          where_not_finite(rows));
   }
-  return {logits.data, logits.data + logits.n_cols};
+  if (!logits.list_agrees(0)) {
+    fail(ErrorCode::kInternal, {}, "a GPU lists another logit as the largest than its row has");
+  }
+  return {row.begin(), row.end()};
 }
 
 void Engine::rehearse() {
@@ -748,6 +714,7 @@ void Engine::embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling,
                          std::vector<float>& sum) {
   Rows rows;
   add_rows(sequence, sequence.n_cached, n, rows);
+  rows.lists = false;
   if (pooling == Pooling::kMean) {
     rows.logit_rows.resize(static_cast<std::size_t>(n));
     std::iota(rows.logit_rows.begin(), rows.logit_rows.end(), 0);

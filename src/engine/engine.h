@@ -25,6 +25,7 @@
 #include "engine/prompt_lookup.h"
 #include "engine/sampler.h"
 #include "engine/step_graphs.h"
+#include "engine/step_logits.h"
 #include "io/page_store.h"
 #include "operators/kinds.h"
 #include "operators/layered.h"
@@ -117,6 +118,11 @@ class Engine {
 
   /// Of all steps so far.
   const operators::ExpertUse& expert_use() const { return expert_use_; }
+  /// Tokens chosen so far, and how many of them from a list while their row stayed on a GPU.
+  struct Choices {
+    std::uint64_t n = 0, n_from_lists = 0;
+  };
+  const Choices& choices() const { return choices_; }
 
   using RequestId = std::uint64_t;
   /// Queues a request. Throws kTooLong when the prompt leaves no room in the context (with both
@@ -152,7 +158,13 @@ class Engine {
     std::vector<std::int32_t> tokens, positions, logit_rows;
     std::vector<operators::SequenceRows> sequences;
     std::vector<Sequence*> owners;  // of each entry of sequences
-    operators::Batch batch() const { return {tokens, positions, sequences, logit_rows}; }
+    std::vector<float> list_scales;
+    bool lists = false;  // will do for some of the logits
+    operators::Batch batch() const {
+      const bool listed = lists && list_scales.size() <= StepLogits::kMostListed;
+      return {tokens, positions, sequences, logit_rows,
+              listed ? std::span(list_scales) : std::span<const float>()};
+    }
   };
   void check(const Request& request) const;
   void embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling, std::vector<float>& sum);
@@ -171,21 +183,24 @@ class Engine {
   void add_rows(Sequence& sequence, std::int64_t position, std::int64_t n, Rows& rows);
   template <class F>
   void with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs = nullptr);
-  tensor::ConstMatrixF run_rows(const Rows& rows);
+  StepLogits run_rows(const Rows& rows);
   std::vector<float> try_rows(Sequence& sequence, std::int64_t n);
-  bool run_or_end(const Rows& rows, tensor::ConstMatrixF* logits);
+  bool run_or_end(const Rows& rows, StepLogits* logits);
   void end_all();
   bool goes_layer_wise(const Sequence& sequence) const;
   void run_layer_wise(Sequence& sequence);
   bool run_layers(const Sequence& sequence, const std::vector<Rows>& chunks, tensor::MatrixF x,
                   tensor::MatrixF delta);
-  void take_outputs(Sequence& sequence, std::int64_t n_rows, const tensor::ConstMatrixF& logits,
+  void take_outputs(Sequence& sequence, std::int64_t n_rows, StepLogits& logits,
                     std::int64_t* logit_row, double seconds);
   void choose_draft(Sequence& sequence, std::int64_t n_rows);
-  void take_draft(Sequence& sequence, const tensor::ConstMatrixF& logits, std::int64_t row);
-  bool check_finite(Sequence& sequence, std::span<const float> logits, std::int64_t position);
+  void take_draft(Sequence& sequence, StepLogits& logits, std::int64_t row);
+  bool check_finite(Sequence& sequence, StepLogits& logits, std::int64_t row,
+                    std::int64_t position);
   std::string where_not_finite(const Rows& rows);
-  void take_token(Sequence& sequence, std::span<const float> logits);
+  SampledToken choose(Sequence& sequence, StepLogits& logits, std::int64_t row,
+                      const SampleOptions& options);
+  void take_token(Sequence& sequence, StepLogits& logits, std::int64_t row);
   bool ends_by_constraint(Sequence& sequence, TokenConstraint::State state);
   void finish(Sequence& sequence, FinishReason reason);
 
@@ -209,6 +224,7 @@ class Engine {
   std::atomic<bool> cancel_{false};
   operators::Trace* trace_ = nullptr;
   operators::ExpertUse expert_use_;
+  Choices choices_;
 };
 
 }  // namespace kt::engine

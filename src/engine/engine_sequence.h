@@ -1,4 +1,4 @@
-// A request inside the engine, and what stays of it. Included by engine.cc alone. Thread rule: the
+// A request inside the engine, and what stays of it. Included by engine*.cc alone. Thread rule: the
 // engine's thread.
 #pragma once
 #include "engine/engine.h"

@@ -143,6 +143,7 @@ StepShape shape_of(const Batch& batch) {
   shape.n_rows = static_cast<std::int64_t>(batch.tokens.size());
   shape.n_sequences = static_cast<std::int64_t>(batch.sequences.size());
   shape.n_logits = static_cast<std::int64_t>(batch.logit_rows.size());
+  shape.lists = !batch.list_scales.empty();
   for (const SequenceRows& s : batch.sequences) {
     shape.max_rows = std::max(shape.max_rows, s.n_rows);
     shape.max_keys = std::max(shape.max_keys, s.position + s.n_rows);
@@ -173,8 +174,9 @@ std::vector<std::byte> GpuStep::pack_batch(const Batch& batch, const StepShape& 
   const auto rows = static_cast<std::size_t>(shape.n_rows);
   const auto sequences = static_cast<std::size_t>(shape.n_sequences);
   const std::size_t logits_at = aligned(rows * sizeof(std::int32_t));
-  const std::size_t items_at =
+  const std::size_t scales_at =
       logits_at + aligned(static_cast<std::size_t>(shape.n_logits) * sizeof(std::int32_t));
+  const std::size_t items_at = scales_at + aligned(batch.list_scales.size_bytes());
   const std::size_t pages_at = items_at + aligned(sequences * sizeof(kernels::cuda::SequenceItem));
   std::vector<std::byte> packed(pages_at + sequences * static_cast<std::size_t>(stride) *
                                                sizeof(std::int32_t));
@@ -183,6 +185,8 @@ std::vector<std::byte> GpuStep::pack_batch(const Batch& batch, const StepShape& 
   };
   std::iota(ints(0), ints(0) + shape.n_rows, 0);
   std::copy(batch.logit_rows.begin(), batch.logit_rows.end(), ints(logits_at));
+  std::copy(batch.list_scales.begin(), batch.list_scales.end(),
+            reinterpret_cast<float*>(packed.data() + scales_at));
   auto* items = reinterpret_cast<kernels::cuda::SequenceItem*>(packed.data() + items_at);
   for (std::int32_t i = 0; const SequenceRows& s : batch.sequences) {
     const std::int64_t n_pages =
@@ -196,6 +200,7 @@ std::vector<std::byte> GpuStep::pack_batch(const Batch& batch, const StepShape& 
   if (batch_ == nullptr) return packed;
   row_numbers_ = reinterpret_cast<const std::int32_t*>(batch_);
   logit_rows_ = reinterpret_cast<const std::int32_t*>(batch_ + logits_at);
+  list_scales_ = reinterpret_cast<const float*>(batch_ + scales_at);
   sequences_ = {reinterpret_cast<const kernels::cuda::SequenceItem*>(batch_ + items_at),
                 shape.n_sequences,
                 shape.max_rows,
@@ -353,6 +358,41 @@ void GpuStep::fetch_now(const Fetch& fetch) noexcept {
               wait();
               if (error_.empty()) load_rows(at, fetch.type, fetch.to.rows(begin, n));
             });
+}
+
+// A step that is recorded writes them where the host reads them.
+void GpuStep::list(kernels::cuda::ListArgs args, std::span<kernels::cuda::RowList> to) noexcept {
+  const std::size_t bytes = to.size_bytes();
+  const std::byte* from = nullptr;
+  const auto launch = [&] {
+    run("lists of logits", [&](auto& k, auto stream) { return k.list_rows(args, stream); });
+  };
+  if (mode_ == Mode::kLaunch) {
+    transferred_.add(bytes);
+    args.lists = static_cast<kernels::cuda::RowList*>(allocate(bytes));
+    launch();
+    std::byte* at = stage(bytes);
+    run("fetching lists of logits", [&](auto& k, auto stream) {
+      return k.copy(at, args.lists, bytes, CopyKind::kToHost, stream);
+    });
+    wait();
+    from = at;
+  } else if (const GpuProgram::Slot slot = next_slot(bytes); slot.data == nullptr) {
+  } else if (mode_ == Mode::kRecord) {
+    args.lists = reinterpret_cast<kernels::cuda::RowList*>(slot.data_on_gpu);
+    args.flag = slot.full_on_gpu;
+    args.value = GpuProgram::kFull;
+    launch();
+  } else if (!program_->wait(slot)) {
+    note("waiting for a GPU", Status::kDeviceFailed);
+  } else {
+    from = slot.data;
+  }
+  if (error_.empty() && from != nullptr) {
+    std::memcpy(to.data(), from, bytes);
+  } else {
+    std::fill(to.begin(), to.end(), kernels::cuda::RowList{});
+  }
 }
 
 // Few bytes by one kernel, else by copies; then the flag.

@@ -36,6 +36,7 @@ struct StepShape {
   std::int64_t max_rows = 0;  // of a sequence
   std::int64_t max_keys = 0;  // of a sequence, or, of few rows, the next of few sizes
   std::int64_t n_logits = 0;
+  bool lists = false;  // of logits are made
   bool operator==(const StepShape&) const = default;
   /// Up to this many rows are "few", as decoding has them: fewer than the kBatchRows from which
   /// experts may be streamed, as their rows have it.
@@ -68,6 +69,7 @@ class GpuStep {
   const Sequences& sequences() const { return sequences_; }
   const std::int32_t* row_numbers() const { return row_numbers_; }  // 0, 1, … of the batch's rows
   const std::int32_t* logit_rows() const { return logit_rows_; }
+  const float* list_scales() const { return list_scales_; }  // as Batch has them
 
   /// 256-byte aligned, valid until release(mark) or the next step; null after an error.
   void* allocate(std::size_t bytes) noexcept;
@@ -100,6 +102,9 @@ class GpuStep {
   };
   /// A step that is replayed waits once for all; at most kernels::cuda::kPublishParts.
   void download(std::span<const Fetch> fetches) noexcept;
+  /// Short lists of rows of logits on the GPU, for the host; waits. A list is empty (n is 0) where
+  /// its row must be looked at, all are after an error. args.lists and args.flag are set here.
+  void list(kernels::cuda::ListArgs args, std::span<kernels::cuda::RowList> to) noexcept;
   /// sum += rows, which are on the GPU, contiguous.
   void add(tensor::ConstMatrixF rows, void* sum, kernels::cuda::Type type) noexcept;
 
@@ -135,6 +140,7 @@ class GpuStep {
   std::byte* batch_ = nullptr;  // as pack_batch() lists it
   const std::int32_t* row_numbers_ = nullptr;
   const std::int32_t* logit_rows_ = nullptr;
+  const float* list_scales_ = nullptr;
   std::string error_;
   ErrorCode error_code_ = ErrorCode::kInternal;
 };

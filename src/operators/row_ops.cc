@@ -28,6 +28,28 @@ Activation pick_logit_rows(Step& step, Activation& x) noexcept {
   return picked;
 }
 
+bool list_logits(Step& step, Activation& logits) noexcept {
+  GpuStep* gpu = logits.gpu();
+  if (step.lists == nullptr || gpu == nullptr) return false;
+  kernels::cuda::ListArgs args;
+  args.m = logits.n_rows();
+  args.n = args.stride = logits.n_cols();
+  args.workspace_bytes = gpu->gpu().api().list_rows_workspace(args);
+  if (args.workspace_bytes == 0) return false;  // rows that are too long
+  args.logits = static_cast<const float*>(logits.read_on(*gpu));
+  args.scales = gpu->list_scales();
+  args.workspace = gpu->allocate(args.workspace_bytes);
+  try {
+    step.lists->lists.resize(static_cast<std::size_t>(args.m));
+  } catch (const std::exception&) {
+    return false;
+  }
+  gpu->list(args, step.lists->lists);
+  step.lists->gpu = gpu;
+  step.lists->rows = args.logits;
+  return true;
+}
+
 const void* read_bf16(GpuStep& gpu, Activation& x) noexcept {
   const void* from = x.read_on(gpu);
   if (x.gpu_type() == GpuType::kBF16) return from;

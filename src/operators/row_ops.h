@@ -8,6 +8,10 @@ namespace kt::operators {
 /// The rows that want logits, in the order of Batch::logit_rows.
 Activation pick_logit_rows(Step& step, Activation& x) noexcept;
 
+/// Leaves logits on the GPU that has them, with lists of their rows for the host, where the step
+/// asks for these; false where it does not, or the logits are in host memory.
+bool list_logits(Step& step, Activation& logits) noexcept;
+
 /// x on a GPU in bf16, n_cols apart; converted into temporary memory when it has another type.
 const void* read_bf16(GpuStep& gpu, Activation& x) noexcept;
 

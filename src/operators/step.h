@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "backend/cpu/cpu.h"
 #include "operators/gpu_step.h"
@@ -29,6 +30,16 @@ struct Batch {
   std::span<const std::int32_t> positions;  // [n_rows]
   std::span<const SequenceRows> sequences;
   std::span<const std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  /// Of each, where short lists of the logits do (Step::lists): the scale of a list's second sum.
+  std::span<const float> list_scales = {};
+};
+
+/// Logits that stay on the GPU of the head; the host has lists of the largest of each row.
+struct LogitLists {
+  GpuStep* gpu = nullptr;       // null: there are none, the logits are in host memory
+  const float* rows = nullptr;  // [logit_rows.size(), vocab_size] there, until the next step begins
+  std::vector<kernels::cuda::RowList> lists;
+  static constexpr double kSumError = kernels::cuda::kListSumError;
 };
 
 /// What routed experts did, summed over layers.
@@ -59,6 +70,7 @@ struct Step {
   std::span<const std::unique_ptr<GpuStep>> gpus =
       {};  // those in use; index() is the number in "cuda:0"
   Deferral deferral = {};
+  LogitLists* lists = nullptr;  // the head may fill this instead of the logits
   std::int64_t n_rows() const { return static_cast<std::int64_t>(batch.tokens.size()); }
   GpuStep& gpu(int index) const {
     for (const auto& gpu : gpus) {

@@ -29,6 +29,7 @@ backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource&
     if (operators::gpu_index(module.site().device) != gpu || module.kind() == "Embedding") return;
     const operators::Kept kept = module.kept(source, backend::ActPolicy::kQ16);
     if (kept.matrices.empty()) return;
+    kernels.lists |= module.path() == "lm_head";
     if (module.kind() == "Experts") {
       kernels.experts.emplace(kept.matrices.front().format, kept.matrices.back().format);
       return;

@@ -33,6 +33,26 @@ double relative_error(const std::vector<float>& got, const std::vector<float>& w
   return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
 }
 
+/// Of the sums of lists; infinite where that is more than they may have, or the lists differ.
+double difference(const std::vector<kernels::cuda::RowList>& got,
+                  const std::vector<kernels::cuda::RowList>& want) {
+  std::vector<float> sums[2];
+  bool same = true;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const auto &a = got[i], &b = want[i];
+    same &= a.n == b.n && b.n == kernels::cuda::kListed && a.largest == b.largest &&
+            std::equal(a.ids, a.ids + kernels::cuda::kListed, b.ids) &&
+            std::equal(a.logits, a.logits + kernels::cuda::kListed, b.logits);
+    for (const auto& [list, to] : {std::pair(&a, &sums[0]), std::pair(&b, &sums[1])}) {
+      to->push_back(static_cast<float>(list->sum));
+      to->push_back(static_cast<float>(list->scaled_sum));
+    }
+  }
+  const double error = relative_error(sums[0], sums[1]);
+  return same && error <= kernels::cuda::kListSumError ? error
+                                                       : std::numeric_limits<double>::infinity();
+}
+
 std::string format_name(Format format) { return std::string(formats::traits(format).name); }
 
 std::string rows_text(std::int64_t m) { return m == 1 ? "1 row" : fmt::format("{} rows", m); }
@@ -55,6 +75,7 @@ class SelfCheck {
   void experts(Format gate, Format down);
   void attention(const GpuHeads& heads);
   void head_products(std::int64_t m);
+  void lists(std::int64_t m);
 
   template <class T>
   T* put(const std::vector<T>& values) {
@@ -274,6 +295,38 @@ void SelfCheck::head_products(std::int64_t m) {
   });
 }
 
+// Lists of rows of logits: what is listed must be the same, sums may differ by their error.
+void SelfCheck::lists(std::int64_t m) {
+  using kernels::cuda::RowList;
+  GpuCheck check{"lists", rows_text(m)};
+  kernels::cuda::ListArgs args;
+  args.m = m;
+  args.n = args.stride = 20011;
+  args.workspace_bytes = api().list_rows_workspace(args);
+  if (args.workspace_bytes == 0) return absent(check, "no kernel");
+  const std::size_t mark = gpu_.mark();
+  try {
+    args.logits = put(noise(m * args.n, 1));
+    args.scales = put(std::vector<float>(static_cast<std::size_t>(m), 1.25f));
+    args.workspace = gpu_.allocate_bytes(args.workspace_bytes);
+    args.lists = gpu_.allocate<RowList>(m);
+    const auto rows_of = [&](Status (*kernel)(const kernels::cuda::ListArgs&, Stream)) {
+      std::vector<RowList> rows(static_cast<std::size_t>(m));
+      gpu_.check(kernel(args, gpu_.stream()), "kernel");
+      gpu_.download(rows.data(), args.lists, rows.size() * sizeof(RowList));
+      return rows;
+    };
+    check.error = difference(rows_of(api().list_rows), rows_of(api().list_rows_reference));
+    check.outcome =
+        check.error <= kLargestGpuError ? GpuCheck::Outcome::kAgrees : GpuCheck::Outcome::kDiffers;
+  } catch (const Error& e) {
+    check.outcome = GpuCheck::Outcome::kFailed;
+    check.problem = e.what();
+  }
+  gpu_.release(mark);
+  results_.push_back(std::move(check));
+}
+
 std::vector<GpuCheck> SelfCheck::run(const GpuKernels& kernels) {
   for (const Format format : kernels.products) products(format);
   for (const auto& [gate, down] : kernels.experts) experts(gate, down);
@@ -282,6 +335,10 @@ std::vector<GpuCheck> SelfCheck::run(const GpuKernels& kernels) {
                   [](const GpuHeads& heads) { return heads.latent; })) {
     head_products(1);
     head_products(64);
+  }
+  if (kernels.lists) {
+    lists(1);
+    lists(8);
   }
   return std::move(results_);
 }
@@ -292,7 +349,8 @@ GpuKernels common_gpu_kernels() {
   return {{Format::kBF16, Format::kQ8_0, Format::kQ4_K, Format::kQ6_K, Format::kF8_E4M3_B128,
            Format::kI4_128},
           {{Format::kQ4_K, Format::kQ6_K}, {Format::kBF16, Format::kBF16}},
-          {{128, 128, false}, {576, 512, true}}};
+          {{128, 128, false}, {576, 512, true}},
+          true};
 }
 
 std::vector<GpuCheck> check_gpu(Gpu& gpu, const GpuKernels& kernels) {

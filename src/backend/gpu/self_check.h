@@ -23,7 +23,7 @@ struct GpuCheck {
     kFailed,  // problem says how
     kAbsent,  // not in this plug-in, or no cuBLASLt
   };
-  std::string family;  // "products", "experts", "attention"
+  std::string family;  // "products", "experts", "attention", "lists"
   std::string what;    // "Q4_K, 8 rows"
   Outcome outcome = Outcome::kAbsent;
   double error = 0.0;
@@ -42,6 +42,7 @@ struct GpuKernels {
   std::set<formats::Format> products;
   std::set<std::pair<formats::Format, formats::Format>> experts;
   std::set<GpuHeads> attention;
+  bool lists = false;  // of logits
 };
 /// Some of every family.
 GpuKernels common_gpu_kernels();

@@ -42,6 +42,8 @@ TEST(GpuSelfCheck, AgreesAndSaysWhatIsAbsent) {
   EXPECT_EQ(find(checks, "MLA 576+512").outcome, Outcome::kAbsent);
   EXPECT_EQ(find(checks, "GQA 128+128").family, "attention");
   EXPECT_EQ(find(checks, "Q4_K and Q6_K").problem, "no kernel");
+  EXPECT_EQ(checks.back().family, "lists");
+  EXPECT_EQ(checks.back().outcome, Outcome::kAbsent);
 }
 
 TEST(GpuSelfCheck, ChecksWhatItIsAsked) {

@@ -147,7 +147,7 @@ class CausalLm : public Model, public Layered {
     if (hidden.n_rows() == 0) return;
     Activation out = Activation::on(step, logits);
     lm_head_->run(step, hidden, out);
-    out.f32();  // brings them back
+    if (!list_logits(step, out)) out.f32();  // brings them back
   }
 
   std::int64_t vocab_size_;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -267,6 +268,19 @@ std::int64_t rows_of(const Args& args) {
     return launch(#name, stream, [args] { host_kernels::name(args); }); \
   }
 
+[[maybe_unused]] void set_lists(GpuApi& api) {
+  api.list_rows_workspace = [](const ListArgs&) -> std::size_t {
+    return settings.listed > 0 ? 256 : 0;
+  };
+  api.list_rows = [](const ListArgs& args, Stream stream) {
+    return launch("list_rows", stream, [args] { host_kernels::list_rows(args, settings.listed); });
+  };
+  api.list_rows_reference = [](const ListArgs& args, Stream stream) {
+    return launch("list_rows_reference", stream,
+                  [args] { host_kernels::list_rows(args, kListed); });
+  };
+}
+
 void set_kernels(GpuApi& api) {
   api.status_text = [](Status status) {
     return status == Status::kNoMemory ? "out of memory" : "the device failed";
@@ -298,6 +312,9 @@ void set_kernels(GpuApi& api) {
         product.x_stride = args.products[0].x_stride;
         product.m = args.products[0].m;
         host_kernels::gemm(product, 1.0f);
+        const std::int64_t row = settings.nan_row;
+        if (row >= 0 && row < product.m)
+          host_kernels::store(product.y, product.y_type, row * product.y_stride, NAN);
       }
     });
   };
@@ -337,6 +354,7 @@ void set_kernels(GpuApi& api) {
   api.pack_n16 = [](const PackN16Args& args, Stream stream) {
     return launch("pack_n16", stream, [args] { host_kernels::pack_n16(args); });
   };
+  set_lists(api);
   api.attention_reference = [](const AttentionArgs& args, Stream stream) {
     return launch("attention", stream, [args] { host_kernels::attention(args); });
   };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "base/half.h"
@@ -357,6 +358,32 @@ void scatter_add(const ScatterAddArgs& a) {
       for (std::int64_t c = 0; c < a.d; ++c) y[c] += a.x[r * a.d + c];
     }
   }
+}
+
+void list_rows(const ListArgs& a, std::int32_t most) {
+  for (std::int64_t r = 0; r < a.m; ++r) {
+    const std::vector<float> row = vector_at(a.logits, Type::kF32, r * a.stride, a.n);
+    const auto at = [&](std::int32_t i) { return row[static_cast<std::size_t>(i)]; };
+    RowList& list = a.lists[r];
+    list = {};
+    if (!std::all_of(row.begin(), row.end(), [](float l) { return std::isfinite(l); })) continue;
+    std::vector<std::int32_t> order(row.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int32_t x, std::int32_t y) { return at(x) > at(y); });
+    list.n = static_cast<std::int32_t>(std::min<std::int64_t>(a.n, most));
+    list.largest = at(order[0]);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(list.n); ++i) {
+      list.ids[i] = order[i];
+      list.logits[i] = at(order[i]);
+    }
+    for (const float l : row) {
+      const double below = double{l} - list.largest;
+      list.sum += std::exp(below);
+      list.scaled_sum += std::exp(below * double{a.scales[r]});
+    }
+  }
+  if (a.flag != nullptr) __atomic_store_n(a.flag, a.value, __ATOMIC_RELEASE);
 }
 
 template <formats::Format kFormat>

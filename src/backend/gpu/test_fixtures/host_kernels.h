@@ -26,6 +26,7 @@ void scale_rows(const ScaleArgs& args);
 void route(const RouteArgs& args);
 void gather_rows(const RowsArgs& args);
 void scatter_add(const ScatterAddArgs& args);
+void list_rows(const ListArgs& args, std::int32_t most);
 void pack_n16(const PackN16Args& args);
 
 }  // namespace kt::backend::host_kernels
