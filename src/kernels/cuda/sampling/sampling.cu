@@ -237,16 +237,18 @@ __device__ std::uint32_t count(const std::uint32_t (&keys)[kEach], std::uint32_t
   return n;
 }
 
-/// A key that at least kListed of the block's keys reach, and few more where there is one; the
-/// lowest when there are not so many.
+/// A key that at least kListed of the block's keys reach, and few more where there is one; else the
+/// key that too many share. The lowest when there are not so many.
 template <int kEach>
-__device__ std::uint32_t find_bound(const std::uint32_t (&keys)[kEach], Block& block) {
-  constexpr int kGuesses = 10;  // of values, before keys are halved
+__device__ std::uint32_t find_bound(const std::uint32_t (&keys)[kEach], Block& block,
+                                    bool* shared) {
+  constexpr int kGuesses = 8;  // of values, before keys are halved
   const float wanted = __logf(kListed + kBoundSlack / 2);
   std::uint32_t most = 0;
 #pragma unroll
   for (int j = 0; j < kEach; ++j) most = max(most, keys[j]);
   std::uint32_t low = kLowestKey, high = block.largest(most) + 1;
+  *shared = false;
   float log_low = 0.0f, log_high = __logf(0.5f);  // of how many reach them
   for (int round = 1; high - low > 1; ++round) {
     std::uint32_t middle = low + (high - low) / 2;
@@ -266,7 +268,8 @@ __device__ std::uint32_t find_bound(const std::uint32_t (&keys)[kEach], Block& b
     }
     low = middle;
     log_low = __logf(static_cast<float>(n));
-    if (n <= kListed + kBoundSlack) break;
+    *shared = n > kListed + kBoundSlack;
+    if (!*shared) break;
   }
   return low;
 }
@@ -325,6 +328,34 @@ __device__ int collect(const ListArgs& args, std::int64_t row, int n_groups, std
   return n_found;
 }
 
+/// Adds the first logits with this key, until kListed are found; how many there are then.
+__device__ int collect_equals(const ListArgs& args, std::int64_t row, int n_found,
+                              std::uint32_t key, Block& block) {
+  constexpr int kEach = 8;  // vectors of a thread, one after the other
+  const float* logits = args.logits + row * args.stride;
+  const bool aligned = rows_aligned(args);
+  for (std::int64_t begin = 0; begin < args.n && n_found < kListed;
+       begin += 4 * kEach * kChooseBlock) {
+    const std::int64_t first = begin / 4 + static_cast<std::int64_t>(threadIdx.x) * kEach;
+    std::uint32_t equal = 0;  // a bit for each logit
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      const float4 v = load_vector(logits, args.n, first + j, aligned);
+      const float each[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) equal |= (key_of(each[i]) == key ? 1u : 0u) << (4 * j + i);
+    }
+    int n = 0;
+    int place = n_found + block.places(__popc(equal), &n);
+    for (; equal != 0 && place < kListed; equal &= equal - 1, ++place) {
+      const auto id = static_cast<std::uint32_t>(4 * first + __ffs(static_cast<int>(equal)) - 1);
+      block.s.candidates[place] = static_cast<unsigned long long>(key) << 32 | ~id;
+    }
+    n_found = min(n_found + n, static_cast<int>(kListed));
+  }
+  return n_found;
+}
+
 /// Each candidate goes to the place that as many better ones leave it.
 __device__ void sort_into(int n, Shared& s) {
   for (int i = threadIdx.x; i < n; i += kChooseBlock) {
@@ -376,10 +407,15 @@ __global__ void __launch_bounds__(kChooseBlock) choose_kernel(ListArgs args, Pla
   }
   const RowStats stats(plan, row);
   const float scale = args.scales[row];
-  const std::uint32_t bound = find_bound(keys, block);
+  bool shared = false;
+  const std::uint32_t key = find_bound(keys, block, &shared), bound = shared ? key + 1 : key;
   const int n_groups = list_groups(keys, bound, block);
   int n = n_groups <= kGroupRoom ? collect<kVectors>(args, row, n_groups, bound, block) : 0;
-  if (n >= kCandidateRoom) n = 0;
+  if (n >= kCandidateRoom || n_groups > kGroupRoom) {
+    n = 0;
+  } else if (shared && n < kListed) {
+    n = collect_equals(args, row, n, key, block);
+  }
   if (threadIdx.x == 0) s.candidates[n] = 0;  // pads the last pair
   __syncthreads();
   sort_into(n, s);

@@ -117,6 +117,16 @@ TEST_F(Sampling, OfEqualsTheFirstAreListed) {
   Rows zeros = make_rows(1, 700, 700, 0.0f);
   for (std::size_t i = 0; i < zeros.logits.size(); i += 3) zeros.logits[i] = -0.0f;
   expect_agreement(zeros);
+  // More equals than there is room for: all, or behind some that are larger, some late.
+  Rows equals = make_rows(1, 151936, 151936, 0.0f);
+  expect_agreement(equals);
+  for (const std::size_t i : {5, 90000, 151935}) equals.logits[i] = 2.0f;
+  expect_agreement(equals);
+  for (std::size_t i = 0; i < 100000; ++i) equals.logits[i] -= 1.0f;
+  expect_agreement(equals);
+  Rows turns = make_rows(2, 151936, 151936, 3.0f);  // as models of random weights have them
+  for (std::size_t i = 251; i < turns.logits.size(); ++i) turns.logits[i] = turns.logits[i - 251];
+  expect_agreement(turns);
   // The largest beside each other, and one far above.
   Rows cluster = make_rows(1, 151936, 151936, 1.0f);
   for (std::size_t i = 70000; i < 70300; ++i) cluster.logits[i] += 30.0f;
@@ -136,8 +146,10 @@ TEST_F(Sampling, RowsThatCannotBeListedSaySo) {
     EXPECT_EQ(lists[2].n, kListed);
     EXPECT_EQ(lists_of(rows, list_rows_reference)[1].n, 0);
   }
-  // As many equals as no room is for.
-  EXPECT_EQ(lists_of(make_rows(1, 151936, 151936, 0.0f), list_rows)[0].n, 0);
+  // More that are larger than all others, in groups together, than there is room for.
+  Rows rows = make_rows(1, 151936, 151936, 1.0f);
+  for (std::size_t i = 0; i < 1024; ++i) rows.logits[i] += 30.0f;
+  EXPECT_EQ(lists_of(rows, list_rows)[0].n, 0);
 }
 
 TEST_F(Sampling, ListsInPinnedMemoryAreThereBeforeTheFlag) {
