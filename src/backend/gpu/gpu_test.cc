@@ -40,7 +40,7 @@ TEST(GpuLibrary, RefusesWhatIsNoPluginOfThisBuild) {
                [] { GpuLibrary::open(KT_SOURCE_DIR "/CMakeLists.txt"); });
   expect_error(ErrorCode::kUnsupported, "is the GPU plug-in of another build of kt",
                [] { GpuLibrary::open(fake("other_version")); });
-  expect_error(ErrorCode::kBadFile, "lacks the function argmax",
+  expect_error(ErrorCode::kBadFile, "lacks the function route",
                [] { GpuLibrary::open(fake("missing_function")); });
   expect_error(ErrorCode::kBadFile, "kt_gpu_api returned no table",
                [] { GpuLibrary::open(fake("no_table")); });

@@ -392,7 +392,7 @@ extern "C" __attribute__((visibility("default"))) const kt::backend::GpuApi* kt_
 #elif defined FAKE_OTHER_VERSION
   ++api.version;
 #elif defined FAKE_MISSING_FUNCTION
-  api.argmax = nullptr;
+  api.route = nullptr;
 #elif defined FAKE_NO_TABLE
   return nullptr;
 #endif

@@ -79,54 +79,6 @@ __global__ void rows_kernel(RowsArgs args) {
   }
 }
 
-__global__ void argmax_kernel(ArgmaxArgs args) {
-  start_next();
-  await_previous();
-  __shared__ float bests[kBlock / kWarp];
-  __shared__ int best_ids[kBlock / kWarp];
-  const float* logits = args.logits + blockIdx.x * args.stride;
-  const int n = static_cast<int>(args.n);
-  float best = -INFINITY;
-  int id = 0x7fffffff;
-  for (int i = threadIdx.x; i < n; i += kBlock) {
-    const float v = logits[i];
-    if (v > best) {
-      best = v;
-      id = i;
-    }
-  }
-  warp_best(best, id);
-  if (threadIdx.x % kWarp == 0) {
-    bests[threadIdx.x / kWarp] = best;
-    best_ids[threadIdx.x / kWarp] = id;
-  }
-  __syncthreads();
-  best = bests[0];
-  id = best_ids[0];
-  for (int w = 1; w < kBlock / kWarp; ++w) {
-    if (bests[w] > best || (bests[w] == best && best_ids[w] < id)) {
-      best = bests[w];
-      id = best_ids[w];
-    }
-  }
-  if (threadIdx.x == 0) args.ids[blockIdx.x] = id == 0x7fffffff ? 0 : id;
-  if (args.logprob == nullptr) return;
-  float sum = 0.0f;
-  for (int i = threadIdx.x; i < n; i += kBlock) sum += expf(logits[i] - best);
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) args.logprob[blockIdx.x] = -logf(sum);
-}
-
-__global__ void finite_kernel(const void* x, Type type, std::int64_t n, std::int32_t* flags) {
-  start_next();
-  await_previous();
-  bool bad = false;
-  for (std::int64_t i = threadIdx.x; i < n; i += kBlock) {
-    bad |= !isfinite(load_as_float(x, type, blockIdx.x * n + i));
-  }
-  if (bad) flags[blockIdx.x] = 1;
-}
-
 unsigned grid(std::int64_t blocks) { return static_cast<unsigned>(blocks); }
 
 /// One thread for each of n values.
@@ -167,18 +119,6 @@ Status gather_rows(const RowsArgs& args, Stream stream) {
 Status scatter_add(const ScatterAddArgs& args, Stream stream) {
   if (args.m <= 0 || args.d <= 0) return Status::kBadArgument;
   return launch(scatter_add_kernel, grid(args.m), kBlock, 0, stream, args);
-}
-
-Status argmax(const ArgmaxArgs& args, Stream stream) {
-  if (args.m <= 0 || args.n <= 0 || args.n > 0x7ffffffe || args.stride < args.n)
-    return Status::kBadArgument;
-  return launch(argmax_kernel, grid(args.m), kBlock, 0, stream, args);
-}
-
-Status check_finite(const void* x, Type type, std::int64_t m, std::int64_t n, std::int32_t* flags,
-                    Stream stream) {
-  if (m <= 0 || n <= 0) return Status::kBadArgument;
-  return launch(finite_kernel, grid(m), kBlock, 0, stream, x, type, n, flags);
 }
 
 }  // namespace kt::kernels::cuda

@@ -1,5 +1,5 @@
 // Row-wise kernels between matrix products: norms, rotary embedding, activations, routing, rows of
-// a table, the best token, a check for NaN.
+// a table.
 //
 //   add_rms_norm   residual += delta;  out = residual / sqrt(mean(residual²) + eps) · weight
 //   rope           pairs (i, i + d/2), or (2i, 2i + 1), turned by the angles of a table
@@ -107,19 +107,5 @@ struct ScatterAddArgs {
   std::int64_t m = 0, d = 0;
 };
 Status scatter_add(const ScatterAddArgs& args, Stream stream);
-
-/// ids[i] = index of the largest of row i, ties to the lower; logprob[i] = its log-probability when
-/// not null. NaN counts as the smallest.
-struct ArgmaxArgs {
-  const float* logits = nullptr;  // [m, n], stride elements apart
-  std::int64_t m = 0, n = 0, stride = 0;
-  std::int32_t* ids = nullptr;
-  float* logprob = nullptr;
-};
-Status argmax(const ArgmaxArgs& args, Stream stream);
-
-/// flags[i] becomes 1 when row i of x [m, n] holds a NaN or an infinity; other flags stay.
-Status check_finite(const void* x, Type type, std::int64_t m, std::int64_t n, std::int32_t* flags,
-                    Stream stream);
 
 }  // namespace kt::kernels::cuda

@@ -262,39 +262,5 @@ TEST_F(Elementwise, ScatterAdd) {
   }
 }
 
-TEST_F(Elementwise, Argmax) {
-  for (const std::int64_t n : {1, 255, 256, 257, 151936}) {
-    const std::int64_t m = 3, stride = n + 1;
-    std::vector<float> x = gaussian(m * stride, 1);
-    x[static_cast<std::size_t>(n / 2)] = 9.0f;
-    x[static_cast<std::size_t>(n - 1)] = 9.0f;
-    const Device<float> logits(x);
-    Device<std::int32_t> ids(m);
-    Device<float> logprob(m);
-    ASSERT_EQ(argmax({logits.get(), m, n, stride, ids.get(), logprob.get()}, nullptr), Status::kOk);
-    const std::vector<std::int32_t> got = ids.host();
-    const std::vector<float> got_logprob = logprob.host();
-    for (std::int64_t r = 0; r < m; ++r) {
-      const float* row = x.data() + r * stride;
-      const auto want = std::max_element(row, row + n) - row;
-      EXPECT_EQ(got[static_cast<std::size_t>(r)], want);
-      double sum = 0.0;
-      for (std::int64_t i = 0; i < n; ++i) sum += std::exp(double{row[i]} - row[want]);
-      EXPECT_NEAR(got_logprob[static_cast<std::size_t>(r)], -std::log(sum), 1e-5);
-    }
-  }
-}
-
-TEST_F(Elementwise, CheckFinite) {
-  std::vector<float> x = gaussian(4 * 300, 1);
-  x[300 + 299] = std::numeric_limits<float>::quiet_NaN();
-  x[900] = std::numeric_limits<float>::infinity();
-  const Device<float> values(x);
-  Device<std::int32_t> flags(4);
-  flags.zero();
-  ASSERT_EQ(check_finite(values.get(), Type::kF32, 4, 300, flags.get(), nullptr), Status::kOk);
-  EXPECT_EQ(flags.host(), (std::vector<std::int32_t>{0, 1, 0, 1}));
-}
-
 }  // namespace
 }  // namespace kt::kernels::cuda
