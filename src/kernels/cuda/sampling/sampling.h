@@ -18,7 +18,7 @@ inline constexpr double kListSumError = 1e-5;
 
 struct alignas(16) RowList {
   double sum = 0.0, scaled_sum = 0.0;
-  std::int32_t n = 0;  // listed; 0: look at the row, which is not finite or has too many equals
+  std::int32_t n = 0;  // listed; 0: look at the row, not finite or crowded in few groups
   float largest = 0.0f;
   std::int32_t ids[kListed] = {};
   float logits[kListed] = {};
