@@ -316,16 +316,16 @@ bool Engine::run_layers(const Sequence& sequence, const std::vector<Rows>& chunk
   });
   for (std::int64_t i = 0; i < layered_->n_layers(); ++i) {
     if (cancel_.load(std::memory_order_relaxed) || sequence.cancelled()) return false;
-    std::exception_ptr failed;  // of a GPU
+    std::exception_ptr failed;
     try {
       operators::enter_phase(layered_->layer(i), Phase::kPrefill, loader);
-      try {
-        for_chunks([&](operators::Step& step, tensor::MatrixF in, tensor::MatrixF pending) {
-          layered_->run_layer(step, i, in, pending);
-        });
-      } catch (const Error&) {
-        failed = std::current_exception();
-      }
+      for_chunks([&](operators::Step& step, tensor::MatrixF in, tensor::MatrixF pending) {
+        layered_->run_layer(step, i, in, pending);
+      });
+    } catch (const std::exception&) {
+      failed = std::current_exception();
+    }
+    try {
       operators::enter_phase(layered_->layer(i), Phase::kGenerate, loader);
     } catch (const std::exception& e) {
       broken_ = e.what();  // this layer has no weights now
@@ -705,8 +705,26 @@ void Engine::rehearse() {
     fail(ErrorCode::kInternal, {},
          "a replayed step gives other logits than the launched one; --gpu-graphs off replays none");
   }
+  if (options_.layer_wise_threshold > 0 && layered_ != nullptr) rehearse_layer_wise(sequence);
   sequence.pages.truncate(pool_, 0);
   expert_use_ = {};
+}
+
+// The last layer, for what its prefill operators take of temporaries.
+void Engine::rehearse_layer_wise(Sequence& sequence) {
+  Rows rows;
+  add_rows(sequence, 0, options_.chunk_size, rows);
+  operators::Loader loader = options_.make_loader();
+  const std::int64_t last = layered_->n_layers() - 1;
+  operators::enter_phase(layered_->layer(last), operators::Phase::kPrefill, loader);
+  with_step(rows, [&](operators::Step& step) {
+    const std::int64_t n = options_.chunk_size, d = layered_->d_model();
+    const tensor::MatrixF x = arena_.matrix(n, d), delta = arena_.matrix(n, d);
+    layered_->embed(step, x);
+    std::fill_n(delta.data, n * d, 0.0f);
+    layered_->run_layer(step, last, x, delta);
+  });
+  operators::enter_phase(layered_->layer(last), operators::Phase::kGenerate, loader);
 }
 
 // Runs the next n tokens, and adds what pooling wants of them.

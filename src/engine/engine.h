@@ -187,6 +187,7 @@ class Engine {
   std::vector<float> try_rows(Sequence& sequence, std::int64_t n);
   bool run_or_end(const Rows& rows, StepLogits* logits);
   void end_all();
+  void rehearse_layer_wise(Sequence& sequence);
   bool goes_layer_wise(const Sequence& sequence) const;
   void run_layer_wise(Sequence& sequence);
   bool run_layers(const Sequence& sequence, const std::vector<Rows>& chunks, tensor::MatrixF x,

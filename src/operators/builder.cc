@@ -40,14 +40,10 @@ std::unique_ptr<Kind> Builder::make(const std::string& name, const Spec& spec) c
   if constexpr (std::is_same_v<Kind, Linear> || std::is_same_v<Kind, Experts>) {
     if (placement_->layer_wise_threshold > 0 && !entry.prefill_op.empty() &&
         (entry.prefill_op != module->op() || entry.prefill_device != entry.device)) {
-      if (!placement_->devices.emulated &&
-          (gpu_index(entry.device) || gpu_index(entry.prefill_device))) {
-        fail(ErrorCode::kUnsupported, path,
-             "layer-wise prefill changes operators on the CPU only, not from {} to {}",
-             entry.device, entry.prefill_device);
-      }
       auto prefill = make_with<Kind>(path, entry.prefill_op, entry.prefill_device, spec);
-      return adopt(make_phased(std::move(module), std::move(prefill)));
+      const bool gpus = !placement_->devices.emulated &&
+                        (gpu_index(entry.device) || gpu_index(entry.prefill_device));
+      return adopt(make_phased(std::move(module), std::move(prefill), gpus));
     }
   }
   return adopt(std::move(module));
@@ -74,9 +70,10 @@ Builder Builder::structural(const std::string& name, std::string_view kind) cons
 
 std::optional<int> Builder::stream_gpu() const {
   const std::size_t dot = path_.rfind('.');
-  // Operators that change for long prompts would be pinned anew each time.
-  const bool changes =
-      placement_->layer_wise_threshold > 0 && !placement_->at(path_).prefill_op.empty();
+  // Operators that make room for others of the CPU would be pinned anew each time.
+  const Placement::Entry& entry = placement_->at(path_);
+  const bool changes = placement_->layer_wise_threshold > 0 && !entry.prefill_op.empty() &&
+                       !gpu_index(entry.prefill_device);
   if (changes || placement_->devices.emulated ||
       placement_->stream_experts == StreamExperts::kOff || dot == std::string::npos) {
     return {};

@@ -92,8 +92,7 @@ ExpertStream::Layer ExpertStream::add(ExpertSource experts) {
   source->experts = std::move(experts);
   const ExpertSource& e = source->experts;
   std::size_t tiles = 0;
-  for (const ExpertSource::Matrix& m : e.matrices)
-    tiles += gpu_.api().packed_bytes(m.format, m.n, m.k);
+  for (const ExpertSource::Matrix& m : e.matrices) tiles += tile_bytes(m);
   const std::size_t fit = std::min(sizes_.slot / e.expert_bytes(), sizes_.tiles / tiles);
   if (fit == 0) {
     fail(ErrorCode::kNoMemory, e.path, "an expert of {} does not fit the {} that stream experts",
@@ -134,6 +133,12 @@ void ExpertStream::remove(Layer layer) {
     gpu_.api().stream_synchronize(copies_.get());
   filled_.clear();
   std::erase_if(sources_, [&](const auto& source) { return &source->experts == layer; });
+}
+
+ExpertStream::Layer ExpertStream::find(std::string_view path) const {
+  const auto it = std::find_if(sources_.begin(), sources_.end(),
+                               [&](const auto& s) { return s->experts.path == path; });
+  return it == sources_.end() ? nullptr : &(*it)->experts;
 }
 
 ExpertStream::Division ExpertStream::divide(Layer layer, const Routing& routing,
@@ -261,33 +266,59 @@ void ExpertStream::copy(Step& step, const Source& source, std::byte* to, const s
   }
 }
 
-void ExpertStream::compute(GpuStep& gpu, const Chunk& chunk, MoeArgs args, const Pairs& pairs,
-                           std::span<const PairLists::Piece> pieces) noexcept {
-  if (pieces.empty()) return;  // sent ahead for nothing
+// Tiles of the chunk's experts, from its slot.
+void ExpertStream::pack(GpuStep& gpu, const Chunk& chunk,
+                        const std::array<std::byte*, 3>& to) noexcept {
   const ExpertSource& e = chunk.source->experts;
   const Slot& slot = slots_[chunk.slot];
   const char* who = e.path.c_str();
   const auto count = static_cast<std::int64_t>(chunk.experts.size());
   gpu.run(who, [&](auto& k, auto s) { return k.stream_wait_event(s, slot.filled.get()); });
-  kernels::cuda::ExpertMatrices* const out[] = {&args.gate, &args.up, &args.down};
-  std::byte* tiles = tiles_;
   for (std::size_t p = 0; p < 3; ++p) {
     const ExpertSource::Matrix& m = e.matrices[p];
-    const std::size_t each = gpu_.api().packed_bytes(m.format, m.n, m.k);
-    *out[p] = {m.format, tiles};
     const std::byte* from = slot.data;
     for (const ExpertSource::Part& part : e.parts) {
       const ExpertSource::Part::Rows& rows = part.rows[p];
       kernels::cuda::PackN16Args pack{
-          m.format, from + rows.offset, part.expert_bytes, rows.n_rows, m.k, tiles, each, count};
-      if (rows.begin > 0) pack.to = tiles + gpu_.api().packed_bytes(m.format, rows.begin, m.k);
+          m.format, from + rows.offset, part.expert_bytes, rows.n_rows, m.k, to[p], tile_bytes(m),
+          count};
+      if (rows.begin > 0) pack.to = to[p] + gpu_.api().packed_bytes(m.format, rows.begin, m.k);
       if (rows.n_rows > 0) gpu.run(who, [&](auto& k, auto s) { return k.pack_n16(pack, s); });
       from += chunk.experts.size() * part.expert_bytes;
     }
-    tiles += chunk.experts.size() * each;
   }
   gpu.run(who, [&](auto& k, auto s) { return k.event_record(slot.read.get(), s); });
-  args.n_experts = count;
+}
+
+void ExpertStream::relay(Step& step, Layer layer, const std::array<std::byte*, 3>& to) noexcept {
+  const Source& source = source_of(layer);
+  GpuStep& gpu = step.gpu(gpu_.index());
+  filled_.clear();
+  std::vector<std::int32_t> all(static_cast<std::size_t>(layer->n_experts));
+  std::iota(all.begin(), all.end(), 0);
+  for (Chunk& chunk : chunks_of(source, all)) {
+    const auto first = static_cast<std::size_t>(chunk.experts.front());
+    fill(step, std::move(chunk));
+    std::array<std::byte*, 3> at = to;
+    for (std::size_t p = 0; p < 3; ++p) at[p] += first * tile_bytes(layer->matrices[p]);
+    pack(gpu, filled_.front(), at);
+    filled_.pop_front();
+  }
+}
+
+void ExpertStream::compute(GpuStep& gpu, const Chunk& chunk, MoeArgs args, const Pairs& pairs,
+                           std::span<const PairLists::Piece> pieces) noexcept {
+  if (pieces.empty()) return;  // sent ahead for nothing
+  const ExpertSource& e = chunk.source->experts;
+  const char* who = e.path.c_str();
+  std::array<std::byte*, 3> tiles = {tiles_, nullptr, nullptr};
+  for (std::size_t p = 1; p < 3; ++p)
+    tiles[p] = tiles[p - 1] + chunk.experts.size() * tile_bytes(e.matrices[p - 1]);
+  pack(gpu, chunk, tiles);
+  args.gate = {e.matrices[0].format, tiles[0]};
+  args.up = {e.matrices[1].format, tiles[1]};
+  args.down = {e.matrices[2].format, tiles[2]};
+  args.n_experts = static_cast<std::int64_t>(chunk.experts.size());
   for (const PairLists::Piece& piece : pieces) {
     const kernels::cuda::RowsArgs gather{pairs.x,     GpuType::kBF16, pairs.x_rows + piece.begin,
                                          pairs.rows,  GpuType::kBF16, piece.n,

@@ -79,6 +79,8 @@ class ExpertStream {
   using Layer = const ExpertSource*;
   Layer add(ExpertSource source);
   void remove(Layer layer);
+  /// The layer of the module with this path; null: none was added.
+  Layer find(std::string_view path) const;
 
   /// Which of a step's experts the GPU computes, and what is left for the CPU.
   struct Division {
@@ -97,6 +99,9 @@ class ExpertStream {
   /// out. `routing` is in host memory, `result` in f32.
   void run(Step& step, Layer layer, std::span<const std::int32_t> experts, Activation& x,
            const Routing& routing, Activation& result) noexcept;
+
+  /// Tiles of all experts of a layer: those of gate, up and down begin at to[0], to[1], to[2].
+  void relay(Step& step, Layer layer, const std::array<std::byte*, 3>& to) noexcept;
 
   const ExpertRates& rates() const { return rates_; }
   void set_rates(const ExpertRates& rates) { rates_ = rates; }
@@ -141,10 +146,14 @@ class ExpertStream {
     void* rows = nullptr;     // gathered
     float *results = nullptr, *sums = nullptr;
   };
+  void pack(GpuStep& gpu, const Chunk& chunk, const std::array<std::byte*, 3>& to) noexcept;
   void compute(GpuStep& gpu, const Chunk& chunk, kernels::cuda::MoeArgs args, const Pairs& pairs,
                std::span<const PairLists::Piece> pieces) noexcept;
   void fill_ahead(Step& step, const Source& source, std::size_t most) noexcept;
 
+  std::size_t tile_bytes(const ExpertSource::Matrix& m) const {
+    return gpu_.api().packed_bytes(m.format, m.n, m.k);
+  }
   const Source& source_of(Layer layer) const;
   const Source& source_after(const Source& source) const;
 

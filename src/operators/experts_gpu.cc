@@ -1,6 +1,7 @@
 // KExpertsGPU, KExpertsTorch, KExpertsMarlin: routed experts whose weights are on a GPU. submit()
 // only remembers; collect() computes all of a step's experts and adds them in place, or writes
 // them.
+#include "operators/expert_stream.h"
 #include "operators/gpu_weights.h"
 #include "operators/makers.h"
 #include "operators/routed_experts.h"
@@ -34,13 +35,21 @@ class GpuExperts : public RoutedExperts {
 
   void load(Loader& loader) override {
     backend::Gpu& gpu = loader.gpu(gpu_);
+    if (is_packed(loader)) {
+      make_room(gpu);
+      return;
+    }
     for (int p = 0; p < 3; ++p) of(p) = gpu_matrices(loader, gpu, weights_of(p), recode_);
   }
 
-  void unload() override { gate_ = up_ = down_ = {}; }
+  void unload() override {
+    gate_ = up_ = down_ = {};
+    packed_ = nullptr;
+  }
 
   void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept override {
     GpuStep& gpu = step.gpu(gpu_);
+    if (packed_ != nullptr) fetch_packed(step);
     const std::size_t mark = gpu.mark();
     ticket.routing.send(step, gpu, accumulate_into.n_rows());
     kernels::cuda::MoeArgs args;
@@ -85,12 +94,46 @@ class GpuExperts : public RoutedExperts {
     return specs;
   }
 
+  // Whether these weights lie packed in host memory, for the CPU's operator of the same module
+  // (layer-wise prefill), so that nothing must be read.
+  bool is_packed(const Loader& loader) {
+    stream_ = loader.expert_stream(gpu_);
+    packed_ = stream_ == nullptr ? nullptr : stream_->find(path());
+    if (packed_ == nullptr) return false;
+    const auto stored = [&](int p) { return require_tensor(loader.source(), weight(0, p)).format; };
+    const bool same = !recode_.changes(stored(0)) && packed_->matrices[0].format == stored(0) &&
+                      !recode_.changes(stored(2)) && packed_->matrices[2].format == stored(2);
+    if (!same) packed_ = nullptr;
+    return same;
+  }
+
+  void make_room(backend::Gpu& gpu) {
+    for (int p = 0; p < 3; ++p) {
+      const auto& [format, n, k] = packed_->matrices[static_cast<std::size_t>(p)];
+      GpuMatrices& m = of(p);
+      m.each = gpu.api().packed_bytes(format, n, k);
+      m.bytes = m.each * static_cast<std::size_t>(n_experts_);
+      m.first = {format, gpu.allocate_bytes(m.bytes), n, k};
+    }
+  }
+
+  // With the first step of the phase.
+  void fetch_packed(Step& step) noexcept {
+    const auto tiles = [](const GpuMatrices& m) {
+      return static_cast<std::byte*>(const_cast<void*>(m.first.tiles));
+    };
+    stream_->relay(step, packed_, {tiles(gate_), tiles(up_), tiles(down_)});
+    packed_ = nullptr;
+  }
+
   GpuMatrices& of(int projection) {
     return projection == 0 ? gate_ : projection == 1 ? up_ : down_;
   }
 
   int gpu_;
   GpuMatrices gate_, up_, down_;
+  ExpertStream* stream_ = nullptr;
+  ExpertStream::Layer packed_ = nullptr;  // where the weights are to come from yet
 };
 
 }  // namespace

@@ -139,6 +139,12 @@ backend::Gpu& Loader::gpu(int index) {
   fail(ErrorCode::kUnsupported, gpu_name(index), "is not in use");
 }
 
+std::vector<std::unique_ptr<backend::Gpu::Aside>> Loader::asides() const {
+  std::vector<std::unique_ptr<backend::Gpu::Aside>> asides;
+  for (const auto& gpu : gpus_) asides.push_back(std::make_unique<backend::Gpu::Aside>(*gpu));
+  return asides;
+}
+
 ExpertStream* Loader::expert_stream(int gpu) const {
   for (const auto& stream : streams_) {
     if (stream->gpu().index() == gpu) return stream.get();

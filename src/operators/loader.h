@@ -92,6 +92,8 @@ class Loader {
   backend::Cpu& cpu() { return cpu_; }
   /// Of the number in "cuda:0".
   backend::Gpu& gpu(int index);
+  /// While they live, memory of all GPUs is what was set aside.
+  std::vector<std::unique_ptr<backend::Gpu::Aside>> asides() const;
   /// The way of experts to that GPU; null: they stay.
   ExpertStream* expert_stream(int gpu) const;
   const io::WeightSource& source() const { return source_; }

@@ -1,5 +1,8 @@
 #include "operators/phased.h"
 
+#include "operators/loader.h"
+#include "operators/placement.h"
+
 namespace kt::operators {
 namespace {
 
@@ -8,10 +11,11 @@ template <class Base>
 class PhasedOf : public Base, public Phased {
  public:
   template <class... Shape>
-  PhasedOf(std::unique_ptr<Base> generate, std::unique_ptr<Base> prefill, Shape... shape)
+  PhasedOf(std::unique_ptr<Base> generate, std::unique_ptr<Base> prefill, bool keep, Shape... shape)
       : Base(generate->site(), shape...),
         generate_(std::move(generate)),
         prefill_(std::move(prefill)),
+        keep_(keep),
         active_(generate_.get()) {}
 
   std::vector<WeightSpec> weights() const override { return generate_->weights(); }
@@ -33,9 +37,9 @@ class PhasedOf : public Base, public Phased {
   void enter(Phase phase, Loader& loader) override {
     Base* next = of(phase);
     if (next == active_) return;
-    active_->unload();
+    if (phase == Phase::kGenerate || !keep_) active_->unload();
     active_ = next;
-    active_->load(loader);
+    if (phase == Phase::kPrefill || !keep_) active_->load(loader);
   }
   const Module& active() const override { return *active_; }
   const Module& in(Phase phase) const override { return *of(phase); }
@@ -45,6 +49,7 @@ class PhasedOf : public Base, public Phased {
     return phase == Phase::kPrefill ? prefill_.get() : generate_.get();
   }
   std::unique_ptr<Base> generate_, prefill_;
+  bool keep_;
   Base* active_;
 };
 
@@ -69,6 +74,7 @@ class PhasedExperts : public PhasedOf<Experts> {
   }
   bool overwrites() const override { return active_->overwrites(); }
   bool on_cpu() const override { return active_->on_cpu(); }
+  std::optional<int> streams_to() const override { return generate_->streams_to(); }
   std::vector<std::span<const std::byte>> packed_memory() const override {
     return active_->packed_memory();
   }
@@ -82,20 +88,41 @@ class PhasedExperts : public PhasedOf<Experts> {
 }  // namespace
 
 std::unique_ptr<Linear> make_phased(std::unique_ptr<Linear> generate,
-                                    std::unique_ptr<Linear> prefill) {
+                                    std::unique_ptr<Linear> prefill, bool keep) {
   const std::int64_t n_out = generate->n_out(), n_in = generate->n_in();
-  return std::make_unique<PhasedLinear>(std::move(generate), std::move(prefill), n_out, n_in);
+  return std::make_unique<PhasedLinear>(std::move(generate), std::move(prefill), keep, n_out, n_in);
 }
 
 std::unique_ptr<Experts> make_phased(std::unique_ptr<Experts> generate,
-                                     std::unique_ptr<Experts> prefill) {
-  return std::make_unique<PhasedExperts>(std::move(generate), std::move(prefill));
+                                     std::unique_ptr<Experts> prefill, bool keep) {
+  return std::make_unique<PhasedExperts>(std::move(generate), std::move(prefill), keep);
 }
 
 void enter_phase(Module& root, Phase phase, Loader& loader) {
+  std::vector<std::unique_ptr<backend::Gpu::Aside>> asides;
+  if (phase == Phase::kPrefill) asides = loader.asides();
   walk(root, [&](Module& module) {
     if (auto* phased = dynamic_cast<Phased*>(&module)) phased->enter(phase, loader);
   });
+}
+
+std::size_t prefill_gpu_bytes(Module& root, const io::WeightSource& source,
+                              const backend::Gpu& gpu) {
+  constexpr std::size_t kAlign = backend::Gpu::kAlignment;
+  std::size_t bytes = 0;
+  walk(root, [&](Module& module) {
+    const auto* phased = dynamic_cast<const Phased*>(&module);
+    if (phased == nullptr) return;
+    const Module& prefill = phased->in(Phase::kPrefill);
+    if (gpu_index(prefill.site().device) != gpu.index()) return;
+    const Kept kept = prefill.kept(source, backend::ActPolicy::kQ16);
+    bytes += kept.vector_bytes + kAlign;
+    for (const KeptMatrix& m : kept.matrices) {
+      const std::size_t each = gpu.api().packed_bytes(m.format, m.n, m.k);
+      bytes += each * static_cast<std::size_t>(m.count) + kAlign;
+    }
+  });
+  return bytes == 0 ? 0 : bytes + backend::Gpu::kStagingBytes + kAlign;
 }
 
 }  // namespace kt::operators

@@ -1,7 +1,9 @@
 // A linear or an experts module that has one operator for normal running and another for layer-wise
-// prefill. Only one of the two holds weights at a time.
+// prefill. On the CPU only one of the two holds weights at a time. What runs on a GPU otherwise
+// stays there, and the weights of a layer's prefill operators on a GPU lie in memory that all
+// layers share (Gpu::set_aside).
 //
-//   load: generate operator   enter(kPrefill): unload it, load the prefill operator   and back
+//   load: generate operator   enter(kPrefill): load the prefill operator   and back
 //
 // Thread rule: as Module; phases change between steps only.
 #pragma once
@@ -17,8 +19,8 @@ enum class Phase { kGenerate, kPrefill };
 class Phased {
  public:
   virtual ~Phased() = default;
-  /// Unloads the operator of the other phase and loads this one's. Throws as load(); then neither
-  /// is loaded.
+  /// Loads this phase's operator, and unloads the other's unless it is to stay. Throws as load();
+  /// then the module has no weights until it enters the other phase.
   virtual void enter(Phase phase, Loader& loader) = 0;
   /// The operator that runs now.
   virtual const Module& active() const = 0;
@@ -26,12 +28,18 @@ class Phased {
   virtual const Module& in(Phase phase) const = 0;
 };
 
+/// `keep`: the generate operator keeps its weights while the other one runs.
 std::unique_ptr<Linear> make_phased(std::unique_ptr<Linear> generate,
-                                    std::unique_ptr<Linear> prefill);
+                                    std::unique_ptr<Linear> prefill, bool keep);
 std::unique_ptr<Experts> make_phased(std::unique_ptr<Experts> generate,
-                                     std::unique_ptr<Experts> prefill);
+                                     std::unique_ptr<Experts> prefill, bool keep);
 
 /// enter() for every phased module at or below `root`.
 void enter_phase(Module& root, Phase phase, Loader& loader);
+
+/// Memory that the prefill operators at or below `root` take on a GPU, loading included; 0: none
+/// runs there.
+std::size_t prefill_gpu_bytes(Module& root, const io::WeightSource& source,
+                              const backend::Gpu& gpu);
 
 }  // namespace kt::operators

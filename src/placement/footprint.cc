@@ -109,7 +109,8 @@ std::uint64_t prefill_growth(const std::vector<ModuleCost>& modules, const Packi
   std::map<std::int64_t, std::uint64_t> layers;
   for (const ModuleCost& m : modules) {
     if (m.layer < 0 || m.prefill_device.empty() || !here(m.prefill_device)) continue;
-    const std::uint64_t dropped = here(m.device) ? m.bytes : 0;
+    const bool swaps = on_cpu(m.prefill_device, packing) && on_cpu(m.device, packing);
+    const std::uint64_t dropped = swaps && here(m.device) ? m.bytes : 0;
     layers[m.layer] += m.prefill_bytes > dropped ? m.prefill_bytes - dropped : 0;
   }
   std::uint64_t most = 0;

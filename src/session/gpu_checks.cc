@@ -1,5 +1,6 @@
 #include "session/gpu_checks.h"
 
+#include "operators/phased.h"
 #include "operators/placement.h"
 
 namespace kt::session {
@@ -25,7 +26,7 @@ using backend::GpuCheck;
 
 backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu) {
   backend::GpuKernels kernels;
-  operators::walk(model, [&](operators::Module& module) {
+  const auto add = [&](const operators::Module& module) {
     if (operators::gpu_index(module.site().device) != gpu || module.kind() == "Embedding") return;
     const operators::Kept kept = module.kept(source, backend::ActPolicy::kQ16);
     if (kept.matrices.empty()) return;
@@ -35,6 +36,11 @@ backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource&
       return;
     }
     for (const operators::KeptMatrix& m : kept.matrices) kernels.products.insert(m.format);
+  };
+  operators::walk(model, [&](operators::Module& module) {
+    add(module);
+    if (const auto* phased = dynamic_cast<const operators::Phased*>(&module))
+      add(phased->in(operators::Phase::kPrefill));
   });
   const io::MlaConfig& mla = source.config().mla;
   for (const tensor::KvLayerSpec& layer : model.state_spec()) {

@@ -9,6 +9,8 @@
 #include "base/topology.h"
 #include "io/files.h"
 #include "operators/expert_stream.h"
+#include "operators/layered.h"
+#include "operators/phased.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
 #include "session/gpu_checks.h"
@@ -160,7 +162,12 @@ void Session::open_gpus(const Options& options) {
                                            "Embedding"};
     const bool computes =
         std::find(std::begin(kOnCpu), std::end(kOnCpu), m.kind()) == std::end(kOnCpu);
-    if (gpu && computes && !placement_.devices.emulated) used.insert(*gpu);
+    if (placement_.devices.emulated) return;
+    if (gpu && computes) used.insert(*gpu);
+    const auto* phased = dynamic_cast<const operators::Phased*>(&m);
+    if (phased == nullptr) return;
+    const auto prefill = operators::gpu_index(phased->in(operators::Phase::kPrefill).site().device);
+    if (prefill) used.insert(*prefill);
   });
   if (!used.empty()) check_gpu_options(options.act, options.kv);
   for (const int index : used) {
@@ -168,6 +175,19 @@ void Session::open_gpus(const Options& options) {
     gpus_.push_back(std::make_unique<backend::Gpu>(gpu_machine_.library, index, bytes));
   }
   check_gpu_kernels(*model_, *source_, gpus_);
+  set_prefill_aside();
+}
+
+// Memory for the weights of the layer that layer-wise prefill is in.
+void Session::set_prefill_aside() {
+  auto* layered = dynamic_cast<operators::Layered*>(model_.get());
+  if (layered == nullptr || placement_.layer_wise_threshold <= 0) return;
+  for (const auto& gpu : gpus_) {
+    std::size_t most = 0;
+    for (std::int64_t i = 0; i < layered->n_layers(); ++i)
+      most = std::max(most, operators::prefill_gpu_bytes(layered->layer(i), *source_, *gpu));
+    if (most > 0) gpu->set_aside(most);
+  }
 }
 
 void Session::open_streams(const placement::Plan& plan) {

@@ -95,6 +95,7 @@ class Session {
   placement::Plan place(const Options& options);
   /// Reserves the memory of the GPUs that the model's modules are on, and checks their kernels.
   void open_gpus(const Options& options);
+  void set_prefill_aside();
   /// On GPUs that experts of the CPU are streamed to.
   void open_streams(const placement::Plan& plan);
   void try_gpus();

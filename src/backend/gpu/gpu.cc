@@ -80,18 +80,34 @@ void Gpu::reserve(std::size_t bytes) {
   }
   check(status, "device_malloc");
   memory_ = DeviceMemory(api(), data);
-  reserved_ = bytes;
+  reserved_ = end_ = bytes;
 }
 
 std::byte* Gpu::allocate_bytes(std::size_t bytes) {
   const std::size_t begin = (used_ + kAlignment - 1) / kAlignment * kAlignment;
-  if (begin > reserved_ || bytes > reserved_ - begin) {
+  if (begin > end_ || bytes > end_ - begin) {
     fail(ErrorCode::kNoMemory, fmt::format("GPU {} ({})", device_, description_.name),
          "{} more are wanted, {} are left of the {} that were reserved", human_bytes(bytes),
-         human_bytes(reserved_ - std::min(begin, reserved_)), human_bytes(reserved_));
+         human_bytes(end_ - std::min(begin, end_)), human_bytes(reserved_));
   }
   used_ = begin + bytes;
   return static_cast<std::byte*>(memory_.get()) + begin;
+}
+
+void Gpu::set_aside(std::size_t bytes) {
+  const std::byte* at = allocate_bytes(bytes);
+  aside_begin_ = static_cast<std::size_t>(at - static_cast<std::byte*>(memory_.get()));
+  aside_end_ = aside_begin_ + bytes;
+}
+
+Gpu::Aside::Aside(Gpu& gpu)
+    : gpu_(gpu),
+      used_(std::exchange(gpu.used_, gpu.aside_begin_)),
+      end_(std::exchange(gpu.end_, gpu.aside_end_)) {}
+
+Gpu::Aside::~Aside() {
+  gpu_.used_ = used_;
+  gpu_.end_ = end_;
 }
 
 void Gpu::upload(void* to, const void* from, std::size_t bytes) {

@@ -78,6 +78,20 @@ class Gpu {
   std::size_t mark() const { return used_; }
   /// Gives back all that was allocated since mark().
   void release(std::size_t mark) { used_ = mark; }
+  /// Keeps a piece for what comes and goes later: while an Aside lives, memory is allocated there,
+  /// in place of what an earlier one left. Throws kNoMemory.
+  void set_aside(std::size_t bytes);
+  class Aside {
+   public:
+    explicit Aside(Gpu& gpu);
+    ~Aside();
+    Aside(const Aside&) = delete;
+    Aside& operator=(const Aside&) = delete;
+
+   private:
+    Gpu& gpu_;
+    std::size_t used_, end_;
+  };
 
   /// Copies in the order of stream(), by way of pinned memory. `from` may change after upload
   /// returns; `to` is complete when download returns.
@@ -129,6 +143,8 @@ class Gpu {
   GpuBlas blas_;
   DeviceMemory memory_;
   std::size_t reserved_ = 0, used_ = 0;
+  std::size_t end_ = 0;  // of what may be allocated now
+  std::size_t aside_begin_ = 0, aside_end_ = 0;
   PinnedMemory pinned_;
   Staging staging_[2];
   std::size_t turn_ = 0;  // the half to fill next
