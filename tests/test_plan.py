@@ -120,14 +120,30 @@ def test_cache_is_tokens_times_bytes(name):
         assert sum(d["cache"] for d in result["devices"]) == result["cache_bytes"]
 
 
+def layer_of(module: dict) -> str:
+    return module["path"].split(".")[2]
+
+
+def layer_devices(result: dict) -> dict:
+    return {layer_of(m): m["device"] for m in result["modules"] if m["path"].endswith("input_layernorm")}
+
+
+def expert_bytes(module: dict, config: dict) -> int:
+    """Of one expert on a GPU, as the file has it."""
+    return -(-module["file_bytes"] // config.get("n_routed_experts", config.get("num_experts")))
+
+
 @pytest.mark.parametrize("name", BIG)
 def test_devices_add_up(name):
     result = plan(config_path(name), *BIG[name])
+    layers = layer_devices(result)
     for device in result["devices"]:
         weights = {cls: 0 for cls in device["weights"]}
         for m in result["modules"]:
             if m["device"] == device["name"]:
                 weights[m["class"]] += m["bytes"]
+            if m["gpu_experts"] > 0 and layers[layer_of(m)] == device["name"]:
+                weights["experts"] += m["gpu_experts"] * expert_bytes(m, read_config(name))
         assert weights == device["weights"]
         used = sum(weights.values()) + device["cache"] + device["workspace"] + device["margin"]
         assert used + device["free"] == device["capacity"], device["name"]
@@ -135,19 +151,37 @@ def test_devices_add_up(name):
 
 
 @pytest.mark.parametrize("name", BIG)
-def test_gpus_hold_what_every_token_needs_and_then_experts(name):
-    result = plan(config_path(name), *BIG[name])
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_gpus_hold_what_every_token_needs_and_then_experts(name, cache):
+    result = plan(config_path(name), *BIG[name], "--expert-cache", cache)
     experts = [m for m in result["modules"] if m["class"] == "experts"]
     on_gpu = [m for m in experts if m["operator"] == "KExpertsGPU"]
-    assert on_gpu and all(m["bytes"] == m["file_bytes"] for m in on_gpu)  # in the file's format
+    counts = [m["gpu_experts"] for m in experts]
+    if cache == "off":
+        assert on_gpu and all(m["bytes"] == m["file_bytes"] for m in on_gpu)  # in the file's format
+        assert not any(counts)
+    else:  # as many of each layer
+        assert not on_gpu and 0 < min(counts)
     for m in result["modules"]:
         if m["class"] not in ("experts", "embedding"):
             assert m["device"].startswith("cuda"), m["path"]
-    layers = {m["path"].split(".")[2]: m["device"] for m in result["modules"] if m["path"].endswith("input_layernorm")}
+    layers = layer_devices(result)
     for device in result["devices"][1:]:
-        for m in experts:
-            if m["device"] == "cpu" and layers[m["path"].split(".")[2]] == device["name"]:
-                assert device["free"] < m["file_bytes"], f"{m['path']} would fit on {device['name']}"
+        here = [m for m in experts if m["device"] == "cpu" and layers[layer_of(m)] == device["name"]]
+        if cache == "off":
+            assert all(device["free"] < m["file_bytes"] for m in here)
+            continue
+        assert device["free"] < sum(expert_bytes(m, read_config(name)) for m in here)
+        counts = [m["gpu_experts"] for m in here]
+        assert max(counts) <= min(counts) + 1
+
+
+def test_experts_that_main_memory_cannot_hold_go_to_gpus_a_layer_at_a_time():
+    """GPUs add to a memory that is too small for all experts."""
+    result = plan(config_path("Qwen3-30B-A3B"), "--gpu", "12GiB@450GB/s@60TFLOPS", "--ram", "12GiB@80GB/s")
+    experts = [m for m in result["modules"] if m["class"] == "experts"]
+    assert not any(m["gpu_experts"] for m in experts)
+    assert {m["device"] for m in experts} == {"cpu", "cuda:0"}
 
 
 def test_layers_are_split_in_order_over_unequal_gpus():

@@ -29,6 +29,7 @@ struct BenchArgs {
   std::string dummy_config;
   std::string type = "Q4_K_M";
   std::int64_t layers = 0;
+  double router_skew = 0.0;
   std::string prompts = "512";
   std::string generated = "128";
   std::int64_t depth = 0;
@@ -45,6 +46,7 @@ struct Test {
   std::int64_t depth = 0;     // tokens in the cache before
   std::vector<double> rates;  // tokens per second
   std::string modules;        // the table of --per-module
+  operators::ExpertUse use;   // of experts on the CPU
   std::string name() const {
     return fmt::format("{}{}{}", prefill ? "pp" : "tg", n,
                        depth > 0 ? fmt::format(" @ {}", depth) : "");
@@ -62,6 +64,15 @@ struct Test {
     return std::sqrt(sum / static_cast<double>(rates.size() - 1));
   }
 };
+
+/// Where rows of experts on the CPU were computed; empty without a cache of them.
+std::string cache_line(const Test& test) {
+  const operators::ExpertUse& use = test.use;
+  if (use.n_cached == 0) return {};
+  const double all = static_cast<double>(use.n_cached + use.n_rows);
+  return fmt::format("{}: {:.1f} % of the experts' rows hit the expert cache\n", test.name(),
+                     100.0 * static_cast<double>(use.n_cached) / all);
+}
 
 /// "512,1024" → tests; "0" or "" → none.
 void parse_sizes(const std::string& flag, const std::string& text, const Test& kind,
@@ -147,12 +158,16 @@ void run_tests(session::Session& session, const BenchArgs& args, const Ceilings*
       measure(session, warm, 0);
     }
     if (args.per_module) session.trace()->clear();
+    const operators::ExpertUse before = session.engine().expert_use();
     for (int r = 0; r < args.repetitions; ++r) {
       test.rates.push_back(measure(session, test, static_cast<std::uint64_t>(r) + 1));
       std::fprintf(stderr, "%s %d/%d: %.2f tokens/s\n", test.name().c_str(), r + 1,
                    args.repetitions, test.rates.back());
       std::fflush(stderr);
     }
+    const operators::ExpertUse& after = session.engine().expert_use();
+    test.use = {after.n_rows - before.n_rows, after.n_reads - before.n_reads,
+                after.n_cached - before.n_cached};
     if (ceilings != nullptr) test.modules = module_report(session, *ceilings, test.prefill);
   }
 }
@@ -186,6 +201,8 @@ void print_json(session::Session& session, const BenchArgs& args, const std::str
                     {"n_depth", test.depth},
                     {"avg_ts", test.mean()},
                     {"stddev_ts", test.deviation()},
+                    {"expert_rows", test.use.n_rows},
+                    {"expert_rows_cached", test.use.n_cached},
                     {"samples_ts", test.rates}});
   }
   write_json(args.json, rows.dump(2) + "\n");
@@ -202,6 +219,7 @@ void print_table(session::Session& session, const std::string& label,
                test.name(), fmt::format("{:.2f} ± {:.2f}", test.mean(), test.deviation())});
   }
   std::fputs(table.markdown().c_str(), stdout);
+  for (const Test& test : tests) std::fputs(cache_line(test).c_str(), stdout);
 }
 
 int bench(BenchArgs args) {
@@ -228,7 +246,8 @@ int bench(BenchArgs args) {
     session = session::Session::open(args.options);
   } else {
     const std::string type = std::string(session::file_type(args.type).name);
-    session = session::Session::open_dummy(args.options, args.dummy_config, type, args.layers);
+    session = session::Session::open_dummy(args.options, args.dummy_config, type, args.layers,
+                                           args.router_skew);
     label = fmt::format("{} (dummy {}, {} layers)",
                         std::filesystem::path(args.dummy_config).stem().string(), type,
                         session->config().n_layers);
@@ -286,6 +305,12 @@ void add_bench(CLI::App& root, Action& action) {
   command->add_option("--layers", args->layers, "Layers of --dummy; 0: all")
       ->check(whole_number(0, 100000))
       ->type_name("N")
+      ->capture_default_str();
+  command
+      ->add_option("--router-skew", args->router_skew,
+                   "Routers of --dummy prefer some experts: 0.5 about as much as trained ones")
+      ->check(CLI::Range(0.0, 4.0))
+      ->type_name("S")
       ->capture_default_str();
   command->add_flag("--no-warmup", args->no_warmup, "Measure the first run too");
   command->add_flag("--per-module", args->per_module,

@@ -126,6 +126,11 @@ void add_run_options(CLI::App& command, session::RunOptions& options) {
              "Send experts of the CPU to the GPU for prompts: where that is faster, always, never")
       ->capture_default_str()
       ->group(group);
+  add_choice(command, "--expert-cache", options.expert_cache, {"auto", "fixed", "off"},
+             "Keep some experts of each layer in GPU memory: those used most, always the same, or "
+             "whole layers only")
+      ->capture_default_str()
+      ->group(group);
 }
 
 void add_model_options(CLI::App& command, session::Options& options) {

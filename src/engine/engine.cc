@@ -186,6 +186,7 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
   arena_.reset();
   const operators::Batch batch = rows.batch();
   const operators::StepShape shape = operators::shape_of(batch);
+  if (options_.before_step) options_.before_step(gpus_, shape.n_rows);
   const bool records = programs != nullptr && !programs->front()->is_recorded();
   operators::Step step{
       batch, cpu_, arena_, pool_.layers(), trace_, records ? nullptr : &expert_use_, gpus_};
@@ -201,10 +202,7 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
     } const end{gpus_};
     run(step);
   }
-  for (const auto& gpu : gpus_) {
-    if (gpu->error().empty()) continue;
-    fail(gpu->error_code(), operators::gpu_name(gpu->index()), "{}", gpu->error());
-  }
+  operators::check_errors(gpus_);
 }
 
 StepLogits Engine::run_rows(const Rows& rows) {

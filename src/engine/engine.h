@@ -43,6 +43,8 @@ struct EngineOptions {
   std::int64_t layer_wise_threshold = 0;
   /// Reads the model's weights again when operators change.
   std::function<operators::Loader()> make_loader;
+  /// Before each step of n_rows rows. What it throws ends the step.
+  std::function<void(operators::GpuSteps gpus, std::int64_t n_rows)> before_step;
   /// Where whole pages of the cache go that give way, and come back from; null: nowhere. Engines
   /// may share it. `kv_identity` names what rows depend on beside the tokens (weights, numerics).
   std::shared_ptr<io::PageStore> page_store;

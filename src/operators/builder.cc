@@ -68,16 +68,13 @@ Builder Builder::structural(const std::string& name, std::string_view kind) cons
   return at;
 }
 
-std::optional<int> Builder::stream_gpu() const {
+std::optional<int> Builder::experts_gpu() const {
   const std::size_t dot = path_.rfind('.');
   // Operators that make room for others of the CPU would be pinned anew each time.
   const Placement::Entry& entry = placement_->at(path_);
   const bool changes = placement_->layer_wise_threshold > 0 && !entry.prefill_op.empty() &&
                        !gpu_index(entry.prefill_device);
-  if (changes || placement_->devices.emulated ||
-      placement_->stream_experts == StreamExperts::kOff || dot == std::string::npos) {
-    return {};
-  }
+  if (changes || placement_->devices.emulated || dot == std::string::npos) return {};
   return gpu_index(placement_->at(std::string_view(path_).substr(0, dot)).device);
 }
 

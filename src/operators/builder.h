@@ -41,8 +41,8 @@ class Builder {
     return placement_->devices.emulated ? std::nullopt : gpu_index(site_.device);
   }
 
-  /// The GPU of the module above, when experts here may be streamed to it.
-  std::optional<int> stream_gpu() const;
+  /// The GPU of the module above, when experts here may go to it.
+  std::optional<int> experts_gpu() const;
 
   /// Keyword arguments of this path; the fallback when the rule does not give them.
   std::int64_t whole(std::string_view name, std::int64_t fallback) const;

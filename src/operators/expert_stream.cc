@@ -23,10 +23,27 @@ std::int64_t pair_bytes(std::int64_t d_ff, std::int64_t d_model) {
   return 2 * d_model + 4 * d_model + (2 * d_ff + 4 * d_model + 16);
 }
 
-// Of n, how many are computed at a time.
-std::int64_t pairs_at_once(std::int64_t d_ff, std::int64_t d_model, std::int64_t n) {
-  constexpr std::int64_t kBytes = std::int64_t{512} << 20;
-  return std::clamp<std::int64_t>(kBytes / pair_bytes(d_ff, d_model), 1, n);
+// `count` experts as they are packed for the CPU, part by part → tiles, one after the other.
+Status pack_experts(const backend::GpuApi& api, const ExpertSource& e, const std::byte* packed,
+                    std::int64_t count, const ExpertStream::Tiles& tiles,
+                    kernels::cuda::Stream stream) {
+  for (std::size_t p = 0; p < 3; ++p) {
+    const ExpertSource::Matrix& m = e.matrices[p];
+    const std::size_t each = api.packed_bytes(m.format, m.n, m.k);
+    const std::byte* from = packed;
+    for (const ExpertSource::Part& part : e.parts) {
+      const ExpertSource::Part::Rows& rows = part.rows[p];
+      kernels::cuda::PackN16Args pack{
+          m.format, from + rows.offset, part.expert_bytes, rows.n_rows, m.k, tiles[p], each, count};
+      if (rows.begin > 0) pack.to = tiles[p] + api.packed_bytes(m.format, rows.begin, m.k);
+      if (rows.n_rows > 0) {
+        const Status status = api.pack_n16(pack, stream);
+        if (status != Status::kOk) return status;
+      }
+      from += static_cast<std::size_t>(count) * part.expert_bytes;
+    }
+  }
+  return Status::kOk;
 }
 
 // Moved as rows of four-byte values.
@@ -43,6 +60,11 @@ const T* send(GpuStep& gpu, std::vector<T>& values) {
 }
 
 }  // namespace
+
+std::int64_t pairs_at_once(std::int64_t d_ff, std::int64_t d_model, std::int64_t n) {
+  constexpr std::int64_t kBytes = std::int64_t{512} << 20;
+  return std::clamp<std::int64_t>(kBytes / pair_bytes(d_ff, d_model), 1, n);
+}
 
 StreamSizes stream_sizes(std::size_t expert_bytes, std::size_t gpu_bytes) {
   constexpr std::size_t kMiB = std::size_t{1} << 20;
@@ -76,6 +98,7 @@ ExpertStream::ExpertStream(backend::Gpu& gpu, StreamSizes sizes, StreamExperts m
   kernels::cuda::Stream stream = nullptr;
   gpu_.check(gpu_.api().stream_create(&stream), "stream_create");
   copies_ = backend::GpuStream(gpu_.api(), stream);
+  if (!streams()) return;
   for (int i = 0; i < StreamSizes::kSlots; ++i)
     slots_.push_back({gpu_.allocate_bytes(sizes.slot), gpu_.event(false), gpu_.event(false)});
   tiles_ = gpu_.allocate_bytes(sizes.tiles);
@@ -90,7 +113,14 @@ ExpertStream::~ExpertStream() {
 ExpertStream::Layer ExpertStream::add(ExpertSource experts) {
   auto source = std::make_unique<Source>();
   source->experts = std::move(experts);
-  const ExpertSource& e = source->experts;
+  if (streams()) choose_chunk(*source);
+  pin(*source);
+  sources_.push_back(std::move(source));
+  return &sources_.back()->experts;
+}
+
+void ExpertStream::choose_chunk(Source& source) const {
+  const ExpertSource& e = source.experts;
   std::size_t tiles = 0;
   for (const ExpertSource::Matrix& m : e.matrices) tiles += tile_bytes(m);
   const std::size_t fit = std::min(sizes_.slot / e.expert_bytes(), sizes_.tiles / tiles);
@@ -100,10 +130,7 @@ ExpertStream::Layer ExpertStream::add(ExpertSource experts) {
   }
   const std::int64_t n_chunks =
       (e.n_experts + static_cast<std::int64_t>(fit) - 1) / static_cast<std::int64_t>(fit);
-  source->per_chunk = (e.n_experts + n_chunks - 1) / n_chunks;
-  pin(*source);
-  sources_.push_back(std::move(source));
-  return &sources_.back()->experts;
+  source.per_chunk = (e.n_experts + n_chunks - 1) / n_chunks;
 }
 
 void ExpertStream::pin(Source& source) {
@@ -123,7 +150,7 @@ void ExpertStream::pin(Source& source) {
   source.pinned = !source.registered.empty();
   for (const std::span<const std::byte> span : source.experts.memory)
     (source.pinned ? pinned_bytes_ : unpinned_bytes_) += span.size();
-  if (source.pinned || staging_.get() != nullptr) return;
+  if (source.pinned || !streams() || staging_.get() != nullptr) return;
   staging_ = gpu_.pinned(2 * kHalfBytes);
   for (backend::GpuEvent& event : staged_) event = gpu_.event(false);
 }
@@ -139,6 +166,25 @@ ExpertStream::Layer ExpertStream::find(std::string_view path) const {
   const auto it = std::find_if(sources_.begin(), sources_.end(),
                                [&](const auto& s) { return s->experts.path == path; });
   return it == sources_.end() ? nullptr : &(*it)->experts;
+}
+
+Status ExpertStream::bring(Layer layer, std::int32_t expert, std::byte* staging,
+                           const Tiles& to) const noexcept {
+  std::byte* at = staging;
+  for (const ExpertSource::Part& part : layer->parts) {
+    const std::byte* from = part.data + static_cast<std::size_t>(expert) * part.expert_bytes;
+    const Status status =
+        gpu_.api().copy(at, from, part.expert_bytes, CopyKind::kToDevice, copies_.get());
+    if (status != Status::kOk) return status;
+    at += part.expert_bytes;
+  }
+  return pack_experts(gpu_.api(), *layer, staging, 1, to, copies_.get());
+}
+
+void ExpertStream::set_held(Layer layer, const HotExperts* held) {
+  for (const auto& source : sources_) {
+    if (&source->experts == layer) source->held = held;
+  }
 }
 
 ExpertStream::Division ExpertStream::divide(Layer layer, const Routing& routing,
@@ -267,30 +313,17 @@ void ExpertStream::copy(Step& step, const Source& source, std::byte* to, const s
 }
 
 // Tiles of the chunk's experts, from its slot.
-void ExpertStream::pack(GpuStep& gpu, const Chunk& chunk,
-                        const std::array<std::byte*, 3>& to) noexcept {
+void ExpertStream::pack(GpuStep& gpu, const Chunk& chunk, const Tiles& to) noexcept {
   const ExpertSource& e = chunk.source->experts;
   const Slot& slot = slots_[chunk.slot];
   const char* who = e.path.c_str();
   const auto count = static_cast<std::int64_t>(chunk.experts.size());
   gpu.run(who, [&](auto& k, auto s) { return k.stream_wait_event(s, slot.filled.get()); });
-  for (std::size_t p = 0; p < 3; ++p) {
-    const ExpertSource::Matrix& m = e.matrices[p];
-    const std::byte* from = slot.data;
-    for (const ExpertSource::Part& part : e.parts) {
-      const ExpertSource::Part::Rows& rows = part.rows[p];
-      kernels::cuda::PackN16Args pack{
-          m.format, from + rows.offset, part.expert_bytes, rows.n_rows, m.k, to[p], tile_bytes(m),
-          count};
-      if (rows.begin > 0) pack.to = to[p] + gpu_.api().packed_bytes(m.format, rows.begin, m.k);
-      if (rows.n_rows > 0) gpu.run(who, [&](auto& k, auto s) { return k.pack_n16(pack, s); });
-      from += chunk.experts.size() * part.expert_bytes;
-    }
-  }
+  gpu.run(who, [&](auto& k, auto s) { return pack_experts(k, e, slot.data, count, to, s); });
   gpu.run(who, [&](auto& k, auto s) { return k.event_record(slot.read.get(), s); });
 }
 
-void ExpertStream::relay(Step& step, Layer layer, const std::array<std::byte*, 3>& to) noexcept {
+void ExpertStream::relay(Step& step, Layer layer, const Tiles& to) noexcept {
   const Source& source = source_of(layer);
   GpuStep& gpu = step.gpu(gpu_.index());
   filled_.clear();
@@ -299,7 +332,7 @@ void ExpertStream::relay(Step& step, Layer layer, const std::array<std::byte*, 3
   for (Chunk& chunk : chunks_of(source, all)) {
     const auto first = static_cast<std::size_t>(chunk.experts.front());
     fill(step, std::move(chunk));
-    std::array<std::byte*, 3> at = to;
+    Tiles at = to;
     for (std::size_t p = 0; p < 3; ++p) at[p] += first * tile_bytes(layer->matrices[p]);
     pack(gpu, filled_.front(), at);
     filled_.pop_front();
@@ -311,7 +344,7 @@ void ExpertStream::compute(GpuStep& gpu, const Chunk& chunk, MoeArgs args, const
   if (pieces.empty()) return;  // sent ahead for nothing
   const ExpertSource& e = chunk.source->experts;
   const char* who = e.path.c_str();
-  std::array<std::byte*, 3> tiles = {tiles_, nullptr, nullptr};
+  Tiles tiles = {tiles_, nullptr, nullptr};
   for (std::size_t p = 1; p < 3; ++p)
     tiles[p] = tiles[p - 1] + chunk.experts.size() * tile_bytes(e.matrices[p - 1]);
   pack(gpu, chunk, tiles);
@@ -404,6 +437,7 @@ void ExpertStream::fill_ahead(Step& step, const Source& source, std::size_t most
   if (!source.pinned) return;
   std::vector<std::int32_t> all(static_cast<std::size_t>(source.experts.n_experts));
   std::iota(all.begin(), all.end(), 0);
+  if (source.held != nullptr) std::erase_if(all, [&](auto e) { return source.held->holds(e); });
   std::size_t n = 0;
   for (Chunk& chunk : chunks_of(source, all)) {
     n += chunk.experts.size();
@@ -430,8 +464,9 @@ std::string ExpertStream::describe() const {
     text =
         fmt::format("{} of experts pinned in {:.1f} s", human_bytes(pinned_bytes_), pin_seconds_);
   if (unpinned_bytes_ > 0) {
-    text += fmt::format("{}{} of experts cannot be pinned ({}) and are copied once more",
-                        text.empty() ? "" : "; ", human_bytes(unpinned_bytes_), refusal_);
+    text += fmt::format("{}{} of experts cannot be pinned ({}){}", text.empty() ? "" : "; ",
+                        human_bytes(unpinned_bytes_), refusal_,
+                        streams() ? " and are copied once more" : "");
   }
   if (rates_.known() && !sources_.empty()) {
     const auto bytes = static_cast<double>(sources_.front()->experts.expert_bytes());

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "operators/expert_rates.h"
+#include "operators/hot_experts.h"
 #include "operators/kinds.h"
 #include "operators/pair_lists.h"
 #include "operators/placement.h"
@@ -34,7 +35,9 @@ struct StreamSizes {
 };
 /// For layers of at most so many bytes an expert, on a GPU with so many bytes.
 StreamSizes stream_sizes(std::size_t expert_bytes, std::size_t gpu_bytes);
-/// Temporaries of a streamed step of n_rows rows.
+/// Of n pairs of a row and its expert, how many are computed at a time.
+std::int64_t pairs_at_once(std::int64_t d_ff, std::int64_t d_model, std::int64_t n);
+/// Temporaries of a streamed step of n_rows rows, which serve its experts in a cache too.
 std::size_t stream_step_bytes(const io::MoeConfig& moe, std::int64_t d_model, std::int64_t n_rows);
 
 /// Whether experts of these formats (gate and up, down) can be streamed.
@@ -65,7 +68,8 @@ struct ExpertSource {
 
 class ExpertStream {
  public:
-  /// Takes the memory of `sizes` from the GPU. Throws kNoMemory.
+  /// Takes the memory of `sizes` from the GPU, unless the mode is kOff: then it only brings experts
+  /// to a cache. Throws kNoMemory.
   ExpertStream(backend::Gpu& gpu, StreamSizes sizes, StreamExperts mode);
   ~ExpertStream();
   ExpertStream(const ExpertStream&) = delete;
@@ -73,6 +77,7 @@ class ExpertStream {
 
   backend::Gpu& gpu() const { return gpu_; }
   StreamExperts mode() const { return mode_; }
+  bool streams() const { return mode_ != StreamExperts::kOff; }
 
   /// Layers are added in the order in which they run. The handle is for run() and remove(), which
   /// comes before the memory goes away.
@@ -81,6 +86,18 @@ class ExpertStream {
   void remove(Layer layer);
   /// The layer of the module with this path; null: none was added.
   Layer find(std::string_view path) const;
+
+  /// Whether copies read the layer's memory where it is, while others go on.
+  bool is_pinned(Layer layer) const { return source_of(layer).pinned; }
+  /// Memory of the GPU for the tiles of experts: gate, up, down.
+  using Tiles = std::array<std::byte*, 3>;
+  /// An expert to tiles, by way of `staging`, which holds one as it is packed; in the order of
+  /// copies().
+  kernels::cuda::Status bring(Layer layer, std::int32_t expert, std::byte* staging,
+                              const Tiles& to) const noexcept;
+  /// Those that a cache holds are not sent ahead; null: there is none any more.
+  void set_held(Layer layer, const HotExperts* held);
+  backend::Stream copies() const { return copies_.get(); }
 
   /// Which of a step's experts the GPU computes, and what is left for the CPU.
   struct Division {
@@ -101,7 +118,7 @@ class ExpertStream {
            const Routing& routing, Activation& result) noexcept;
 
   /// Tiles of all experts of a layer: those of gate, up and down begin at to[0], to[1], to[2].
-  void relay(Step& step, Layer layer, const std::array<std::byte*, 3>& to) noexcept;
+  void relay(Step& step, Layer layer, const Tiles& to) noexcept;
 
   const ExpertRates& rates() const { return rates_; }
   void set_rates(const ExpertRates& rates) { rates_ = rates; }
@@ -121,6 +138,7 @@ class ExpertStream {
     std::vector<backend::RegisteredMemory> registered;
     bool pinned = false;
     std::int64_t per_chunk = 0;  // experts
+    const HotExperts* held = nullptr;
   };
   struct Slot {
     std::byte* data = nullptr;
@@ -131,6 +149,7 @@ class ExpertStream {
     std::vector<std::int32_t> experts;
     std::size_t slot = 0;
   };
+  void choose_chunk(Source& source) const;
   void pin(Source& source);
   std::vector<Chunk> chunks_of(const Source& source, std::span<const std::int32_t> experts);
   bool is_sent(Layer layer, std::size_t expert) const;
@@ -146,7 +165,7 @@ class ExpertStream {
     void* rows = nullptr;     // gathered
     float *results = nullptr, *sums = nullptr;
   };
-  void pack(GpuStep& gpu, const Chunk& chunk, const std::array<std::byte*, 3>& to) noexcept;
+  void pack(GpuStep& gpu, const Chunk& chunk, const Tiles& to) noexcept;
   void compute(GpuStep& gpu, const Chunk& chunk, kernels::cuda::MoeArgs args, const Pairs& pairs,
                std::span<const PairLists::Piece> pieces) noexcept;
   void fill_ahead(Step& step, const Source& source, std::size_t most) noexcept;

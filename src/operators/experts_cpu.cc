@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "operators/expert_blocking.h"
+#include "operators/expert_cache.h"
 #include "operators/expert_measure.h"
 #include "operators/makers.h"
 #include "operators/routed_experts.h"
@@ -69,9 +70,10 @@ class CpuExperts : public RoutedExperts {
   CpuExperts(const Builder& at, const ExpertsSpec& spec, const Recode& recode)
       : RoutedExperts(at, spec, recode),
         limit_(static_cast<float>(spec.config.moe.swiglu_limit)),
-        stream_gpu_(limit_ > 0.0f ? std::nullopt : at.stream_gpu()),
-        must_stream_(at.placement().stream_experts == StreamExperts::kOn) {}
-  ~CpuExperts() override { stop_streaming(); }
+        gpu_(limit_ > 0.0f ? std::nullopt : at.experts_gpu()),
+        mode_(at.placement().stream_experts),
+        n_on_gpu_(slots_of(at)) {}
+  ~CpuExperts() override { leave_gpu(); }
 
   Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
     Kept kept = RoutedExperts::kept(source, act);
@@ -82,7 +84,7 @@ class CpuExperts : public RoutedExperts {
 
   void check(const io::WeightSource& source) const override {
     RoutedExperts::check(source);
-    if (!must_stream_ || !stream_gpu_) return;
+    if (!gpu_ || (mode_ != StreamExperts::kOn && n_on_gpu_ == 0)) return;
     for (std::int64_t e = 0; e < n_experts_; ++e) {
       std::array<tensor::Format, 3> formats;
       for (std::size_t p = 0; p < 3; ++p) {
@@ -112,12 +114,15 @@ class CpuExperts : public RoutedExperts {
              e);
       }
     }
-    if (stream_gpu_) stream_ = loader.expert_stream(*stream_gpu_);
-    if (stream_ != nullptr) start_streaming(loader.cpu().pool);
+    if (gpu_) stream_ = loader.expert_stream(*gpu_);
+    if (stream_ != nullptr) join_gpu(loader.cpu().pool);
+    if (layer_ == nullptr || n_on_gpu_ == 0) return;
+    cache_ = loader.expert_cache(*gpu_);
+    if (cache_ != nullptr) cached_ = cache_->add(layer_, n_on_gpu_);
   }
 
   void unload() override {
-    stop_streaming();
+    leave_gpu();
     std::vector<Expert>().swap(experts_);
     storage_ = {};
   }
@@ -126,7 +131,13 @@ class CpuExperts : public RoutedExperts {
     if (ticket.streamed) add_rows(step, *ticket.streamed, accumulate_into);
     if (ticket.result) add_rows(step, *ticket.result, accumulate_into);
   }
-  std::optional<int> streams_to() const override { return stream_gpu_; }
+  std::optional<int> streams_to() const override {
+    return mode_ == StreamExperts::kOff && n_on_gpu_ == 0 ? std::nullopt : gpu_;
+  }
+  std::int64_t n_on_gpu() const override { return gpu_ ? n_on_gpu_ : 0; }
+  bool is_on_gpu(std::int32_t expert) const override {
+    return cached_ != nullptr && ExpertCache::holds(*cached_, expert);
+  }
 
   bool on_cpu() const override { return true; }
   std::uint64_t weight_bytes() const override {
@@ -147,19 +158,51 @@ class CpuExperts : public RoutedExperts {
   bool batches_differ() const override {
     if (experts_.empty()) return false;
     const Expert& e = experts_.front();
-    return stream_ != nullptr ||
+    return streams() ||
            e.gate.batch_rows_each() + e.up.batch_rows_each() + e.down.batch_rows_each() > 0;
   }
 
  private:
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
     routing.fetch(step, x.n_rows(), &x);
-    if (stream_ != nullptr && x.n_rows() >= backend::kBatchRows) return divide(step, x, routing);
-    return {compute(step, x, routing, x.n_rows() * routing.n_active / n_experts_), nullptr, {}};
+    Ticket ticket;
+    const Routing rest =
+        cached_ != nullptr && !routing.deferred ? use_cache(step, x, routing, ticket) : routing;
+    if (streams() && x.n_rows() >= backend::kBatchRows) {
+      divide(step, x, rest, ticket);
+    } else {
+      ticket.result = compute(step, x, rest, x.n_rows() * routing.n_active / n_experts_);
+    }
+    return ticket;
+  }
+
+  bool streams() const { return stream_ != nullptr && stream_->streams(); }
+
+  // The GPU gets the experts that it has; the others are left.
+  Routing use_cache(Step& step, Activation& x, const Routing& routing, Ticket& ticket) noexcept {
+    const std::int64_t n = x.n_rows() * routing.n_active;
+    Routing rest = routing;
+    rest.ids = step.arena.allocate<std::int32_t>(n);
+    std::int64_t n_cached = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const bool cached = ExpertCache::holds(*cached_, routing.ids[i]);
+      rest.ids[i] = cached ? -1 : routing.ids[i];
+      n_cached += cached ? 1 : 0;
+    }
+    if (step.expert_use != nullptr) {
+      ExpertCache::count(*cached_, routing, x.n_rows());
+      step.expert_use->n_cached += static_cast<std::uint64_t>(n_cached);
+    }
+    // Steps of few rows are recorded, and must all do the same.
+    if (n_cached == 0 && x.n_rows() > StepShape::kFewRows) return rest;
+    x.f32();  // later it would wait for what the GPU is given now
+    ticket.streamed.emplace(step, x.n_rows(), d_model_);
+    cache_->run(step, *cached_, x, routing, *ticket.streamed);
+    return rest;
   }
 
   // The GPU gets its experts first: it works while the CPU does the others.
-  Ticket divide(Step& step, Activation& x, Routing& routing) noexcept {
+  void divide(Step& step, Activation& x, const Routing& routing, Ticket& ticket) noexcept {
     if (stream_->mode() == StreamExperts::kAuto && !stream_->rates().known()) {
       stream_->set_rates(
           measure_experts(step, *stream_, layer_, x, routing.n_active,
@@ -168,13 +211,13 @@ class CpuExperts : public RoutedExperts {
                           }));
     }
     const ExpertStream::Division division = stream_->divide(layer_, routing, x.n_rows());
-    Ticket ticket;
     if (division.n_here > 0) x.f32();  // later it would wait for what the GPU is given now
     if (!division.streamed.empty()) {
-      GpuStep& gpu = step.gpu(*stream_gpu_);
-      Activation& sums = ticket.streamed.emplace(step, x.n_rows(), d_model_);
-      clear_rows(step, sums, gpu.index());
-      stream_->run(step, layer_, division.streamed, x, routing, sums);
+      if (!ticket.streamed) {
+        ticket.streamed.emplace(step, x.n_rows(), d_model_);
+        clear_rows(step, *ticket.streamed, *gpu_);
+      }
+      stream_->run(step, layer_, division.streamed, x, routing, *ticket.streamed);
       if (step.expert_use != nullptr) {
         step.expert_use->n_rows += static_cast<std::uint64_t>(division.n_streamed_rows);
         step.expert_use->n_reads += division.streamed.size();
@@ -187,19 +230,17 @@ class CpuExperts : public RoutedExperts {
         here.ids[i] = division.is_streamed(routing.ids[i]) ? -1 : routing.ids[i];
       ticket.result = compute(step, x, here, division.n_here_rows / division.n_here);
     }
-    return ticket;
   }
 
   [[noreturn]] void refuse_streaming(tensor::Format gate, tensor::Format down) const {
     fail(ErrorCode::kUnsupported, path(),
-         "experts in {} cannot be streamed to a GPU from here; use --stream-experts auto, or "
-         "another "
-         "file type",
-         format_text(gate, down));
+         "experts in {} cannot go to a GPU from here; use {}, or another file type",
+         format_text(gate, down),
+         mode_ == StreamExperts::kOn ? "--stream-experts auto" : "--expert-cache off");
   }
 
   // Registers the packed experts, which lie as Loader::matrices placed them.
-  void start_streaming(const ThreadPool& pool) {
+  void join_gpu(const ThreadPool& pool) {
     const Expert& first = experts_.front();
     const std::array<const PackedMatrix*, 3> matrices = {&first.gate, &first.up, &first.down};
     const bool possible = can_stream(first.gate.format(), first.up.format(), first.down.format()) &&
@@ -207,7 +248,8 @@ class CpuExperts : public RoutedExperts {
                             return m->kernel().pack == dot::Pack::kN16;
                           });
     if (!possible) {
-      if (must_stream_) refuse_streaming(first.gate.format(), first.down.format());
+      if (mode_ == StreamExperts::kOn || n_on_gpu_ > 0)
+        refuse_streaming(first.gate.format(), first.down.format());
       stream_ = nullptr;
       return;
     }
@@ -230,7 +272,10 @@ class CpuExperts : public RoutedExperts {
     layer_ = stream_->add(std::move(source));
   }
 
-  void stop_streaming() {
+  void leave_gpu() {
+    if (cached_ != nullptr) cache_->remove(cached_);
+    cache_ = nullptr;
+    cached_ = nullptr;
     if (stream_ != nullptr && layer_ != nullptr) stream_->remove(layer_);
     stream_ = nullptr;
     layer_ = nullptr;
@@ -393,12 +438,24 @@ class CpuExperts : public RoutedExperts {
     }
   }
 
+  // Of the experts, on the GPU too.
+  std::int64_t slots_of(const Builder& at) const {
+    if (at.placement().expert_cache == ExpertCacheMode::kOff) return 0;
+    const std::int64_t n = at.whole("gpu_experts", 0);
+    if (n < 0 || n > n_experts_)
+      fail(ErrorCode::kUsage, path(), "gpu_experts: {} of {} experts", n, n_experts_);
+    return n;
+  }
+
   float limit_;
-  std::optional<int> stream_gpu_;
-  bool must_stream_ = false;
+  std::optional<int> gpu_;  // that the layer's other modules are on
+  StreamExperts mode_;
+  std::int64_t n_on_gpu_;
   ExpertStream* stream_ = nullptr;  // null: the CPU computes all
   ExpertStream::Layer layer_ = nullptr;
-  backend::NodeBuffer storage_;  // of all matrices
+  ExpertCache* cache_ = nullptr;
+  ExpertCache::Layer* cached_ = nullptr;  // null: the GPU has none
+  backend::NodeBuffer storage_;           // of all matrices
   std::vector<Expert> experts_;
 };
 

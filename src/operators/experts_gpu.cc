@@ -98,7 +98,7 @@ class GpuExperts : public RoutedExperts {
   // (layer-wise prefill), so that nothing must be read.
   bool is_packed(const Loader& loader) {
     stream_ = loader.expert_stream(gpu_);
-    packed_ = stream_ == nullptr ? nullptr : stream_->find(path());
+    packed_ = stream_ == nullptr || !stream_->streams() ? nullptr : stream_->find(path());
     if (packed_ == nullptr) return false;
     const auto stored = [&](int p) { return require_tensor(loader.source(), weight(0, p)).format; };
     const bool same = !recode_.changes(stored(0)) && packed_->matrices[0].format == stored(0) &&

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/half.h"
+#include "operators/placement.h"
 #include "operators/step.h"
 
 namespace kt::operators {
@@ -415,6 +416,13 @@ void GpuStep::publish(std::span<const Fetch> fetches, const GpuProgram::Slot& sl
     }
     return status == Status::kOk ? k.write_flag(args.flag, args.value, stream) : status;
   });
+}
+
+void check_errors(GpuSteps gpus) {
+  for (const auto& gpu : gpus) {
+    if (gpu->error().empty()) continue;
+    fail(gpu->error_code(), gpu_name(gpu->index()), "{}", gpu->error());
+  }
 }
 
 }  // namespace kt::operators

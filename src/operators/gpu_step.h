@@ -145,4 +145,9 @@ class GpuStep {
   ErrorCode error_code_ = ErrorCode::kInternal;
 };
 
+/// Those of a step.
+using GpuSteps = std::span<const std::unique_ptr<GpuStep>>;
+/// Throws the first error, if there is any.
+void check_errors(GpuSteps gpus);
+
 }  // namespace kt::operators

@@ -135,6 +135,7 @@ struct Routing {
   GpuStep* gpu = nullptr;       // that has them too
   std::int32_t* gpu_ids = nullptr;
   float* gpu_weights = nullptr;
+  bool deferred = false;  // what another routing of the same rows left out
   /// Room on a GPU, ids and weights in one block.
   static Routing on(GpuStep& gpu, std::int64_t n_rows, std::int64_t n_active) noexcept;
   /// To host memory; `with` comes along when it is to be fetched from the same GPU.
@@ -175,6 +176,10 @@ class Experts : public Module {
   virtual bool overwrites() const { return false; }
   /// The GPU that may compute experts of the CPU when many rows come (expert_stream.h).
   virtual std::optional<int> streams_to() const { return {}; }
+  /// How many of them are in the memory of that GPU too (expert_cache.h).
+  virtual std::int64_t n_on_gpu() const { return 0; }
+  /// Whether the GPU computes this one in this step, though on_cpu().
+  virtual bool is_on_gpu(std::int32_t) const { return false; }
   /// Where the packed weights lie, for benches that read the same pages; empty: not in host memory.
   virtual std::vector<std::span<const std::byte>> packed_memory() const { return {}; }
 

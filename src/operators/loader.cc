@@ -7,7 +7,7 @@
 #include <mutex>
 
 #include "base/half.h"
-#include "operators/expert_stream.h"
+#include "operators/expert_cache.h"
 #include "operators/placement.h"
 
 namespace kt::operators {
@@ -148,6 +148,13 @@ std::vector<std::unique_ptr<backend::Gpu::Aside>> Loader::asides() const {
 ExpertStream* Loader::expert_stream(int gpu) const {
   for (const auto& stream : streams_) {
     if (stream->gpu().index() == gpu) return stream.get();
+  }
+  return nullptr;
+}
+
+ExpertCache* Loader::expert_cache(int gpu) const {
+  for (const auto& cache : caches_) {
+    if (cache->gpu().index() == gpu) return cache.get();
   }
   return nullptr;
 }

@@ -19,6 +19,7 @@
 
 namespace kt::operators {
 
+class ExpertCache;
 class ExpertStream;
 
 /// A tensor that a module reads from the checkpoint.
@@ -82,13 +83,16 @@ class Loader {
  public:
   using Progress = std::function<void(std::uint64_t bytes_done)>;
   using Streams = std::span<const std::unique_ptr<ExpertStream>>;
+  using Caches = std::span<const std::unique_ptr<ExpertCache>>;
   Loader(const io::WeightSource& source, backend::Cpu& cpu, Progress progress,
-         std::span<const std::unique_ptr<backend::Gpu>> gpus = {}, Streams streams = {})
+         std::span<const std::unique_ptr<backend::Gpu>> gpus = {}, Streams streams = {},
+         Caches caches = {})
       : source_(source),
         cpu_(cpu),
         progress_(std::move(progress)),
         gpus_(gpus),
-        streams_(streams) {}
+        streams_(streams),
+        caches_(caches) {}
   backend::Cpu& cpu() { return cpu_; }
   /// Of the number in "cuda:0".
   backend::Gpu& gpu(int index);
@@ -96,6 +100,8 @@ class Loader {
   std::vector<std::unique_ptr<backend::Gpu::Aside>> asides() const;
   /// The way of experts to that GPU; null: they stay.
   ExpertStream* expert_stream(int gpu) const;
+  /// Experts of the CPU that are in that GPU's memory too; null: none.
+  ExpertCache* expert_cache(int gpu) const;
   const io::WeightSource& source() const { return source_; }
   bool has(const std::string& name) const { return source_.find(name) != nullptr; }
   /// As require_tensor; the tensor counts as used.
@@ -127,6 +133,7 @@ class Loader {
   Progress progress_;
   std::span<const std::unique_ptr<backend::Gpu>> gpus_;
   Streams streams_;
+  Caches caches_;
   backend::SmallWeights small_;
   std::uint64_t bytes_done_ = 0;
   std::set<std::string> used_;

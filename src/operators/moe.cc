@@ -29,7 +29,7 @@ class SparseMoe : public Mlp {
     Routing later;
     const bool defers = step.deferral.n_experts > 0 && step.deferral.rows != nullptr &&
                         experts_->on_cpu() && x.n_rows() <= StepShape::kFewRows;
-    if (defers) later = split_off(step, x, routing);
+    if (defers) later = split_off(step, x, routing, *experts_);
     Experts::Ticket ticket = experts_->submit(step, x, routing);
     if (shared_ != nullptr) {
       shared_->run(step, x, delta);
@@ -46,18 +46,22 @@ class SparseMoe : public Mlp {
     if (defers) defer(step, x, later);
   }
 
-  // Takes the experts of the lowest rank out of `routing`, at least one stays.
-  static Routing split_off(Step& step, Activation& x, Routing& routing) noexcept {
+  // Takes the experts of the lowest rank out of `routing`, if the CPU computes them; at least one
+  // stays.
+  static Routing split_off(Step& step, Activation& x, Routing& routing,
+                           const Experts& experts) noexcept {
     routing.fetch(step, x.n_rows(), &x);
     const std::int64_t k = routing.n_active, n = x.n_rows() * k;
     const std::int64_t n_now = std::max<std::int64_t>(k - step.deferral.n_experts, 1);
     Routing later{k, step.arena.allocate<std::int32_t>(n), routing.weights};
-    Routing now{k, step.arena.allocate<std::int32_t>(n), routing.weights};
+    later.deferred = true;
+    auto* now = step.arena.allocate<std::int32_t>(n);
     for (std::int64_t i = 0; i < n; ++i) {
-      now.ids[i] = i % k < n_now ? routing.ids[i] : -1;
-      later.ids[i] = i % k < n_now ? -1 : routing.ids[i];
+      const bool is_now = i % k < n_now || experts.is_on_gpu(routing.ids[i]);
+      now[i] = is_now ? routing.ids[i] : -1;
+      later.ids[i] = is_now ? -1 : routing.ids[i];
     }
-    routing = now;
+    routing.ids = now;
     return later;
   }
 

@@ -75,6 +75,8 @@ class PhasedExperts : public PhasedOf<Experts> {
   bool overwrites() const override { return active_->overwrites(); }
   bool on_cpu() const override { return active_->on_cpu(); }
   std::optional<int> streams_to() const override { return generate_->streams_to(); }
+  std::int64_t n_on_gpu() const override { return generate_->n_on_gpu(); }
+  bool is_on_gpu(std::int32_t expert) const override { return active_->is_on_gpu(expert); }
   std::vector<std::span<const std::byte>> packed_memory() const override {
     return active_->packed_memory();
   }

@@ -31,6 +31,9 @@ using Kwargs = std::map<std::string, Value, std::less<>>;
 /// many rows: where that is faster, always, or never.
 enum class StreamExperts { kAuto, kOn, kOff };
 
+/// Whether some experts of the CPU are in GPU memory too, and change by use (expert_cache.h).
+enum class ExpertCacheMode { kAuto, kFixed, kOff };
+
 class Catalogue;
 
 struct Placement {
@@ -53,6 +56,7 @@ struct Placement {
   Devices devices;
   std::int64_t layer_wise_threshold = 0;  // prompts longer than this run layer by layer; 0: none
   StreamExperts stream_experts = StreamExperts::kAuto;
+  ExpertCacheMode expert_cache = ExpertCacheMode::kAuto;
   const Entry& at(std::string_view path) const {
     const auto it = entries.find(path);
     return it == entries.end() ? default_entry : it->second;

@@ -44,8 +44,9 @@ struct LogitLists {
 
 /// What routed experts did, summed over layers.
 struct ExpertUse {
-  std::uint64_t n_rows = 0;   // rows times the experts that each was sent to
-  std::uint64_t n_reads = 0;  // experts whose weights were read for them
+  std::uint64_t n_rows = 0;    // rows times the experts that each was sent to
+  std::uint64_t n_reads = 0;   // experts whose weights were read for them
+  std::uint64_t n_cached = 0;  // rows as n_rows, of experts of the CPU that a GPU had too
 };
 
 class Activation;

@@ -46,9 +46,9 @@ class StepTimer {
   }
 
   void finish_layer() {
-    const double hidden = std::min(cpu_experts_, gpu_shared_);
+    const double hidden = std::min(cpu_experts_, gpu_beside_);
     time_.seconds -= hidden;
-    cpu_experts_ = gpu_shared_ = 0.0;
+    cpu_experts_ = gpu_beside_ = 0.0;
   }
 
   void hand_off() {
@@ -81,8 +81,12 @@ class StepTimer {
     } else if (gpu >= 0) {
       gpu_products(m, static_cast<std::size_t>(gpu), share, rows.m);
     } else {
-      cpu_products(m, share, rows);
+      const double here = static_cast<double>(m.n_on_gpu) /
+                          static_cast<double>(std::max<std::int64_t>(1, in_.config.moe.n_experts));
+      cpu_products(m, share * (1.0 - here), rows);
       cpu_rest(m);
+      if (m.n_on_gpu > 0 && m.streams_to)
+        gpu_products(m, static_cast<std::size_t>(*m.streams_to), share * here, rows.m);
     }
   }
 
@@ -150,7 +154,7 @@ class StepTimer {
     const double read = static_cast<double>(m.bytes) * share / (kUsable * g.bandwidth);
     const double compute = 2.0 * weights * rows / (kUsable * g.flops);
     add(read >= compute ? Resource::kGpuBandwidth : Resource::kGpuCompute, std::max(read, compute));
-    if (m.part == Part::kShared) gpu_shared_ += std::max(read, compute);
+    if (m.part == Part::kShared || m.n_on_gpu > 0) gpu_beside_ += std::max(read, compute);
   }
 
   void attend(std::size_t layer) {
@@ -197,7 +201,7 @@ class StepTimer {
   std::int64_t position_;
   StepTime time_;
   double cpu_experts_ = 0.0;
-  double gpu_shared_ = 0.0;
+  double gpu_beside_ = 0.0;
 };
 
 }  // namespace

@@ -6,8 +6,8 @@
 //   hand-off         rows over the link plus a fixed latency, at every change of device
 //
 // Routed experts: a batch of n rows touches E · (1 - (1 - A/E)^n) of E experts, when each row takes
-// A of them at random. Times of consecutive modules add up; shared experts on a GPU hide behind
-// routed experts on the CPU. Thread rule: pure.
+// A of them at random. Times of consecutive modules add up; shared experts and some of the routed
+// ones on a GPU hide behind routed experts on the CPU. Thread rule: pure.
 #pragma once
 #include <array>
 #include <string>

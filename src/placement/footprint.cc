@@ -68,6 +68,11 @@ std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& 
   return bytes;
 }
 
+bool can_stream(const ModuleCost& experts) {
+  const auto& m = experts.kept.matrices;
+  return !m.empty() && operators::can_stream(m.front().format, m.front().format, m.back().format);
+}
+
 std::vector<ModuleCost> footprint(operators::Model& model, const operators::Placement& placement,
                                   const io::WeightSource& source, const Packing& packing) {
   std::vector<ModuleCost> modules;
@@ -86,9 +91,10 @@ std::vector<ModuleCost> footprint(operators::Model& model, const operators::Plac
     const bool packed = cost.part != Part::kEmbedding && on_cpu(cost.device, packing);
     cost.bytes = bytes_on(cost.kept, packed, packing);
     if (const auto* experts = dynamic_cast<const operators::Experts*>(&module)) {
-      const auto& m = cost.kept.matrices;
-      if (!m.empty() && operators::can_stream(m.front().format, m.front().format, m.back().format))
+      if (can_stream(cost)) {
         cost.streams_to = experts->streams_to();
+        cost.n_on_gpu = experts->n_on_gpu();
+      }
     }
     if (const auto* phased = dynamic_cast<const operators::Phased*>(&module)) {
       const operators::Module& prefill = phased->in(operators::Phase::kPrefill);
@@ -128,20 +134,24 @@ std::uint64_t waiting_rows_bytes(const io::ModelConfig& config,
 }
 
 std::uint64_t stream_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
-                           std::int64_t chunk, std::uint64_t gpu_bytes) {
+                           std::int64_t chunk, std::uint64_t gpu_bytes, ExpertWays ways) {
   std::size_t expert = 0;
   for (const ModuleCost& m : modules) {
-    const auto& matrices = m.kept.matrices;
-    if (m.part != Part::kExperts || matrices.empty()) continue;
-    if (!operators::can_stream(matrices.front().format, matrices.front().format,
-                               matrices.back().format))
-      continue;
+    if (m.part != Part::kExperts || !can_stream(m)) continue;
     expert = std::max(
         expert, static_cast<std::size_t>(m.bytes) / static_cast<std::size_t>(config.moe.n_experts));
   }
-  if (expert == 0) return 0;
-  return operators::stream_sizes(expert, gpu_bytes).total() +
+  if (expert == 0 || (!ways.streamed && !ways.cached)) return 0;
+  return (ways.streamed ? operators::stream_sizes(expert, gpu_bytes).total() : 0) +
+         (ways.cached ? expert : 0) +
          operators::stream_step_bytes(config.moe, config.d_model, chunk);
+}
+
+std::uint64_t expert_bytes_on_gpu(const ModuleCost& experts, std::int64_t n_experts,
+                                  std::int64_t n) {
+  const std::uint64_t all = bytes_on(experts.kept, false, {});
+  return (all + static_cast<std::uint64_t>(n_experts) - 1) / static_cast<std::uint64_t>(n_experts) *
+         static_cast<std::uint64_t>(n);
 }
 
 namespace {

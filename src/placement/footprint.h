@@ -36,7 +36,8 @@ struct ModuleCost {
   /// has none.
   std::string prefill_device;
   std::uint64_t prefill_bytes = 0;
-  std::optional<int> streams_to;  // the GPU that experts of the CPU may be streamed to
+  std::optional<int> streams_to;  // the GPU that experts of the CPU may go to
+  std::int64_t n_on_gpu = 0;      // experts that are there too
 };
 
 /// How the CPU packs.
@@ -70,10 +71,21 @@ std::uint64_t waiting_rows_bytes(const io::ModelConfig& config,
 /// Bytes of what a module keeps on a device; an embedding on the CPU is not packed.
 std::uint64_t bytes_on(const operators::Kept& kept, bool packed, const Packing& packing);
 
-/// What a GPU of so many bytes takes more when experts of the CPU are streamed to it
-/// (operators/expert_stream.h), in steps of `chunk` rows; 0: none can be.
+/// Whether a GPU can compute experts from the memory of the CPU.
+bool can_stream(const ModuleCost& experts);
+
+/// What a GPU of so many bytes takes more when experts of the CPU go to it, in steps of `chunk`
+/// rows: streamed (operators/expert_stream.h), to stay there beside the slots of
+/// operators/expert_cache.h, or both; 0: none can.
+struct ExpertWays {
+  bool streamed = false, cached = false;
+};
 std::uint64_t stream_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,
-                           std::int64_t chunk, std::uint64_t gpu_bytes);
+                           std::int64_t chunk, std::uint64_t gpu_bytes, ExpertWays ways);
+
+/// Bytes of n of a layer's experts on a GPU.
+std::uint64_t expert_bytes_on_gpu(const ModuleCost& experts, std::int64_t n_experts,
+                                  std::int64_t n);
 
 /// Temporaries of one step of `chunk` rows.
 std::uint64_t workspace_bytes(const io::ModelConfig& config, const std::vector<ModuleCost>& modules,

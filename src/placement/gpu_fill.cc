@@ -113,14 +113,17 @@ class Chooser {
 
 class Filler {
  public:
+  // streams: experts stay on the CPU, as not all fit; copies of them come, or some of each layer.
   Filler(const FillInput& input, bool streams)
       : in_(input),
+        caches_(streams && input.caches),
         n_layers_(in_.kv.size()),
         fixed_(n_layers_, 0),
         experts_(n_layers_, 0),
         possible_(n_layers_, true) {
     out_.gpu.assign(in_.modules.size(), -1);
     out_.layer_gpu.assign(n_layers_, -1);
+    out_.n_on_gpu.assign(in_.modules.size(), 0);
     for (std::size_t i = 0; i < in_.modules.size(); ++i) {
       const auto layer = static_cast<std::size_t>(in_.modules[i].layer);
       if (in_.modules[i].layer < 0 || layer >= n_layers_) continue;
@@ -150,6 +153,7 @@ class Filler {
       out_.layer_gpu[l] = wanted[l];
     }
     take_experts();
+    if (caches_) take_some_experts();
     for (std::size_t i = 0; i < in_.modules.size(); ++i) {
       const ModuleCost& m = in_.modules[i];
       if (m.layer >= 0 && m.part != Part::kExperts)
@@ -210,6 +214,7 @@ class Filler {
     for (std::size_t i = 0; i < in_.modules.size(); ++i) {
       const ModuleCost& m = in_.modules[i];
       if (m.part != Part::kExperts || !in_.choices[i].possible) continue;
+      if (caches_ && can_stream(m)) continue;
       const double traffic = static_cast<double>(m.bytes) *
                              static_cast<double>(in_.config.moe.n_active) /
                              static_cast<double>(in_.config.moe.n_experts);
@@ -228,7 +233,39 @@ class Filler {
     }
   }
 
+  // As many of each layer; one more of the first ones, where there is room.
+  void take_some_experts() {
+    const std::int64_t n_experts = in_.config.moe.n_experts;
+    for (std::size_t g = 0; g < left_.size(); ++g) {
+      std::vector<std::size_t> here;
+      std::uint64_t one_each = 0;
+      const auto one = [&](std::size_t i) {
+        return expert_bytes_on_gpu(in_.modules[i], n_experts, 1);
+      };
+      for (std::size_t i = 0; i < in_.modules.size(); ++i) {
+        const ModuleCost& m = in_.modules[i];
+        if (m.part != Part::kExperts || !can_stream(m) || m.layer < 0) continue;
+        if (out_.layer_gpu[static_cast<std::size_t>(m.layer)] != static_cast<int>(g)) continue;
+        here.push_back(i);
+        one_each += one(i);
+      }
+      if (here.empty()) continue;
+      const std::int64_t n = std::min(n_experts, static_cast<std::int64_t>(left_[g] / one_each));
+      if (n == 0) continue;
+      left_[g] -= one_each * static_cast<std::uint64_t>(n);
+      for (const std::size_t i : here) {
+        const bool more = n < n_experts && one(i) <= left_[g];
+        if (more) left_[g] -= one(i);
+        out_.n_on_gpu[i] = n + (more ? 1 : 0);
+        if (out_.n_on_gpu[i] < n_experts) continue;
+        out_.gpu[i] = static_cast<int>(g);
+        out_.n_on_gpu[i] = 0;
+      }
+    }
+  }
+
   const FillInput& in_;
+  bool caches_;
   std::size_t n_layers_;
   std::vector<std::uint64_t> fixed_;  // with cache
   std::vector<std::uint64_t> experts_;
@@ -237,8 +274,14 @@ class Filler {
   Assignment out_;
 };
 
-std::string reason_of(const ModuleCost& m, int gpu) {
+std::string reason_of(const ModuleCost& m, int gpu, std::int64_t n_on_gpu, const FillInput& input,
+                      const Assignment& assignment) {
   if (m.part == Part::kEmbedding) return "read a row at a time";
+  if (n_on_gpu > 0) {
+    return fmt::format(
+        "{} of {} on {} too", n_on_gpu, input.config.moe.n_experts,
+        operators::gpu_name(assignment.layer_gpu[static_cast<std::size_t>(m.layer)]));
+  }
   if (gpu < 0) return m.part == Part::kExperts ? "no room on a GPU" : "layer does not fit its GPU";
   if (m.part == Part::kExperts) return "most traffic per byte";
   return "used by every token";
@@ -278,7 +321,12 @@ void place_on_gpus(operators::Model& model, const FillInput& input, const Assign
     if (it != index.end()) {
       const int gpu = assignment.gpu[it->second];
       entry.device = name(gpu);
-      entry.reason = reason_of(input.modules[it->second], gpu);
+      const std::int64_t n_on_gpu = assignment.n_on_gpu[it->second];
+      entry.reason = reason_of(input.modules[it->second], gpu, n_on_gpu, input, assignment);
+      if (n_on_gpu > 0) {
+        entry.op = input.modules[it->second].op;
+        entry.kwargs["gpu_experts"] = n_on_gpu;
+      }
       if (gpu >= 0) {
         entry.op = input.choices[it->second].op;
         entry.kwargs = input.choices[it->second].kwargs;

@@ -2,7 +2,8 @@
 //
 //   layers 0 … a on cuda:0, a+1 … b on cuda:1, …   in proportion to the GPUs' memory
 //   per GPU: attention, norms, routers, shared experts, dense MLPs and cache of its layers; then
-//   the routed experts of as many of those layers as fit, most expected traffic per byte first
+//   the routed experts of all those layers, if they fit; else as many of each layer, or those of as
+//   many layers as fit, most expected traffic per byte first
 //
 // The operators that may be chosen are those of operators/planned.inc. Thread rule: pure.
 #pragma once
@@ -37,12 +38,15 @@ struct FillInput {
   const Machine& machine;
   std::int64_t context = 0;
   std::uint64_t workspace = 0;        // on each GPU
-  std::vector<std::uint64_t> stream;  // on each that experts of the CPU are streamed to
+  std::vector<std::uint64_t> stream;  // on each that experts of the CPU go to
+  bool caches = false;                // some of a layer's experts may be on its GPU
 };
 
 struct Assignment {
   std::vector<int> gpu;        // of each module; -1: the CPU
   std::vector<int> layer_gpu;  // of each layer's attention and cache; -1: the CPU
+  std::vector<std::int64_t>
+      n_on_gpu;  // of each module of experts on the CPU, how many are there too
 };
 Assignment fill_gpus(const FillInput& input);
 

@@ -37,6 +37,7 @@ class Planner {
     check_context();
     if (options_.given != nullptr) plan_.placement = *options_.given;
     plan_.placement.stream_experts = options_.stream_experts;
+    plan_.placement.expert_cache = options_.expert_cache;
     plan_.model = models::build_model(config_, plan_.placement);
     plan_.modules = footprint(*plan_.model, plan_.placement, source_, options_.packing);
     kv_ = plan_.model->state_spec();
@@ -44,6 +45,7 @@ class Planner {
       plan_.kv_bytes_per_token += kv_layer_bytes(spec, options_.kv_format);
     }
     if (decides()) choices_ = gpu_choices(source_, options_.packing, plan_.modules);
+    choose_caches();
     choose_chunk();
     choose_context();
     if (decides()) place(assign(plan_.context));
@@ -53,6 +55,24 @@ class Planner {
 
  private:
   bool decides() const { return options_.given == nullptr && !machine_.gpus.empty(); }
+
+  // Some experts of each layer on GPUs: where there is room, and all of them fit the CPU's memory.
+  void choose_caches() {
+    const bool packs = (options_.packing.caps & kAvx2) != 0;  // as GPUs can read it
+    caches_ =
+        options_.expert_cache != operators::ExpertCacheMode::kOff && options_.packing.gpus && packs;
+    if (!caches_ || !decides()) return;
+    const std::int64_t chunk = options_.chunk_size;
+    if (chunk == 0) options_.chunk_size = kStreamedChunk;
+    const Assignment assignment = assign(wanted_context());
+    const DevicePlan cpu = need(wanted_context(), assignment).devices.front();
+    caches_ = has_some(assignment.n_on_gpu) && cpu.used() <= cpu.capacity;
+    options_.chunk_size = chunk;
+  }
+
+  static bool has_some(const std::vector<std::int64_t>& n_on_gpu) {
+    return std::any_of(n_on_gpu.begin(), n_on_gpu.end(), [](std::int64_t n) { return n > 0; });
+  }
 
   // Streamed experts want large steps, unless their memory is needed for something else.
   void choose_chunk() {
@@ -71,7 +91,8 @@ class Planner {
   }
 
   bool streams(std::int64_t context) const {
-    const std::vector<std::uint64_t> bytes = stream_bytes(context);
+    if (options_.stream_experts == operators::StreamExperts::kOff) return false;
+    const std::vector<std::uint64_t> bytes = stream_bytes(context, false);
     if (std::all_of(bytes.begin(), bytes.end(), [](std::uint64_t b) { return b == 0; }))
       return false;
     const Assignment assignment = decides() ? assign(context) : Assignment{};
@@ -117,16 +138,15 @@ class Planner {
     return std::max(context, options_.cache_tokens);
   }
 
-  // On each GPU that experts of the CPU are streamed to.
-  std::vector<std::uint64_t> stream_bytes(std::int64_t context) const {
+  // On each GPU that experts of the CPU go to; cached: some stay.
+  std::vector<std::uint64_t> stream_bytes(std::int64_t context, bool cached) const {
     std::vector<std::uint64_t> bytes;
-    const bool possible =
+    const bool streamed =
         options_.packing.gpus && options_.stream_experts != operators::StreamExperts::kOff;
+    const ExpertWays ways{streamed, cached};
     for (const Gpu& gpu : machine_.gpus) {
-      bytes.push_back(possible ? placement::stream_bytes(config_, plan_.modules,
-                                                         std::min(options_.chunk_size, context),
-                                                         gpu.bytes)
-                               : 0);
+      bytes.push_back(placement::stream_bytes(
+          config_, plan_.modules, std::min(options_.chunk_size, context), gpu.bytes, ways));
     }
     return bytes;
   }
@@ -140,22 +160,29 @@ class Planner {
             machine_,
             cached(context),
             gpu_workspace(context),
-            stream_bytes(context)};
+            stream_bytes(context, caches_),
+            caches_};
   }
 
   Assignment assign(std::int64_t context) const { return fill_gpus(fill_input(context)); }
 
   // What every device must hold for this context.
   Need need(std::int64_t context) const {
+    return need(context, decides() && !placed_ ? assign(context) : Assignment{});
+  }
+
+  // With modules where they are, or where an assignment puts them.
+  Need need(std::int64_t context, const Assignment& assignment) const {
     std::vector<std::string> device_of(plan_.modules.size());
     std::vector<std::uint64_t> bytes(plan_.modules.size());
+    std::vector<std::int64_t> n_on_gpu(plan_.modules.size());
     std::vector<std::string> layer_device = attention_devices(plan_.modules);
     for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
       device_of[i] = plan_.modules[i].device;
       bytes[i] = plan_.modules[i].bytes;
+      n_on_gpu[i] = plan_.modules[i].n_on_gpu;
     }
-    if (decides() && !placed_) {
-      const Assignment assignment = assign(context);
+    if (!assignment.gpu.empty()) {
       for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
         if (assignment.gpu[i] < 0) continue;
         device_of[i] = operators::gpu_name(assignment.gpu[i]);
@@ -165,13 +192,20 @@ class Planner {
         if (assignment.layer_gpu[l] >= 0)
           layer_device[l] = operators::gpu_name(assignment.layer_gpu[l]);
       }
+      n_on_gpu = assignment.n_on_gpu;
     }
-    return sum_up(context, device_of, bytes, layer_device);
+    Need n = sum_up(context, device_of, bytes, layer_device, n_on_gpu);
+    for (const DevicePlan& d : n.devices) {
+      n.fits = n.fits && d.used() <= d.capacity;
+      n.total += d.used();
+      n.capacity += d.capacity;
+    }
+    return n;
   }
 
   Need sum_up(std::int64_t context, const std::vector<std::string>& device_of,
-              const std::vector<std::uint64_t>& bytes,
-              const std::vector<std::string>& layer_device) const {
+              const std::vector<std::uint64_t>& bytes, const std::vector<std::string>& layer_device,
+              const std::vector<std::int64_t>& n_on_gpu) const {
     Need n;
     n.devices.push_back({"cpu", machine_.ram, {}, 0, workspace(context), kRamMargin});
     for (std::size_t g = 0; g < machine_.gpus.size(); ++g) {
@@ -192,26 +226,25 @@ class Planner {
       DevicePlan& d = at(device_of[i]);
       d.parts[static_cast<std::size_t>(plan_.modules[i].part)] += bytes[i];
       if (d.name != "cpu") d.workspace = gpu_workspace(context);
+      if (n_on_gpu[i] == 0) continue;
+      const ModuleCost& m = plan_.modules[i];
+      at(layer_device[static_cast<std::size_t>(m.layer)])
+          .parts[static_cast<std::size_t>(Part::kExperts)] +=
+          expert_bytes_on_gpu(m, config_.moe.n_experts, n_on_gpu[i]);
     }
     const std::int64_t pages = (cached(context) + kPage - 1) / kPage * kPage;
     for (std::size_t l = 0; l < kv_.size(); ++l) {
       at(layer_device[l]).kv += times(kv_layer_bytes(kv_[l], options_.kv_format), pages);
     }
     add_layer_wise(context, n.devices);
-    add_streams(context, device_of, layer_device, n.devices);
-    for (const DevicePlan& d : n.devices) {
-      n.fits = n.fits && d.used() <= d.capacity;
-      n.total += d.used();
-      n.capacity += d.capacity;
-    }
+    add_streams(stream_bytes(context, has_some(n_on_gpu)), device_of, layer_device, n.devices);
     return n;
   }
 
-  // What GPUs need to which experts of the CPU are streamed.
-  void add_streams(std::int64_t context, const std::vector<std::string>& device_of,
+  // What GPUs need to which experts of the CPU go.
+  void add_streams(std::vector<std::uint64_t> bytes, const std::vector<std::string>& device_of,
                    const std::vector<std::string>& layer_device,
                    std::vector<DevicePlan>& devices) const {
-    std::vector<std::uint64_t> bytes = stream_bytes(context);
     for (std::size_t i = 0; i < device_of.size(); ++i) {
       const ModuleCost& m = plan_.modules[i];
       if (m.part != Part::kExperts || device_of[i] != "cpu" || m.layer < 0) continue;
@@ -356,6 +389,7 @@ class Planner {
     double gpu_bytes = 0.0;
     for (const ModuleCost& m : plan_.modules) {
       (on_cpu(m.device, options_.packing) ? cpu_bytes : gpu_bytes) += static_cast<double>(m.bytes);
+      gpu_bytes += static_cast<double>(expert_bytes_on_gpu(m, config_.moe.n_experts, m.n_on_gpu));
     }
     const double read = static_cast<double>(plan_.file_bytes) / machine_.disk;
     const double pack = cpu_bytes / machine_.cpu.pack;
@@ -375,6 +409,7 @@ class Planner {
   Plan plan_;
   std::vector<tensor::KvLayerSpec> kv_;
   std::vector<GpuChoice> choices_;
+  bool caches_ = false;  // FillInput
   bool placed_ = false;
 };
 
@@ -388,10 +423,23 @@ void Planner::add_hints() {
   }
   if (!plan_.speed) return;
   std::uint64_t next = 0;  // experts that stayed on the CPU, smallest layer
+  std::uint64_t more = 0;  // one more of each layer
+  std::int64_t n_least = config_.moe.n_experts;
   for (std::size_t i = 0; i < choices_.size(); ++i) {
     const ModuleCost& m = plan_.modules[i];
-    if (m.part == Part::kExperts && m.device == "cpu" && choices_[i].possible)
+    if (m.part != Part::kExperts || m.device != "cpu" || !choices_[i].possible) continue;
+    if (m.n_on_gpu > 0) {
+      more += expert_bytes_on_gpu(m, config_.moe.n_experts, 1);
+      n_least = std::min(n_least, m.n_on_gpu);
+    } else {
       next = next == 0 ? choices_[i].bytes : std::min(next, choices_[i].bytes);
+    }
+  }
+  if (more > 0) {
+    plan_.hints.push_back(
+        fmt::format("GPUs hold {} of {} experts of each layer, another one of each takes {}; --kv "
+                    "q8_0 or a shorter --ctx gives some back",
+                    n_least, config_.moe.n_experts, human_bytes(more)));
   }
   if (next > 0) {
     std::uint64_t free = 0;

@@ -2,10 +2,11 @@
 //
 // GPUs: each takes a run of layers in proportion to its memory; of those it holds attention, shared
 // experts, dense layers, routers, norms, the cache to the promised context and the workspace first,
-// then routed experts by expected traffic per byte, a layer's experts at a time. What does not fit
-// stays on the CPU, and so does the embedding, which is read a row at a time. A margin stays free
-// everywhere. Without GPUs everything is on the CPU and the plan is a check of memory. Thread rule:
-// pure.
+// then routed experts: all of them, or as many of each layer, whose others the CPU computes at the
+// same time; without such a cache, or where kernels for it are missing, by expected traffic per
+// byte, a layer's experts at a time. What does not fit stays on the CPU, and so does the embedding,
+// which is read a row at a time. A margin stays free everywhere. Without GPUs everything is on the
+// CPU and the plan is a check of memory. Thread rule: pure.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -26,6 +27,7 @@ struct PlanOptions {
   std::int64_t chunk_size = 0;    // rows of a step; 0: kChunk, or kStreamedChunk where it helps
   formats::Format kv_format = formats::Format::kF16;
   operators::StreamExperts stream_experts = operators::StreamExperts::kAuto;
+  operators::ExpertCacheMode expert_cache = operators::ExpertCacheMode::kAuto;
   Packing packing;
   /// Also finds the largest context that fits, speeds and hints.
   bool report = false;

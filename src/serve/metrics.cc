@@ -119,8 +119,11 @@ std::string Metrics::write(const Others& others) const {
   const auto experts = [&](const char* name, const char* help, std::uint64_t value) {
     single(name, "counter", help, labels + ",tier=\"cpu\"", static_cast<double>(value), out);
   };
-  experts("kt_expert_rows_total", "Rows times the routed experts that each was sent to.",
+  experts("kt_expert_rows_total",
+          "Rows times the routed experts that each was sent to; gpu: those in the expert cache.",
           load.expert_use.n_rows);
+  out +=
+      fmt::format("kt_expert_rows_total{{{},tier=\"gpu\"}} {}\n", labels, load.expert_use.n_cached);
   experts("kt_expert_reads_total", "Routed experts whose weights were read in a step and layer.",
           load.expert_use.n_reads);
   counter("vllm:prompt_tokens_total", "Tokens of prompts.", n_prompt_);

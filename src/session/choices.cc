@@ -27,6 +27,13 @@ operators::StreamExperts stream_experts(const std::string& name) {
   fail(ErrorCode::kUsage, "--stream-experts", "'{}' is not known; use auto, on or off", name);
 }
 
+operators::ExpertCacheMode expert_cache(const std::string& name) {
+  if (name == "auto") return operators::ExpertCacheMode::kAuto;
+  if (name == "fixed") return operators::ExpertCacheMode::kFixed;
+  if (name == "off") return operators::ExpertCacheMode::kOff;
+  fail(ErrorCode::kUsage, "--expert-cache", "'{}' is not known; use auto, fixed or off", name);
+}
+
 bool looks_up_prompt(const std::string& name) {
   if (name == "none" || name == "prompt-lookup") return name != "none";
   fail(ErrorCode::kUsage, "--speculate", "'{}' is no way to speculate; use none or prompt-lookup",

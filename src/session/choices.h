@@ -16,6 +16,8 @@ backend::ActPolicy act_policy(const std::string& name);
 tensor::Format kv_format(const std::string& name);
 /// "auto", "on", "off". Throws kUsage.
 operators::StreamExperts stream_experts(const std::string& name);
+/// "auto", "fixed", "off". Throws kUsage.
+operators::ExpertCacheMode expert_cache(const std::string& name);
 /// Whether "prompt-lookup" is said rather than "none". Throws kUsage.
 bool looks_up_prompt(const std::string& name);
 

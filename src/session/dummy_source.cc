@@ -117,18 +117,26 @@ class DummySource : public io::WeightSource {
   }
 
   // Row r comes from seed + r alone.
-  static void make_rows(const io::TensorInfo& info, std::uint64_t seed, std::int64_t n_rows,
-                        std::byte* out) {
+  void make_rows(const io::TensorInfo& info, std::uint64_t seed, std::int64_t n_rows,
+                 std::byte* out) const {
     const Recipe recipe = recipe_of(info);
+    const bool skewed = options_.router_skew > 0.0 && info.name.ends_with(".gate.weight");
     std::vector<float> values(static_cast<std::size_t>(info.shape.n_cols()));
     for (std::int64_t r = 0; r < n_rows; ++r) {
       const std::uint64_t row_seed = mix(seed + static_cast<std::uint64_t>(r));
+      const float scale = recipe.scale * (skewed ? preference(row_seed) : 1.0f);
       for (std::size_t i = 0; i < values.size(); ++i) {
-        values[i] = recipe.mean + recipe.scale * near_gaussian(mix(row_seed + i));
+        values[i] = recipe.mean + scale * near_gaussian(mix(row_seed + i));
       }
       formats::traits(info.format).encode(values.data(), nullptr, out, info.shape.n_cols());
       out += formats::row_bytes(info.format, info.shape.n_cols());
     }
+  }
+
+  float preference(std::uint64_t row_seed) const {
+    const double u = static_cast<double>(mix(~row_seed) >> 11) * 0x1p-53;
+    const auto n_experts = static_cast<double>(config_.moe.n_experts);
+    return static_cast<float>(std::pow(1.0 + n_experts * u, -options_.router_skew));
   }
 
   const std::vector<std::byte>& pool_for(const io::TensorInfo& info) const {

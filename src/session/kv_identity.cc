@@ -37,9 +37,10 @@ std::string kv_identity(Session& session, const Options& options) {
   try {
     std::string plugins;
     for (const std::string& plugin : options.plugins) plugins += stamp(plugin);
-    return fmt::format("{}{}{}{} {} {} {} {} {}\n{}{}", model_stamp(session.source().path()),
+    return fmt::format("{}{}{}{} {} {} {} {} {} {}\n{}{}", model_stamp(session.source().path()),
                        plugins, stamp("/proc/self/exe"), session.cpu().caps, options.act,
                        options.kv, options.defer_experts, options.stream_experts,
+                       options.expert_cache,
                        session.placement().devices.emulated ? "emulated" : "real",
                        placement::explain_table(session.model(), session.placement()),
                        placement::explain_summary(session.model()));

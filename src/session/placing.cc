@@ -73,6 +73,7 @@ placement::Plan place(const io::WeightSource& source, const Place& place, const 
   plan_options.kv_format = kv_format(options.kv);
   plan_options.packing = place.packing;
   plan_options.stream_experts = stream_experts(options.stream_experts);
+  plan_options.expert_cache = expert_cache(options.expert_cache);
   plan_options.report = measure != nullptr;
   plan_options.measure = measure;
   plan_options.largest_format = [&] { return largest_format(source, place.machine, plan_options); };

@@ -20,6 +20,7 @@ struct RunOptions {
   std::int64_t cache_tokens = 0;  // in the cache, of all requests together; 0: context
   std::int64_t chunk_size = 0;    // rows of a step; 0: 512, or 2048 where experts are streamed
   std::string stream_experts = "auto";  // to GPUs, of prompts: auto, on or off
+  std::string expert_cache = "auto";    // on GPUs, of the CPU's experts: auto, fixed or off
   std::string rules;                    // YAML rule file; empty: the planner decides
   std::vector<std::string> plugins;     // shared objects with operators
   std::string device;                   // of modules that no rule matches; empty: cpu

@@ -52,6 +52,7 @@ std::string plan_json(const PlannedModel& planned) {
                        {"format", m.format},
                        {"bytes", m.bytes},
                        {"file_bytes", m.kept.file_bytes},
+                       {"gpu_experts", m.n_on_gpu},
                        {"reason", m.reason}});
   }
   nlohmann::ordered_json json = {{"model", planned.source->path()},

@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/topology.h"
 #include "io/files.h"
+#include "operators/expert_cache.h"
 #include "operators/expert_stream.h"
 #include "operators/layered.h"
 #include "operators/phased.h"
@@ -71,12 +72,14 @@ std::unique_ptr<Session> Session::open(const Options& options) {
 }
 
 std::unique_ptr<Session> Session::open_dummy(const Options& options, const std::string& config_path,
-                                             const std::string& type, std::int64_t layers) {
+                                             const std::string& type, std::int64_t layers,
+                                             double router_skew) {
   const io::ModelConfig config = read_dummy_config(config_path, layers);
   Options textless = options;
   textless.need_text = false;
   return assemble(textless,
-                  make_dummy_source(config, file_type(type), {.seed = 1, .pooled = true}));
+                  make_dummy_source(config, file_type(type),
+                                    {.seed = 1, .pooled = true, .router_skew = router_skew}));
 }
 
 std::unique_ptr<Session> Session::assemble(const Options& options,
@@ -107,9 +110,9 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   s->open_text(options);
   const auto start = Clock::now();
   s->open_gpus(options);
-  s->open_streams(plan);
+  s->open_streams(options, plan);
   operators::Loader loader(*s->source_, *s->cpu_, make_progress(options, s->report_.file_bytes),
-                           s->gpus_, s->streams_);
+                           s->gpus_, s->streams_, s->caches_);
   models::load_model(*s->model_, loader);
   operators::walk(*s->model_,
                   [&](operators::Module& m) { s->report_.packed_bytes += m.weight_bytes(); });
@@ -118,8 +121,19 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   }
   engine_options.layer_wise_threshold = s->placement_.layer_wise_threshold;
   engine_options.make_loader = [self = s.get()] {
-    return operators::Loader(*self->source_, *self->cpu_, {}, self->gpus_, self->streams_);
+    return operators::Loader(*self->source_, *self->cpu_, {}, self->gpus_, self->streams_,
+                             self->caches_);
   };
+  if (!s->caches_.empty()) {
+    engine_options.before_step = [self = s.get()](operators::GpuSteps gpus, std::int64_t n_rows) {
+      for (const auto& cache : self->caches_) {
+        for (const auto& gpu : gpus) {
+          if (gpu->index() == cache->gpu().index()) cache->update(*gpu, n_rows);
+        }
+      }
+      operators::check_errors(gpus);
+    };
+  }
   if (options.page_store != nullptr) {
     engine_options.page_store = options.page_store;
     engine_options.kv_identity = kv_identity(*s, options);
@@ -190,21 +204,35 @@ void Session::set_prefill_aside() {
   }
 }
 
-void Session::open_streams(const placement::Plan& plan) {
-  std::map<int, std::size_t> expert_bytes;  // the largest for each GPU
+void Session::open_streams(const Options& options, const placement::Plan& plan) {
+  struct Largest {
+    std::size_t expert = 0;  // bytes
+    bool cached = false;
+  };
+  std::map<int, Largest> largest;  // on each GPU
   for (const placement::ModuleCost& m : plan.modules) {
+    if (!m.streams_to) continue;
     const auto n = static_cast<std::size_t>(config().moe.n_experts);
-    if (m.streams_to) {
-      std::size_t& most = expert_bytes[*m.streams_to];
-      most = std::max(most, static_cast<std::size_t>(m.bytes) / n);
-    }
+    Largest& here = largest[*m.streams_to];
+    here.expert = std::max(here.expert, static_cast<std::size_t>(m.bytes) / n);
+    here.cached |= m.n_on_gpu > 0;
   }
   for (const auto& gpu : gpus_) {
-    const auto it = expert_bytes.find(gpu->index());
-    if (it == expert_bytes.end()) continue;
+    const auto it = largest.find(gpu->index());
+    if (it == largest.end()) continue;
+    const auto& [expert, cached] = it->second;
     streams_.push_back(std::make_unique<operators::ExpertStream>(
-        *gpu, operators::stream_sizes(it->second, gpu->reserved()), placement_.stream_experts));
+        *gpu, operators::stream_sizes(expert, gpu->reserved()), placement_.stream_experts));
+    if (cached) {
+      caches_.push_back(std::make_unique<operators::ExpertCache>(*streams_.back(), expert,
+                                                                 placement_.expert_cache));
+    }
   }
+  lacks_expert_room_ = options.rules.empty() && !streams_.empty() && caches_.empty() &&
+                       placement_.expert_cache != operators::ExpertCacheMode::kOff &&
+                       std::none_of(plan.modules.begin(), plan.modules.end(), [](const auto& m) {
+                         return m.part == placement::Part::kExperts && m.device != "cpu";
+                       });
 }
 
 void Session::use_nodes(const Options& options, const placement::Plan& plan) {
@@ -222,17 +250,20 @@ void Session::try_gpus() {
   report_.gpus = gpu_machine_.left_out;
   if (gpus_.empty()) return;
   engine_->rehearse();
+  for (const auto& cache : caches_) cache->start();
   for (const auto& gpu : gpus_) {
     report_.gpus +=
         fmt::format("{}{}: {}, {} in use of {} reserved", report_.gpus.empty() ? "" : "\n",
                     operators::gpu_name(gpu->index()), gpu->description().name,
                     human_bytes(gpu->used()), human_bytes(gpu->reserved()));
   }
-  for (const auto& stream : streams_) {
-    if (const std::string text = stream->describe(); !text.empty()) {
-      report_.gpus += fmt::format("\n{}: {}", operators::gpu_name(stream->gpu().index()), text);
-    }
-  }
+  const auto add = [&](const auto& what) {
+    if (const std::string text = what.describe(); !text.empty())
+      report_.gpus += fmt::format("\n{}: {}", operators::gpu_name(what.gpu().index()), text);
+  };
+  for (const auto& stream : streams_) add(*stream);
+  for (const auto& cache : caches_) add(*cache);
+  if (lacks_expert_room_) report_.gpus += "\nno room for experts in GPU memory";
 }
 
 void Session::open_text(const Options& options) {

@@ -18,8 +18,9 @@
 #include "text/tokenizer.h"
 
 namespace kt::operators {
+class ExpertCache;
 class ExpertStream;
-}
+}  // namespace kt::operators
 
 namespace kt::session {
 
@@ -65,9 +66,10 @@ class Session {
   /// what is needed and what there is.
   static std::unique_ptr<Session> open(const Options& options);
   /// A model of random weights of config.json's shape in a file type ("Q4_K_M"), never on disk
-  /// (`layers` > 0 cuts it to so many layers).
+  /// (`layers` > 0 cuts it to so many layers; `router_skew` as in DummyOptions).
   static std::unique_ptr<Session> open_dummy(const Options& options, const std::string& config_path,
-                                             const std::string& type, std::int64_t layers);
+                                             const std::string& type, std::int64_t layers,
+                                             double router_skew = 0.0);
   ~Session();
 
   const io::WeightSource& source() const { return *source_; }
@@ -96,8 +98,8 @@ class Session {
   /// Reserves the memory of the GPUs that the model's modules are on, and checks their kernels.
   void open_gpus(const Options& options);
   void set_prefill_aside();
-  /// On GPUs that experts of the CPU are streamed to.
-  void open_streams(const placement::Plan& plan);
+  /// On GPUs that experts of the CPU go to.
+  void open_streams(const Options& options, const placement::Plan& plan);
   void try_gpus();
   /// With several NUMA nodes: the CPU anew, as the nodes' memory allows.
   void use_nodes(const Options& options, const placement::Plan& plan);
@@ -106,6 +108,7 @@ class Session {
   GpuMachine gpu_machine_;
   std::vector<std::unique_ptr<backend::Gpu>> gpus_;
   std::vector<std::unique_ptr<operators::ExpertStream>> streams_;
+  std::vector<std::unique_ptr<operators::ExpertCache>> caches_;
   operators::Placement placement_;
   std::unique_ptr<backend::Cpu> cpu_;
   std::unique_ptr<operators::Model> model_;
@@ -116,6 +119,7 @@ class Session {
   mutable std::once_flag grammars_once_;
   mutable std::unique_ptr<text::GrammarFactory> grammars_;
   LoadReport report_;
+  bool lacks_expert_room_ = false;  // on GPUs, that the planner would use
 };
 
 }  // namespace kt::session
