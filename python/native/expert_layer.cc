@@ -140,9 +140,16 @@ void Layer::forward_rows(const Call& c, std::int64_t row, std::int64_t n) {
   routing.weights = lock.arena().allocate<float>(n * n_active);
   for (std::int64_t r = 0; r < n; ++r) {
     const auto* weights = reinterpret_cast<const float*>(c.weights.at(row + r));
+    std::int32_t* ids = routing.ids + r * n_active;
+    float* factors = routing.weights + r * n_active;
     for (std::int64_t i = 0; i < n_active; ++i) {
-      routing.ids[r * n_active + i] = id(c, row + r, i);
-      routing.weights[r * n_active + i] = weights[i];
+      ids[i] = id(c, row + r, i);
+      factors[i] = weights[i];
+      // Routers choose an expert once, and operators rely on it.
+      const auto before = std::find(ids, ids + i, ids[i]) - ids;
+      if (ids[i] < 0 || before == i) continue;
+      factors[before] += weights[i];
+      ids[i] = -1;
     }
   }
   const View out_rows = rows_of(c.out, row, n);

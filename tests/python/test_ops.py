@@ -156,6 +156,13 @@ def test_moe(format, act, bound):
         assert relative_error(rounded, moe_reference(x.bfloat16(), ids, scores, *weights)) <= bound + 2 ** -8
 
 
+def test_moe_counts_an_expert_as_often_as_it_is_named():
+    layer, _ = experts("Q8_0")
+    x = torch.randn(1, 128)
+    twice = ops.moe(x, torch.tensor([[2, 5, 2, -1]]), torch.tensor([[0.25, 1.0, 0.5, 1.0]]), layer)
+    assert torch.equal(twice, ops.moe(x, torch.tensor([[2, 5, -1, -1]]), torch.tensor([[0.75, 1.0, 1.0, 1.0]]), layer))
+
+
 def test_moe_without_experts_is_zero():
     layer, _ = experts("Q8_0")
     assert not ops.moe(torch.randn(2, 128), torch.full((2, 3), -1), torch.rand(2, 3), layer).any()
