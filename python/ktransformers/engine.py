@@ -329,7 +329,12 @@ class Engine:
     act: activations of quantised products: "q8" (fastest), "q16" (15 bits) or "f32".
     kv: type of the cache: "f32", "f16", "bf16" or "q8_0".
     isa: "ref", "avx2", "avx512" or "amx"; empty: the best of this CPU.
-    chunk_size: prompt tokens of a step.
+    chunk_size: prompt tokens of a step; 0: 512, or 2048 where experts are streamed.
+    stream_experts: whether weights of experts in host memory go to a GPU for prompts: "auto" (where that is faster),
+        "on" or "off".
+    gpu_graphs: False launches steps on GPUs kernel by kernel instead of replaying them.
+    defer_experts: so many of a token's experts, if they are on the CPU, come a layer later while decoding, so that
+        GPU and CPU work at once; changes values.
     speculate: "prompt-lookup" guesses tokens from the text so far where that is faster; the output stays the same.
     plugins: shared objects with operators that the rules may name.
     device: of modules that no rule matches; None: "cpu".
@@ -345,16 +350,18 @@ class Engine:
 
     def __init__(self, model: str | os.PathLike[str], rules: str | os.PathLike[str] | None = None, *,
                  context: int = 0, threads: int = 0, act: str = "q16", kv: str = "f16", isa: str = "",
-                 chunk_size: int = 512, speculate: str = "none",
+                 chunk_size: int = 0, stream_experts: str = "auto", gpu_graphs: bool = True,
+                 defer_experts: int = 0, speculate: str = "none",
                  plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
                  emulate_gpus: int = 0, emulate_nodes: int = 0, trace: bool = False,
                  progress: Callable[[int, int, float], object] | None = None, need_text: bool = True):
         self._run_options: dict[str, Any] = {
             "rules": os.fspath(rules or ""), "context": context, "threads": threads, "act": act, "kv": kv,
-            "chunk_size": chunk_size, "plugins": [os.fspath(path) for path in plugins], "device": device or ""}
+            "chunk_size": chunk_size, "stream_experts": stream_experts,
+            "plugins": [os.fspath(path) for path in plugins], "device": device or ""}
         options = _native.Options()
         set_options(options, {**self._run_options, "model": os.fspath(model), "isa": isa, "trace": trace,
-                              "speculate": speculate,
+                              "speculate": speculate, "gpu_graphs": gpu_graphs, "defer_experts": defer_experts,
                               "emulate_gpus": emulate_gpus, "emulate_nodes": emulate_nodes,
                               "need_text": need_text})
         self._worker = _native.Worker(options)

@@ -10,8 +10,8 @@ from typing import Any
 from ktransformers import _native
 from ktransformers.errors import UsageError
 
-_RANGES = {"context": (0, 2 ** 62), "threads": (0, 1024), "chunk_size": (1, 65536), "emulate_gpus": (0, 64),
-           "emulate_nodes": (0, 64)}
+_RANGES = {"context": (0, 2 ** 62), "threads": (0, 1024), "chunk_size": (0, 65536), "defer_experts": (0, 64),
+           "emulate_gpus": (0, 64), "emulate_nodes": (0, 64)}
 
 
 def set_options(target: object, values: Mapping[str, Any]) -> None:
@@ -114,9 +114,9 @@ class Plan:
 
 def plan(model: str | os.PathLike[str], *, gpus: Sequence[str] = (), ram: str = "", pcie: str = "", disk: str = "",
          cpu_flops: str = "", format: str = "Q4_K_M", rules: str | os.PathLike[str] | None = None, context: int = 0,
-         threads: int = 0, act: str = "q16", kv: str = "f16", chunk_size: int = 512,
-         plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None, remeasure: bool = False,
-         held: int = 0) -> Plan:
+         threads: int = 0, act: str = "q16", kv: str = "f16", chunk_size: int = 0,
+         stream_experts: str = "auto", plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
+         remeasure: bool = False, held: int = 0) -> Plan:
     """Plans a model without loading it: for this machine, or for one described by hand.
 
         ktransformers.plan("config.json", gpus=["24GiB@1000GB/s"], ram="512GiB@300GB/s", cpu_flops="10TFLOPS")
@@ -133,7 +133,8 @@ def plan(model: str | os.PathLike[str], *, gpus: Sequence[str] = (), ram: str = 
     set_options(request, {
         "model": os.fspath(model), "gpus": list(gpus), "ram": ram, "pcie": pcie, "disk": disk, "cpu_flops": cpu_flops,
         "format": format, "rules": os.fspath(rules or ""), "context": context, "threads": threads, "act": act,
-        "kv": kv, "chunk_size": chunk_size, "plugins": [os.fspath(path) for path in plugins],
+        "kv": kv, "chunk_size": chunk_size, "stream_experts": stream_experts,
+        "plugins": [os.fspath(path) for path in plugins],
         "device": device or "", "remeasure": remeasure, "held": held})
     text, rule_text = _native.plan(request)
     values: dict[str, Any] = json.loads(text)

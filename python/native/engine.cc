@@ -267,6 +267,7 @@ void add_options(nb::module_& m) {
       .def_rw("kv", &RunOptions::kv)
       .def_rw("context", &RunOptions::context)
       .def_rw("chunk_size", &RunOptions::chunk_size)
+      .def_rw("stream_experts", &RunOptions::stream_experts)
       .def_rw("rules", &RunOptions::rules)
       .def_rw("plugins", &RunOptions::plugins)
       .def_rw("device", &RunOptions::device);
@@ -275,6 +276,10 @@ void add_options(nb::module_& m) {
       .def_rw("model", &Options::model)
       .def_rw("isa", &Options::isa)
       .def_rw("speculate", &Options::speculate)
+      .def_prop_rw(
+          "gpu_graphs", [](const Options& o) { return o.gpu_graphs == "on"; },
+          [](Options& o, bool on) { o.gpu_graphs = on ? "on" : "off"; })
+      .def_rw("defer_experts", &Options::defer_experts)
       .def_rw("emulate_gpus", &Options::emulate_gpus)
       .def_rw("emulate_nodes", &Options::emulate_nodes)
       .def_rw("trace", &Options::trace)

@@ -140,6 +140,18 @@ def test_rules_progress_and_trace(tmp_path):
     engine.close()
 
 
+def test_options_of_gpus(build, monkeypatch):
+    """With the stand-in of the GPU plug-in, which computes on host memory."""
+    monkeypatch.setenv("KT_GPU_PLUGIN", str(build / "src" / "backend" / "gpu" / "libfake_gpu_whole.so"))
+    texts = {}
+    for graphs, defer, streamed in ((True, 0, "auto"), (False, 0, "off"), (True, 1, "on")):
+        with ktransformers.Engine(MODEL, threads=2, context=64, gpu_graphs=graphs, defer_experts=defer,
+                                  stream_experts=streamed, chunk_size=0) as one:
+            assert {placed.device for placed in one.placement.values()} >= {"cuda:0"}
+            texts[graphs, defer] = one.generate("The", max_tokens=4, temperature=0).text
+    assert texts[True, 0] == texts[False, 0]
+
+
 def test_a_template_of_the_package():
     with ktransformers.Engine(MODEL, ktransformers.RULES / "Moonlight-16B-A3B.yaml", emulate_gpus=1) as engine:
         assert engine.placement["model.layers.3.self_attn.o_proj"].device == "cuda:0"
@@ -314,7 +326,11 @@ BAD_RULES = "- match:\n    name: 'experts$'\n  replace:\n    class: ktransformer
     ({"context": -1}, errors.UsageError, "context: -1"),
     ({"context": 5000}, errors.UsageError, "5000"),
     ({"threads": 5000}, errors.UsageError, "threads: 5000"),
-    ({"chunk_size": 0}, errors.UsageError, "chunk_size: 0"),
+    ({"chunk_size": -1}, errors.UsageError, "chunk_size: -1 is not a number from 0 to 65536"),
+    ({"stream_experts": "yes"}, errors.UsageError, "'yes' is not known; use auto, on or off"),
+    ({"gpu_graphs": "off"}, TypeError, "gpu_graphs: 'off' is not True or False"),
+    ({"defer_experts": 65}, errors.UsageError, "defer_experts: 65 is not a number from 0 to 64"),
+    ({"defer_experts": 1, "speculate": "prompt-lookup"}, errors.UsageError, "--defer-experts"),
     ({"emulate_gpus": -1}, errors.UsageError, "emulate_gpus"),
     ({"emulate_gpus": 1}, errors.UsageError, "rules"),
     ({"threads": "two"}, TypeError, "threads: 'two' is not a whole number"),
