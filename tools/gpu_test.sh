@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # ./dev gpu-test [ARGS]: runs the test of the CUDA kernels (ARGS go to it), that of the plug-in, the golden models, many
-# requests to a server, the load of a large file where there is room for it, and the bench. The programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
-#   KT_GPU_BUILD=FOLDER KT_BIN=FILE tools/gpu_test.sh
+# requests to a server, the ops of Python, the load of a large file where there is room for it, and the bench. The
+# programs need only the GPU's driver, so that a build can be carried to a machine without a compiler:
+#   KT_GPU_BUILD=FOLDER KT_BIN=FILE KT_PYTHON_PACKAGE=FOLDER tools/gpu_test.sh
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bin="${KT_GPU_BUILD:-$here/build-cuda}/bin"
@@ -21,6 +22,13 @@ export KT_GPU_PLUGIN="$bin/../lib/ktransformers/libkt_cuda.so"
 kt="${KT_BIN:-$here/build/bin/kt}"
 timeout 900 python3 "$here/tools/gpu_models.py" "$kt" || status=1
 timeout 900 python3 "$here/tools/gpu_soak.py" "$kt" || status=1
+# The ops of Python, where a PyTorch sees the GPU and the package is built for that Python.
+python="${KT_PYTHON:-python3}" package="${KT_PYTHON_PACKAGE:-$here/build/python}"
+if PYTHONPATH="$package" "$python" -c 'import ktransformers.ops, torch; torch.ones(1, device="cuda")' 2>/dev/null; then
+  timeout 300 "$python" -W ignore "$here/tools/gpu_python.py" "$package" || status=1
+else
+  echo "gpu-test: $python has no PyTorch that sees a GPU, or not the package in $package: ops on CUDA tensors are not tried"
+fi
 room=$(df --output=avail -B1G "${TMPDIR:-/tmp}" | tail -1)
 memory=$(awk '/MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)
 if [ "$room" -ge 40 ] && [ "$memory" -ge 48 ]; then

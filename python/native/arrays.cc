@@ -48,12 +48,40 @@ std::optional<Element> element_of(nb::dlpack::dtype type) {
   return std::nullopt;
 }
 
+std::optional<Element> element_named(const std::string& name) {
+  for (const Element e :
+       {Element::kF32, Element::kF16, Element::kBF16, Element::kU8, Element::kI32, Element::kI64}) {
+    if (element_name(e) == name) return e;
+  }
+  return std::nullopt;
+}
+
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text;
   for (const std::int64_t n : shape) {
     text += (text.empty() ? "" : ", ") + (n < 0 ? std::string("any") : std::to_string(n));
   }
   return "[" + text + "]";
+}
+
+// What was found out about an array, if it is one of `elements` with `rank` dimensions.
+View checked(View v, std::optional<Element> element, std::initializer_list<Element> elements,
+             std::size_t rank) {
+  if (!element || std::find(elements.begin(), elements.end(), *element) == elements.end()) {
+    std::string wanted;
+    for (const Element e : elements) wanted += (wanted.empty() ? "" : ", ") + element_name(e);
+    fail(ErrorCode::kUsage, v.name, "has elements of {}; wanted: {}",
+         element ? element_name(*element) : "another type", wanted);
+  }
+  v.element = *element;
+  if (v.shape.size() != rank) {
+    fail(ErrorCode::kUsage, v.name, "has shape {}; {} dimensions are wanted", shape_text(v.shape),
+         rank);
+  }
+  if (rank > 0 && v.strides.back() != 1 && v.shape.back() > 1) {
+    fail(ErrorCode::kUsage, v.name, "is strided along its last dimension; make it contiguous");
+  }
+  return v;
 }
 
 template <class Array>
@@ -70,22 +98,7 @@ View make_view(const char* name, const Array& array, std::initializer_list<Eleme
     v.shape.push_back(static_cast<std::int64_t>(array.shape(i)));
     v.strides.push_back(array.stride(i));
   }
-  const auto element = element_of(array.dtype());
-  if (!element || std::find(elements.begin(), elements.end(), *element) == elements.end()) {
-    std::string wanted;
-    for (const Element e : elements) wanted += (wanted.empty() ? "" : ", ") + element_name(e);
-    fail(ErrorCode::kUsage, name, "has elements of {}; wanted: {}",
-         element ? element_name(*element) : "another type", wanted);
-  }
-  v.element = *element;
-  if (v.shape.size() != rank) {
-    fail(ErrorCode::kUsage, name, "has shape {}; {} dimensions are wanted", shape_text(v.shape),
-         rank);
-  }
-  if (rank > 0 && v.strides.back() != 1 && v.shape.back() > 1) {
-    fail(ErrorCode::kUsage, name, "is strided along its last dimension; make it contiguous");
-  }
-  return v;
+  return checked(std::move(v), element_of(array.dtype()), elements, rank);
 }
 
 std::size_t row_stride_bytes(const View& v) {
@@ -116,6 +129,17 @@ View view(const char* name, const ArrayIn& array, std::initializer_list<Element>
 View view(const char* name, const ArrayOut& array, std::initializer_list<Element> elements,
           std::size_t rank) {
   return make_view(name, array, elements, rank);
+}
+
+View view(const char* name, const DeviceArray& array, std::initializer_list<Element> elements,
+          std::size_t rank) {
+  const auto& [address, element, shape, strides] = array;
+  View v;
+  v.name = name;
+  v.data = reinterpret_cast<std::byte*>(address);
+  v.shape = shape;
+  v.strides = strides;
+  return checked(std::move(v), element_named(element), elements, rank);
 }
 
 void want_shape(const View& view, std::initializer_list<std::int64_t> shape) {

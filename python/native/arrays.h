@@ -5,9 +5,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "compute.h"
@@ -20,7 +22,12 @@ using ArrayOut = nanobind::ndarray<>;
 enum class Element { kF32, kF16, kBF16, kU8, kI32, kI64 };
 inline constexpr Element kFloats[] = {Element::kF32, Element::kF16, Element::kBF16};
 
-/// An array in host memory; the last dimension is contiguous.
+/// An array in GPU memory as Python describes it: address, "float32", shape, strides in elements.
+/// DLPack would make the stream wait for another.
+using DeviceArray =
+    std::tuple<std::uintptr_t, std::string, std::vector<std::int64_t>, std::vector<std::int64_t>>;
+
+/// An array in host memory, or in that of a GPU; the last dimension is contiguous.
 struct View {
   std::string name;  // of the argument
   std::byte* data = nullptr;
@@ -33,10 +40,13 @@ struct View {
   std::string to_string() const;  // "float32 [2, 64]"
 };
 
-/// Throws kUsage unless the array is one of `elements` with `rank` dimensions in host memory.
+/// Throws kUsage unless the array is one of `elements` with `rank` dimensions; ArrayIn and ArrayOut
+/// in host memory.
 View view(const char* name, const ArrayIn& array, std::initializer_list<Element> elements,
           std::size_t rank);
 View view(const char* name, const ArrayOut& array, std::initializer_list<Element> elements,
+          std::size_t rank);
+View view(const char* name, const DeviceArray& array, std::initializer_list<Element> elements,
           std::size_t rank);
 /// Throws kUsage unless the shape is this one; -1 stands for any length.
 void want_shape(const View& view, std::initializer_list<std::int64_t> shape);

@@ -2,11 +2,12 @@
 // models use. A cache is paged ([n_pages, 64, n_kv_heads, dim] and a table of pages for each
 // sequence) or has one contiguous run of tokens for each sequence; MLA reads one stream of latents
 // as both keys and values.
+#include "attention_ops.h"
+
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
 
-#include "arrays.h"
 #include "base/error.h"
 #include "module.h"
 #include "operators/attend.h"
@@ -14,6 +15,36 @@
 namespace kt::python {
 
 namespace nb = nanobind;
+
+namespace {
+
+void check_cache(const View& cache, bool paged) {
+  if (paged) {
+    want_shape(cache, {-1, tensor::kKvPageLen, -1, -1});
+    if (cache.dim(0) > 1 && cache.strides[0] != cache.strides[1] * tensor::kKvPageLen) {
+      fail(ErrorCode::kUsage, cache.name, "has gaps between pages; make it contiguous");
+    }
+  }
+  for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
+    if (cache.strides[i] < 0 || cache.dim(i) < 1 || cache.dim(3) < 1) {
+      fail(ErrorCode::kUsage, cache.name, "is {}; every dimension must be at least 1",
+           cache.to_string());
+    }
+  }
+}
+
+}  // namespace
+
+void check_caches(const View& q, const View& k, const View& v, bool paged) {
+  check_cache(k, paged);
+  check_cache(v, paged);
+  want_shape(k, {-1, -1, -1, q.dim(2)});
+  want_shape(v, {k.dim(0), k.dim(1), k.dim(2), -1});
+  if (q.dim(1) < 1 || q.dim(1) % k.dim(2) != 0) {
+    fail(ErrorCode::kUsage, q.name, "has {} heads; a multiple of the cache's {} is wanted",
+         q.dim(1), k.dim(2));
+  }
+}
 
 namespace {
 
@@ -47,21 +78,6 @@ tensor::KvStreamView stream(const View& cache) {
   return s;
 }
 
-void check_cache(const View& cache, bool paged) {
-  if (paged) {
-    want_shape(cache, {-1, tensor::kKvPageLen, -1, -1});
-    if (cache.dim(0) > 1 && cache.strides[0] != cache.strides[1] * tensor::kKvPageLen) {
-      fail(ErrorCode::kUsage, cache.name, "has gaps between pages; make it contiguous");
-    }
-  }
-  for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
-    if (cache.strides[i] < 0 || cache.dim(i) < 1 || cache.dim(3) < 1) {
-      fail(ErrorCode::kUsage, cache.name, "is {}; every dimension must be at least 1",
-           cache.to_string());
-    }
-  }
-}
-
 // Rows of the sequence, its tokens and its pages are inside the tensors.
 void check_sequence(const AttentionArgs& a, std::int64_t s) {
   const std::int64_t n_rows = a.start(s + 1) - std::int64_t{a.start(s)};
@@ -90,20 +106,13 @@ void check_sequence(const AttentionArgs& a, std::int64_t s) {
 }
 
 void check(const AttentionArgs& a) {
-  check_cache(a.k, a.paged);
-  check_cache(a.v, a.paged);
   want_contiguous(a.q);
-  want_shape(a.k, {-1, -1, -1, a.q.dim(2)});
-  want_shape(a.v, {a.k.dim(0), a.k.dim(1), a.k.dim(2), -1});
+  check_caches(a.q, a.k, a.v, a.paged);
   want_shape(a.starts, {a.n_sequences() + 1});
   if (a.paged) {
     want_shape(a.table, {a.n_sequences(), -1});
   } else {
     want_shape(a.k, {a.n_sequences(), -1, -1, -1});
-  }
-  if (a.q.dim(1) < 1 || a.q.dim(1) % a.k.dim(2) != 0) {
-    fail(ErrorCode::kUsage, a.q.name, "has {} heads; a multiple of the cache's {} is wanted",
-         a.q.dim(1), a.k.dim(2));
   }
   if (a.window < 0)
     fail(ErrorCode::kUsage, "window", "is {}; 0 (none) or more is wanted", a.window);

@@ -12,4 +12,5 @@ NB_MODULE(_native, m) {
   kt::python::add_ops(m);
   kt::python::add_attention(m);
   kt::python::add_expert_layer(m);
+  kt::python::add_cuda_ops(m);
 }

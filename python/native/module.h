@@ -17,5 +17,7 @@ void add_compute(nanobind::module_& m);
 void add_ops(nanobind::module_& m);
 void add_attention(nanobind::module_& m);
 void add_expert_layer(nanobind::module_& m);
+/// The same ops on GPU memory, for ktransformers.cuda_ops.
+void add_cuda_ops(nanobind::module_& m);
 
 }  // namespace kt::python

@@ -11,6 +11,7 @@
 #include "arrays.h"
 #include "base/error.h"
 #include "module.h"
+#include "pack_header.h"
 #include "session/choices.h"
 
 namespace kt::python {
@@ -21,30 +22,13 @@ namespace {
 
 using backend::PackedMatrix;
 
-// What stands before the packed bytes, so that weights that were packed otherwise (by another
-// version, for another CPU or activation type) are told apart instead of misread.
-struct PackHeader {
-  char magic[8];
-  std::uint64_t layout;  // hash of all that the layout depends on
-  std::int64_t n, k;
-  std::int64_t n_exponents;  // int8 values behind the packed bytes
-  char unused[24];
-};
-static_assert(sizeof(PackHeader) == 64);
-
 PackHeader header_for(const PackedMatrix& matrix) {
   const kernels::dot::Kernel& kernel = matrix.kernel();
   const std::string layout =
       fmt::format("{} {} {} {}", formats::traits(kernel.weight).name, static_cast<int>(kernel.pack),
                   kernel.n_tile, kernel.pack == kernels::dot::Pack::kRows ? "" : kernel.name);
-  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
-  for (const char c : layout) hash = (hash ^ static_cast<std::uint8_t>(c)) * 0x100000001b3u;
-  return {{'K', 'T', 'P', 'A', 'C', 'K', '0', '1'},
-          hash,
-          matrix.n(),
-          matrix.k(),
-          static_cast<std::int64_t>(matrix.exponents().size()),
-          {}};
+  return make_pack_header(layout, matrix.n(), matrix.k(),
+                          static_cast<std::int64_t>(matrix.exponents().size()));
 }
 
 std::size_t packed_size(const PackedMatrix& matrix) {
@@ -157,30 +141,16 @@ void pack(Compute& compute, const ArrayIn& rows_in, const std::string& format,
 PackedMatrix unpack(const backend::Cpu& cpu, const View& packed, formats::Format format,
                     std::int64_t n, std::int64_t k) {
   PackedMatrix matrix(cpu, format, n, k);
-  const PackHeader wanted = header_for(matrix);
-  PackHeader header{};
-  if (packed.shape[0] >= static_cast<std::int64_t>(sizeof header)) {
-    std::memcpy(&header, packed.data, sizeof header);
-  }
-  if (std::memcmp(header.magic, wanted.magic, sizeof header.magic) != 0) {
-    fail(ErrorCode::kUsage, packed.name, "was not made by ops.pack");
-  }
-  if (header.n != n || header.k != k) {
-    fail(ErrorCode::kUsage, packed.name, "holds a weight of shape [{}, {}]; [{}, {}] is wanted",
-         header.n, header.k, n, k);
-  }
-  if (std::memcmp(&header, &wanted, sizeof header) != 0 ||
-      packed.shape[0] != static_cast<std::int64_t>(packed_size(matrix))) {
-    fail(ErrorCode::kUsage, packed.name,
-         "was packed for another CPU, format or activation type than {} with {}; pack the weight "
-         "here",
-         formats::traits(format).name, matrix.kernel().name);
-  }
+  const std::string_view begin(reinterpret_cast<const char*>(packed.data),
+                               static_cast<std::size_t>(packed.shape[0]));
+  check_pack_header(packed.name, begin, packed.shape[0], header_for(matrix), packed_size(matrix),
+                    fmt::format("{} with {}", formats::traits(format).name, matrix.kernel().name));
   want_aligned(packed);
-  matrix.place(packed.data + sizeof header);
+  matrix.place(packed.data + sizeof(PackHeader));
   const auto exponents = matrix.exponents();
   if (!exponents.empty()) {
-    std::memcpy(exponents.data(), packed.data + sizeof header + matrix.bytes(), exponents.size());
+    std::memcpy(exponents.data(), packed.data + sizeof(PackHeader) + matrix.bytes(),
+                exponents.size());
   }
   return matrix;
 }

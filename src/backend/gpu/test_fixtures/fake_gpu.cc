@@ -61,11 +61,15 @@ Status outcome(const char* call) {
   return fails ? settings.failure : Status::kOk;
 }
 
-// Runs at once, or later when the stream records.
+// Runs at once, or later when the stream records. Null: the default stream.
 template <class F>
 Status enqueue(const char* call, Stream stream, F&& f) {
   const Status status = outcome(call);
   if (status != Status::kOk) return status;
+  if (stream == nullptr) {
+    f();
+    return Status::kOk;
+  }
   if (stream->recording) {
     stream->work.emplace_back(std::forward<F>(f));
   } else {
@@ -78,7 +82,7 @@ Status enqueue(const char* call, Stream stream, F&& f) {
 // A kernel, which only goes to streams of the thread's device.
 template <class F>
 Status launch(const char* call, Stream stream, F&& f) {
-  if (stream->device != settings.device) return Status::kDeviceFailed;
+  if (stream != nullptr && stream->device != settings.device) return Status::kDeviceFailed;
   return enqueue(call, stream, std::forward<F>(f));
 }
 
@@ -294,6 +298,9 @@ void set_kernels(GpuApi& api) {
                 void* tiles, Stream stream) {
     const std::size_t bytes = static_cast<std::size_t>(n) * formats::row_bytes(format, k);
     return launch("pack", stream, [=] { std::memcpy(tiles, rows, bytes); });
+  };
+  api.unpack = [](const UnpackArgs& args, Stream stream) {
+    return launch("unpack", stream, [args] { host_kernels::unpack(args); });
   };
   api.gemm = [](const GemmArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
 #ifdef FAKE_WRONG_RESULTS

@@ -136,6 +136,16 @@ void store(void* data, Type type, std::int64_t i, float value) {
   }
 }
 
+void unpack(const UnpackArgs& a) {
+  std::vector<float> row(to_index(a.w.k));
+  for (std::int64_t i = 0; i < a.n_rows; ++i) {
+    formats::traits(a.w.format)
+        .decode(row_of(a.w.format, a.w.tiles, a.begin + i, a.w.k), row.data(), a.w.k);
+    for (std::int64_t j = 0; j < a.w.k; ++j)
+      store(a.out, a.out_type, i * a.w.k + j, row[to_index(j)]);
+  }
+}
+
 void gemm(const GemmArgs& a, float factor) {
   for (std::int64_t m = 0; m < a.m; ++m) {
     const auto y = product(a.w.format, a.w.tiles, a.w.n, a.w.k,

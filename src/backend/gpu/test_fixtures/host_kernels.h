@@ -11,6 +11,7 @@ using namespace kernels::cuda;
 float load(const void* data, Type type, std::int64_t i);
 void store(void* data, Type type, std::int64_t i, float value);
 
+void unpack(const UnpackArgs& args);
 void gemm(const GemmArgs& args, float factor);
 void moe(const MoeArgs& args);
 void attention(const AttentionArgs& args);
