@@ -285,6 +285,39 @@ std::int64_t rows_of(const Args& args) {
   };
 }
 
+// What only the whole stand-in has.
+[[maybe_unused]] void set_whole(GpuApi& api) {
+  settings.total_bytes = std::size_t{4} << 30;
+  api.has_moe = [](formats::Format) { return true; };
+  api.moe_workspace = [](const MoeArgs&) { return settings.workspace; };
+  api.attention_split_keys = [](const AttentionArgs&, const DeviceInfo&) -> std::int64_t {
+    return kPageLen;
+  };
+  LOOPS(moe, MoeArgs);
+  api.moe_reference = [](const MoeArgs& args, Stream stream) {
+    return launch("moe_reference", stream, [args] { host_kernels::moe(args); });
+  };
+  LOOPS(store_kv, StoreKvArgs);
+  LOOPS(store_latents, StoreLatentsArgs);
+  LOOPS(head_products, HeadProductsArgs);
+  LOOPS(prepare_heads, HeadsArgs);
+  LOOPS(add_rms_norm, NormArgs);
+  LOOPS(rope, RopeArgs);
+  LOOPS(silu_mul, SiluArgs);
+  LOOPS(add, AddArgs);
+  LOOPS(scale_rows, ScaleArgs);
+  LOOPS(route, RouteArgs);
+  LOOPS(gather_rows, RowsArgs);
+  LOOPS(scatter_add, ScatterAddArgs);
+  api.pack_n16 = [](const PackN16Args& args, Stream stream) {
+    return launch("pack_n16", stream, [args] { host_kernels::pack_n16(args); });
+  };
+  set_lists(api);
+  api.attention_reference = [](const AttentionArgs& args, Stream stream) {
+    return launch("attention", stream, [args] { host_kernels::attention(args); });
+  };
+}
+
 void set_kernels(GpuApi& api) {
   api.status_text = [](Status status) {
     return status == Status::kNoMemory ? "out of memory" : "the device failed";
@@ -336,35 +369,7 @@ void set_kernels(GpuApi& api) {
     });
   };
 #ifdef FAKE_WHOLE
-  settings.total_bytes = std::size_t{4} << 30;
-  api.has_moe = [](formats::Format) { return true; };
-  api.moe_workspace = [](const MoeArgs&) { return settings.workspace; };
-  api.attention_split_keys = [](const AttentionArgs&, const DeviceInfo&) -> std::int64_t {
-    return kPageLen;
-  };
-  LOOPS(moe, MoeArgs);
-  api.moe_reference = [](const MoeArgs& args, Stream stream) {
-    return launch("moe_reference", stream, [args] { host_kernels::moe(args); });
-  };
-  LOOPS(store_kv, StoreKvArgs);
-  LOOPS(store_latents, StoreLatentsArgs);
-  LOOPS(head_products, HeadProductsArgs);
-  LOOPS(prepare_heads, HeadsArgs);
-  LOOPS(add_rms_norm, NormArgs);
-  LOOPS(rope, RopeArgs);
-  LOOPS(silu_mul, SiluArgs);
-  LOOPS(add, AddArgs);
-  LOOPS(scale_rows, ScaleArgs);
-  LOOPS(route, RouteArgs);
-  LOOPS(gather_rows, RowsArgs);
-  LOOPS(scatter_add, ScatterAddArgs);
-  api.pack_n16 = [](const PackN16Args& args, Stream stream) {
-    return launch("pack_n16", stream, [args] { host_kernels::pack_n16(args); });
-  };
-  set_lists(api);
-  api.attention_reference = [](const AttentionArgs& args, Stream stream) {
-    return launch("attention", stream, [args] { host_kernels::attention(args); });
-  };
+  set_whole(api);
 #endif
 }
 
