@@ -115,6 +115,14 @@ void PackedMatrix::pack_rows(std::int64_t row, std::int64_t n_rows,
   if (!exponents_.empty()) dot::row_exponents(*batch_, rows, n_rows, k_, exponents_.data() + row);
 }
 
+// out[m, n] = the sums of two terms each, [2 m, n].
+static void add_terms(const float* terms, std::int64_t m, std::int64_t n, float* out,
+                      std::int64_t out_stride) noexcept {
+  for (std::int64_t i = 0; i < m; ++i, terms += 2 * n, out += out_stride) {
+    for (std::int64_t j = 0; j < n; ++j) out[j] = terms[j] + terms[n + j];
+  }
+}
+
 void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row,
                        std::int64_t n_rows, float* out, std::int64_t out_stride) const noexcept {
   dot::DotArgs args;
@@ -122,6 +130,7 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
   args.weights = at(row);
   args.n = n_rows;
   args.far = far_;
+  if (row + n_rows < n_) args.next = at(row + n_rows);
   if (!exponents_.empty()) args.exponents = exponents_.data() + row;
   if (act.q == nullptr || act.terms == 1) {
     args.act = act;
@@ -141,13 +150,42 @@ void PackedMatrix::dot(const dot::ActRows& act, std::int64_t m, std::int64_t row
     args.act = offset_rows(act, first, k_);
     args.m = 2 * count;
     kernel_->run(args);
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float* high = parts + 2 * i * n_rows;
-      const float* low = high + n_rows;
-      float* to = out + (first + i) * out_stride;
-      for (std::int64_t j = 0; j < n_rows; ++j) to[j] = high[j] + low[j];
-    }
+    add_terms(parts, count, n_rows, out + first * out_stride, out_stride);
   }
+}
+
+void dot_beside(std::span<const BesideProduct> products, std::int64_t m, std::int64_t row,
+                std::int64_t n_rows, std::int64_t out_stride) noexcept {
+  const dot::Kernel& kernel = products.front().matrix->kernel();
+  const std::int64_t terms = products.front().act.terms, k = products.front().matrix->k();
+  const bool joined =
+      kernel.joins() && m * terms <= dot::kStreamedRows &&
+      std::all_of(products.begin(), products.end(), [&](const BesideProduct& p) {
+        return p.act.q != nullptr && &p.matrix->kernel() == &kernel && p.matrix->k() == k;
+      });
+  if (!joined) {
+    for (const BesideProduct& p : products) p.matrix->dot(p.act, m, row, n_rows, p.out, out_stride);
+    return;
+  }
+  KT_CHECK(n_rows <= PackedMatrix::kMaxSplitRows && products.size() <= dot::kSideBySide);
+  constexpr std::int64_t kPart = dot::kStreamedRows * PackedMatrix::kMaxSplitRows;
+  float parts[dot::kSideBySide * kPart];
+  dot::DotArgs args[dot::kSideBySide];
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    args[i].act = products[i].act;
+    args[i].m = m * terms;
+    args[i].k = k;
+    args[i].weights = products[i].matrix->rows_at(row);
+    args[i].n = n_rows;
+    args[i].out = terms == 1 ? products[i].out : parts + static_cast<std::int64_t>(i) * kPart;
+    args[i].out_stride = terms == 1 ? out_stride : n_rows;
+    args[i].beside = i + 1 < products.size() ? &args[i + 1] : nullptr;
+    args[i].next = products[i].next;
+  }
+  kernel.run(args[0]);
+  if (terms == 1) return;
+  for (std::size_t i = 0; i < products.size(); ++i)
+    add_terms(args[i].out, m, n_rows, products[i].out, out_stride);
 }
 
 dot::ActRows offset_rows(const dot::ActRows& act, std::int64_t row, std::int64_t k) {
@@ -250,8 +288,9 @@ void ActMatrix::write_q8(const Cpu& cpu, std::int64_t row, std::int64_t col, std
     const std::int64_t count = std::min(kPart, n - first);
     const std::int8_t* q = q_ + high * k_ + col + first;
     const float* scale = scale_ + high * blocks + (col + first) / dot::kQ8Block;
-    for (std::int64_t i = 0; i < count; ++i) {
-      left[i] = x[first + i] - scale[i / dot::kQ8Block] * static_cast<float>(q[i]);
+    for (std::int64_t b = 0; b < count; b += dot::kQ8Block, ++scale) {
+      for (std::int64_t i = b; i < b + dot::kQ8Block; ++i)
+        left[i] = x[first + i] - *scale * static_cast<float>(q[i]);
     }
     term(1, col + first, count, left);
   }

@@ -71,8 +71,8 @@ constexpr BatchKernels batch_kernels(CpuCaps caps, ActPolicy act) {
   return any ? BatchKernels::kFast : BatchKernels::kNone;
 }
 
-/// Whether few rows ask for weights from far ahead (DotArgs::far). Measured: Xeons with AMX decode
-/// 1.4 times as fast, a Zen 4 at two thirds.
+/// Whether few rows ask for weights from far ahead (DotArgs::far) even where they are not beside
+/// others. Measured: Xeons with AMX decode 1.4 times as fast, a Zen 4 is fastest without.
 constexpr bool asks_far_ahead(CpuCaps caps) { return (caps & kAmx) != 0; }
 
 /// Everything operators need of the CPU; passed along, never global.
@@ -177,6 +177,8 @@ class PackedMatrix {
   static constexpr std::int64_t kMaxSplitRows = 128;
   void dot(const kernels::dot::ActRows& act, std::int64_t m, std::int64_t row, std::int64_t n_rows,
            float* out, std::int64_t out_stride) const noexcept;
+  /// Where the packed rows from `row` on lie.
+  const std::byte* rows_at(std::int64_t row) const noexcept { return at(row); }
 
  private:
   const kernels::dot::Kernel* kernel_ = nullptr;
@@ -199,6 +201,25 @@ class PackedMatrix {
   NodeBuffer owned_;
   std::vector<std::int8_t> exponents_;  // of the rows, whole tiles; for batch_
 };
+
+/// Activation rows up to which products with `matrix` are best made several at once (dot_beside);
+/// 0: it makes no difference.
+inline std::int64_t beside_rows(const Cpu& cpu, const PackedMatrix& matrix) {
+  return matrix.kernel().joins() ? kernels::dot::kStreamedRows / cpu.act_terms() : 0;
+}
+
+/// One of several products with rows [row, row + n_rows) of a matrix each.
+struct BesideProduct {
+  const PackedMatrix* matrix = nullptr;
+  kernels::dot::ActRows act;        // m rows
+  float* out = nullptr;             // [m, n_rows]
+  const std::byte* next = nullptr;  // weights that come after these, to be asked for; or null
+};
+
+/// As PackedMatrix::dot() for each of at most kernels::dot::kSideBySide products, but at once where
+/// their kernel can do that.
+void dot_beside(std::span<const BesideProduct> products, std::int64_t m, std::int64_t row,
+                std::int64_t n_rows, std::int64_t out_stride) noexcept;
 
 /// Rows per kernel call where m rows are cut into as few equal parts of at most `most` (a multiple
 /// of 32) as there can be: tile kernels expand the weights for each part. A multiple of 32.

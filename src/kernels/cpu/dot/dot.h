@@ -76,7 +76,20 @@ struct DotArgs {
   std::int64_t out_stride = 0;
   /// Weights come from memory that must be asked for from far ahead. The results are the same.
   bool far = false;
+  /// Another product by the same kernel, with the same m (at most kStreamedRows), k, n and
+  /// out_stride, to be computed beside this one; at most kSideBySide in all. For kernels that join
+  /// products (Kernel::joins) alone. Results are the same as one by one.
+  const DotArgs* beside = nullptr;
+  /// Weights that the caller multiplies afterwards in place of these, for which products that are
+  /// far or beside others ask; or null.
+  const std::byte* next = nullptr;
 };
+
+/// Products that a kernel may be given at once: memory serves several streams of weights faster
+/// than one.
+inline constexpr int kSideBySide = 4;
+/// Activation rows up to which kernels that join products do so.
+inline constexpr std::int64_t kStreamedRows = 4;
 
 using DotFn = void (*)(const DotArgs& args) noexcept;
 
@@ -90,6 +103,8 @@ struct Kernel {
   std::int64_t n_tile;  // weight rows per packed tile
   std::int64_t k_step;  // k must be a multiple
   DotFn run;
+  /// Whether run() takes DotArgs::beside and next.
+  bool joins() const { return act == Act::kQ8 && (caps & kAvx512Vnni) != 0; }
 };
 
 /// All rows of kernels.inc.

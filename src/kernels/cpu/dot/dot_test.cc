@@ -263,6 +263,27 @@ std::vector<std::byte> pack_all(const Kernel& kernel, const Weights& w) {
   return packed;
 }
 
+/// Products side by side: each as it is alone.
+void expect_same_beside(const Kernel& kernel, const DotArgs& one, const std::vector<float>& want) {
+  for (int n = 2; n <= kSideBySide; ++n) {
+    std::vector<std::vector<float>> outs(static_cast<std::size_t>(n),
+                                         std::vector<float>(want.size(), want.back()));
+    DotArgs args[kSideBySide];
+    for (int i = n; i-- > 0;) {
+      args[i] = one;
+      args[i].out = outs[static_cast<std::size_t>(i)].data();
+      args[i].beside = i + 1 < n ? &args[i + 1] : nullptr;
+      args[i].far = n % 2 == 0;
+      args[i].next = i % 2 == 0 ? one.weights : nullptr;
+    }
+    kernel.run(args[0]);
+    for (const std::vector<float>& out : outs) {
+      EXPECT_EQ(std::memcmp(want.data(), out.data(), want.size() * sizeof(float)), 0)
+          << kernel.name << ", " << n << " at once";
+    }
+  }
+}
+
 std::vector<float> run_kernel(const Kernel& kernel, const std::vector<std::byte>& packed,
                               const Weights& w, const ActRows& act, std::int64_t m) {
   const float guard = -12345.0f;
@@ -284,6 +305,7 @@ std::vector<float> run_kernel(const Kernel& kernel, const std::vector<std::byte>
   args.far = true;
   kernel.run(args);
   EXPECT_EQ(std::memcmp(near.data(), out.data(), near.size() * sizeof(float)), 0) << kernel.name;
+  if (kernel.joins() && m <= kStreamedRows) expect_same_beside(kernel, args, out);
   std::vector<float> result;
   for (std::int64_t i = 0; i < m; ++i) {
     const float* row = out.data() + i * stride;

@@ -87,19 +87,6 @@ KT_INLINE void dot_block(const typename W::Tile& tile, const typename W::Unit& u
   }
 }
 
-/// Asks for the weights that are read some time after block b. Loads alone reach a short way into
-/// memory where many rows take long over a block; two tiles side by side (DotArgs::far) are for
-/// memory that the hardware does not fetch from far enough ahead by itself.
-template <class Tile, int kBlocks, int kM, int kT>
-KT_INLINE void prefetch_ahead(const Tile& tile, int b) {
-  constexpr std::int64_t kBytes = static_cast<std::int64_t>(sizeof(Tile)) / kBlocks;
-  if constexpr (kT == 1 && (kM <= 2 || kBytes > 512)) return;
-  constexpr std::int64_t kAhead = kT == 1 ? 1024 : kM <= 2 ? 4096 : 2048;
-  const char* p = reinterpret_cast<const char*>(&tile) + b * kBytes + kAhead;
-#pragma GCC unroll 16
-  for (std::int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
-}
-
 /// Adds block b of a tile, the block-th of the row, to its sums.
 template <class W, int kM>
 KT_INLINE void add_block(const typename W::Tile& tile, const typename W::Unit& unit, int b,
@@ -138,54 +125,196 @@ KT_INLINE void add_block(const typename W::Tile& tile, const typename W::Unit& u
   }
 }
 
-/// kT tiles side by side, whose kM outputs are at out, out + 16 ...; `used` are lanes of the last.
-/// Few rows take two: long activation rows, which leave the first-level cache while a tile passes,
-/// are then read half as often.
+/// Asks for the weights that are read some time after block b, where many rows take long over a
+/// block: loads alone then reach a short way into memory.
+template <class Tile, int kBlocks, int kM>
+KT_INLINE void prefetch_ahead(const Tile& tile, int b) {
+  constexpr std::int64_t kBytes = static_cast<std::int64_t>(sizeof(Tile)) / kBlocks;
+  if constexpr (kM <= 2 || kBytes > 512) return;
+  const char* p = reinterpret_cast<const char*>(&tile) + b * kBytes + 1024;
+#pragma GCC unroll 16
+  for (std::int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
+}
+
+/// One of the tiles that are read side by side: its own activations and outputs. `next` is the tile
+/// whose first bytes are asked for when those of this one have been.
+template <class W, int kM>
+struct Stream {
+  const typename W::Tile* tile;
+  const void* next;
+  Q8Rows<kM> act;
+  float* out;
+  __mmask16 used;
+};
+
+/// Bytes that are asked for ahead of those in use, of all streams together: 4 KiB of two and 2 KiB
+/// of four are as good on Xeons with AMX; a Zen 4 takes more. Into the second-level cache: the
+/// first has no room for them beside the activations (a Zen 4 loses a third of its rate).
+constexpr std::int64_t kBytesAhead = 8192;
+
+template <class Tile, int kBlocks, int kT>
+struct Ahead {
+  static constexpr std::int64_t kBlockBytes = static_cast<std::int64_t>(sizeof(Tile)) / kBlocks;
+  static constexpr std::int64_t kBlocksAhead =
+      kBytesAhead / kT / kBlockBytes > 1 ? kBytesAhead / kT / kBlockBytes : 1;
+};
+
+/// kT tiles side by side. Weights are asked for in the order in which they are read, across the
+/// ends of tiles and of calls, where the hardware's own prefetching starts anew.
 template <class W, int kM, int kT>
-KT_INLINE void q8_rows(const typename W::Tile* first, std::int64_t n_units, const Q8Rows<kM>& act,
-                       float* out, std::int64_t out_stride, __mmask16 used) {
+[[gnu::noinline]] void q8_streams(const Stream<W, kM>* streams, std::int64_t n_units,
+                                  std::int64_t out_stride) {
+  using Far = Ahead<typename W::Tile, W::kBlocks, kT>;
   __m512 acc[kT][kM];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < kT * kM; ++i) acc[i / kM][i % kM] = _mm512_setzero_ps();
-  HalfSums half_sums[kHalves<W> ? kM : 1];
+  HalfSums half_sums[kHalves<W> ? kT : 1][kHalves<W> ? kM : 1];
+  const HalfSums* sums[kT];
+  const char* ahead[kT];
+#pragma GCC unroll 4
+  for (int t = 0; t < kT; ++t) {
+    const bool same = t > 0 && streams[t].act.q[0] == streams[t - 1].act.q[0];
+    sums[t] = same ? sums[t - 1] : half_sums[kHalves<W> ? t : 0];
+    ahead[t] =
+        reinterpret_cast<const char*>(streams[t].tile) + Far::kBlocksAhead * Far::kBlockBytes;
+  }
+  const std::int64_t n_blocks = n_units * W::kBlocks;
+  const std::int64_t turn = n_blocks > Far::kBlocksAhead ? n_blocks - Far::kBlocksAhead : 0;
   std::int64_t block = 0;
   for (std::int64_t u = 0; u < n_units; ++u) {
     typename W::Unit unit[kT];
-#pragma GCC unroll 2
-    for (int t = 0; t < kT; ++t) unit[t] = W::unit(first[t * n_units + u]);
+#pragma GCC unroll 4
+    for (int t = 0; t < kT; ++t) {
+      unit[t] = W::unit(streams[t].tile[u]);
+      if constexpr (kHalves<W>) {
+        if (sums[t] != half_sums[t]) continue;
+        for (int i = 0; i < kM; ++i)
+          half_sums[t][i].compute(streams[t].act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias,
+                                  W::kBlocks);
+      }
+    }
+    for (int b = 0; b < W::kBlocks; ++b, ++block) {
+      if (block == turn) {
+#pragma GCC unroll 4
+        for (int t = 0; t < kT; ++t) ahead[t] = static_cast<const char*>(streams[t].next);
+      }
+#pragma GCC unroll 4
+      for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+        for (std::int64_t at = 0; at < Far::kBlockBytes; at += 64)
+          _mm_prefetch(ahead[t] + at, _MM_HINT_T1);
+        ahead[t] += Far::kBlockBytes;
+        add_block<W, kM>(streams[t].tile[u], unit[t], b, streams[t].act, block, sums[t], acc[t]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kM; ++i)
+      _mm512_mask_storeu_ps(streams[t].out + i * out_stride, streams[t].used, acc[t][i]);
+  }
+}
+
+/// The kM outputs of one tile at out.
+template <class W, int kM>
+KT_INLINE void q8_rows(const typename W::Tile* tile, std::int64_t n_units, const Q8Rows<kM>& act,
+                       float* out, std::int64_t out_stride, __mmask16 used) {
+  __m512 acc[kM];
+#pragma GCC unroll 8
+  for (int i = 0; i < kM; ++i) acc[i] = _mm512_setzero_ps();
+  HalfSums half_sums[kHalves<W> ? kM : 1];
+  std::int64_t block = 0;
+  for (std::int64_t u = 0; u < n_units; ++u) {
+    const typename W::Unit unit = W::unit(tile[u]);
     if constexpr (kHalves<W>) {
       for (int i = 0; i < kM; ++i)
         half_sums[i].compute(act.q[i] + 32 * block, W::kSubMins ? 1 : W::kBias, W::kBlocks);
     }
     for (int b = 0; b < W::kBlocks; ++b, ++block) {
-#pragma GCC unroll 2
-      for (int t = 0; t < kT; ++t) {
-        const typename W::Tile& tile = first[t * n_units + u];
-        prefetch_ahead<typename W::Tile, W::kBlocks, kM, kT>(tile, b);
-        add_block<W, kM>(tile, unit[t], b, act, block, half_sums, acc[t]);
-      }
+      prefetch_ahead<typename W::Tile, W::kBlocks, kM>(tile[u], b);
+      add_block<W, kM>(tile[u], unit, b, act, block, half_sums, acc);
     }
   }
-#pragma GCC unroll 2
-  for (int t = 0; t < kT; ++t) {
-    const __mmask16 lanes = t + 1 < kT ? static_cast<__mmask16>(0xffffu) : used;
 #pragma GCC unroll 8
-    for (int i = 0; i < kM; ++i)
-      _mm512_mask_storeu_ps(out + i * out_stride + 16 * t, lanes, acc[t][i]);
-  }
+  for (int i = 0; i < kM; ++i) _mm512_mask_storeu_ps(out + i * out_stride, used, acc[i]);
 }
 
-template <class W, int kM, int kT = 1>
-[[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units,
-                                const DotArgs& args, std::int64_t row, std::int64_t col) {
+template <class W, int kM>
+KT_INLINE Q8Rows<kM> act_rows(const DotArgs& args, std::int64_t row) {
   Q8Rows<kM> act;
   for (int i = 0; i < kM; ++i) {
     act.q[i] = args.act.q + (row + i) * args.act.q_stride;
     act.scale[i] = args.act.scale + (row + i) * args.act.block_stride;
     act.sum[i] = W::kOffset ? args.act.sum + (row + i) * args.act.block_stride : nullptr;
   }
-  q8_rows<W, kM, kT>(tile, n_units, act, args.out + row * args.out_stride + col, args.out_stride,
-                     used_lanes(args.n, col + 16 * (kT - 1)));
+  return act;
+}
+
+template <class W, int kM>
+[[gnu::noinline]] void q8_panel(const typename W::Tile* tile, std::int64_t n_units,
+                                const DotArgs& args, std::int64_t row, std::int64_t col) {
+  q8_rows<W, kM>(tile, n_units, act_rows<W, kM>(args, row), args.out + row * args.out_stride + col,
+                 args.out_stride, used_lanes(args.n, col));
+}
+
+/// All tiles of all products with kM rows, kT at once: of one product neighbours, of several their
+/// twins.
+template <class W, int kM, int kT>
+KT_INLINE void stream_q8(const DotArgs& args, std::int64_t n_units) {
+  const DotArgs* products[kSideBySide];
+  int n_products = 0;
+  for (const DotArgs* p = &args; p != nullptr; p = p->beside) products[n_products++] = p;
+  const std::int64_t n_tiles = (args.n + kN16Rows - 1) / kN16Rows;
+  const std::int64_t at_once = n_products >= kT ? 1 : kT / n_products;
+  // Tiles in the order in which they are read: `at_once` of each product, then the next of each.
+  struct Place {
+    int product = 0;
+    std::int64_t first = 0, tile = 0;  // of the group, in the product
+  };
+  const auto step = [&](Place& at) {
+    const std::int64_t end = at.first + at_once < n_tiles ? at.first + at_once : n_tiles;
+    if (++at.tile < end) return;
+    if (++at.product == n_products) at.product = 0, at.first = end;
+    at.tile = at.first;
+  };
+  Place here, ahead;
+  for (int t = 0; t < kT; ++t) step(ahead);
+  const std::int64_t n_all = n_products * n_tiles;
+  Stream<W, kM> streams[kT];
+  const auto take = [&](Stream<W, kM>& s, std::int64_t i) {
+    const DotArgs& p = *products[here.product];
+    s.tile = reinterpret_cast<const typename W::Tile*>(p.weights) + here.tile * n_units;
+    s.act = act_rows<W, kM>(p, 0);
+    s.out = p.out + here.tile * kN16Rows;
+    s.used = used_lanes(p.n, here.tile * kN16Rows);
+    if (i + kT < n_all) {
+      s.next = reinterpret_cast<const typename W::Tile*>(products[ahead.product]->weights) +
+               ahead.tile * n_units;
+    } else {
+      const std::int64_t first = here.tile - here.first;  // its twin of the next call
+      s.next = p.next == nullptr
+                   ? static_cast<const void*>(s.tile)
+                   : reinterpret_cast<const typename W::Tile*>(p.next) + first * n_units;
+    }
+    step(here);
+    step(ahead);
+  };
+  std::int64_t i = 0;
+  for (; i + kT <= n_all; i += kT) {
+    for (int t = 0; t < kT; ++t) take(streams[t], i + t);
+    q8_streams<W, kM, kT>(streams, n_units, args.out_stride);
+  }
+  if constexpr (kT > 2) {
+    for (; i + 2 <= n_all; i += 2) {
+      for (int t = 0; t < 2; ++t) take(streams[t], i + t);
+      q8_streams<W, kM, 2>(streams, n_units, args.out_stride);
+    }
+  }
+  for (; i < n_all; ++i) {
+    take(streams[0], i);
+    q8_streams<W, kM, 1>(streams, n_units, args.out_stride);
+  }
 }
 
 /// All m rows on one weight tile before the next, so that the tile is read from cache after the
@@ -392,6 +521,16 @@ template <class W>
 KT_INLINE void run_q8(const DotArgs& args) {
   const auto* tile = reinterpret_cast<const typename W::Tile*>(args.weights);
   const std::int64_t n_units = args.k / (32 * W::kBlocks);
+  static_assert(kStreamedRows == 4);
+  if (args.far || args.beside != nullptr) {
+    switch (args.m) {
+      case 1: return stream_q8<W, 1, 4>(args, n_units);
+      case 2: return stream_q8<W, 2, 4>(args, n_units);
+      case 3: return stream_q8<W, 3, 2>(args, n_units);
+      case 4: return stream_q8<W, 4, 2>(args, n_units);
+      default: break;
+    }
+  }
   std::int64_t col = 0;
   if constexpr (kHalves<W>) {
     if (args.m >= kBatchMin && args.n > kN16Rows) {
@@ -401,16 +540,6 @@ KT_INLINE void run_q8(const DotArgs& args) {
         batch_q8<W>(args, begin, args.m * (i + 1) / n_batches - begin);
       }
       col = (args.n + 15) / 32 * 32;  // a tile without a neighbour is left
-    }
-  }
-  for (; args.far && args.m <= 4 && col + kN16Rows < args.n; col += 2 * kN16Rows) {
-    const typename W::Tile* pair = tile + col / 16 * n_units;
-    switch (args.m) {
-      case 1: q8_panel<W, 1, 2>(pair, n_units, args, 0, col); break;
-      case 2: q8_panel<W, 2, 2>(pair, n_units, args, 0, col); break;
-      case 3: q8_panel<W, 3, 2>(pair, n_units, args, 0, col); break;
-      case 4: q8_panel<W, 4, 2>(pair, n_units, args, 0, col); break;
-      default: break;
     }
   }
   for (; col < args.n; col += kN16Rows) tile_q8<W>(args, tile + col / 16 * n_units, n_units, col);
