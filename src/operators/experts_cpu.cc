@@ -1,10 +1,10 @@
-// Routed experts on the CPU in two parallel regions per layer: KExpertsCPU (weights as stored, or
+// Routed experts on the CPU in two kinds of tasks per layer: KExpertsCPU (weights as stored, or
 // as its `backend` requantises them), KExpertsTorch (floats), KExpertsMarlin (groups of 4 or 8
 // bits).
 //
 //   rows are grouped by expert (counting sort) →
-//   region 1, tasks = (expert, chunk of d_ff): h = silu(x·gateᵀ) * (x·upᵀ), quantised in place for
-//   down → region 2, tasks = chunk of d_model: for each expert in ascending id: result[row] +=
+//   first, tasks = (expert, chunk of d_ff): h = silu(x·gateᵀ) * (x·upᵀ), quantised in place for
+//   down → then, tasks = chunk of d_model: for each expert in ascending id: result[row] +=
 //   weight · (h·downᵀ)
 //
 // Each output value is summed by one thread in expert order: no reduction across threads, and a
@@ -16,6 +16,7 @@
 #include "operators/expert_blocking.h"
 #include "operators/expert_cache.h"
 #include "operators/expert_measure.h"
+#include "operators/in_turn.h"
 #include "operators/makers.h"
 #include "operators/routed_experts.h"
 #include "operators/row_ops.h"
@@ -288,21 +289,48 @@ class CpuExperts : public RoutedExperts {
                          first.down.form(x.n_rows(), n_each)};
     const bool tiles =
         dot::is_tiles(forms.gate) || dot::is_tiles(forms.up) || dot::is_tiles(forms.down);
-    ExpertBlocking blocking =
-        tiles ? tile_blocking(d_model_, step.cpu.pool.size()) : ExpertBlocking{};
-    if (!dot::is_tiles(forms.down)) blocking.model_chunk = ExpertBlocking{}.model_chunk;
+    ExpertBlocking blocking;
+    if (tiles) {
+      blocking = tile_blocking(d_model_, step.cpu.pool.size());
+    } else if (x.n_rows() <= StepShape::kFewRows) {
+      blocking = blocking_of_few(step.cpu);
+    }
+    if (tiles && !dot::is_tiles(forms.down)) blocking.model_chunk = ExpertBlocking{}.model_chunk;
     const Groups groups = group_rows(step, x.n_rows(), routing, blocking.align);
     Activation result(step, x.n_rows(), d_model_);
-    const Input gate_in = gather(step, x, forms.gate, groups);
-    const Input up_in = forms.up == forms.gate ? gate_in : gather(step, x, forms.up, groups);
+    Work work{blocking, groups, gather(step, x, forms.gate, groups), {}, {}, result.write()};
+    work.up_in = forms.up == forms.gate ? work.gate_in : gather(step, x, forms.up, groups);
     // Tasks make pieces of rows: what is rounded by rows waits for the last.
     const bool by_rows = forms.down == dot::Act::kI8;
-    const ActMatrix hidden(step.cpu, step.arena, by_rows ? dot::Act::kF32 : forms.down,
-                           groups.n_slots, d_ff_);
-    run_gate_up(step, gate_in, up_in, groups, blocking, hidden);
-    run_down(step, by_rows ? round_rows(step, hidden, groups) : hidden, groups, blocking,
-             result.write());
+    work.hidden = ActMatrix(step.cpu, step.arena, by_rows ? dot::Act::kF32 : forms.down,
+                            groups.n_slots, d_ff_);
+    const std::int64_t scratch_size = std::max(blocking.gate_up_floats(), blocking.down_floats());
+    float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
+    const Chunks ff(step.cpu.pool, d_ff_, blocking.ff_chunk);
+    const Chunks model(step.cpu.pool, d_model_, blocking.model_chunk);
+    const auto n_gate_up = [&](int node) { return groups.n_active * ff.count(node); };
+    const auto gate_up = [&](int node, std::int64_t task, int worker) {
+      gate_up_task(step, work, {ff, node, task, n_gate_up(node)}, scratch + worker * scratch_size);
+    };
+    const auto n_down = [&](int node) { return model.count(node); };
+    const auto down = [&](int node, std::int64_t task, int worker) {
+      down_task(step, work, {model, node, task, n_down(node)}, scratch + worker * scratch_size);
+    };
+    if (blocking.beside > 0) {
+      run_in_turn(step, n_gate_up, gate_up, n_down, down);
+    } else {
+      step.cpu.pool.run_nodes(n_gate_up, gate_up);
+      if (by_rows) work.hidden = round_rows(step, work.hidden, groups);
+      step.cpu.pool.run_nodes(n_down, down);
+    }
     return result;
+  }
+
+  ExpertBlocking blocking_of_few(const backend::Cpu& cpu) const {
+    const Expert& first = experts_.front();
+    const std::int64_t beside =
+        std::min(backend::beside_rows(cpu, first.gate), backend::beside_rows(cpu, first.down));
+    return beside > 0 ? few_blocking(beside) : ExpertBlocking{};
   }
 
   // The forms of activations that the three projections read.
@@ -363,33 +391,51 @@ class CpuExperts : public RoutedExperts {
     return {rows.view(), d_model_};
   }
 
-  void run_gate_up(Step& step, const Input& gate_in, const Input& up_in, const Groups& groups,
-                   const ExpertBlocking& blocking, const ActMatrix& hidden) const noexcept {
-    const std::int64_t width = blocking.ff_chunk;
-    const Chunks chunks(step.cpu.pool, d_ff_, width);
-    const std::int64_t scratch_size = blocking.gate_up_floats();
-    float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
-    const auto count = [&](int node) { return groups.n_active * chunks.count(node); };
-    step.cpu.pool.run_nodes(count, [&](int node, std::int64_t task, int worker) {
-      const std::int64_t e = groups.active[task / chunks.count(node)];
-      const auto [col, n] = chunks.at(node, task % chunks.count(node));
-      float* gate = scratch + worker * scratch_size;
-      float* up = gate + blocking.panel * width;
-      const Expert& expert = experts_[static_cast<std::size_t>(e)];
-      const std::int64_t part =
-          backend::equal_part(groups.end[e] - groups.begin[e], blocking.panel);
-      for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += part) {
-        const std::int64_t m = std::min<std::int64_t>(part, groups.end[e] - r);
-        expert.gate.dot(gate_in.view(r), m, col, n, gate, width);
-        expert.up.dot(up_in.view(r), m, col, n, up, width);
-        for (std::int64_t i = 0; i < m; ++i) {
-          float* h = gate + i * width;
-          if (limit_ > 0.0f) clamp(h, up + i * width, n);
-          step.cpu.elementwise->silu_mul(h, up + i * width, n, h);
-          hidden.write(step.cpu, r + i, col, n, h);
-        }
+  // What all tasks of a call share.
+  struct Work {
+    const ExpertBlocking& blocking;
+    const Groups& groups;
+    Input gate_in, up_in;
+    ActMatrix hidden;
+    MatrixF result;
+  };
+  // One of `count` tasks of a node, which have columns cut into `chunks`.
+  struct Task {
+    const Chunks& chunks;
+    int node;
+    std::int64_t index, count;
+  };
+
+  // h of one expert, columns of d_ff.
+  void gate_up_task(Step& step, const Work& work, const Task& task, float* gate) const noexcept {
+    const Groups& groups = work.groups;
+    const std::int64_t width = work.blocking.ff_chunk, panel = work.blocking.panel;
+    const std::int64_t per_expert = task.chunks.count(task.node);
+    const std::int64_t e = groups.active[task.index / per_expert];
+    const auto [col, n] = task.chunks.at(task.node, task.index % per_expert);
+    const Expert& expert = experts_[static_cast<std::size_t>(e)];
+    float* up = gate + panel * width;
+    const std::byte *next_gate = nullptr, *next_up = nullptr;
+    if (task.index + 1 < task.count) {
+      const Expert& then = expert_of(groups, (task.index + 1) / per_expert);
+      const std::int64_t at = task.chunks.at(task.node, (task.index + 1) % per_expert).begin;
+      next_gate = then.gate.rows_at(at);
+      next_up = then.up.rows_at(at);
+    }
+    const std::int64_t part = backend::equal_part(groups.end[e] - groups.begin[e], panel);
+    for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += part) {
+      const std::int64_t m = std::min<std::int64_t>(part, groups.end[e] - r);
+      const backend::BesideProduct products[] = {
+          {&expert.gate, work.gate_in.view(r), gate, next_gate},
+          {&expert.up, work.up_in.view(r), up, next_up}};
+      backend::dot_beside(products, m, col, n, width);
+      for (std::int64_t i = 0; i < m; ++i) {
+        float* h = gate + i * width;
+        if (limit_ > 0.0f) clamp(h, up + i * width, n);
+        step.cpu.elementwise->silu_mul(h, up + i * width, n, h);
+        work.hidden.write(step.cpu, r + i, col, n, h);
       }
-    });
+    }
   }
 
   ActMatrix round_rows(Step& step, const ActMatrix& floats, const Groups& groups) const noexcept {
@@ -400,33 +446,80 @@ class CpuExperts : public RoutedExperts {
     return rows;
   }
 
-  void run_down(Step& step, const ActMatrix& hidden, const Groups& groups,
-                const ExpertBlocking& blocking, MatrixF result) const noexcept {
-    const std::int64_t width = blocking.model_chunk;
-    const Chunks chunks(step.cpu.pool, d_model_, width);
-    const std::int64_t scratch_size = blocking.down_floats();
-    float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
-    const auto count = [&](int node) { return chunks.count(node); };
-    step.cpu.pool.run_nodes(count, [&](int node, std::int64_t task, int worker) {
-      const auto [col, n] = chunks.at(node, task);
-      float* out = scratch + worker * scratch_size;
-      for (std::int64_t r = 0; r < result.n_rows; ++r) {
-        std::fill(result.row(r) + col, result.row(r) + col + n, 0.0f);
+  // Columns of d_model of all rows: the sums over experts, in ascending order.
+  void down_task(Step& step, const Work& work, const Task& task, float* out) const noexcept {
+    const Groups& groups = work.groups;
+    const MatrixF& result = work.result;
+    const std::int64_t width = work.blocking.model_chunk;
+    const auto [col, n] = task.chunks.at(task.node, task.index);
+    for (std::int64_t r = 0; r < result.n_rows; ++r)
+      std::fill(result.row(r) + col, result.row(r) + col + n, 0.0f);
+    const auto add = [&, col = col, n = n](std::int64_t first, std::int64_t m, const float* from) {
+      for (std::int64_t i = 0; i < m; ++i) {
+        step.cpu.elementwise->scale_add(from + i * width, groups.weight[first + i], n,
+                                        result.row(groups.row[first + i]) + col);
       }
-      for (std::int64_t a = 0; a < groups.n_active; ++a) {
-        const std::int64_t e = groups.active[a];
-        const std::int64_t part =
-            backend::equal_part(groups.end[e] - groups.begin[e], blocking.panel);
-        for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += part) {
-          const std::int64_t m = std::min<std::int64_t>(part, groups.end[e] - r);
-          experts_[static_cast<std::size_t>(e)].down.dot(hidden.view(r), m, col, n, out, width);
-          for (std::int64_t i = 0; i < m; ++i) {
-            step.cpu.elementwise->scale_add(out + i * width, groups.weight[r + i], n,
-                                            result.row(groups.row[r + i]) + col);
-          }
-        }
+    };
+    for (std::int64_t a = 0; a < groups.n_active;) {
+      const std::int64_t e = groups.active[a], all = groups.end[e] - groups.begin[e];
+      if (all <= work.blocking.beside) {
+        const std::int64_t n_beside = alike(groups, a);
+        down_beside(work, task, {a, n_beside, all}, out);
+        for (std::int64_t i = 0; i < n_beside; ++i)
+          add(groups.begin[groups.active[a + i]], all, out + i * all * width);
+        a += n_beside;
+        continue;
       }
-    });
+      const std::int64_t part = backend::equal_part(all, work.blocking.panel);
+      for (std::int64_t r = groups.begin[e]; r < groups.end[e]; r += part) {
+        const std::int64_t m = std::min<std::int64_t>(part, groups.end[e] - r);
+        expert_of(groups, a).down.dot(work.hidden.view(r), m, col, n, out, width);
+        add(r, m, out);
+      }
+      ++a;
+    }
+  }
+
+  const Expert& expert_of(const Groups& groups, std::int64_t active) const {
+    return experts_[static_cast<std::size_t>(groups.active[active])];
+  }
+
+  // How many active experts from `a` on have as many rows, as far as they go side by side.
+  static std::int64_t alike(const Groups& groups, std::int64_t a) {
+    const auto rows = [&](std::int64_t i) {
+      return groups.end[groups.active[i]] - groups.begin[groups.active[i]];
+    };
+    std::int64_t n = 1;
+    while (n < dot::kSideBySide && a + n < groups.n_active && rows(a + n) == rows(a)) ++n;
+    return n;
+  }
+
+  // Active experts [first, first + n), of m rows each.
+  struct Alike {
+    std::int64_t first, n, m;
+  };
+  // Their products with the task's columns of down, one expert after another in `out`.
+  void down_beside(const Work& work, const Task& task, const Alike& experts,
+                   float* out) const noexcept {
+    const Groups& groups = work.groups;
+    const std::int64_t width = work.blocking.model_chunk;
+    const auto [col, n] = task.chunks.at(task.node, task.index);
+    const bool last = task.index + 1 == task.count;
+    const std::int64_t then = last ? col : task.chunks.at(task.node, task.index + 1).begin;
+    backend::BesideProduct products[dot::kSideBySide];
+    for (std::int64_t i = 0; i < experts.n; ++i) {
+      const std::int64_t a = experts.first + i, later = a + experts.n;
+      const PackedMatrix& down = expert_of(groups, a).down;
+      const std::byte* next = nullptr;
+      if (later < groups.n_active) {
+        next = expert_of(groups, later).down.rows_at(col);
+      } else if (!last) {
+        next = expert_of(groups, i).down.rows_at(then);
+      }
+      products[i] = {&down, work.hidden.view(groups.begin[groups.active[a]]),
+                     out + i * experts.m * width, next};
+    }
+    backend::dot_beside({products, static_cast<std::size_t>(experts.n)}, experts.m, col, n, width);
   }
 
   // NaN stays NaN.

@@ -291,6 +291,48 @@ TEST_F(ExpertsTest, ARowDoesNotDependOnItsBatch) {
   }
 }
 
+// Weights whose products are made several at once where the CPU can: experts of 1, 2, 3 and 4 rows,
+// and of as many as their neighbours or not; on more threads than there are tasks, and on two
+// nodes.
+TEST_F(ExpertsTest, ProductsSideBySideDoNotDependOnBatchOrThreads) {
+  Placement int8;
+  int8.default_entry.op = "KExpertsCPU";
+  int8.default_entry.kwargs["backend"] = "AMXInt8";
+  const std::int64_t n = 4, k = 3;
+  const auto x = gaussian(n * config.d_model, 6);
+  std::vector<std::int32_t> ids = {1, 2, 3, 1, 2, 4, 1, 3, 5, 1, 7, 8};
+  std::vector<float> weights(ids.size(), 0.7f);
+  const auto outputs = [&](backend::Cpu& cpu, std::int64_t at_once) {
+    auto of = Builder("", int8, nullptr)
+                  .experts("experts", {config, {"gate_proj", "up_proj", "down_proj"}});
+    Loader loader(source, cpu, {});
+    of->load(loader);
+    tensor::Arena arena;
+    const Batch batch;
+    Step step{batch, cpu, arena, {}};
+    std::vector<float> out(x.size(), 0.0f);
+    for (std::int64_t r = 0; r < n; r += at_once) {
+      const std::int64_t at = r * config.d_model;
+      Activation input(step, {x.data() + at, at_once, config.d_model, config.d_model});
+      Routing routing{k, ids.data() + r * k, weights.data() + r * k};
+      Experts::Ticket ticket = of->submit(step, input, routing);
+      Activation sum =
+          Activation::on(step, {out.data() + at, at_once, config.d_model, config.d_model});
+      of->collect(step, ticket, sum);
+    }
+    return out;
+  };
+  for (const auto act : {backend::ActPolicy::kQ8, backend::ActPolicy::kQ16}) {
+    backend::Cpu one(1, {}, detect_caps(), act), many(40, {}, detect_caps(), act);
+    backend::Cpu nodes({.workers = {{0, 2, {}}, {0, 1, {}}}}, detect_caps(), act);
+    const auto want = outputs(one, 1);
+    for (backend::Cpu* cpu : {&one, &many, &nodes}) {
+      for (const std::int64_t at_once : {1, 2, 4})
+        EXPECT_EQ(outputs(*cpu, at_once), want) << cpu->pool.size() << ", " << at_once;
+    }
+  }
+}
+
 TEST_F(ExpertsTest, NegativeIdsAreLeftOut) {
   const auto x = gaussian(3 * config.d_model, 6);
   const auto run = [&](std::int64_t n_active, std::vector<std::int32_t> ids,
