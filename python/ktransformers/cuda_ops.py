@@ -89,10 +89,11 @@ def _launch(device: torch.device, name: str, *arguments) -> None:
 # Tensors in the types and layouts that kernels want.
 
 def _matrix(x: torch.Tensor) -> torch.Tensor:
-    """x [.., k] as a matrix with contiguous rows; a view where there can be one."""
+    """x [.., k] as a matrix with contiguous rows that do not overlap; a view where there can be one."""
     x = x.detach()
     x = x.flatten(0, -2) if x.dim() > 1 else x.reshape(1, -1)
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+    apart = x.shape[0] <= 1 or x.stride(0) >= x.shape[1]
+    return x if apart and (x.stride(-1) == 1 or x.shape[-1] == 1) else x.contiguous()
 
 
 def _want_float(name: str, x: torch.Tensor) -> None:
@@ -157,16 +158,18 @@ def _remember(packed: torch.Tensor, header: bytes) -> bytes:
     return header
 
 
-def _header(packed: torch.Tensor) -> bytes:
-    """The header of a packed weight: what `pack` wrote there, else read from the GPU, once."""
+def _header(packed: torch.Tensor, wanted: bytes) -> bytes:
+    """The header of a packed weight: what `pack` wrote there, else read from the GPU, until it is the wanted one."""
+    if packed.dtype != torch.uint8 or packed.dim() != 1:
+        return b""  # refused
     known = _packs.get((packed.untyped_storage()._cdata, packed.storage_offset()))
-    if known is not None:
-        return known[1]
+    if known is not None and known[1] == wanted:
+        return wanted
     if _capturing():
         raise UsageError("was not packed in this process and is first used while a graph is recorded; use it before",
                          "packed")
-    begin = packed.detach()[:64]
-    return _remember(packed, bytes(begin.cpu().tolist()) if begin.dtype == torch.uint8 else b"")
+    read = bytes(packed.detach()[:len(wanted)].cpu().tolist())
+    return _remember(packed, read) if read == wanted else read
 
 
 def packed_bytes(format: str, n: int, k: int) -> int:
@@ -200,7 +203,10 @@ def linear(x, packed, bias, format, n, act):
     rows = _aligned(_wide(_matrix(x)), 16) if exact else _bf16("x", x)
     out, device = _out(x, rows.shape[0], n), x.device
     _want_on(device, "packed", packed)
-    _launch(device, "linear", _Array("x", rows), _Array("packed", packed), _header(packed),
+    if packed.data_ptr() % 16:
+        raise UsageError("begins at an address that is no multiple of 16; clone() it", "packed")
+    header = _header(packed, plugin().header(format, n, rows.shape[1]))
+    _launch(device, "linear", _Array("x", rows), _Array("packed", packed), header,
             None if bias is None else _Array("bias", bias.detach().float().contiguous()), format, act,
             _Array("out", out))
     return out.to(x.dtype).view(*x.shape[:-1], n)
@@ -240,43 +246,39 @@ class ExpertLayer:
         return tiles
 
 
+_MOST_ROWS = 32768  # of a launch
+
+
 def moe(x, ids, weights, layer: ExpertLayer):
     device = x.device
     rows = _bf16("x", x)
     if ids.dtype not in (torch.int32, torch.int64):
         raise UsageError(f"has elements of {str(ids.dtype).removeprefix('torch.')}; wanted: int32, int64", "ids")
+    if ids.dtype == torch.int64:
+        ids = ids.clamp(-1, 2 ** 31 - 1)  # those that are too large are left out
     chosen, factors = _matrix(ids).to(torch.int32).contiguous(), _matrix(weights).float().contiguous()
     if not rows.shape[0] or not chosen.shape[1]:
         return torch.zeros_like(x, memory_format=torch.contiguous_format)
     out = _out(x, *rows.shape)
-    _launch(device, "moe", _Array("x", rows), _Array("ids", chosen),
-            _Array("weights", factors), layer.native, _Array("out", out))
+    for i in range(0, rows.shape[0], _MOST_ROWS):
+        part = slice(i, i + _MOST_ROWS)
+        _launch(device, "moe", _Array("x", rows[part]), _Array("ids", chosen[part]),
+                _Array("weights", factors[part]), layer.native, _Array("out", out[part]))
     return out.to(x.dtype).view(x.shape)
 
 
 # Attention.
 
-_one_row_each: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
-
-
 def _items(lengths, query_starts):
     """What each sequence asks for, int32 [n, 4]: first row of q, rows, position of the first, row of the table."""
     n, device = lengths.shape[0], lengths.device
     lengths = lengths.detach().to(torch.int32)
-    if query_starts is not None:
-        starts = query_starts.detach().to(torch.int32)
-        counts = starts.diff()
-        rows = torch.arange(n, dtype=torch.int32, device=device)
-        return torch.stack((starts[:-1], counts, lengths - counts, rows), 1)
-    # One launch: [i, 1, -1, i] + length · [0, 0, 1, 0].
-    known = _one_row_each.get((n, device))
-    if known is None:
-        i = torch.arange(n, dtype=torch.int32, device=device)
-        known = torch.stack((i, torch.ones_like(i), -torch.ones_like(i), i), 1), \
-            (torch.arange(4, dtype=torch.int32, device=device) == 2).to(torch.int32)
-        if not _capturing():  # else it belongs to the graph's memory
-            _one_row_each[n, device] = known
-    return torch.addcmul(known[0], lengths[:, None], known[1])
+    rows = torch.arange(n, dtype=torch.int32, device=device)
+    if query_starts is None:
+        return torch.stack((rows, torch.ones_like(rows), lengths - 1, rows), 1)
+    starts = query_starts.detach().to(torch.int32)
+    counts = starts.diff()
+    return torch.stack((starts[:-1], counts, lengths - counts, rows), 1)
 
 
 def _as_pages(name: str, cache: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,6 @@ def gpu(build, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: types.SimpleNamespace(cuda_stream=0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(cuda_ops, "_packs", {})
-    monkeypatch.setattr(cuda_ops, "_one_row_each", {})
     torch.manual_seed(3)
     yield device
     cuda_ops.plugin.cache_clear()
@@ -82,6 +81,24 @@ def test_headers_are_known_or_read_once(gpu, monkeypatch):
     assert len(cuda_ops._packs) == 2  # without that of the copy
 
 
+def test_a_buffer_that_is_filled_later_is_read_again(gpu):
+    data, _ = packed("Q8_0", 16, 64)
+    x, later = torch.randn(1, 64), torch.zeros_like(data)
+    with pytest.raises(errors.UsageError, match="not made by"):
+        cuda_ops.linear(x, later, None, "Q8_0", 16, "q16")
+    later.copy_(data)
+    assert torch.equal(cuda_ops.linear(x, later, None, "Q8_0", 16, "q16"),
+                       cuda_ops.linear(x, data, None, "Q8_0", 16, "q16"))
+
+
+def test_rows_that_are_one_row_again_and_again(gpu):
+    data, _ = packed("Q8_0", 16, 64)
+    x = torch.randn(1, 64).bfloat16()
+    got = cuda_ops.linear(x.expand(5, 64), data, None, "Q8_0", 16, "q16")
+    assert torch.equal(got, cuda_ops.linear(x.repeat(5, 1), data, None, "Q8_0", 16, "q16"))
+    assert torch.equal(cuda_ops.silu_mul(x.expand(5, 64), x.expand(5, 64))[4:], cuda_ops.silu_mul(x, x))
+
+
 @pytest.mark.parametrize("call, said", [
     (lambda p, x: cuda_ops.linear(x, p, None, "Q4_0", 32, "q16"), "another device, another CPU, format"),
     (lambda p, x: cuda_ops.linear(x, p, None, "Q8_0", 31, "q16"), r"holds a weight of shape \[32, 64\]; \[31, 64\]"),
@@ -91,6 +108,8 @@ def test_headers_are_known_or_read_once(gpu, monkeypatch):
     (lambda p, x: cuda_ops.linear(x, ops.pack(torch.zeros(32, 64), "Q8_0").data, None, "Q8_0", 32, "q16"),
      "another device, another CPU"),
     (lambda p, x: ops.linear(x, p, "Q8_0", 32), "another device, another CPU"),
+    (lambda p, x: cuda_ops.linear(x, torch.cat((p[:1], p))[1:], None, "Q8_0", 32, "q16"), "packed: begins at an address"),
+    (lambda p, x: cuda_ops.linear(x, p[:, None], None, "Q8_0", 32, "q16"), "packed: has shape"),
     (lambda p, x: cuda_ops.linear(x, p.float(), None, "Q8_0", 32, "q16"), "packed: has elements of float32"),
     (lambda p, x: cuda_ops.linear(x.double(), p, None, "Q8_0", 32, "q16"), "x: has elements of float64; wanted: float"),
     (lambda p, x: cuda_ops.linear(x, p, torch.zeros(31), "Q8_0", 32, "q16"), r"bias: has shape \[31\]; \[32\]"),
@@ -181,7 +200,6 @@ def test_attention(gpu, dtype, paged, window):
         got = cuda_ops.attention(q, k_cache, v_cache, lengths, table, starts, 0.2, window)
         want = ops.attention(q, k_cache, v_cache, lengths, table, starts, 0.2, window)
         assert got.dtype == dtype and torch.allclose(got.float(), want.float(), rtol=EPS[dtype], atol=2e-3)
-    assert list(cuda_ops._one_row_each) == [(3, q.device)]
     assert torch.equal(cuda_ops._items(lengths, None), cuda_ops._items(lengths, torch.arange(4)))
     assert cuda_ops.attention(q[:0], k_cache, v_cache, lengths, table, torch.zeros(4).int(), 0.2, 0).shape == (0, 6, 40)
 
