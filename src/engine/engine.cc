@@ -186,7 +186,10 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
   arena_.reset();
   const operators::Batch batch = rows.batch();
   const operators::StepShape shape = operators::shape_of(batch);
-  if (options_.before_step) options_.before_step(gpus_, shape.n_rows);
+  if (options_.before_step) {
+    for (const auto& gpu : gpus_) gpu->recover();  // an error is that of the step before
+    options_.before_step(gpus_, shape.n_rows);
+  }
   const bool records = programs != nullptr && !programs->front()->is_recorded();
   operators::Step step{
       batch, cpu_, arena_, pool_.layers(), trace_, records ? nullptr : &expert_use_, gpus_};

@@ -16,6 +16,7 @@ std::span<const float> StepLogits::row(std::int64_t i) {
       operators::GpuStep& gpu = *lists_.gpu;
       const operators::GpuStep::Fetch fetch{lists_.rows + i * rows_.n_cols,
                                             operators::GpuType::kF32, rows_.rows(i, 1)};
+      gpu.recover();  // from what another row ran into
       gpu.download({&fetch, 1});
       if (!gpu.error().empty())
         fail(gpu.error_code(), operators::gpu_name(gpu.index()), "{}", gpu.error());

@@ -317,6 +317,7 @@ class CpuExperts : public RoutedExperts {
       down_task(step, work, {model, node, task, n_down(node)}, scratch + worker * scratch_size);
     };
     if (blocking.beside > 0) {
+      KT_CHECK(!by_rows);  // tiles
       run_in_turn(step, n_gate_up, gate_up, n_down, down);
     } else {
       step.cpu.pool.run_nodes(n_gate_up, gate_up);

@@ -121,7 +121,8 @@ std::uint64_t prefill_growth(const std::vector<ModuleCost>& modules, const Packi
   }
   std::uint64_t most = 0;
   for (const auto& [layer, bytes] : layers) most = std::max(most, bytes);
-  return most;
+  const bool loads = most > 0 && device != "cpu" && !on_cpu(device, packing);
+  return loads ? most + backend::Gpu::kStagingBytes : most;
 }
 
 std::uint64_t waiting_rows_bytes(const io::ModelConfig& config,

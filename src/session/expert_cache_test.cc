@@ -337,5 +337,15 @@ TEST_F(ExpertCachePlan, GpusOfUnequalSizeFillUpEach) {
   }
 }
 
+TEST_F(ExpertCacheSession, WhatFailedInAnEmbeddingIsForgottenByTheNext) {
+  const auto session = open({.n_on_gpu = 4, .cache = "fixed"});
+  const std::vector<std::int32_t> tokens = {1, 2, 3};
+  const std::vector<float> wanted = session->engine().embed(tokens, engine::Engine::Pooling::kMean);
+  settings_.failing = "moe";
+  EXPECT_THROW(session->engine().embed(tokens, engine::Engine::Pooling::kMean), Error);
+  settings_.failing = nullptr;
+  EXPECT_EQ(session->engine().embed(tokens, engine::Engine::Pooling::kMean), wanted);
+}
+
 }  // namespace
 }  // namespace kt::session
