@@ -25,12 +25,15 @@ const char* status_text(Status status) {
 const char* device_error_text() { return cudaGetErrorString(cudaPeekAtLastError()); }
 
 Status describe_device(int device, DeviceInfo* info) {
-  int l2 = 0;
+  int l2 = 0, shared = 0;
   const bool known =
       cudaDeviceGetAttribute(&info->n_sms, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
-      cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device) == cudaSuccess;
+      cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+          cudaSuccess;
   if (!known) return Status::kDeviceFailed;
   info->l2_bytes = static_cast<std::size_t>(l2);
+  info->shared_bytes = static_cast<std::size_t>(shared);
   return Status::kOk;
 }
 

@@ -40,6 +40,7 @@ constexpr std::size_t type_bytes(Type type) { return type == Type::kF32 ? 4 : 2;
 struct DeviceInfo {
   int n_sms = 0;
   std::size_t l2_bytes = 0;
+  std::size_t shared_bytes = 0;  // that a block may have
 };
 
 /// Reads the properties of a device. kDeviceFailed when there is no driver or no such device.

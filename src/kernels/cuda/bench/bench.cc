@@ -200,16 +200,21 @@ void run(Harness& h, const std::set<std::string>& families) {
     for (const Format format :
          {Format::kQ4_K, Format::kQ4_0, Format::kQ6_K, Format::kQ8_0, Format::kQ5_K,
           Format::kIQ4_XS, Format::kMXFP4, Format::kI4_128, Format::kF8_E4M3_B128, Format::kBF16}) {
-      for (const std::int64_t m : {1, 16}) bench_product(h, format, {18432, 7168}, m, nullptr);
+      for (const std::int64_t m : {1, 2, 4, 8, 16})
+        bench_product(h, format, {18432, 7168}, m, nullptr);
     }
-    for (const Shape shape :
-         {Shape{7168, 7168}, Shape{4096, 2048}, Shape{2048, 4096}, Shape{512, 2048}}) {
-      for (const std::int64_t m : {1, 2, 4, 8}) bench_product(h, Format::kQ4_K, shape, m, nullptr);
+    for (const std::int64_t m : {32, 64})
+      bench_product(h, Format::kQ4_K, {18432, 7168}, m, nullptr);
+    for (const Shape shape : {Shape{7168, 7168}, Shape{4096, 4096}, Shape{4096, 2048},
+                              Shape{2048, 4096}, Shape{5120, 2048}, Shape{512, 2048}}) {
+      for (const std::int64_t m : {1, 2, 4, 8, 16})
+        bench_product(h, Format::kQ4_K, shape, m, nullptr);
     }
     for (const Format format : {Format::kQ4_K, Format::kQ6_K, Format::kQ8_0, Format::kBF16})
       bench_product(h, format, {4096, 4096}, 1, nullptr);
     bench_product(h, Format::kF32, {128, 2048}, 1, nullptr);
-    bench_product(h, Format::kQ6_K, {151936, 2048}, 1, nullptr);
+    for (const std::int64_t m : {1, 4, 16})
+      bench_product(h, Format::kQ6_K, {151936, 2048}, m, nullptr);
   }
   Status status = Status::kOk;
   const auto blas = BlasLt::open(&status);

@@ -43,23 +43,39 @@ bool overlaps_launches();
 /// Multiprocessors of the thread's device.
 int multiprocessors();
 
-/// kernel<<<grid, threads, shared, stream>>>(args…), beginning before its predecessor has ended.
+/// kernel<<<grid, threads, shared, stream>>>(args…), beginning before its predecessor has ended, in
+/// clusters of `cluster_y` blocks above one another (compute capability 9).
 template <class... Parameters, class... Args>
-Status launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared,
-              Stream stream, Args&&... args) {
+Status launch_clusters(unsigned cluster_y, void (*kernel)(Parameters...), dim3 grid,
+                       unsigned threads, std::size_t shared, Stream stream, Args&&... args) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = overlaps_launches() ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (overlaps_launches()) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster_y > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = cluster.val.clusterDim.z = 1;
+    cluster.val.clusterDim.y = cluster_y;
+  }
   const cudaError_t error =
       cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...);
   return error == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
+}
+
+/// The same without clusters.
+template <class... Parameters, class... Args>
+Status launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared,
+              Stream stream, Args&&... args) {
+  return launch_clusters(1, kernel, grid, threads, shared, stream, std::forward<Args>(args)...);
 }
 
 /// What a launch with <<<>>>, which overlaps nothing, came to.

@@ -32,9 +32,31 @@ __device__ inline float masked_int(std::uint32_t bits, std::uint32_t mask) {
   return __uint_as_float(mask_or(bits, mask, 0x4b000000u)) - 8388608.0f;
 }
 
-template <class T>
+/// Where a tile lies that a lane reads its share of.
+enum class Space { kGlobal, kShared };
+
+template <class T, Space kFrom>
 __device__ T read(const std::uint8_t* base, int i) {
-  return __ldg(reinterpret_cast<const T*>(base) + i);
+  const T* from = reinterpret_cast<const T*>(base) + i;
+  if constexpr (kFrom == Space::kShared) {
+    return *from;
+  } else if constexpr (sizeof(T) == 16) {
+    return load_once(from);
+  } else {
+    return __ldg(from);
+  }
+}
+
+/// Copies to shared memory while the thread goes on; 16 bytes past L1.
+template <int kBytes>
+__device__ void copy_async(void* to, const void* from) {
+  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(kBytes)
+                 : "memory");
+  }
 }
 
 template <int kWords>
@@ -43,15 +65,16 @@ struct LaneWords {
   static constexpr int kBytes = kWords * 4 * 32;
   std::uint32_t w[kWords];
 
+  template <Space kFrom>
   __device__ void load(const std::uint8_t* base, int lane) {
     if constexpr (kWords == 2) {
-      const uint2 v = read<uint2>(base, lane);
+      const uint2 v = read<uint2, kFrom>(base, lane);
       w[0] = v.x;
       w[1] = v.y;
     } else {
 #pragma unroll
       for (int i = 0; i < kWords; i += 4) {
-        const uint4 v = load_once(base + (i / 4 * 32 + lane) * 16);
+        const uint4 v = read<uint4, kFrom>(base, i / 4 * 32 + lane);
         w[i] = v.x;
         w[i + 1] = v.y;
         w[i + 2] = v.z;
@@ -101,6 +124,28 @@ struct Nibbles : LaneWords<2 * kSubs> {
     }
   }
   __device__ static constexpr int index(int h, int s) { return (s / 4 * 2 + h) * 4 + s % 4; }
+};
+
+/// 4 bits as for a table of pairs: byte p of word (h, s) is pair p.
+template <int kSubs>
+struct NibblePairs : LaneWords<2 * kSubs> {
+  /// 128 times the pair's byte.
+  __device__ std::uint32_t byte_times_128(int h, int s, int p) const {
+    return shifted(this->w[Nibbles<kSubs>::index(h, s)], 8 * p - 7) & 0x7f80u;
+  }
+  template <class Code>
+  __device__ void fill(Code&& code) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int s = 0; s < kSubs; ++s) {
+        std::uint32_t v = 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v |= (code(h, s, i) & 15u) << (4 * i);
+        this->w[Nibbles<kSubs>::index(h, s)] = v;
+      }
+    }
+  }
 };
 
 /// kBits = 1 or 2 further bits of each code: a word holds several sub-blocks, the first value of a
@@ -196,11 +241,15 @@ __device__ inline std::uint32_t plus128(std::uint32_t pair) { return pair | 0x43
 /// bf16 2048 + 16 c for each half's code c below 16.
 __device__ inline std::uint32_t plus2048(std::uint32_t pair) { return pair | 0x45004500u; }
 
+/// a · b + c of both halves.
+__device__ inline std::uint32_t fma_bf16(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
 /// Both halves times those of `factor`.
 __device__ inline std::uint32_t product_bf16(std::uint32_t pair, std::uint32_t factor) {
-  std::uint32_t out;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(pair), "r"(factor), "r"(0x80008000u));
-  return out;
+  return fma_bf16(pair, factor, 0x80008000u);
 }
 /// Both halves times a power of two, in bf16 with subnormal inputs.
 __device__ inline std::uint32_t times_bf16(std::uint32_t pair, std::uint32_t factor_bits) {

@@ -16,8 +16,8 @@ namespace kt::kernels::cuda {
 
 inline constexpr std::int64_t kTileRows = 16;
 /// Up to this many rows of x the codes are multiplied directly.
-inline constexpr std::int64_t kSkinnyRows = 16;
-inline constexpr std::int64_t kDirectRows = 4 * kSkinnyRows;
+inline constexpr std::int64_t kSkinnyRows = 32;
+inline constexpr std::int64_t kDirectRows = 2 * kSkinnyRows;
 /// Matrices that one call multiplies with the same x.
 inline constexpr int kMaxSiblings = 4;
 

@@ -138,9 +138,11 @@ TEST_P(Gemm, PackingLosesNothing) {
 }
 
 TEST_P(Gemm, FewRows) {
-  for (const Problem& p : {Problem{1, 1, 1}, Problem{1, 17, 3}, Problem{2, 33, 2},
-                           Problem{3, 16, 5}, Problem{5, 67, 3}, Problem{8, 31, 4},
-                           Problem{9, 130, 1}, Problem{16, 48, 3}, Problem{17, 16, 2}}) {
+  std::vector<Problem> problems = {{1, 1, 1},   {1, 17, 3},  {2, 33, 2},  {3, 16, 5},
+                                   {5, 67, 3},  {8, 31, 4},  {9, 130, 1}, {16, 48, 3},
+                                   {17, 16, 2}, {33, 49, 2}, {64, 81, 3}};
+  for (std::int64_t m = 2; m <= 17; ++m) problems.push_back({m, 40 + m, 1 + m % 5});
+  for (const Problem& p : problems) {
     const Weights w(GetParam(), p.n, p.k * block(), 5);
     expect_product(w, p.m, Path::kGemm, Type::kBF16, p.m % 2 ? Type::kF32 : Type::kBF16, 8e-6,
                    false, info_, nullptr);
@@ -149,7 +151,7 @@ TEST_P(Gemm, FewRows) {
 
 TEST_P(Gemm, FewRowsOfLongRows) {
   const std::int64_t k = 8192 + block() * (block() < 256 ? 1 : 3);
-  for (const std::int64_t m : {1, 4, 7, 13}) {
+  for (const std::int64_t m : {1, 4, 7, 13, 32}) {
     expect_product(Weights(GetParam(), 21, k, 11), m, Path::kGemm, Type::kBF16, Type::kF32, 8e-6,
                    false, info_, nullptr);
   }
@@ -237,7 +239,7 @@ void expect_siblings(std::int64_t m, Format odd, const DeviceInfo& info, BlasLt*
 TEST_F(GemmOnce, SiblingsWithBias) {
   // Two formats that have a kernel for both, and three.
   for (const Format odd : {Format::kQ6_K, Format::kQ4_K, Format::kF32}) {
-    for (const std::int64_t m : {1, 2, 16, 33}) expect_siblings(m, odd, info_, nullptr);
+    for (const std::int64_t m : {1, 2, 16, 32, 33}) expect_siblings(m, odd, info_, nullptr);
   }
   Status status = Status::kOk;
   if (const auto blas = BlasLt::open(&status)) expect_siblings(80, Format::kF32, info_, blas.get());
@@ -255,6 +257,21 @@ TEST_F(GemmOnce, OneRowOfMatricesThatBlocksShare) {
   check(Format::kIQ4_XS, 2117, 256);
   check(Format::kQ4_K, 40, 90112);   // x that shared memory does not hold
   check(Format::kQ8_0, 140000, 64);  // more row tiles than a block's shared memory has sums for
+}
+
+// Blocks with many groups of row tiles, groups that several warps share, and parts of k.
+TEST_F(GemmOnce, FewRowsOfMatricesThatBlocksShare) {
+  const auto check = [&](Format format, std::int64_t m, std::int64_t n, std::int64_t k) {
+    expect_product(Weights(format, n, k, 29), m, Path::kGemm, Type::kBF16, Type::kF32, 8e-6, false,
+                   info_, nullptr);
+  };
+  for (const std::int64_t m : {2, 9, 31}) {
+    check(Format::kQ4_K, m, 2117, 768);
+    check(Format::kQ6_K, m, 5003, 512);
+    check(Format::kIQ4_XS, m, 9000, 256);
+    check(Format::kI4_128, m, 2112, 1408);
+    check(Format::kF8_E4M3_B128, m, 40, 20480);
+  }
 }
 
 // Each product reads what the one before wrote, and its blocks may be there before that has ended.

@@ -1,10 +1,12 @@
 // The inner loop that dense and expert products share: rows of x staged in shared memory, tiles of
 // codes multiplied with them on tensor cores, scales applied to the sums of each group.
 //
-// Staged x lies in the order of the lanes: of 32 k, lane t's eight values in one piece. Formats
-// whose codes carry an offset or a minimum also need the sum of x over each group: Σ w·x = a·(Σ
-// c·x) + (min - a·kOffset)·(Σ x). Thread rule: device code, called by whole blocks (stage) or whole
-// warps (multiply_tile).
+// Staged x lies as the lanes want it: for each 32 k and 8 rows the eight values of every lane in
+// one piece, so that a warp reads 512 bytes on end. Of the sums of x over each group, S, formats
+// whose codes carry an offset need -kOffset · S: there a group's product begins, Σ (c + kOffset)·x
+// - kOffset·S = Σ c·x. Minimums are added as min · S, or, where they are small integers times a
+// factor (kMinCodes), by one more product with S as a sum of three bf16 numbers. Thread rule:
+// device code, called by whole blocks (stage) or whole warps (multiply_tiles).
 #pragma once
 #include "kernels/cuda/gemm/tile.cuh"
 
@@ -14,33 +16,35 @@ template <class T>
 constexpr bool needs_sums() {
   return T::kHasMin || T::kOffset != 0.0f;
 }
+
 template <class T>
-concept HasTable = requires { T::kHasTable; };
+concept HasMinCodes = requires { T::kMinCodes; };
 
-inline constexpr int kTableBytes = 256 * 4;
-/// Values between the ends of staged rows, so that rows lie in other banks.
-inline constexpr int kRowGap = 32;
-
-/// Shared memory of `rows` staged rows of k values, for products of 8 · kN of them.
-template <class T, int kN>
-constexpr std::size_t staged_bytes(std::int64_t rows, std::int64_t k) {
-  std::size_t bytes = static_cast<std::size_t>(rows * (k + kRowGap)) * 2;
-  if constexpr (needs_sums<T>()) bytes += static_cast<std::size_t>(k / T::kGroup) * 8 * kN * 4;
-  return bytes + (HasTable<T> ? kTableBytes : 0);
-}
-
-/// Where staged rows, their sums and the table of codes are.
+/// Staged values of 8 · kN rows, their sums and the table of codes.
 template <class T, int kN>
 struct Staged {
-  std::uint16_t* x;
-  float* sums;
-  std::uint32_t* table;
-  int row_stride;
+  static constexpr int kRows = 8 * kN;
+  static constexpr int kSums = needs_sums<T>() ? T::kK / T::kGroup : 0;  // of a tile
+  static constexpr int kMins = HasMinCodes<T> ? 1 : 0;
 
-  __device__ Staged(Byte* shared, int rows, int k) : row_stride(k + kRowGap) {
+  std::uint16_t* x;  // [k / 32][row][lane of four][8]
+  float4* sums;      // [group][n8][lane of four]: -kOffset · S of its two columns, twice
+  uint4* min_sums;   // [tile][n8][lane]: S of the lane's two groups as bf16 pairs, three terms
+  std::uint32_t* table;
+
+  __host__ __device__ static constexpr std::size_t bytes(std::int64_t k_tiles) {
+    constexpr int kOfTile = T::kK * kRows * 2 + (kSums * 4 + kMins * kWarp) * kN * 16;
+    return static_cast<std::size_t>(k_tiles) * kOfTile + table_bytes<T>();
+  }
+  __device__ Staged(Byte* shared, int k_tiles) {
     table = reinterpret_cast<std::uint32_t*>(shared);
-    x = reinterpret_cast<std::uint16_t*>(shared + (HasTable<T> ? kTableBytes : 0));
-    sums = reinterpret_cast<float*>(x + rows * row_stride);
+    x = reinterpret_cast<std::uint16_t*>(shared + table_bytes<T>());
+    sums = reinterpret_cast<float4*>(x + k_tiles * T::kK * kRows);
+    min_sums = reinterpret_cast<uint4*>(sums + k_tiles * kSums * kN * 4);
+  }
+  /// What this lane multiplies 32 k of eight rows with.
+  __device__ uint4 columns(int s, int n) const {
+    return reinterpret_cast<const uint4*>(x)[(s * kN + n) * kWarp + threadIdx.x % kWarp];
   }
 };
 
@@ -54,137 +58,196 @@ __device__ inline uint2 load_quad(const std::uint16_t* from, std::int64_t left) 
   return v;
 }
 
-/// Puts values 4q … 4q+3 of row r in their place, and their part of the sums. Called by whole
-/// warps.
-template <class T, int kN>
-__device__ void put_quad(const Staged<T, kN>& to, int r, int q, uint2 v) {
-  const int place = q / 8 * 32 + q % 4 * 8 + q / 4 % 2 * 4;
-  *reinterpret_cast<uint2*>(to.x + r * to.row_stride + place) = v;
-  if constexpr (needs_sums<T>()) {
-    float sum = low_bf16(v.x) + high_bf16(v.x) + (low_bf16(v.y) + high_bf16(v.y));
-#pragma unroll
-    for (int step = 1; step < T::kGroup / 4; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    if (q % (T::kGroup / 4) == 0) to.sums[q / (T::kGroup / 4) * 8 * kN + r] = sum;
-  }
-}
-
 /// Whether all rows of x start at multiples of 8 bytes.
 __device__ inline bool rows_aligned(const void* x, std::int64_t stride) {
   return (reinterpret_cast<std::uintptr_t>(x) | static_cast<std::uintptr_t>(stride * 2)) % 8 == 0;
 }
 
-/// Brings values [begin, begin + k) of `rows` rows to shared memory, zeros past `end`. row(i) is
-/// row i's memory, `aligned` as of rows_aligned().
-template <class T, int kN, class Row>
-__device__ void stage(const Staged<T, kN>& to, int rows, std::int64_t begin, int k,
-                      std::int64_t end, bool aligned, Row&& row) {
-  if constexpr (HasTable<T>) {
-    for (int i = threadIdx.x; i < 256; i += blockDim.x) to.table[i] = T::entry(i);
-  }
-  const unsigned quads = k / 4, total = rows * quads;
-  if (!aligned || begin + k > end) {
-    for (unsigned i = threadIdx.x; i < total; i += blockDim.x) {
-      const unsigned r = i / quads, q = i % quads;
-      const std::int64_t at = begin + 4 * q;
-      put_quad<T, kN>(to, r, q, load_quad(row(r) + at, end - at));
-    }
-    return;
-  }
-  // Several loads in flight: their latency is what staging costs.
-  constexpr int kBatch = 8;
-  for (unsigned first = threadIdx.x; first < total; first += kBatch * blockDim.x) {
-    uint2 v[kBatch];
+/// Makes the sums of staged rows, by products with constants. Called by whole blocks.
+template <class T, int kN>
+__device__ void stage_sums(const Staged<T, kN>& x, int k_tiles) {
+  const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
+  const std::uint32_t offset = bf16_pair(-T::kOffset, -T::kOffset);
+  const std::uint32_t all[4] = {offset, offset, offset, offset};
+  for (int i = warp; i < k_tiles * x.kSums * kN; i += warps) {
+    const int begin = i / kN * T::kGroup;
+    float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const unsigned i = first + j * blockDim.x;
-      if (i < total)
-        v[j] = *reinterpret_cast<const uint2*>(row(i / quads) + begin + 4 * (i % quads));
+    for (int k = 0; k < T::kGroup; k += 16) {
+      const uint4 b = x.columns((begin + k) / 32, i % kN);
+      const bool odd = (begin + k) % 32 != 0;
+      mma_bf16(c, all, odd ? b.z : b.x, odd ? b.w : b.y);
     }
+    if (lane < 4) x.sums[i * 4 + lane] = make_float4(c[0], c[1], c[2], c[3]);
+  }
+  if constexpr (HasMinCodes<T>) {
+    static_assert(T::kGroup == 32 && T::kK == 256);
+    // Here x is the first factor, whose rows lie as columns of the second do.
+    for (int i = warp; i < k_tiles * kN; i += warps) {
+      float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const unsigned i = first + j * blockDim.x;
-      if (i < total) put_quad<T, kN>(to, i / quads, i % quads, v[j]);
+      for (int s = 0; s < 8; ++s) {
+        const uint4 v = x.columns(i / kN * 8 + s, i % kN);
+        const std::uint32_t one = lane / 4 == s ? 0x3f803f80u : 0;
+        const std::uint32_t first[4] = {v.x, 0, v.y, 0}, second[4] = {v.z, 0, v.w, 0};
+        mma_bf16(c, first, one, one);
+        mma_bf16(c, second, one, one);
+      }
+      std::uint32_t terms[3];
+#pragma unroll
+      for (std::uint32_t& term : terms) {
+        term = bf16_pair(c[0], c[1]);
+        c[0] -= low_bf16(term);
+        c[1] -= high_bf16(term);
+      }
+      x.min_sums[i * kWarp + lane] = make_uint4(terms[0], terms[1], terms[2], 0);
     }
   }
 }
 
-template <class T>
+/// Brings k_tiles tiles' values of `rows` rows from k = begin on to shared memory, zeros past
+/// `end`. row(i) is row i's memory, `aligned` as of rows_aligned(). Rows past `rows` hold anything.
+/// Called by whole blocks, which synchronise before and after.
+template <class T, int kN, class Row>
+__device__ void stage(const Staged<T, kN>& to, int rows, std::int64_t begin, int k_tiles,
+                      std::int64_t end, bool aligned, Row&& row) {
+  fill_table<T>(to.table);
+  const int subs = k_tiles * T::kK / 32, warps = blockDim.x / kWarp;
+  const int lane = threadIdx.x % kWarp, t = lane % 4;
+  const bool whole = aligned && begin + subs * 32 <= end;
+  // A warp brings 256 values of a row at a time. Blocks begin in different places, so that they do
+  // not all want the same part of L2.
+  const int pieces = div_up(subs, 8) * rows, turn = blockIdx.x * 5 % pieces;
+  for (int i = threadIdx.x / kWarp; i < pieces; i += warps) {
+    const int piece = i + turn < pieces ? i + turn : i + turn - pieces;
+    const int r = piece % rows, s = piece / rows * 8 + lane / 4;
+    if (s >= subs) continue;
+    const std::int64_t at = begin + s * 32 + t * 4;
+    const std::uint16_t* from = row(r) + at;
+    std::uint16_t* place = to.x + ((s * to.kRows + r) * 4 + t) * 8;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (whole) {
+        copy_async<8>(place + 4 * h, from + 16 * h);
+      } else {
+        *reinterpret_cast<uint2*>(place + 4 * h) = load_quad(from + 16 * h, end - at - 16 * h);
+      }
+    }
+  }
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  if constexpr (needs_sums<T>()) {
+    __syncthreads();
+    stage_sums<T, kN>(to, k_tiles);
+  }
+}
+
+template <class T, Space kFrom = Space::kGlobal>
 __device__ void load_raw(typename T::Raw& raw, const Byte* tile, int lane) {
   if constexpr (T::kGroup == 0) {
-    raw.load(tile, lane);
+    raw.template load<kFrom>(tile, lane);
   } else {
-    raw.codes.load(tile, lane);
-    raw.scales.load(tile + sizeof(raw.codes) * kWarp, lane);
+    raw.codes.template load<kFrom>(tile, lane);
+    raw.scales.template load<kFrom>(tile + sizeof(raw.codes) * kWarp, lane);
   }
 }
 
-/// acc[16 rows, 8·kN] += tile · xᵀ, where `x_begin` is the tile's first k among the staged ones.
-template <class T, int kN>
-__device__ void multiply_tile(const typename T::Raw& raw, const Staged<T, kN>& x, int x_begin,
-                              int rows, float (&acc)[kN][4]) {
-  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  constexpr int kOwned = owned_groups(T::kK, T::kGroup);
-  LaneScales<kOwned> scales;
-  if constexpr (T::kGroup != 0) T::scales(raw, lane, scales);
-  float c[kN][4];
+__device__ inline void add_scaled(float (&acc)[4], const float (&scale)[2], const float (&v)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) acc[e] += scale[e / 2] * v[e];
+}
+
+/// acc[kR][16 rows, 8·kN] += tiles · xᵀ, where k_tile is the tiles' place among the staged k.
+/// Columns past the rows of x get numbers that nobody reads.
+template <class T, int kN, int kR>
+__device__ void multiply_tiles(const typename T::Raw (&raw)[kR], const Staged<T, kN>& x, int k_tile,
+                               float (&acc)[kR][kN][4]) {
+  const int lane = threadIdx.x % kWarp, t = lane % 4;
+  constexpr int kGroups = T::kGroup == 0 ? 1 : T::kK / T::kGroup;
+  constexpr bool kAddMins = T::kHasMin && !HasMinCodes<T>;
+  LaneScales<owned_groups(T::kK, T::kGroup)> scales[kR];
+  if constexpr (HasMinCodes<T>) {
+    uint4 b[kN];
+#pragma unroll
+    for (int i = 0; i < kN; ++i) b[i] = x.min_sums[(k_tile * kN + i) * kWarp + lane];
+#pragma unroll
+    for (int r = 0; r < kR; ++r) {
+      MinCodes mins;
+      T::scales(raw[r], lane, scales[r], mins);
+      const std::uint32_t a[4] = {mins.pair[0], mins.pair[1], mins.pair[0], mins.pair[1]};
+#pragma unroll
+      for (int i = 0; i < kN; ++i) {
+        float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        mma_bf16(c, a, b[i].x, b[i].y);
+        mma_bf16(c, a, b[i].z, b[i].w);
+        add_scaled(acc[r][i], mins.factor, c);
+      }
+    }
+  } else if constexpr (T::kGroup != 0) {
+#pragma unroll
+    for (int r = 0; r < kR; ++r) T::scales(raw[r], lane, scales[r]);
+  }
+  const float4* sums = x.sums + k_tile * x.kSums * kN * 4 + t;
+  float c[kR][kN][4];
 #pragma unroll
   for (int s = 0; s < T::kK / 32; ++s) {
     uint4 b[kN];
 #pragma unroll
-    for (int i = 0; i < kN; ++i) {
-      b[i] = make_uint4(0, 0, 0, 0);
-      const int r = 8 * i + g;
-      if (r < rows)
-        b[i] = *reinterpret_cast<const uint4*>(x.x + r * x.row_stride + x_begin + 32 * s + 8 * t);
-    }
+    for (int i = 0; i < kN; ++i) b[i] = x.columns(k_tile * (T::kK / 32) + s, i);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
+      const int k = 32 * s + 16 * j;
+      float4 begin[kN] = {};
       if constexpr (T::kGroup != 0) {
-        if ((32 * s + 16 * j) % T::kGroup == 0) {
+        if (k % T::kGroup == 0) {
 #pragma unroll
-          for (int i = 0; i < kN; ++i) c[i][0] = c[i][1] = c[i][2] = c[i][3] = 0.0f;
+          for (int i = 0; i < kN; ++i) {
+            if constexpr (needs_sums<T>()) begin[i] = sums[(k / T::kGroup * kN + i) * 4];
+#pragma unroll
+            for (int r = 0; r < kR; ++r) {
+              c[r][i][0] = begin[i].x;
+              c[r][i][1] = begin[i].y;
+              c[r][i][2] = begin[i].z;
+              c[r][i][3] = begin[i].w;
+            }
+          }
+        }
+        if constexpr (kAddMins) {
+          if (k % T::kGroup == 0) {
+#pragma unroll
+            for (int r = 0; r < kR; ++r) {
+              const float min[2] = {
+                  from_owner<kGroups>(scales[r].min[0], k / T::kGroup, lane) * (-1.0f / T::kOffset),
+                  from_owner<kGroups>(scales[r].min[1], k / T::kGroup, lane) *
+                      (-1.0f / T::kOffset)};
+#pragma unroll
+              for (int i = 0; i < kN; ++i) add_scaled(acc[r][i], min, c[r][i]);
+            }
+          }
         }
       }
 #pragma unroll
       for (int plane = 0; plane < T::kPlanes; ++plane) {
-        const std::uint32_t a[4] = {T::plane(raw, 0, s, 2 * j, plane, x.table),
-                                    T::plane(raw, 1, s, 2 * j, plane, x.table),
-                                    T::plane(raw, 0, s, 2 * j + 1, plane, x.table),
-                                    T::plane(raw, 1, s, 2 * j + 1, plane, x.table)};
 #pragma unroll
-        for (int i = 0; i < kN; ++i) {
-          mma_bf16(T::kGroup == 0 ? acc[i] : c[i], a, j == 0 ? b[i].x : b[i].z,
-                   j == 0 ? b[i].y : b[i].w);
+        for (int r = 0; r < kR; ++r) {
+          const std::uint32_t a[4] = {T::plane(raw[r], 0, s, 2 * j, plane, x.table),
+                                      T::plane(raw[r], 1, s, 2 * j, plane, x.table),
+                                      T::plane(raw[r], 0, s, 2 * j + 1, plane, x.table),
+                                      T::plane(raw[r], 1, s, 2 * j + 1, plane, x.table)};
+#pragma unroll
+          for (int i = 0; i < kN; ++i) {
+            mma_bf16(T::kGroup == 0 ? acc[r][i] : c[r][i], a, j == 0 ? b[i].x : b[i].z,
+                     j == 0 ? b[i].y : b[i].w);
+          }
         }
       }
       if constexpr (T::kGroup != 0) {
-        if ((32 * s + 16 * j + 16) % T::kGroup == 0) {
-          const int group = (32 * s + 16 * j) / T::kGroup;
-          float sums[kN][2];
-          if constexpr (needs_sums<T>()) {
+        if ((k + 16) % T::kGroup == 0) {
 #pragma unroll
-            for (int i = 0; i < kN; ++i) {
-              const float2 v = *reinterpret_cast<const float2*>(
-                  x.sums + (x_begin / T::kGroup + group) * 8 * kN + 8 * i + 2 * t);
-              sums[i][0] = v.x;
-              sums[i][1] = v.y;
-            }
-          }
+          for (int r = 0; r < kR; ++r) {
+            const float a[2] = {from_owner<kGroups>(scales[r].a[0], k / T::kGroup, lane),
+                                from_owner<kGroups>(scales[r].a[1], k / T::kGroup, lane)};
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const float a = from_owner<T::kK / T::kGroup>(scales.a[h], group, lane);
-            float rest = -a * T::kOffset;
-            if constexpr (T::kHasMin)
-              rest += from_owner<T::kK / T::kGroup>(scales.min[h], group, lane);
-#pragma unroll
-            for (int i = 0; i < kN; ++i) {
-#pragma unroll
-              for (int e = 0; e < 2; ++e) {
-                float sum = acc[i][2 * h + e] + a * c[i][2 * h + e];
-                if constexpr (needs_sums<T>()) sum += rest * sums[i][e];
-                acc[i][2 * h + e] = sum;
-              }
-            }
+            for (int i = 0; i < kN; ++i) add_scaled(acc[r][i], a, c[r][i]);
           }
         }
       }

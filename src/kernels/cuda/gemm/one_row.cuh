@@ -276,17 +276,6 @@ __device__ void multiply_rows(const RowWalk& walk, TilesOf&& tiles_of, XOf&& x_o
   __syncthreads();
 }
 
-template <class T>
-__device__ void fill_table(std::uint32_t* table) {
-  if constexpr (HasTable<T>) {
-    for (int i = threadIdx.x; i < 256; i += blockDim.x) table[i] = T::entry(i);
-  }
-}
-template <class T>
-constexpr int table_bytes() {
-  return HasTable<T> ? kTableBytes : 0;
-}
-
 /// How blocks share `units` of `each` row tiles of k_tiles tiles.
 struct RowPlan {
   int most = 1;  // units of a block

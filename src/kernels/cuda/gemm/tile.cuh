@@ -9,7 +9,8 @@
 // (lane t of four owns groups t·kOwned …, or all four hold the same when there are fewer than
 // four); plane(); and for pack(): code(), which reads one code of a file block, store_scales(),
 // kBlock and kBlockBytes, values and bytes of a file block; with kHasTable, entry(), the table that
-// plane() gets. Thread rule: device code, pure.
+// plane() gets; with kMinCodes, a scales() that gives minimums as MinCodes. Thread rule: device
+// code, pure.
 #pragma once
 #include "formats/basic_quants.h"
 #include "formats/checkpoint_quants.h"
@@ -45,14 +46,22 @@ struct LaneScales {
   float min[2][kOwned];
 };
 
+/// The minimums of the two groups that one lane owns as factor · code: of rows g and g + 8 the
+/// codes as a pair of bf16 integers, and the factor.
+struct MinCodes {
+  std::uint32_t pair[2];
+  float factor[2];
+};
+
 /// A number for each of 16 rows and each lane of four; a lane reads those of rows g and g + 8.
 template <class T>
 struct LaneNumbers {
   static constexpr int kBytes = 16 * 4 * sizeof(T);
   std::uint32_t w[2];
+  template <Space kFrom>
   __device__ void load(const Byte* base, int lane) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) w[h] = read<T>(base, (lane / 4 + 8 * h) * 4 + lane % 4);
+    for (int h = 0; h < 2; ++h) w[h] = read<T, kFrom>(base, (lane / 4 + 8 * h) * 4 + lane % 4);
   }
 };
 
@@ -130,14 +139,15 @@ template <int kNumbers>
 struct Fp16Scales {
   std::uint32_t bits[2];
   static constexpr int kBytes = 16 * 4 * 2 * kNumbers;
+  template <Space kFrom>
   __device__ void load(const Byte* base, int lane) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int i = (lane / 4 + 8 * h) * 4 + lane % 4;
       if constexpr (kNumbers == 1) {
-        bits[h] = read<std::uint16_t>(base, i);
+        bits[h] = read<std::uint16_t, kFrom>(base, i);
       } else {
-        bits[h] = read<std::uint32_t>(base, i);
+        bits[h] = read<std::uint32_t, kFrom>(base, i);
       }
     }
   }
@@ -202,9 +212,10 @@ struct SplitCodes {
   Nibbles<kSubs> low;
   HighBits<kSubs, kBits> high;
   static constexpr int kBytes = Nibbles<kSubs>::kBytes + HighBits<kSubs, kBits>::kBytes;
+  template <Space kFrom>
   __device__ void load(const Byte* base, int lane) {
-    low.load(base, lane);
-    high.load(base + Nibbles<kSubs>::kBytes, lane);
+    low.template load<kFrom>(base, lane);
+    high.template load<kFrom>(base + Nibbles<kSubs>::kBytes, lane);
   }
   __device__ void store(Byte* base, int lane) const {
     low.store(base, lane);
@@ -244,7 +255,11 @@ struct TileQ8_0 : TileOf32<Bytes<4>, 1, 128 + 128 + 2048> {
 };
 
 /// Codes into a table of 16 integers, which are exact in bf16. `table` holds one pair for each of
-/// the 256 bytes.
+/// the 256 bytes, for each lane in a bank of its own.
+template <class T>
+concept HasTable = requires { T::kHasTable; };
+inline constexpr int kTableBytes = 256 * 32 * 4;
+
 struct TableCodes {
   static constexpr bool kHasTable = true;
   __device__ static std::uint32_t entry(int byte) {
@@ -255,17 +270,34 @@ struct TableCodes {
     };
     return bf16_pair(value(byte & 15), value(byte >> 4));
   }
-  /// Nibbles p and p + 4 of a word as a byte.
-  __device__ static std::uint32_t lookup(std::uint32_t pair, const std::uint32_t* table) {
-    return table[(pair | pair >> 12) & 255u];
-  }
-};
-
-struct TileIQ4_NL : TileNibbles<formats::BlockIQ4_NL, 1, 0>, TableCodes {
   template <class Raw>
   __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
                                         const std::uint32_t* table) {
-    return lookup(raw.codes.pair(h, s, p), table);
+    const std::uint32_t at = raw.codes.byte_times_128(h, s, p) | threadIdx.x % 32 * 4;
+    return *reinterpret_cast<const std::uint32_t*>(reinterpret_cast<const Byte*>(table) + at);
+  }
+};
+
+/// Called by whole blocks.
+template <class T>
+__device__ void fill_table(std::uint32_t* table) {
+  if constexpr (HasTable<T>) {
+    for (int i = threadIdx.x; i < kTableBytes / 16; i += blockDim.x) {
+      const std::uint32_t v = T::entry(i / 8);
+      reinterpret_cast<uint4*>(table)[i] = make_uint4(v, v, v, v);
+    }
+  }
+}
+template <class T>
+constexpr int table_bytes() {
+  return HasTable<T> ? kTableBytes : 0;
+}
+
+struct TileIQ4_NL : TableCodes, TileOf32<NibblePairs<4>, 1, 0> {
+  using TableCodes::plane;
+  static constexpr int kBlockBytes = sizeof(formats::BlockIQ4_NL);
+  __device__ static std::uint32_t code(const Byte* block, int j) {
+    return half_and_half(reinterpret_cast<const formats::BlockIQ4_NL*>(block)->qs, j);
   }
 };
 
@@ -353,9 +385,10 @@ struct TileF8_E4M3_B128 {
   static constexpr bool kHasMin = false;
   struct Scales {
     float scale[2];
+    template <Space kFrom>
     __device__ void load(const Byte* base, int lane) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) scale[h] = read<float>(base, lane / 4 + 8 * h);
+      for (int h = 0; h < 2; ++h) scale[h] = read<float, kFrom>(base, lane / 4 + 8 * h);
     }
   };
   using Raw = RawTile<Bytes<4>, Scales>;
@@ -389,10 +422,11 @@ struct TileI4 : Plus128 {
   static constexpr bool kHasMin = true;
   struct Scales {
     float2 v[2];
+    template <Space kFrom>
     __device__ void load(const Byte* base, int lane) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        v[h] = read<float2>(base, (lane / 4 + 8 * h) * kGroups + lane % 4 * kGroups / 4);
+        v[h] = read<float2, kFrom>(base, (lane / 4 + 8 * h) * kGroups + lane % 4 * kGroups / 4);
       }
     }
   };

@@ -1,13 +1,11 @@
 // Kernels of a weight format from its tile description: pack, unpack, and the product of few rows.
 //
-// One row of x: one_row.cuh. More: a block of 8 warps stages one split of k of x, then walks over
-// groups of warps_n row tiles; its other warps share k. Each warp loads its next tile while it
-// multiplies the last, into the next group too. Sums of the warps over k, then of the splits, are
-// added in a fixed order. The row tiles are those of all matrices of the launch, one after another.
-// Thread rule: status.h.
+// One row of x: one_row.cuh. More: few_rows.cuh. Thread rule: status.h.
 #pragma once
+#include <type_traits>
+
 #include "kernels/cuda/device/launch.cuh"
-#include "kernels/cuda/gemm/multiply.cuh"
+#include "kernels/cuda/gemm/few_rows.cuh"
 #include "kernels/cuda/gemm/one_row.cuh"
 #include "kernels/cuda/gemm/tile_kernels.h"
 
@@ -62,9 +60,9 @@ __global__ void unpack_kernel(const Byte* tiles, std::int64_t n_rows, std::int64
                               std::int64_t n_tiles, void* out, Type out_type) {
   start_next();
   await_previous();
-  __shared__ std::uint32_t table[256];
+  __shared__ __align__(16) std::uint32_t table[HasTable<T> ? kTableBytes / 4 : 4];
   if constexpr (HasTable<T>) {
-    for (int i = threadIdx.x; i < 256; i += blockDim.x) table[i] = T::entry(i);
+    fill_table<T>(table);
     __syncthreads();
   }
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
@@ -115,124 +113,6 @@ __global__ void unpack_kernel(const Byte* tiles, std::int64_t n_rows, std::int64
         }
       }
     }
-  }
-}
-
-/// The part that a row tile belongs to.
-__device__ inline const SkinnyPart& part_of(const SkinnyArgs& args, int row_tile) {
-  int i = 0;
-  while (i + 1 < args.n_parts && row_tile >= args.parts[i + 1].first_tile) ++i;
-  return args.parts[i];
-}
-
-/// The memory of a row tile.
-template <class T>
-__device__ const Byte* tiles_at(const SkinnyArgs& args, int row_tile, int k_tiles) {
-  const SkinnyPart& part = part_of(args, row_tile);
-  return static_cast<const Byte*>(part.tiles) +
-         static_cast<std::int64_t>(row_tile - part.first_tile) * k_tiles * T::kBytes;
-}
-
-/// Row `row` of all tiles is done: y = sum + bias.
-__device__ inline void store_sum(const SkinnyArgs& args, int row, std::int64_t token, float sum) {
-  const SkinnyPart& part = part_of(args, row / kRowsOfTile);
-  const std::int64_t r = row - part.first_tile * kRowsOfTile;
-  if (r >= part.n) return;
-  if (part.bias != nullptr) sum += part.bias[r];
-  store_float(part.y, part.y_type, token * part.y_stride + r, sum);
-}
-
-/// Adds the sums of the block's warps over k: rows of y, or of this split's partial sums.
-template <int kN>
-__device__ void add_warps(const SkinnyArgs& args, int warps_n, const float* sums, int row_begin) {
-  const int warps_k = kWarps / warps_n, rows = warps_n * kRowsOfTile;
-  const int all_rows = args.row_tiles * kRowsOfTile;
-  for (int i = threadIdx.x; i < rows * static_cast<int>(args.m); i += blockDim.x) {
-    const int r = i % rows, token = i / rows, row = row_begin + r;
-    if (row >= all_rows) continue;
-    float sum = 0.0f;
-    for (int w = 0; w < warps_k; ++w) {
-      sum +=
-          sums[((w * warps_n + r / kRowsOfTile) * 8 * kN + token) * kRowsOfTile + r % kRowsOfTile];
-    }
-    if (gridDim.y == 1) {
-      store_sum(args, row, token, sum);
-    } else {
-      static_cast<float*>(args.workspace)[(blockIdx.y * args.m + token) * all_rows + row] = sum;
-    }
-  }
-}
-
-/// y = the splits' partial sums, added in order.
-static __global__ void add_splits_kernel(const __grid_constant__ SkinnyArgs args, int splits) {
-  start_next();
-  await_previous();
-  const int row = blockIdx.x * blockDim.x + threadIdx.x;
-  const int all_rows = args.row_tiles * kRowsOfTile;
-  const std::int64_t token = blockIdx.y;
-  if (row >= all_rows) return;
-  const float* partial = static_cast<const float*>(args.workspace);
-  float sum = 0.0f;
-  for (int s = 0; s < splits; ++s) sum += partial[(s * args.m + token) * all_rows + row];
-  store_sum(args, row, token, sum);
-}
-
-template <int kN>
-constexpr int sums_floats() {
-  return kWarps * 8 * kN * kRowsOfTile;
-}
-
-template <class T, int kN>
-__global__ void __launch_bounds__(kWarps* kWarp, kN == 1 ? 3 : 2)
-    skinny_kernel(const __grid_constant__ SkinnyArgs args, int warps_n, int tiles_per_split) {
-  extern __shared__ __align__(16) Byte shared[];
-  start_next();
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int warps_k = kWarps / warps_n;
-  const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
-  const int n_groups = div_up(args.row_tiles, warps_n);
-  const int first = blockIdx.y * tiles_per_split, last = min(first + tiles_per_split, k_tiles);
-  const int start = first + warp / warps_n;
-  const int rows = static_cast<int>(args.m);
-
-  const auto load = [&](typename T::Raw& raw, int group, int tile) {
-    const int row_tile = group * warps_n + warp % warps_n;
-    if (group >= n_groups || row_tile >= args.row_tiles || tile >= last) return;
-    load_raw<T>(raw,
-                tiles_at<T>(args, row_tile, k_tiles) + static_cast<std::int64_t>(tile) * T::kBytes,
-                lane);
-  };
-  typename T::Raw current;
-  load(current, blockIdx.x, start);
-  await_previous();
-  auto* sums = reinterpret_cast<float*>(shared);  // two of them in turn
-  const Staged<T, kN> x(shared + 2 * sums_floats<kN>() * 4, rows, (last - first) * T::kK);
-  stage<T, kN>(x, rows, static_cast<std::int64_t>(first) * T::kK, (last - first) * T::kK, args.k,
-               rows_aligned(args.x, args.x_stride),
-               [&](int r) { return args.x + r * args.x_stride; });
-  __syncthreads();
-
-  for (int group = blockIdx.x; group < n_groups; group += gridDim.x) {
-    float acc[kN][4] = {};
-    for (int tile = start; tile < last; tile += warps_k) {
-      typename T::Raw next;
-      const bool same = tile + warps_k < last;
-      load(next, same ? group : group + gridDim.x, same ? tile + warps_k : start);
-      multiply_tile<T, kN>(current, x, (tile - first) * T::kK, rows, acc);
-      current = next;
-    }
-    const int g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int i = 0; i < kN; ++i) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        sums[((warp * kN + i) * 8 + 2 * t + e % 2) * kRowsOfTile + g + e / 2 * 8] = acc[i][e];
-      }
-    }
-    __syncthreads();
-    add_warps<kN>(args, warps_n, sums, group * warps_n * kRowsOfTile);
-    sums = sums == reinterpret_cast<float*>(shared) ? sums + sums_floats<kN>()
-                                                    : reinterpret_cast<float*>(shared);
   }
 }
 
@@ -318,6 +198,12 @@ Status launch_row(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream)
                 plan.most);
 }
 
+/// Many columns want each x that was read multiplied with more row tiles, and the registers for it.
+template <class T, int kN>
+using FewRows =
+    std::conditional_t<kN == 1, FewRowsConfig<T, 1, 1, 16, few_rows_stages<T>(1, 16, 112 * 1024)>,
+                       FewRowsConfig<T, kN, 2, 8, few_rows_stages<T>(2, 8, 80 * 1024)>>;
+
 template <class T>
 SkinnyPlan plan_skinny(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
                        const DeviceInfo& device) {
@@ -325,49 +211,17 @@ SkinnyPlan plan_skinny(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
     const SkinnyPlan row = plan_row<T>(row_tiles, k, device);
     if (row.shared_bytes <= kMostShared) return row;
   }
-  const bool one = m <= 8;
-  const std::int64_t blocks_per_sm = one ? 3 : 2;  // as the kernel's registers allow
-  const std::size_t budget = one ? 72 * 1024 : 96 * 1024;
-  SkinnyPlan plan;
-  // Many rows of x are shared by more row tiles, so that they are read from L2 less often.
-  plan.warps_n = m <= 2 ? 1 : m <= 4 ? 2 : m <= 8 ? 4 : 8;
-  const std::int64_t k_tiles = div_up<std::int64_t>(k, T::kK);
-  const std::int64_t groups = div_up<std::int64_t>(row_tiles, plan.warps_n);
-  const auto bytes = [&](std::int64_t tiles) {
-    return one ? 2 * 4 * sums_floats<1>() + staged_bytes<T, 1>(m, tiles * T::kK)
-               : 2 * 4 * sums_floats<2>() + staged_bytes<T, 2>(m, tiles * T::kK);
-  };
-  std::int64_t fit = 1;
-  while (fit < k_tiles && bytes(fit + 1) <= budget) ++fit;
-  const std::int64_t blocks = blocks_per_sm * device.n_sms;
-  const std::int64_t wanted = div_up(blocks, groups);
-  const std::int64_t useful = k_tiles / (2 * kWarps / plan.warps_n);  // two tiles a warp
-  std::int64_t splits = wanted < useful ? wanted : useful;
-  if (splits < div_up(k_tiles, fit)) splits = div_up(k_tiles, fit);
-  plan.tiles_per_split = static_cast<int>(div_up(k_tiles, splits));
-  plan.splits = static_cast<int>(div_up<std::int64_t>(k_tiles, plan.tiles_per_split));
-  // Blocks walk over row groups, the same number each, so that x is staged once.
-  const std::int64_t at_once = blocks / plan.splits < 1 ? 1 : blocks / plan.splits;
-  plan.blocks = static_cast<int>(div_up(groups, div_up(groups, at_once)));
-  plan.shared_bytes = bytes(plan.tiles_per_split);
-  if (plan.splits > 1)
-    plan.workspace_bytes = static_cast<std::size_t>(plan.splits * m * row_tiles) * kRowsOfTile * 4;
-  return plan;
+  if (m <= 8) return plan_few_rows<FewRows<T, 1>>(row_tiles, k, device);
+  if (m <= 16) return plan_few_rows<FewRows<T, 2>>(row_tiles, k, device);
+  return plan_few_rows<FewRows<T, 4>>(row_tiles, k, device);
 }
 
 template <class T>
 Status launch_skinny(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream) {
   if (plan.most > 0) return launch_row<T>(args, plan, stream);
-  void (*kernel)(SkinnyArgs, int, int) = args.m <= 8 ? skinny_kernel<T, 1> : skinny_kernel<T, 2>;
-  Status status = allow_shared(kernel, plan.shared_bytes);
-  if (status != Status::kOk) return status;
-  const dim3 grid(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits));
-  status = launch(kernel, grid, kWarps * kWarp, plan.shared_bytes, stream, args, plan.warps_n,
-                  plan.tiles_per_split);
-  if (status != Status::kOk || plan.splits == 1) return status;
-  const dim3 add_grid(static_cast<unsigned>(div_up(args.row_tiles * kRowsOfTile, 256)),
-                      static_cast<unsigned>(args.m));
-  return launch(add_splits_kernel, add_grid, 256, 0, stream, args, plan.splits);
+  if (args.m <= 8) return launch_few_rows<FewRows<T, 1>>(args, plan, stream);
+  if (args.m <= 16) return launch_few_rows<FewRows<T, 2>>(args, plan, stream);
+  return launch_few_rows<FewRows<T, 4>>(args, plan, stream);
 }
 
 template <class T>

@@ -29,15 +29,13 @@ struct SkinnyArgs {
 };
 
 /// How the launch is divided. One row of x that shared memory holds: blocks of `warps` warps with
-/// at most `most` row tiles. Else `most` is 0, and a block has 8 warps, warps_n of them beside each
-/// other over row tiles, the others behind each other over k; `blocks` share the row tiles,
-/// `splits` times as many also k.
+/// at most `most` row tiles. Else `most` is 0, `blocks` of `warps` share the row tiles and `splits`
+/// times as many also k; where those that share it are a cluster they add their sums, else a second
+/// kernel does.
 struct SkinnyPlan {
-  int most = 0, warps = 8;
-  int warps_n = 1;
-  int blocks = 1;
-  int splits = 1;
-  int tiles_per_split = 0;
+  int most = 0, warps = 0;
+  int blocks = 0, splits = 0;
+  bool clustered = false;
   std::size_t shared_bytes = 0;
   std::size_t workspace_bytes = 0;
 };

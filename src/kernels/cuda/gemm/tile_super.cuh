@@ -23,16 +23,27 @@ struct SuperTile : Plus128 {
 /// Scales of Q4_K and Q5_K: word (row, t) = sc and m of groups 2t and 2t + 1, 6 bits each, and byte
 /// t of (d, dmin).
 struct K4Scales : LaneNumbers<std::uint32_t> {
-  __device__ void decode(int lane, LaneScales<2>& out) const {
+  __device__ void decode(int lane, LaneScales<2>& out, MinCodes& mins) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const std::uint32_t both = gather_top_bytes(w[h], lane);
-      const float d = half_bits(both & 0xffffu), dmin = half_bits(both >> 16);
+      const float d = half_bits(both & 0xffffu);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        out.a[h][i] = d * masked_int(w[h] >> (12 * i), 63u);
-        out.min[h][i] = -dmin * masked_int(w[h] >> (12 * i + 6), 63u);
-      }
+      for (int i = 0; i < 2; ++i) out.a[h][i] = d * masked_int(w[h] >> (12 * i), 63u);
+      // 128 + m, less 128.
+      const std::uint32_t pair = (w[h] >> 6 & 63u) | (w[h] >> 2 & 63u << 16);
+      mins.pair[h] = fma_bf16(pair | 0x43004300u, 0x3f803f80u, 0xc300c300u);
+      mins.factor[h] = -half_bits(both >> 16);
+    }
+  }
+  __device__ void decode(int lane, LaneScales<2>& out) const {
+    MinCodes mins;
+    decode(lane, out, mins);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        out.min[h][i] = mins.factor[h] * masked_int(w[h] >> (12 * i + 6), 63u);
     }
   }
   /// `packed`: the 12 bytes of the file (formats::unpack_scales_k4).
@@ -61,8 +72,12 @@ struct TileK4 : SuperTile<Codes> {
   static constexpr bool kHasMin = true;
   using Raw = RawTile<Codes, K4Scales>;
   static constexpr int kBytes = Codes::kBytes + K4Scales::kBytes;
+  static constexpr bool kMinCodes = true;
   __device__ static void scales(const Raw& raw, int lane, LaneScales<2>& out) {
     raw.scales.decode(lane, out);
+  }
+  __device__ static void scales(const Raw& raw, int lane, LaneScales<2>& out, MinCodes& mins) {
+    raw.scales.decode(lane, out, mins);
   }
   template <class Block>
   __device__ static void store_scales(Byte* base, int row, int t, Block&& block) {
@@ -93,15 +108,16 @@ template <int kNumbers>
 struct ByteScales {
   std::uint32_t w[2], d[2];
   static constexpr int kBytes = 16 * (16 + 2 * kNumbers);
+  template <Space kFrom>
   __device__ void load(const Byte* base, int lane) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = lane / 4 + 8 * h;
-      w[h] = read<std::uint32_t>(base, row * 4 + lane % 4);
+      w[h] = read<std::uint32_t, kFrom>(base, row * 4 + lane % 4);
       if constexpr (kNumbers == 1) {
-        d[h] = read<std::uint16_t>(base + 256, row);
+        d[h] = read<std::uint16_t, kFrom>(base + 256, row);
       } else {
-        d[h] = read<std::uint32_t>(base + 256, row);
+        d[h] = read<std::uint32_t, kFrom>(base + 256, row);
       }
     }
   }
@@ -197,9 +213,10 @@ struct TileQ3_K : SuperTile<HighBits<8, 2>> {
     HighBits<8, 2> low;
     HighBits<8, 1> high;
     static constexpr int kBytes = HighBits<8, 2>::kBytes + HighBits<8, 1>::kBytes;
+    template <Space kFrom>
     __device__ void load(const Byte* base, int lane) {
-      low.load(base, lane);
-      high.load(base + HighBits<8, 2>::kBytes, lane);
+      low.template load<kFrom>(base, lane);
+      high.template load<kFrom>(base + HighBits<8, 2>::kBytes, lane);
     }
     __device__ void store(Byte* base, int lane) const {
       low.store(base, lane);
@@ -214,13 +231,14 @@ struct TileQ3_K : SuperTile<HighBits<8, 2>> {
   /// Low 4 bits of groups 4t … 4t + 3 as 16 bits, their high 2 bits as a byte, the factor.
   struct Scales {
     std::uint32_t low[2], high[2], d[2];
+    template <Space kFrom>
     __device__ void load(const Byte* base, int lane) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = lane / 4 + 8 * h;
-        low[h] = read<std::uint16_t>(base, row * 4 + lane % 4);
-        high[h] = read<Byte>(base + 128, row * 4 + lane % 4);
-        d[h] = read<std::uint16_t>(base + 192, row);
+        low[h] = read<std::uint16_t, kFrom>(base, row * 4 + lane % 4);
+        high[h] = read<Byte, kFrom>(base + 128, row * 4 + lane % 4);
+        d[h] = read<std::uint16_t, kFrom>(base + 192, row);
       }
     }
   };
@@ -269,13 +287,14 @@ struct TileQ3_K : SuperTile<HighBits<8, 2>> {
   }
 };
 
-struct TileIQ4_XS : SuperTile<Nibbles<8>>, TableCodes {
+struct TileIQ4_XS : TableCodes, SuperTile<NibblePairs<8>> {
+  using TableCodes::plane;
   static constexpr int kGroup = 32, kBlockBytes = sizeof(formats::BlockIQ4_XS);
   static constexpr float kOffset = 0.0f;
   static constexpr bool kHasMin = false;
   /// 16 bits (row, t): ls of groups 2t and 2t + 1, 6 bits each, and nibble t of d.
   using Scales = LaneNumbers<std::uint16_t>;
-  using Raw = RawTile<Nibbles<8>, Scales>;
+  using Raw = RawTile<NibblePairs<8>, Scales>;
   static constexpr int kBytes = kCodeBytes + Scales::kBytes;
   __device__ static void scales(const Raw& raw, int lane, LaneScales<2>& out) {
 #pragma unroll
@@ -290,10 +309,6 @@ struct TileIQ4_XS : SuperTile<Nibbles<8>>, TableCodes {
         out.min[h][i] = 0.0f;
       }
     }
-  }
-  __device__ static std::uint32_t plane(const Raw& raw, int h, int s, int p, int,
-                                        const std::uint32_t* table) {
-    return lookup(raw.codes.pair(h, s, p), table);
   }
   __device__ static std::uint32_t code(const Byte* block, int j) {
     const Byte* qs = reinterpret_cast<const formats::BlockIQ4_XS*>(block)->qs + j / 32 * 16;

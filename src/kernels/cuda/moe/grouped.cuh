@@ -34,13 +34,13 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
   const Byte* second = static_cast<const Byte*>(args.second) + offset;
 
   constexpr int kMatrices = kGate ? 2 : 1;
-  float acc[kMatrices][kN][4] = {};
+  float acc[kMatrices][1][kN][4] = {};
   for (int chunk = 0; chunk < k_tiles; chunk += chunk_tiles) {
     const int end = min(chunk + chunk_tiles, k_tiles);
-    const Staged<T, kN> x(shared, piece.count, (end - chunk) * T::kK);
+    const Staged<T, kN> x(shared, end - chunk);
     if (chunk > 0) __syncthreads();
-    stage<T, kN>(x, piece.count, static_cast<std::int64_t>(chunk) * T::kK, (end - chunk) * T::kK,
-                 args.k, rows_aligned(args.x, args.x_stride),
+    stage<T, kN>(x, piece.count, static_cast<std::int64_t>(chunk) * T::kK, end - chunk, args.k,
+                 rows_aligned(args.x, args.x_stride),
                  [&](int r) { return args.x + pair_of(r) / args.rows_of_x * args.x_stride; });
     __syncthreads();
     if (!inside) continue;
@@ -48,10 +48,10 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
     for (int tile = chunk; tile < end; ++tile) {
 #pragma unroll
       for (int i = 0; i < kMatrices; ++i) {
-        typename T::Raw raw;
-        load_raw<T>(raw, (i == 0 ? first : second) + static_cast<std::int64_t>(tile) * T::kBytes,
+        typename T::Raw raw[1];
+        load_raw<T>(raw[0], (i == 0 ? first : second) + static_cast<std::int64_t>(tile) * T::kBytes,
                     lane);
-        multiply_tile<T, kN>(raw, x, (tile - chunk) * T::kK, piece.count, acc[i]);
+        multiply_tiles<T, kN, 1>(raw, x, tile - chunk, acc[i]);
       }
     }
   }
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         sums[(i * kGroupedWarps + warp) * kPerWarp + (8 * n + 2 * t + e % 2) * 16 + g + e / 2 * 8] =
-            acc[i][n][e];
+            acc[i][0][n][e];
       }
     }
   }
@@ -93,11 +93,10 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
 template <class T, int kN, bool kGate>
 Status launch_grouped_kernel(const GroupedArgs& args, Stream stream) {
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
-  const std::int64_t rows = 8 * kN;
   constexpr std::size_t kBudget = 72 * 1024;
   int chunk = 1;
-  while (chunk < k_tiles && staged_bytes<T, kN>(rows, (chunk + 1) * T::kK) <= kBudget) ++chunk;
-  const std::size_t staged = staged_bytes<T, kN>(rows, chunk * T::kK);
+  while (chunk < k_tiles && Staged<T, kN>::bytes(chunk + 1) <= kBudget) ++chunk;
+  const std::size_t staged = Staged<T, kN>::bytes(chunk);
   const std::size_t reduce = (kGate ? 2 : 1) * kGroupedWarps * 8 * kN * 16 * 4;
   const std::size_t shared = staged > reduce ? staged : reduce;
   const Status status = allow_shared(grouped_kernel<T, kN, kGate>, shared);
