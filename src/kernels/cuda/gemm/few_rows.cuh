@@ -318,14 +318,18 @@ FewRowsPlan plan_splits(std::int64_t row_tiles, std::int64_t k_tiles, std::int64
   if (out.plan.shared_bytes > device.shared_bytes) return out;
   const std::int64_t partial = splits * row_tiles * Config::kN * kWarp * 16;
   if (splits > 1 && !clustered) out.plan.workspace_bytes = static_cast<std::size_t>(partial);
-  // A multiprocessor's share of the memory is 24 bytes in a ns, alone it gets 28; a warp waits for
-  // each of its tiles; x is staged; sums of other blocks take their time.
+  // Fitted to an H100: a multiprocessor's share of the memory is 24 bytes in a ns, alone it gets
+  // 28; 256 k of a row tile take a warp 375 ns for each 8 rows of x; x is staged; sums of other
+  // blocks take their time.
+  constexpr int kN = Config::kN;
   const std::int64_t items = div_up(groups * count, std::int64_t{warps});
-  const std::int64_t read =
+  const std::int64_t work =
       std::max({row_tiles * k_tiles * T::kBytes / (24 * device.n_sms),
-                rows * count * T::kBytes / 28, items * Config::kTogether * 250});
-  const std::int64_t sums = splits == 1 ? 0 : clustered ? 1500 : 3000 + partial / 2000;
-  out.cost = read + count * T::kK * Config::kN * 5 / 4 + sums;
+                rows * count * T::kBytes / 28, items * Config::kTogether * kN * T::kK * 3 / 2});
+  const std::int64_t sums = splits == 1 ? 0
+                            : clustered ? 1000 + 250 * splits
+                                        : 2000 + partial / 2000;
+  out.cost = work + count * T::kK * kN * (kN == 1 ? 7 : 12) / 10 + sums;
   return out;
 }
 

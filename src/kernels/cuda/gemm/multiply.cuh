@@ -196,32 +196,30 @@ __device__ void multiply_tiles(const typename T::Raw (&raw)[kR], const Staged<T,
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int k = 32 * s + 16 * j;
-      float4 begin[kN] = {};
-      if constexpr (T::kGroup != 0) {
-        if (k % T::kGroup == 0) {
+      constexpr int kLen = T::kGroup == 0 ? 16 : T::kGroup;
+      const bool first = T::kGroup != 0 && k % kLen == 0;
+      float begin[kN][4] = {};
+      if constexpr (needs_sums<T>()) {
+        if (first) {
 #pragma unroll
           for (int i = 0; i < kN; ++i) {
-            if constexpr (needs_sums<T>()) begin[i] = sums[(k / T::kGroup * kN + i) * 4];
-#pragma unroll
-            for (int r = 0; r < kR; ++r) {
-              c[r][i][0] = begin[i].x;
-              c[r][i][1] = begin[i].y;
-              c[r][i][2] = begin[i].z;
-              c[r][i][3] = begin[i].w;
-            }
+            const float4 v = sums[(k / kLen * kN + i) * 4];
+            begin[i][0] = v.x;
+            begin[i][1] = v.y;
+            begin[i][2] = v.z;
+            begin[i][3] = v.w;
           }
         }
-        if constexpr (kAddMins) {
-          if (k % T::kGroup == 0) {
+      }
+      if constexpr (kAddMins) {
+        if (first) {
 #pragma unroll
-            for (int r = 0; r < kR; ++r) {
-              const float min[2] = {
-                  from_owner<kGroups>(scales[r].min[0], k / T::kGroup, lane) * (-1.0f / T::kOffset),
-                  from_owner<kGroups>(scales[r].min[1], k / T::kGroup, lane) *
-                      (-1.0f / T::kOffset)};
+          for (int r = 0; r < kR; ++r) {
+            const float min[2] = {
+                from_owner<kGroups>(scales[r].min[0], k / kLen, lane) * (-1.0f / T::kOffset),
+                from_owner<kGroups>(scales[r].min[1], k / kLen, lane) * (-1.0f / T::kOffset)};
 #pragma unroll
-              for (int i = 0; i < kN; ++i) add_scaled(acc[r][i], min, c[r][i]);
-            }
+            for (int i = 0; i < kN; ++i) add_scaled(acc[r][i], min, begin[i]);
           }
         }
       }
@@ -235,8 +233,9 @@ __device__ void multiply_tiles(const typename T::Raw (&raw)[kR], const Staged<T,
                                       T::plane(raw[r], 1, s, 2 * j + 1, plane, x.table)};
 #pragma unroll
           for (int i = 0; i < kN; ++i) {
-            mma_bf16(T::kGroup == 0 ? acc[r][i] : c[r][i], a, j == 0 ? b[i].x : b[i].z,
-                     j == 0 ? b[i].y : b[i].w);
+            float(&sum)[4] = T::kGroup == 0 ? acc[r][i] : c[r][i];
+            mma_bf16(sum, a, j == 0 ? b[i].x : b[i].z, j == 0 ? b[i].y : b[i].w,
+                     first && plane == 0 ? begin[i] : sum);
           }
         }
       }
