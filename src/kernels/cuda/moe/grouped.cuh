@@ -52,6 +52,8 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
         load_raw<T>(raw[0], (i == 0 ? first : second) + static_cast<std::int64_t>(tile) * T::kBytes,
                     lane);
         multiply_tiles<T, kN, 1>(raw, x, tile - chunk, acc[i]);
+        // The other matrix reads x again: there are no registers to keep it in.
+        __syncwarp();
       }
     }
   }
