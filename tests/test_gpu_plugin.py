@@ -48,7 +48,7 @@ def test_no_driver_is_one_line():
 
 @pytest.mark.parametrize("kind, status, message", [
     ("other_version", UNSUPPORTED, "is the GPU plug-in of another build of kt"),
-    ("missing_function", BAD_FILE, "lacks the function argmax"),
+    ("missing_function", BAD_FILE, "lacks the function route"),
     ("nowhere", NOT_FOUND, "there is no such file"),
 ])
 def test_a_wrong_plugin_that_was_asked_for_is_refused(kind, status, message):

@@ -127,8 +127,8 @@ void add_run_options(CLI::App& command, session::RunOptions& options) {
       ->capture_default_str()
       ->group(group);
   add_choice(command, "--expert-cache", options.expert_cache, {"auto", "fixed", "off"},
-             "Keep some experts of each layer in GPU memory: those used most, always the same, or "
-             "whole layers only")
+             "Keep some experts of each layer in GPU memory: those used most, the same ones, or "
+             "only whole layers")
       ->capture_default_str()
       ->group(group);
 }

@@ -332,6 +332,8 @@ class Engine:
     chunk_size: prompt tokens of a step; 0: 512, or 2048 where experts are streamed.
     stream_experts: whether weights of experts in host memory go to a GPU for prompts: "auto" (where that is faster),
         "on" or "off".
+    expert_cache: where not all experts fit the GPUs, whether these hold some of each layer: "auto" (those used most),
+        "fixed" (always the same) or "off" (whole layers).
     gpu_graphs: False launches steps on GPUs kernel by kernel instead of replaying them.
     defer_experts: so many of a token's experts, if they are on the CPU, come a layer later while decoding, so that
         GPU and CPU work at once; changes values.
@@ -350,14 +352,14 @@ class Engine:
 
     def __init__(self, model: str | os.PathLike[str], rules: str | os.PathLike[str] | None = None, *,
                  context: int = 0, threads: int = 0, act: str = "q16", kv: str = "f16", isa: str = "",
-                 chunk_size: int = 0, stream_experts: str = "auto", gpu_graphs: bool = True,
-                 defer_experts: int = 0, speculate: str = "none",
+                 chunk_size: int = 0, stream_experts: str = "auto", expert_cache: str = "auto",
+                 gpu_graphs: bool = True, defer_experts: int = 0, speculate: str = "none",
                  plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
                  emulate_gpus: int = 0, emulate_nodes: int = 0, trace: bool = False,
                  progress: Callable[[int, int, float], object] | None = None, need_text: bool = True):
         self._run_options: dict[str, Any] = {
             "rules": os.fspath(rules or ""), "context": context, "threads": threads, "act": act, "kv": kv,
-            "chunk_size": chunk_size, "stream_experts": stream_experts,
+            "chunk_size": chunk_size, "stream_experts": stream_experts, "expert_cache": expert_cache,
             "plugins": [os.fspath(path) for path in plugins], "device": device or ""}
         options = _native.Options()
         set_options(options, {**self._run_options, "model": os.fspath(model), "isa": isa, "trace": trace,

@@ -75,6 +75,8 @@ class PlannedModule:
     """Of memory."""
     file_bytes: int
     reason: str
+    gpu_experts: int
+    """Experts of a module on the CPU that a GPU holds too."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class Plan:
 def plan(model: str | os.PathLike[str], *, gpus: Sequence[str] = (), ram: str = "", pcie: str = "", disk: str = "",
          cpu_flops: str = "", format: str = "Q4_K_M", rules: str | os.PathLike[str] | None = None, context: int = 0,
          threads: int = 0, act: str = "q16", kv: str = "f16", chunk_size: int = 0,
-         stream_experts: str = "auto", plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
+         stream_experts: str = "auto", expert_cache: str = "auto",
+         plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
          remeasure: bool = False, held: int = 0) -> Plan:
     """Plans a model without loading it: for this machine, or for one described by hand.
 
@@ -134,6 +137,7 @@ def plan(model: str | os.PathLike[str], *, gpus: Sequence[str] = (), ram: str = 
         "model": os.fspath(model), "gpus": list(gpus), "ram": ram, "pcie": pcie, "disk": disk, "cpu_flops": cpu_flops,
         "format": format, "rules": os.fspath(rules or ""), "context": context, "threads": threads, "act": act,
         "kv": kv, "chunk_size": chunk_size, "stream_experts": stream_experts,
+        "expert_cache": expert_cache,
         "plugins": [os.fspath(path) for path in plugins],
         "device": device or "", "remeasure": remeasure, "held": held})
     text, rule_text = _native.plan(request)

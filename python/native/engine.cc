@@ -268,6 +268,7 @@ void add_options(nb::module_& m) {
       .def_rw("context", &RunOptions::context)
       .def_rw("chunk_size", &RunOptions::chunk_size)
       .def_rw("stream_experts", &RunOptions::stream_experts)
+      .def_rw("expert_cache", &RunOptions::expert_cache)
       .def_rw("rules", &RunOptions::rules)
       .def_rw("plugins", &RunOptions::plugins)
       .def_rw("device", &RunOptions::device);

@@ -328,6 +328,7 @@ BAD_RULES = "- match:\n    name: 'experts$'\n  replace:\n    class: ktransformer
     ({"threads": 5000}, errors.UsageError, "threads: 5000"),
     ({"chunk_size": -1}, errors.UsageError, "chunk_size: -1 is not a number from 0 to 65536"),
     ({"stream_experts": "yes"}, errors.UsageError, "'yes' is not known; use auto, on or off"),
+    ({"expert_cache": "yes"}, errors.UsageError, "'yes' is not known; use auto, fixed or off"),
     ({"gpu_graphs": "off"}, TypeError, "gpu_graphs: 'off' is not True or False"),
     ({"defer_experts": 65}, errors.UsageError, "defer_experts: 65 is not a number from 0 to 64"),
     ({"defer_experts": 1, "speculate": "prompt-lookup"}, errors.UsageError, "--defer-experts"),

@@ -57,6 +57,7 @@ def test_plan_of_an_engine():
     ({"model": CONFIG, "format": "Q9"}, errors.UsageError, "Q9"),
     ({"model": "/nowhere"}, errors.NotFoundError, "/nowhere"),
     ({"stream_experts": "yes"}, errors.UsageError, "'yes' is not known; use auto, on or off"),
+    ({"expert_cache": "yes"}, errors.UsageError, "'yes' is not known; use auto, fixed or off"),
     ({"chunk_size": 65537}, errors.UsageError, "chunk_size: 65537"),
     ({"context": 10 ** 7}, errors.UsageError, "10000000"),
 ])
