@@ -2,6 +2,8 @@
 
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/hopper.cuh"
+#include "kernels/cuda/device/hopper.h"
 
 namespace kt::kernels::cuda {
 namespace {
@@ -17,6 +19,17 @@ Launch find(std::int64_t dim_qk, std::int64_t dim_v) {
 }
 
 __host__ __device__ bool is_mla(const AttentionArgs& args) { return args.dim_qk == 576; }
+
+/// Rows of one sequence and kv head.
+std::int64_t rows_of(const AttentionArgs& args) {
+  return args.max_item_rows * (args.n_heads / args.n_kv_heads);
+}
+
+/// Whether hopper_*.cu serve: enough rows to fill half of their tiles.
+bool on_hopper(const AttentionArgs& args) {
+  return !args.portable && args.scale > 0.0f && rows_of(args) > (is_mla(args) ? 16 : 64) &&
+         has_wgmma();
+}
 
 bool valid(const AttentionArgs& args) {
   const auto cache_fits = [](const KvCache& cache) {
@@ -168,11 +181,33 @@ Status attend(const AttentionArgs& args, const HeadsArgs* heads, Stream stream) 
   if (!valid(args)) return Status::kBadArgument;
   if (args.workspace_bytes < attention_workspace(args)) return Status::kNoWorkspace;
   const std::int64_t n_splits = split_count(args);
-  const Status status = kernel(args, heads, stream);
+  const Status status = !on_hopper(args) ? kernel(args, heads, stream)
+                        : is_mla(args)   ? launch_mla(args, stream)
+                                         : launch_prompt(args, stream);
   if (status != Status::kOk || n_splits == 1) return status;
   const std::int64_t results = args.n_rows * args.n_heads;
   return launch(combine_kernel, static_cast<unsigned>(results), kCombineThreads, 0, stream, args,
                 n_splits);
+}
+
+/// A multiprocessor takes one block of hopper_*.cu: as many splits as need the least time in waves
+/// of blocks, kOverhead being what a block costs beside its pages.
+std::int64_t hopper_split_keys(const AttentionArgs& args, const DeviceInfo& device) {
+  constexpr std::int64_t kOverhead = 4;  // pages
+  const std::int64_t block_rows = is_mla(args) ? 64 : 128;
+  const std::int64_t blocks = args.n_items * args.n_kv_heads * div_up(rows_of(args), block_rows);
+  const std::int64_t pages = div_up(args.max_keys, kPageLen);
+  const std::int64_t most = std::max<std::int64_t>(2 * device.n_sms / blocks, 1);
+  std::int64_t best = pages, least = INT64_MAX;
+  for (std::int64_t splits = 1; splits <= std::min(most, pages); ++splits) {
+    const std::int64_t length = div_up(div_up(pages, splits), std::int64_t{2}) * 2;
+    const std::int64_t waves =
+        div_up(blocks * div_up(pages, length), static_cast<std::int64_t>(device.n_sms));
+    if (waves * (length + kOverhead) >= least) continue;
+    least = waves * (length + kOverhead);
+    best = length;
+  }
+  return best * kPageLen;
 }
 
 }  // namespace
@@ -183,7 +218,8 @@ bool has_attention(std::int64_t dim_qk, std::int64_t dim_v) {
 
 std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& device) {
   constexpr std::int64_t kFewest = 4 * kPageLen;  // shorter ones cost more to add than they save
-  const std::int64_t rows = args.max_item_rows * (args.n_heads / args.n_kv_heads);
+  const std::int64_t rows = rows_of(args);
+  if (on_hopper(args)) return hopper_split_keys(args, device);
   const std::int64_t blocks =
       args.n_items * args.n_kv_heads * div_up<std::int64_t>(rows, rows <= 16 ? 16 : 64);
   // A block of few rows keeps more of a multiprocessor busy, and walks over keys for as long as a

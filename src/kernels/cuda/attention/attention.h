@@ -56,6 +56,7 @@ struct AttentionArgs {
   Type out_type = Type::kBF16;
   void* workspace = nullptr;  // attention_workspace() bytes, or those of the slow twin
   std::size_t workspace_bytes = 0;
+  bool portable = false;  // without Hopper's instructions, on any device
 };
 
 /// Whether a kernel exists: kernels.inc.

@@ -1,6 +1,6 @@
 // Attention over a scattered paged cache against loops in double precision: decode and prompts,
-// grouped heads and MLA, windows, splits, several sequences of different lengths, and the slow
-// twin.
+// grouped heads and MLA, windows, splits, several sequences of different lengths, the portable form
+// beside the device's own, and the slow twin.
 //
 // Bound: weights are rounded to bf16, 2^-9 of each, and the output to its type: 2^-7 · Σ weight ·
 // |v| + 2^-8.
@@ -104,7 +104,11 @@ void expect_rows(const Case& c, const Cache& cache, const std::vector<float>& q,
   }
 }
 
-void run_case(Case c, const DeviceInfo& info, bool reference = false) {
+enum class Form : std::uint8_t { kDevice, kPortable, kReference };
+
+/// The result, after a comparison with loops.
+std::vector<float> run_form(Case c, const DeviceInfo& info, Form form) {
+  const bool reference = form == Form::kReference;
   AttentionArgs args;
   for (SequenceItem& item : c.items) {
     item.table = static_cast<std::int32_t>(&item - c.items.data());
@@ -135,14 +139,22 @@ void run_case(Case c, const DeviceInfo& info, bool reference = false) {
   args.window = c.window;
   args.out = out.get();
   args.out_type = Type::kF32;
+  args.portable = form == Form::kPortable;
   args.split_keys = c.split_keys != 0 ? c.split_keys : attention_split_keys(args, info);
   Device<std::byte> workspace(static_cast<std::int64_t>(
       reference ? attention_reference_workspace(args) : attention_workspace(args)));
   args.workspace = workspace.get();
   args.workspace_bytes = workspace.bytes();
   const Status status = reference ? attention_reference(args, nullptr) : attention(args, nullptr);
-  ASSERT_EQ(status, Status::kOk) << status_text(status) << ": " << device_error_text();
-  expect_rows(c, cache, q, out.host(), args.scale, reference ? 1e-5 : 0x1p-7);
+  EXPECT_EQ(status, Status::kOk) << status_text(status) << ": " << device_error_text();
+  std::vector<float> got = out.host();
+  expect_rows(c, cache, q, got, args.scale, reference ? 1e-5 : 0x1p-7);
+  return got;
+}
+
+void run_case(const Case& c, const DeviceInfo& info) {
+  run_form(c, info, Form::kDevice);
+  run_form(c, info, Form::kPortable);
 }
 
 std::vector<SequenceItem> decode_items() {
@@ -168,17 +180,19 @@ TEST_P(Attention, Prompts) {
   const std::vector<SequenceItem> items = {{0, 130, 0}, {0, 1, 200}, {0, 17, 63}, {0, 64, 300}};
   for (const std::int64_t split : {0, 128, 1024}) run_case({qk(), v(), 4, 2, items, split}, info_);
   run_case({qk(), v(), 5, 1, items}, info_);
+  run_case({qk(), v(), 3, 3, {{0, 333, 100}, {0, 65, 0}}}, info_);
 }
 
 TEST_P(Attention, Window) {
   for (const std::int64_t window : {1, 63, 64, 129}) {
     run_case({qk(), v(), 4, 2, decode_items(), 256, window}, info_);
     run_case({qk(), v(), 4, 2, {{0, 90, 0}, {0, 40, 200}}, 128, window}, info_);
+    run_case({qk(), v(), 4, 2, {{0, 150, 300}}, 256, window}, info_);
   }
 }
 
 TEST_P(Attention, Reference) {
-  run_case({qk(), v(), 4, 2, {{0, 5, 60}, {0, 1, 128}}, 64, 50}, info_, true);
+  run_form({qk(), v(), 4, 2, {{0, 5, 60}, {0, 1, 128}}, 64, 50}, info_, Form::kReference);
 }
 
 INSTANTIATE_TEST_SUITE_P(Dims, Attention,
@@ -198,9 +212,20 @@ TEST_F(Mla, Decode) {
   run_case({576, 512, 20, 1, decode_items(), 128}, info_);
 }
 
+TEST_F(Mla, FewTokens) {
+  const std::vector<SequenceItem> items = {{0, 4, 500}, {0, 1, 3}, {0, 2, 62}, {0, 5, 125}};
+  run_case({576, 512, 128, 1, items, 256}, info_);
+  run_case({576, 512, 20, 1, items, 128}, info_);
+}
+
+TEST_F(Mla, Window) {
+  for (const std::int64_t window : {1, 63, 64, 129})
+    run_case({576, 512, 64, 1, {{0, 1, 700}, {0, 3, 200}, {0, 20, 0}}, 256, window}, info_);
+}
+
 TEST_F(Mla, Prompts) { run_case({576, 512, 16, 1, {{0, 33, 0}, {0, 9, 120}}}, info_); }
 
-TEST_F(Mla, Reference) { run_case({576, 512, 4, 1, {{0, 3, 62}}, 64}, info_, true); }
+TEST_F(Mla, Reference) { run_form({576, 512, 4, 1, {{0, 3, 62}}, 64}, info_, Form::kReference); }
 
 using AttentionOnce = OnDevice;
 

@@ -130,6 +130,7 @@ void bench_moe(Harness& h, const Experts& e, Format format, std::int64_t m) {
 struct Heads {
   std::string family;
   std::int64_t n_heads, n_kv_heads, dim_qk, dim_v;
+  bool portable = false;  // AttentionArgs::portable
 };
 
 /// `batch` sequences of `context` keys, the last n_rows of each being the queries.
@@ -173,6 +174,7 @@ void bench_attention(Harness& h, const Heads& heads, std::int64_t batch, std::in
   args.dim_v = heads.dim_v;
   args.scale = 0.1f;
   args.out = out.get();
+  args.portable = heads.portable;
   args.split_keys = attention_split_keys(args, h.info());
   const Buffer workspace(static_cast<std::int64_t>(attention_workspace(args)));
   args.workspace = workspace.get();
@@ -185,8 +187,8 @@ void bench_attention(Harness& h, const Heads& heads, std::int64_t batch, std::in
   const double keys =
       static_cast<double>(context) - static_cast<double>(n_rows - 1) / 2.0;  // mean seen by a query
   h.report(heads.family,
-           fmt::format("{}/{} x {} batch {} context {} rows {}", heads.n_heads, heads.n_kv_heads,
-                       heads.dim_qk, batch, context, n_rows),
+           fmt::format("{}/{} x {} batch {} context {} rows {}{}", heads.n_heads, heads.n_kv_heads,
+                       heads.dim_qk, batch, context, n_rows, heads.portable ? " mma.sync" : ""),
            time, static_cast<double>(copy_bytes),
            2.0 *
                static_cast<double>(batch * n_rows * heads.n_heads * (heads.dim_qk + heads.dim_v)) *
@@ -263,17 +265,23 @@ void run(Harness& h, const std::set<std::string>& families) {
     for (const std::int64_t context : {4096, 32768}) {
       for (const std::int64_t batch : {1, 8, 32}) bench_attention(h, qwen, batch, context, 1);
     }
-    bench_attention(h, qwen, 1, 4096, 4096);
-    bench_attention(h, qwen, 1, 32768, 2048);
-    bench_attention(h, {"attention", 128, 128, 192, 128}, 1, 4096, 4096);
+    for (const bool portable : {false, true}) {
+      const Heads prompt{"attention", 32, 4, 128, 128, portable};
+      bench_attention(h, prompt, 1, 4096, 4096);
+      bench_attention(h, prompt, 1, 32768, 2048);
+      bench_attention(h, {"attention", 128, 128, 192, 128, portable}, 1, 4096, 4096);
+    }
+    bench_attention(h, qwen, 1, 32768, 32768);
   }
   if (wanted("step")) {
     for (const std::int64_t keys : {64, 1024, 4096}) bench_step(h, keys);
   }
   if (wanted("mla")) {
-    for (const std::int64_t context : {4096, 32768}) {
-      for (const std::int64_t batch : {1, 8, 32})
-        bench_attention(h, {"mla", 128, 1, 576, 512}, batch, context, 1);
+    for (const std::int64_t context : {4096, 8192, 32768}) {
+      for (const std::int64_t batch : {1, 8, 32}) {
+        for (const bool portable : {false, true})
+          bench_attention(h, {"mla", 128, 1, 576, 512, portable}, batch, context, 1);
+      }
     }
   }
   if (wanted("heads")) bench_head_products(h);
