@@ -4,6 +4,7 @@
 #include <array>
 
 #include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/gemm/many_rows.h"
 #include "kernels/cuda/gemm/reference.h"
 #include "kernels/cuda/gemm/tile_kernels.h"
 
@@ -119,7 +120,33 @@ std::size_t few_workspace(const TileKernels& kernels, std::int64_t tiles, std::i
   return bytes;
 }
 
+/// Whether decoding beside the products pays: where blocks leave multiprocessors idle, decoding
+/// first costs less.
+bool decodes_beside(const GemmArgs& args, const DeviceInfo& device) {
+  const std::int64_t blocks = ((args.w.n + 127) / 128) * ((args.m + 255) / 256);
+  const std::int64_t rounds = (blocks + device.n_sms - 1) / device.n_sms;
+  const auto misaligned = reinterpret_cast<std::uintptr_t>(args.x) % 16 +
+                          static_cast<std::uintptr_t>(args.x_stride % 8 + args.w.k % 8);
+  return misaligned == 0 && 4 * blocks >= 3 * rounds * device.n_sms && has_many_rows(args.w.format);
+}
+
+Status gemm_beside(const GemmArgs& args, Stream stream) {
+  ManyArgs many;
+  many.tiles = args.w.tiles;
+  many.n = args.w.n;
+  many.k = args.w.k;
+  many.x = static_cast<const std::uint16_t*>(args.x);
+  many.x_stride = args.x_stride;
+  many.out = args.y;
+  many.out_type = args.y_type;
+  many.out_stride = args.y_stride;
+  many.bias = args.bias;
+  many.m = args.m;
+  return multiply_many_rows(args.w.format, many, stream);
+}
+
 Status gemm_many(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream stream) {
+  if (decodes_beside(args, device)) return gemm_beside(args, stream);
   if (blas == nullptr) return Status::kNoLibrary;
   const std::int64_t rows = slab_rows(args.w, device);
   const std::size_t wanted = kBlasWorkspaceBytes + static_cast<std::size_t>(rows * args.w.k) * 2;

@@ -3,10 +3,11 @@
 // Weights are relaid out once at load, at the same size, into tiles of 16 rows × 32 … 256 k in the
 // order in which a warp's lanes want them (tile.cuh). Few rows of x: one kernel reads the codes,
 // multiplies them as exact small integers on tensor cores and applies the scales to the sums, so
-// that only x is rounded (to bf16). Many rows: weights are decoded to bf16 in slabs, which cuBLASLt
-// multiplies. gemm_reference() is the slow twin: f32 throughout, no tensor cores. Packed weights
-// are complete before a product is launched: kernels read them before the work in front of them on
-// the stream has ended. Thread rule: status.h.
+// that only x is rounded (to bf16). Many rows: on Hopper weights are decoded to bf16 beside the
+// tensor cores (many_rows.h), elsewhere in slabs, which cuBLASLt multiplies. gemm_reference() is
+// the slow twin: f32 throughout, no tensor cores. Packed weights are complete before a product is
+// launched: kernels read them before the work in front of them on the stream has ended. Thread
+// rule: status.h.
 #pragma once
 #include "formats/format.h"
 #include "kernels/cuda/gemm/blas_lt.h"

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "base/test_random.h"
+#include "kernels/cuda/gemm/many_rows.h"
 #include "kernels/cuda/gemm/reference.h"
 #include "kernels/cuda/test_device.h"
 
@@ -161,6 +162,56 @@ TEST_P(Gemm, Reference) {
   const Weights w(GetParam(), 71, 3 * block(), 13);
   expect_product(w, 3, Path::kReference, Type::kF32, Type::kF32, 2e-6, false, info_, nullptr);
   expect_product(w, 2, Path::kReference, Type::kBF16, Type::kBF16, 2e-6, false, info_, nullptr);
+}
+
+/// The product of many rows that decodes on its way, whatever gemm() would choose.
+void expect_beside(const Weights& w, std::int64_t m, Type y_type, std::int64_t y_gap) {
+  const Packed packed(w);
+  const std::int64_t x_stride = w.k + 8, y_stride = w.n + y_gap;
+  const std::vector<float> x = rounded(gaussian(m * x_stride, 7)), bias = gaussian(w.n, 8);
+  const Device<std::uint16_t> x_device(as_bf16(x));
+  const Device<float> bias_device(bias);
+  Device<float> y_f32(m * y_stride);
+  Device<std::uint16_t> y_bf16(m * y_stride);
+  ManyArgs args;
+  args.tiles = packed.matrix.tiles;
+  args.n = w.n;
+  args.k = w.k;
+  args.x = x_device.get();
+  args.x_stride = x_stride;
+  args.m = m;
+  args.out = y_type == Type::kF32 ? static_cast<void*>(y_f32.get()) : y_bf16.get();
+  args.out_type = y_type;
+  args.out_stride = y_stride;
+  args.bias = bias_device.get();
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  ASSERT_EQ(multiply_many_rows(w.format, args, nullptr), Status::kOk) << device_error_text();
+  const std::vector<float> y = y_type == Type::kF32 ? y_f32.host() : as_floats(y_bf16.host());
+  Compare compare(std::string(formats::traits(w.format).name) + " beside, m " + std::to_string(m) +
+                  " n " + std::to_string(w.n) + " k " + std::to_string(w.k));
+  for (std::int64_t i = 0; i < m * w.n; ++i) {
+    double want = bias[static_cast<std::size_t>(i % w.n)], products = 0.0;
+    for (std::int64_t j = 0; j < w.k; ++j) {
+      const double product =
+          static_cast<double>(x[static_cast<std::size_t>(i / w.n * x_stride + j)]) *
+          w.values[static_cast<std::size_t>(i % w.n * w.k + j)];
+      want += product;
+      products += std::fabs(product);
+    }
+    // Scales, minima and weights are each rounded to bf16.
+    const double bound = 0x3p-9 * products + 0x1p-8 * std::fabs(want) + 1e-6;
+    compare.value(y[static_cast<std::size_t>(i / w.n * y_stride + i % w.n)], want, bound, i);
+  }
+}
+
+TEST_P(Gemm, ManyRowsDecodedBeside) {
+  if (!has_many_rows(GetParam())) GTEST_SKIP() << "no kernel of this format for this device";
+  expect_beside(Weights(GetParam(), 130, 3 * block(), 41), 65, Type::kF32, 3);
+  expect_beside(Weights(GetParam(), 273, 5 * block(), 42), 127, Type::kBF16, 3);
+  expect_beside(Weights(GetParam(), 512, 512, 43), 300, Type::kBF16, 2);
+  expect_beside(Weights(GetParam(), 1, block(), 44), 1, Type::kF32, 0);
+  // More pieces of work than the blocks of a launch.
+  expect_beside(Weights(GetParam(), 17100, block(), 45), 3, Type::kF32, 0);
 }
 
 TEST_P(Gemm, ManyRows) {
