@@ -132,7 +132,7 @@ bool decodes_beside(const GemmArgs& args, const DeviceInfo& device) {
 
 Status gemm_beside(const GemmArgs& args, Stream stream) {
   ManyArgs many;
-  many.tiles = args.w.tiles;
+  many.first = args.w.tiles;
   many.n = args.w.n;
   many.k = args.w.k;
   many.x = static_cast<const std::uint16_t*>(args.x);

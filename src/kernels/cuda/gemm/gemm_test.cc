@@ -174,7 +174,7 @@ void expect_beside(const Weights& w, std::int64_t m, Type y_type, std::int64_t y
   Device<float> y_f32(m * y_stride);
   Device<std::uint16_t> y_bf16(m * y_stride);
   ManyArgs args;
-  args.tiles = packed.matrix.tiles;
+  args.first = packed.matrix.tiles;
   args.n = w.n;
   args.k = w.k;
   args.x = x_device.get();

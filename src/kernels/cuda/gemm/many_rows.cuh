@@ -1,12 +1,12 @@
 // Products of many rows of x on Hopper (many_rows.h): outᵀ = w · xᵀ, so that weights are the
 // operand that comes from registers, where they are decoded, and x the one from shared memory.
 //
-//   producer warps    x: kN rows × 64 k; weights: codes of tiles of 16 rows as they lie, by bulk
-//                     copies
-//   consumers         two warpgroups: codes → bf16 → products, the next 16 k being decoded while
-//                     the last are multiplied
+//   producer warps    x: kN rows × 64 k; weights: tiles of 16 rows as they lie, by bulk copies
+//   consumers         two warpgroups of 128 rows of w each: codes → bf16 → products, the next 16 k
+//                     being decoded while the last are multiplied
 //
-// Blocks stay and take the next tile of out.
+// A block makes 256 rows of w × 128 rows of x at a time; with gate and up, 128 of each, so that a
+// thread has both sums of a value. Blocks stay and take the next such piece of work.
 //
 // Decoding is in bf16: (code - offset) is exact, the scale and the minimum are rounded to bf16 and
 // so is their sum, 2^-9 of each; codes are counted from their middle, which keeps minima small.
@@ -31,7 +31,7 @@ inline constexpr std::size_t kMostShared = 220 * 1024;
 /// A warpgroup has kHalves · 64 rows of w, a block kN rows of x.
 template <class T, int kHalves, int kN>
 struct Plan {
-  static constexpr int kRowTiles = 8 * kHalves;  // of a block
+  static constexpr int kRowTiles = 8 * kHalves;  // of a block, over both matrices of gate
   static constexpr int kStageBytes = kN * kStageK * 2;
   static constexpr int kCodeBytes = sizeof(T::Raw::codes) * kWarp;
   static constexpr int kTileBytes = kTilesAhead * kRowTiles * kCodeBytes;
@@ -79,14 +79,23 @@ struct Shared {
 
 /// What a block computes.
 struct Job {
-  int first_row = 0;  // row tile
-  int begin = 0;      // row of x
+  int first_row = 0;  // row tile of each matrix
+  int expert = 0;
+  int begin = 0;  // row of x, or pair of the list
   int rows = 0;
 };
 
 /// The `index`-th job; false: there are fewer.
 template <int kTiles, int kRows>
 __device__ bool find_job(const ManyArgs& args, int row_groups, int index, Job* job) {
+  if (args.pieces != nullptr) {
+    const int piece = index / row_groups;
+    const bool small = kRows == kSmallPairs;
+    if (piece >= args.n_pieces[small]) return false;
+    const Piece p = args.pieces[small ? args.n_pieces[0] + piece : piece];
+    *job = {index % row_groups * kTiles, p.expert, p.begin, p.count};
+    return true;
+  }
   // Eight columns of blocks go down together, so that they share what is in L2.
   constexpr int kWide = 8;
   const int columns = static_cast<int>((args.m + kRows - 1) / kRows);
@@ -99,60 +108,66 @@ __device__ bool find_job(const ManyArgs& args, int row_groups, int index, Job* j
   return true;
 }
 
-/// The row tile of slot `slot`: [warpgroup][half][warp]. Those past the matrix are the last again.
-template <class T>
+/// The row tile that lies in slot `slot`: [warpgroup][half][warp]; with gate and up the second
+/// halves are those of the second matrix. Row tiles past the matrix are the last one again.
+template <class T, bool kGate>
 __device__ const Byte* tiles_of(const ManyArgs& args, const Job& job, int slot) {
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
   const int row_tiles = static_cast<int>(div_up<std::int64_t>(args.n, 16));
-  const int row = min(job.first_row + slot, row_tiles - 1);
-  return static_cast<const Byte*>(args.tiles) +
-         static_cast<std::int64_t>(row) * k_tiles * T::kBytes;
+  const int row = min(job.first_row + (kGate ? slot / 8 * 4 + slot % 4 : slot), row_tiles - 1);
+  const void* matrix = kGate && slot / 4 % 2 == 1 ? args.second : args.first;
+  return static_cast<const Byte*>(matrix) +
+         (static_cast<std::int64_t>(job.expert) * row_tiles + row) * k_tiles * T::kBytes;
 }
 
-template <class T, class P>
+template <class T, class P, bool kGate>
 __device__ void bring_codes(const ManyArgs& args, const Job& job, const Shared<P>& shared, int tile,
                             int to) {
   hopper::barrier_expect(shared.w_full(to), P::kRowTiles * P::kCodeBytes);
   for (int i = 0; i < P::kRowTiles; ++i) {
-    hopper::copy_bulk(shared.tiles + (to * P::kRowTiles + i) * P::kCodeBytes,
-                      tiles_of<T>(args, job, i) + static_cast<std::int64_t>(tile) * T::kBytes,
-                      P::kCodeBytes, shared.w_full(to));
+    hopper::copy_bulk(
+        shared.tiles + (to * P::kRowTiles + i) * P::kCodeBytes,
+        tiles_of<T, kGate>(args, job, i) + static_cast<std::int64_t>(tile) * T::kBytes,
+        P::kCodeBytes, shared.w_full(to));
   }
 }
 
-template <class T, class P, int kN>
+template <class T, class P, int kN, bool kGate>
 __device__ void produce(const ManyArgs& args, const Job& job, const Shared<P>& shared, Turn& x_turn,
                         Turn& w_turn) {
   // Eight threads bring a row's 128 bytes; a thread has every 16th row.
   constexpr int kMine = kN / 16;
   const int thread = threadIdx.x, first = thread / 8, piece = thread % 8;
-  std::uint32_t rows[kMine];  // where they begin, in units of 16 bytes
+  const std::uint16_t* rows[kMine];
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {
-    const std::int64_t r = job.begin + min(first + 16 * i, job.rows - 1);
-    rows[i] = static_cast<std::uint32_t>(r * (args.x_stride / 8)) + piece;
+    const int at = first + 16 * i;
+    std::int64_t r = job.begin + min(at, job.rows - 1);
+    if (args.pairs != nullptr) r = args.pairs[r] / args.rows_of_x;
+    rows[i] = args.x + r * args.x_stride + 8 * piece;
   }
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
-  const auto* from = reinterpret_cast<const uint4*>(args.x);
+  const int k = static_cast<int>(args.k);
   const std::uint32_t to = shared.x + hopper::swizzle128(first, 16 * piece);
   for (int tile = 0; tile < k_tiles; ++tile) {
     if (thread == 0) {
       hopper::barrier_wait(shared.w_empty(w_turn.index), w_turn.parity ^ 1);
-      bring_codes<T>(args, job, shared, tile, w_turn.index);
+      bring_codes<T, P, kGate>(args, job, shared, tile, w_turn.index);
     }
     w_turn.next(kTilesAhead);
     __syncwarp();
+    // Addresses only grow by constants: what computes them would wait for the copies before.
+#pragma unroll 1
     for (int s = 0; s < T::kK / kStageK; ++s) {
       hopper::barrier_wait(shared.x_empty(x_turn.index), x_turn.parity ^ 1);
-      const int at = tile * T::kK + s * kStageK;
-      const bool zero = at + 8 * piece >= args.k;
+      const bool zero = tile * T::kK + s * kStageK + 8 * piece >= k;
+      const std::uint32_t stage = to + x_turn.index * P::kStageBytes;
 #pragma unroll
-      for (int i = 0; i < kMine; ++i) {
-        hopper::copy_16(to + x_turn.index * P::kStageBytes + i * 16 * 128,
-                        from + (zero ? 0 : rows[i] + at / 8), zero);
-      }
+      for (int i = 0; i < kMine; ++i) hopper::copy_16(stage + i * 16 * 128, rows[i], zero);
       hopper::barrier_arrive_copied(shared.x_full(x_turn.index));
       x_turn.next(P::kStages);
+#pragma unroll
+      for (int i = 0; i < kMine; ++i) rows[i] += kStageK;
     }
   }
 }
@@ -295,7 +310,7 @@ struct Operand {
 };
 
 /// acc of the halves of 64 rows = the products of all k.
-template <class T, class P, int kHalves, int kN>
+template <class T, class P, int kHalves, int kN, bool kGate>
 __device__ void consume(const ManyArgs& args, const Job& job, const Shared<P>& shared, int group,
                         Turn& x_turn, Turn& w_turn, float (&acc)[kHalves][kN / 2]) {
   const int warp = threadIdx.x % kGroup / kWarp, lane = threadIdx.x % kWarp;
@@ -307,7 +322,7 @@ __device__ void consume(const ManyArgs& args, const Job& job, const Shared<P>& s
   typename T::Raw next[kHalves];
 #pragma unroll
   for (int i = 0; i < kHalves; ++i) {
-    scales_at[i] = tiles_of<T>(args, job, slot + 4 * i) + P::kCodeBytes;
+    scales_at[i] = tiles_of<T, kGate>(args, job, slot + 4 * i) + P::kCodeBytes;
     next[i].scales.load(scales_at[i], lane);
   }
   int last = -1;  // the stage to give back next
@@ -398,6 +413,7 @@ __device__ void store(const ManyArgs& args, const Job& job, int row_begin,
       to[e] = -1;
       if (column >= job.rows) continue;
       to[e] = job.begin + column;
+      if (args.pairs != nullptr) to[e] = args.pairs[to[e]];
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -425,11 +441,12 @@ __device__ void store(const ManyArgs& args, const Job& job, int row_begin,
 
 #endif
 
-template <class T, int kHalves, int kN>
+template <class T, int kHalves, int kN, bool kGate>
 __global__ void __launch_bounds__(kThreads, 1)
     many_rows_kernel(const __grid_constant__ ManyArgs args, int row_groups) {
 #ifdef KT_HOPPER
   using P = Plan<T, kHalves, kN>;
+  constexpr int kTiles = kGate ? P::kRowTiles / 2 : P::kRowTiles;
   extern __shared__ __align__(1024) Byte raw_shared[];
   const Shared<P> shared(raw_shared);
   start_next();
@@ -450,43 +467,59 @@ __global__ void __launch_bounds__(kThreads, 1)
   Turn x_turn, w_turn;
   if (threadIdx.x < kGroup) {
     hopper::give_registers<P::kProducer>();
-    for (int i = blockIdx.x; find_job<P::kRowTiles, kN>(args, row_groups, i, &job); i += gridDim.x)
-      produce<T, P, kN>(args, job, shared, x_turn, w_turn);
+    for (int i = blockIdx.x; find_job<kTiles, kN>(args, row_groups, i, &job); i += gridDim.x)
+      produce<T, P, kN, kGate>(args, job, shared, x_turn, w_turn);
     asm volatile("cp.async.wait_all;" ::: "memory");
   } else {
     hopper::take_registers<P::kConsumer>();
     const int group = threadIdx.x / kGroup - 1;
-    for (int i = blockIdx.x; find_job<P::kRowTiles, kN>(args, row_groups, i, &job);
-         i += gridDim.x) {
+    for (int i = blockIdx.x; find_job<kTiles, kN>(args, row_groups, i, &job); i += gridDim.x) {
       float acc[kHalves][kN / 2];
-      consume<T, P, kHalves, kN>(args, job, shared, group, x_turn, w_turn, acc);
+      consume<T, P, kHalves, kN, kGate>(args, job, shared, group, x_turn, w_turn, acc);
+      if constexpr (kGate) {
 #pragma unroll
-      for (int half = 0; half < kHalves; ++half)
-        store<kN>(args, job, job.first_row * 16 + (group * kHalves + half) * 64, acc[half]);
+        for (int e = 0; e < kN / 2; ++e) acc[0][e] = silu(acc[0][e]) * acc[1][e];
+        store<kN>(args, job, job.first_row * 16 + group * 64, acc[0]);
+      } else {
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half)
+          store<kN>(args, job, job.first_row * 16 + (group * kHalves + half) * 64, acc[half]);
+      }
     }
   }
 #endif
 }
 
-template <class T, int kHalves, int kN>
+template <class T, int kHalves, int kN, bool kGate>
 Status launch_many_kernel(const ManyArgs& args, Stream stream) {
   using P = Plan<T, kHalves, kN>;
-  const auto kernel = many_rows_kernel<T, kHalves, kN>;
+  const auto kernel = many_rows_kernel<T, kHalves, kN, kGate>;
   const Status status = allow_shared(kernel, P::kShared);
   if (status != Status::kOk) return status;
-  const std::int64_t groups = div_up<std::int64_t>(args.n, P::kRowTiles * 16);
-  const std::int64_t columns = div_up<std::int64_t>(args.m, kN);
+  const std::int64_t groups = div_up<std::int64_t>(args.n, P::kRowTiles * (kGate ? 8 : 16));
+  const std::int64_t columns =
+      args.pieces != nullptr ? args.max_pieces : div_up<std::int64_t>(args.m, kN);
   const std::int64_t jobs = groups * columns, most = multiprocessors();
   return launch(kernel, dim3(static_cast<unsigned>(jobs < most ? jobs : most)), kThreads,
                 P::kShared, stream, args, static_cast<int>(groups));
+}
+
+/// The pieces of up to kManyPairs pairs, then the small ones, which fill what the first leave idle.
+template <class T, bool kGate>
+Status launch_pieces(const ManyArgs& args, Stream stream) {
+  const Status status = launch_many_kernel<T, 2, kManyPairs, kGate>(args, stream);
+  return status == Status::kOk ? launch_many_kernel<T, 2, kSmallPairs, kGate>(args, stream)
+                               : status;
 }
 
 }  // namespace many
 }  // namespace kt::kernels::cuda
 
 /// Instantiates the kernels of one format.
-#define KT_MANY_ROWS(format, T)                                                    \
-  template <>                                                                      \
-  Status many_rows<formats::Format::format>(const ManyArgs& args, Stream stream) { \
-    return many::launch_many_kernel<T, 1, 256>(args, stream);                      \
+#define KT_MANY_ROWS(format, T)                                                                  \
+  template <>                                                                                    \
+  Status many_rows<formats::Format::format>(const ManyArgs& args, Stream stream) {               \
+    if (args.pieces == nullptr) return many::launch_many_kernel<T, 1, 256, false>(args, stream); \
+    return args.second != nullptr ? many::launch_pieces<T, true>(args, stream)                   \
+                                  : many::launch_pieces<T, false>(args, stream);                 \
   }

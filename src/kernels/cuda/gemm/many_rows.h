@@ -1,22 +1,36 @@
 // Products of many rows of x on devices of compute capability 9.0, weights decoded on their way
-// into the tensor cores: what gemm.cc chooses and many_*.cu instantiate. Thread rule: status.h.
+// into the tensor cores: what gemm.cc and moe.cu choose from and many_*.cu instantiate.
+// Thread rule: status.h.
 #pragma once
 #include "formats/format.h"
+#include "kernels/cuda/moe/grouped.h"
 #include "kernels/cuda/status.h"
 
 namespace kt::kernels::cuda {
 
-/// y[m, n] = x[m, k] · w[n, k]ᵀ + bias.
+/// Pairs of a piece.
+inline constexpr int kManyPairs = 128;
+/// Pairs of a small piece: decoding is what those cost, and less so beside narrower products.
+inline constexpr int kSmallPairs = 64;
+
+/// Dense: y[m, n] = x[m, k] · w[n, k]ᵀ + bias. Grouped (pieces given): out[pair] as GroupedArgs of
+/// moe/grouped.h has it, in pieces of up to kManyPairs pairs, then those of up to kSmallPairs.
 struct ManyArgs {
-  const void* tiles = nullptr;
+  const void* first = nullptr;
+  const void* second = nullptr;  // gate's other matrix
   std::int64_t n = 0, k = 0;
   const std::uint16_t* x = nullptr;
   std::int64_t x_stride = 0;
-  std::int64_t m = 0;
+  std::int64_t rows_of_x = 1;  // pair p reads row p / rows_of_x
   void* out = nullptr;
   Type out_type = Type::kF32;
   std::int64_t out_stride = 0;
   const float* bias = nullptr;
+  std::int64_t m = 0;                   // dense
+  const std::int32_t* pairs = nullptr;  // grouped
+  const Piece* pieces = nullptr;
+  const std::int32_t* n_pieces = nullptr;  // [2], the second: small ones
+  std::int64_t max_pieces = 0;
 };
 
 /// Whether this format has kernels and the thread's device runs them. They want x 16-byte aligned,

@@ -3,6 +3,7 @@
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/device/numbers.cuh"
 #include "kernels/cuda/gemm/gemm.h"
+#include "kernels/cuda/gemm/many_rows.h"
 #include "kernels/cuda/moe/grouped.h"
 #include "kernels/cuda/moe/moe.h"
 
@@ -15,6 +16,9 @@ constexpr std::int64_t kMostHidden = 40 * 1024;  // values of a token that share
 constexpr int kSortThreads = 1024;
 constexpr std::int64_t kMaxSorted = kSortThreads;  // experts: one for each thread of the sort
 constexpr std::int64_t kReferenceTokens = 64;
+
+/// Rows of an expert, on average, from which the products of many rows pay.
+constexpr std::int64_t kManyPerExpert = 16;
 
 const ExpertKernels* find(formats::Format format) {
   switch (format) {
@@ -29,11 +33,10 @@ const ExpertKernels* find(formats::Format format) {
 /// The parts of the work memory.
 struct Layout {
   std::size_t hidden = 0, results = 0, pairs = 0, pieces = 0, count = 0, total = 0;
-  std::int64_t max_pieces = 0;
 
   explicit Layout(const MoeArgs& args) {
     const std::int64_t n_pairs = args.m * args.n_active;
-    max_pieces = std::min(n_pairs, args.n_experts + n_pairs / kPieceRows);
+    const std::int64_t max_pieces = std::min(n_pairs, args.n_experts + n_pairs / kPieceRows);
     const auto take = [&](std::size_t* at, std::int64_t bytes) {
       *at = total;
       total += (static_cast<std::size_t>(bytes) + 255) / 256 * 256;
@@ -42,16 +45,23 @@ struct Layout {
     take(&results, n_pairs * args.d_model * 4);
     take(&pairs, n_pairs * 4);
     take(&pieces, max_pieces * static_cast<std::int64_t>(sizeof(Piece)));
-    take(&count, 4);
+    take(&count, 8);
   }
 };
 
-/// Groups pairs by expert: one block. The order of pairs inside a piece does not change any result.
-__global__ void sort_kernel(const std::int32_t* ids, int n_pairs, int n_experts,
+/// How an expert's pairs become pieces: of piece_rows, what is left in one of its own, which counts
+/// as small up to small_rows.
+struct Cut {
+  int piece_rows, small_rows;
+};
+
+/// Groups pairs by expert: one block. Small pieces come after the others, n_pieces[1] after
+/// n_pieces[0]. The order of pairs inside a piece does not change any result.
+__global__ void sort_kernel(const std::int32_t* ids, int n_pairs, int n_experts, Cut cut,
                             std::int32_t* pairs, Piece* pieces, std::int32_t* n_pieces) {
   start_next();
   await_previous();
-  __shared__ int counts[kMaxSorted], begins[kMaxSorted], piece_begins[kMaxSorted];
+  __shared__ int counts[kMaxSorted], begins[kMaxSorted], large[kMaxSorted], small[kMaxSorted];
   const int e = threadIdx.x;
   counts[e] = 0;
   __syncthreads();
@@ -60,22 +70,32 @@ __global__ void sort_kernel(const std::int32_t* ids, int n_pairs, int n_experts,
     if (id >= 0 && id < n_experts) atomicAdd(&counts[id], 1);
   }
   __syncthreads();
-  const int count = counts[e], n_mine = (count + kPieceRows - 1) / kPieceRows;
+  const int count = counts[e], left = count % cut.piece_rows;
+  const int n_small = left > 0 && left <= cut.small_rows ? 1 : 0;
+  const int n_large = count / cut.piece_rows + (left > cut.small_rows ? 1 : 0);
   begins[e] = count;
-  piece_begins[e] = n_mine;
+  large[e] = n_large;
+  small[e] = n_small;
   for (int step = 1; step < kSortThreads; step *= 2) {  // inclusive sums
     __syncthreads();
-    const int a = e >= step ? begins[e - step] : 0, b = e >= step ? piece_begins[e - step] : 0;
+    const int a = e >= step ? begins[e - step] : 0, b = e >= step ? large[e - step] : 0,
+              c = e >= step ? small[e - step] : 0;
     __syncthreads();
     begins[e] += a;
-    piece_begins[e] += b;
+    large[e] += b;
+    small[e] += c;
   }
   __syncthreads();
-  const int begin = begins[e] - count, piece_begin = piece_begins[e] - n_mine;
-  for (int i = 0; i < n_mine; ++i) {
-    pieces[piece_begin + i] = {e, begin + i * kPieceRows, min(kPieceRows, count - i * kPieceRows)};
+  const int begin = begins[e] - count, all_large = large[kSortThreads - 1];
+  for (int i = 0; i < n_large; ++i) {
+    pieces[large[e] - n_large + i] = {e, begin + i * cut.piece_rows,
+                                      min(cut.piece_rows, count - i * cut.piece_rows)};
   }
-  if (e == kSortThreads - 1) *n_pieces = piece_begins[e];
+  if (n_small > 0) pieces[all_large + small[e] - 1] = {e, begin + count - left, left};
+  if (e == kSortThreads - 1) {
+    n_pieces[0] = all_large;
+    n_pieces[1] = small[e];
+  }
   __syncthreads();
   counts[e] = begin;
   __syncthreads();
@@ -175,32 +195,33 @@ Status moe_few(const MoeArgs& args, const ExpertKernels& gate, const ExpertKerne
   return down.few(work, stream);
 }
 
-Status moe_grouped(const MoeArgs& args, const ExpertKernels& gate, const ExpertKernels& down,
-                   Stream stream) {
-  const Layout layout(args);
+bool decodes_beside(const MoeArgs& args) {
+  const bool aligned = reinterpret_cast<std::uintptr_t>(args.x) % 16 == 0 &&
+                       args.x_stride % 8 == 0 && args.d_model % 8 == 0 && args.d_ff % 8 == 0;
+  return aligned && args.m * args.n_active >= kManyPerExpert * args.n_experts &&
+         has_many_rows(args.gate.format) && has_many_rows(args.down.format);
+}
+
+/// gate and up, then down, of the pieces in `work`.
+Status multiply_beside(const MoeArgs& args, const Layout& layout, const GroupedArgs& pieces,
+                       Stream stream) {
   auto* base = static_cast<std::byte*>(args.workspace);
-  auto* pairs = reinterpret_cast<std::int32_t*>(base + layout.pairs);
-  auto* pieces = reinterpret_cast<Piece*>(base + layout.pieces);
-  auto* count = reinterpret_cast<std::int32_t*>(base + layout.count);
-  Status status = launch(sort_kernel, 1, kSortThreads, 0, stream, args.ids,
-                         static_cast<int>(args.m * args.n_active), static_cast<int>(args.n_experts),
-                         pairs, pieces, count);
-  if (status != Status::kOk) return status;
-  GroupedArgs work;
-  work.n_experts = args.n_experts;
-  work.pairs = pairs;
-  work.pieces = pieces;
-  work.n_pieces = count;
-  work.max_pieces = layout.max_pieces;
+  ManyArgs work;
+  work.pairs = pieces.pairs;
+  work.pieces = pieces.pieces;
+  work.n_pieces = pieces.n_pieces;
+  work.max_pieces = pieces.max_pieces;
   work.first = args.gate.tiles;
   work.second = args.up.tiles;
   work.n = args.d_ff;
   work.k = args.d_model;
   work.x = static_cast<const std::uint16_t*>(args.x);
   work.x_stride = args.x_stride;
-  work.rows_of_x = static_cast<std::int32_t>(args.n_active);
+  work.rows_of_x = args.n_active;
   work.out = base + layout.hidden;
-  status = gate.grouped(work, stream);
+  work.out_type = Type::kBF16;
+  work.out_stride = args.d_ff;
+  const Status status = multiply_many_rows(args.gate.format, work, stream);
   if (status != Status::kOk) return status;
   work.first = args.down.tiles;
   work.second = nullptr;
@@ -210,7 +231,57 @@ Status moe_grouped(const MoeArgs& args, const ExpertKernels& gate, const ExpertK
   work.x_stride = args.d_ff;
   work.rows_of_x = 1;
   work.out = base + layout.results;
-  status = down.grouped(work, stream);
+  work.out_type = Type::kF32;
+  work.out_stride = args.d_model;
+  return multiply_many_rows(args.down.format, work, stream);
+}
+
+Status multiply_grouped(const MoeArgs& args, const ExpertKernels& gate, const ExpertKernels& down,
+                        const Layout& layout, GroupedArgs work, Stream stream) {
+  auto* base = static_cast<std::byte*>(args.workspace);
+  work.first = args.gate.tiles;
+  work.second = args.up.tiles;
+  work.n = args.d_ff;
+  work.k = args.d_model;
+  work.x = static_cast<const std::uint16_t*>(args.x);
+  work.x_stride = args.x_stride;
+  work.rows_of_x = static_cast<std::int32_t>(args.n_active);
+  work.out = base + layout.hidden;
+  const Status status = gate.grouped(work, stream);
+  if (status != Status::kOk) return status;
+  work.first = args.down.tiles;
+  work.second = nullptr;
+  work.n = args.d_model;
+  work.k = args.d_ff;
+  work.x = reinterpret_cast<const std::uint16_t*>(base + layout.hidden);
+  work.x_stride = args.d_ff;
+  work.rows_of_x = 1;
+  work.out = base + layout.results;
+  return down.grouped(work, stream);
+}
+
+Status moe_grouped(const MoeArgs& args, const ExpertKernels& gate, const ExpertKernels& down,
+                   Stream stream) {
+  const Layout layout(args);
+  auto* base = static_cast<std::byte*>(args.workspace);
+  auto* pairs = reinterpret_cast<std::int32_t*>(base + layout.pairs);
+  auto* pieces = reinterpret_cast<Piece*>(base + layout.pieces);
+  auto* count = reinterpret_cast<std::int32_t*>(base + layout.count);
+  const bool beside = decodes_beside(args);
+  const std::int64_t n_pairs = args.m * args.n_active;
+  const Cut cut = beside ? Cut{kManyPairs, kSmallPairs} : Cut{kPieceRows, 0};
+  Status status =
+      launch(sort_kernel, 1, kSortThreads, 0, stream, args.ids, static_cast<int>(n_pairs),
+             static_cast<int>(args.n_experts), cut, pairs, pieces, count);
+  if (status != Status::kOk) return status;
+  GroupedArgs work;
+  work.n_experts = args.n_experts;
+  work.pairs = pairs;
+  work.pieces = pieces;
+  work.n_pieces = count;
+  work.max_pieces = std::min(n_pairs, args.n_experts + n_pairs / cut.piece_rows);
+  status = beside ? multiply_beside(args, layout, work, stream)
+                  : multiply_grouped(args, gate, down, layout, work, stream);
   if (status != Status::kOk) return status;
   return combine(args, reinterpret_cast<const float*>(base + layout.results), stream);
 }

@@ -150,6 +150,12 @@ TEST_P(Moe, SortedTokens) {
   run_case({67, 2, 3, 512, 256, GetParam(), GetParam(), false, false});
 }
 
+// Pieces of every size, an expert without any; on Hopper those of gemm/many_rows.h.
+TEST_P(Moe, ManyTokens) {
+  run_case({300, 3, 4, 256, 512, GetParam(), GetParam(), false, false});
+  run_case({90, 2, 5, 512, 256, GetParam(), Format::kQ6_K, true, false});
+}
+
 TEST_P(Moe, Reference) { run_case({3, 2, 3, 256, 256, GetParam(), GetParam(), false, true}); }
 
 std::vector<Format> all_formats() {
@@ -170,6 +176,7 @@ TEST_F(MoeOnce, ManyExpertsAndRowsThatFillNoTile) {
   run_case({9, 4, 130, 64, 96, Format::kQ4_0, Format::kQ8_0, false, false});
   run_case({2, 8, 130, 4256, 96, Format::kQ8_0, Format::kQ4_0, true, false});
   run_case({40, 8, 33, 96, 64, Format::kQ8_0, Format::kQ4_0, true, false});
+  run_case({130, 3, 4, 96, 160, Format::kQ4_0, Format::kQ8_0, false, false});
 }
 
 }  // namespace
