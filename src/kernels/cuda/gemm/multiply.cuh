@@ -63,31 +63,33 @@ __device__ inline bool rows_aligned(const void* x, std::int64_t stride) {
   return (reinterpret_cast<std::uintptr_t>(x) | static_cast<std::uintptr_t>(stride * 2)) % 8 == 0;
 }
 
-/// Makes the sums of staged rows, by products with constants. Called by whole blocks.
+/// Makes the sums of `rows` staged rows, by products with constants. Called by whole blocks.
 template <class T, int kN>
-__device__ void stage_sums(const Staged<T, kN>& x, int k_tiles) {
+__device__ void stage_sums(const Staged<T, kN>& x, int rows, int k_tiles) {
   const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
+  const int n8s = div_up(rows, 8);
   const std::uint32_t offset = bf16_pair(-T::kOffset, -T::kOffset);
   const std::uint32_t all[4] = {offset, offset, offset, offset};
-  for (int i = warp; i < k_tiles * x.kSums * kN; i += warps) {
-    const int begin = i / kN * T::kGroup;
+  for (int i = warp; i < k_tiles * x.kSums * n8s; i += warps) {
+    const int group = i / n8s, n = i % n8s, begin = group * T::kGroup;
     float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int k = 0; k < T::kGroup; k += 16) {
-      const uint4 b = x.columns((begin + k) / 32, i % kN);
+      const uint4 b = x.columns((begin + k) / 32, n);
       const bool odd = (begin + k) % 32 != 0;
       mma_bf16(c, all, odd ? b.z : b.x, odd ? b.w : b.y);
     }
-    if (lane < 4) x.sums[i * 4 + lane] = make_float4(c[0], c[1], c[2], c[3]);
+    if (lane < 4) x.sums[(group * kN + n) * 4 + lane] = make_float4(c[0], c[1], c[2], c[3]);
   }
   if constexpr (HasMinCodes<T>) {
     static_assert(T::kGroup == 32 && T::kK == 256);
     // Here x is the first factor, whose rows lie as columns of the second do.
-    for (int i = warp; i < k_tiles * kN; i += warps) {
+    for (int i = warp; i < k_tiles * n8s; i += warps) {
+      const int tile = i / n8s, n = i % n8s;
       float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
       for (int s = 0; s < 8; ++s) {
-        const uint4 v = x.columns(i / kN * 8 + s, i % kN);
+        const uint4 v = x.columns(tile * 8 + s, n);
         const std::uint32_t one = lane / 4 == s ? 0x3f803f80u : 0;
         const std::uint32_t first[4] = {v.x, 0, v.y, 0}, second[4] = {v.z, 0, v.w, 0};
         mma_bf16(c, first, one, one);
@@ -100,7 +102,7 @@ __device__ void stage_sums(const Staged<T, kN>& x, int k_tiles) {
         c[0] -= low_bf16(term);
         c[1] -= high_bf16(term);
       }
-      x.min_sums[i * kWarp + lane] = make_uint4(terms[0], terms[1], terms[2], 0);
+      x.min_sums[(tile * kN + n) * kWarp + lane] = make_uint4(terms[0], terms[1], terms[2], 0);
     }
   }
 }
@@ -137,7 +139,7 @@ __device__ void stage(const Staged<T, kN>& to, int rows, std::int64_t begin, int
   asm volatile("cp.async.wait_all;" ::: "memory");
   if constexpr (needs_sums<T>()) {
     __syncthreads();
-    stage_sums<T, kN>(to, k_tiles);
+    stage_sums<T, kN>(to, rows, k_tiles);
   }
 }
 
