@@ -22,6 +22,24 @@ __device__ const Byte* expert_tiles(const FewArgs& args, const void* tiles, int 
          (static_cast<std::int64_t>(id) * row_tiles + row_tile) * k_tiles * T::kBytes;
 }
 
+/// Asks for this block's share of what down will read of the token's experts, so that it comes to
+/// L2 while gate's blocks end and down's begin.
+__device__ inline void fetch_later(const FewArgs& args) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const int slot = threadIdx.x;
+  if (slot >= args.n_active) return;
+  const std::int32_t id = args.ids[blockIdx.y * args.n_active + slot];
+  if (id < 0 || id >= args.n_experts) return;
+  const std::int64_t share = div_up<std::int64_t>(args.later_bytes / 16, gridDim.x) * 16;
+  const std::int64_t begin = blockIdx.x * share, left = args.later_bytes - begin;
+  if (left <= 0) return;
+  const auto* from = static_cast<const Byte*>(args.later) + id * args.later_bytes + begin;
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)),
+               "r"(static_cast<std::uint32_t>(left < share ? left : share))
+               : "memory");
+#endif
+}
+
 template <class T>
 __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
     few_gate_kernel(const __grid_constant__ FewArgs args, int most) {
@@ -55,6 +73,7 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
         stager.finish();
         __syncthreads();
       });
+  fetch_later(args);
   for (int i = threadIdx.x; i < units * kRowsOfTile; i += blockDim.x) {
     const int row = i / kRowsOfTile, r = i % kRowsOfTile, unit = begin + row;
     const int n = unit % row_tiles * kRowsOfTile + r;
