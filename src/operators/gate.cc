@@ -11,6 +11,7 @@
 #include "operators/gpu_weights.h"
 #include "operators/makers.h"
 #include "operators/parallel.h"
+#include "operators/row_ops.h"
 
 namespace kt::operators {
 namespace {
@@ -58,6 +59,8 @@ class CpuGate : public Gate {
   Routing do_run(Step& step, Activation& x) noexcept override {
     const std::int64_t n = x.n_rows();
     Activation scored(step, n, moe_.n_experts);
+    if (gpu_ && n == 1 && product_->gpu_product().gpu == *gpu_)
+      return score_and_route_on(step.gpu(*gpu_), x, scored);
     product_->run(step, x, scored);
     if (gpu_) return route_on(step.gpu(*gpu_), scored);
     const MatrixF choice = step.arena.matrix(n, moe_.n_experts);
@@ -72,10 +75,41 @@ class CpuGate : public Gate {
   }
 
   Routing route_on(GpuStep& gpu, Activation& scored) noexcept {
-    const std::int64_t n = scored.n_rows();
-    const Routing routing = Routing::on(gpu, n, moe_.n_active);
+    const Routing routing = Routing::on(gpu, scored.n_rows(), moe_.n_active);
+    const kernels::cuda::RouteArgs args = route_args(scored.read_on(gpu), routing, scored.n_rows());
+    gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.route(args, stream); });
+    return routing;
+  }
+
+  // One row whose product is a plain one of this GPU: the two are one call, often one launch.
+  Routing score_and_route_on(GpuStep& gpu, Activation& x, Activation& scored) noexcept {
+    const Routing routing = Routing::on(gpu, x.n_rows(), moe_.n_active);
+    const std::size_t mark = gpu.mark();
+    const Linear::GpuProduct linear = product_->gpu_product();
+    kernels::cuda::RouterArgs args;
+    kernels::cuda::GemmArgs& product = args.product;
+    product.w = linear.w;
+    product.bias = linear.bias;
+    product.x = read_bf16(gpu, x);
+    product.x_stride = linear.w.k;
+    product.m = x.n_rows();
+    product.y = scored.write_on(gpu);
+    product.y_stride = linear.w.n;
+    product.workspace_bytes =
+        gpu.gpu().api().gemm_workspace(product.w, product.m, gpu.gpu().info());
+    product.workspace = gpu.allocate(product.workspace_bytes);
+    args.route = route_args(product.y, routing, product.m);
+    gpu.run(path().c_str(), [&](auto& k, auto stream) {
+      return k.score_and_route(args, gpu.gpu().info(), gpu.gpu().blas(), stream);
+    });
+    gpu.release(mark);
+    return routing;
+  }
+
+  kernels::cuda::RouteArgs route_args(const void* scores, const Routing& routing,
+                                      std::int64_t n) const noexcept {
     kernels::cuda::RouteArgs args;
-    args.scores = static_cast<const float*>(scored.read_on(gpu));
+    args.scores = static_cast<const float*>(scores);
     args.bias = bias_on_gpu_;
     args.m = n;
     args.n_experts = moe_.n_experts;
@@ -88,8 +122,7 @@ class CpuGate : public Gate {
     args.weight_scale = static_cast<float>(moe_.weight_scale);
     args.ids = routing.gpu_ids;
     args.weights = routing.gpu_weights;
-    gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.route(args, stream); });
-    return routing;
+    return args;
   }
 
   void route(Step& step, float* scores, float* choice, std::int32_t* ids,

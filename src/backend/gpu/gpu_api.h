@@ -12,6 +12,7 @@
 #include "kernels/cuda/exchange/exchange.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/moe/moe.h"
+#include "kernels/cuda/moe/router.h"
 #include "kernels/cuda/sampling/sampling.h"
 #include "kernels/cuda/status.h"
 

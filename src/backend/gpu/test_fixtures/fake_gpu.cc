@@ -307,6 +307,9 @@ std::int64_t rows_of(const Args& args) {
   LOOPS(add, AddArgs);
   LOOPS(scale_rows, ScaleArgs);
   LOOPS(route, RouteArgs);
+  api.score_and_route = [](const RouterArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
+    return launch("score_and_route", stream, [args] { host_kernels::score_and_route(args); });
+  };
   LOOPS(gather_rows, RowsArgs);
   LOOPS(scatter_add, ScatterAddArgs);
   api.pack_n16 = [](const PackN16Args& args, Stream stream) {

@@ -354,6 +354,11 @@ void route(const RouteArgs& a) {
   }
 }
 
+void score_and_route(const RouterArgs& args) {
+  gemm(args.product, 1.0f);
+  route(args.route);
+}
+
 void gather_rows(const RowsArgs& a) {
   for (std::int64_t i = 0; i < a.m * a.d; ++i) {
     const float v = load(a.table, a.table_type, a.ids[i / a.d] * a.d + i % a.d);

@@ -25,6 +25,7 @@ void silu_mul(const SiluArgs& args);
 void add(const AddArgs& args);
 void scale_rows(const ScaleArgs& args);
 void route(const RouteArgs& args);
+void score_and_route(const RouterArgs& args);
 void gather_rows(const RowsArgs& args);
 void scatter_add(const ScatterAddArgs& args);
 void list_rows(const ListArgs& args, std::int32_t most);

@@ -11,6 +11,7 @@
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/moe/moe.h"
+#include "kernels/cuda/moe/router.h"
 
 namespace kt::kernels::cuda::bench {
 namespace {
@@ -181,20 +182,17 @@ class Step {
                         Stream s) { return single(l.o, mixed_, delta_, Type::kF32, s); }},
         {"norm 2", [this](const Layer&, Stream s) { return norm(s); }},
         {"router",
-         [=, this](const Layer& l, Stream s) {
-           return single(l.router, normed_, scores_, Type::kF32, s);
-         }},
-        {"route",
-         [this](const Layer&, Stream s) {
-           RouteArgs args;
-           args.scores = static_cast<const float*>(scores_);
-           args.m = 1;
-           args.n_experts = kExperts;
-           args.n_active = kActive;
-           args.normalize = true;
-           args.ids = ids_;
-           args.weights = weights_;
-           return route(args, s);
+         [this](const Layer& l, Stream s) {
+           RouterArgs args;
+           args.product = product(l.router, normed_, scores_, Type::kF32);
+           args.route.scores = static_cast<const float*>(scores_);
+           args.route.m = 1;
+           args.route.n_experts = kExperts;
+           args.route.n_active = kActive;
+           args.route.normalize = true;
+           args.route.ids = ids_;
+           args.route.weights = weights_;
+           return score_and_route(args, device_, nullptr, s);
          }},
         {"experts", [this](const Layer& l, Stream s) { return experts_of(l, s); }},
     };
