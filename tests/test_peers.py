@@ -78,3 +78,9 @@ def test_wrong_flags_are_refused_before_anything_is_fetched(flags, words, tmp_pa
     done = drive("moe_layer.py", *flags, "--cache", str(tmp_path / "cache"))
     assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("flags, word", [(["--gpu"], "--llama-bench"), (["--experts-on-cpu"], "--gpu")])
+def test_gpus_need_a_llama_bench_that_has_them(flags, word):
+    done = drive("llama_cpp.py", "--kt", sys.executable, *flags)
+    assert done.returncode == 2 and word in done.stderr, done.stderr

