@@ -123,7 +123,7 @@ void ThreadPool::run_region(Call call, void* context) noexcept {
   bind_caller();
   call_ = call;
   context_ = context;
-  inside_.store(kOpen, std::memory_order_release);
+  inside_.fetch_or(kOpen, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
   work(0);
@@ -146,11 +146,9 @@ void ThreadPool::run_region(Call call, void* context) noexcept {
 }
 
 bool ThreadPool::enter() noexcept {
-  std::uint32_t now = inside_.load(std::memory_order_relaxed);
-  while ((now & kOpen) != 0) {
-    // Acquires the region that is open, be it a later one than that which woke this worker.
-    if (inside_.compare_exchange_weak(now, now + 1, std::memory_order_acquire)) return true;
-  }
+  // Acquires the region that is open, be it a later one than that which woke this worker.
+  if ((inside_.fetch_add(1, std::memory_order_acquire) & kOpen) != 0) return true;
+  inside_.fetch_sub(1, std::memory_order_relaxed);
   return false;
 }
 

@@ -110,7 +110,7 @@ class ThreadPool {
   Call call_ = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<std::uint32_t> epoch_{0};
-  // Workers inside the region, and kOpen while more may come in.
+  // Workers inside the region or looking whether they may come in, and kOpen while they may.
   static constexpr std::uint32_t kOpen = std::uint32_t{1} << 31;
   alignas(64) std::atomic<std::uint32_t> inside_{0};
   std::atomic<bool> stop_{false};

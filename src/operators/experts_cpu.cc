@@ -318,7 +318,10 @@ class CpuExperts : public RoutedExperts {
     };
     if (blocking.beside > 0) {
       KT_CHECK(!by_rows);  // tiles
-      run_in_turn(step, n_gate_up, gate_up, n_down, down);
+      run_in_turn(step, n_gate_up, gate_up, n_down, down,
+                  [&](int node, std::int64_t task, const auto& go_on) {
+                    fetch_down(groups, model.at(node, task), go_on);
+                  });
     } else {
       step.cpu.pool.run_nodes(n_gate_up, gate_up);
       if (by_rows) work.hidden = round_rows(step, work.hidden, groups);
@@ -445,6 +448,24 @@ class CpuExperts : public RoutedExperts {
       if (groups.row[i] >= 0) rows.write(step.cpu, i, 0, d_ff_, floats.view(i).f32);
     });
     return rows;
+  }
+
+  // Asks for the weights of a chunk of down, to L2, until they are all on their way.
+  template <class GoOn>
+  void fetch_down(const Groups& groups, const Chunks::Chunk& chunk,
+                  const GoOn& go_on) const noexcept {
+    constexpr std::int64_t kLine = 64, kAtOnce = 16 * kLine;
+    for (std::int64_t a = 0; a < groups.n_active; ++a) {
+      const PackedMatrix& down = expert_of(groups, a).down;
+      const std::byte* from = down.rows_at(chunk.begin);
+      const auto n =
+          static_cast<std::int64_t>(down.part_bytes({chunk.begin, chunk.begin + chunk.size}));
+      for (std::int64_t begin = 0; begin < n; begin += kAtOnce) {
+        if (!go_on()) return;
+        for (std::int64_t at = begin; at < std::min(n, begin + kAtOnce); at += kLine)
+          __builtin_prefetch(from + at, 0, 2);
+      }
+    }
   }
 
   // Columns of d_model of all rows: the sums over experts, in ascending order.

@@ -277,9 +277,12 @@ void GpuStep::for_parts(std::int64_t n_rows, std::int64_t n_cols, Type type, F&&
 
 void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
   if (mode_ != Mode::kLaunch) {
-    const std::byte* from = await_rows(rows, type);
+    const GpuProgram::Slot slot = fill_slot(rows, type);
+    run("waiting for the host", [&](auto& k, auto stream) {
+      return k.wait_flag(slot.full_on_gpu, GpuProgram::kFull, stream);
+    });
     run("sending rows to a GPU", [&](auto& k, auto stream) {
-      return k.copy(to, from, bytes_of(rows, type), CopyKind::kToDevice, stream);
+      return k.copy(to, slot.data_on_gpu, bytes_of(rows, type), CopyKind::kToDevice, stream);
     });
     return;
   }
@@ -296,29 +299,30 @@ void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
             });
 }
 
-// A slot that the host fills, by its device address; the GPU waits for it.
-std::byte* GpuStep::await_rows(tensor::ConstMatrixF rows, Type type) noexcept {
+// The next slot, which the host fills in steps that are replayed; the GPU has to wait for it.
+GpuProgram::Slot GpuStep::fill_slot(tensor::ConstMatrixF rows, Type type) noexcept {
   const GpuProgram::Slot slot = next_slot(bytes_of(rows, type));
-  if (slot.data == nullptr) return nullptr;
-  if (mode_ == Mode::kReplay) {
+  if (slot.data != nullptr && mode_ == Mode::kReplay) {
     store_rows(rows, type, slot.data);
     program_->fill(slot);
   }
-  run("waiting for the host", [&](auto& k, auto stream) {
-    return k.wait_flag(slot.full_on_gpu, GpuProgram::kFull, stream);
-  });
-  return slot.data_on_gpu;
+  return slot;
 }
 
 void GpuStep::add(tensor::ConstMatrixF rows, void* sum, Type type) noexcept {
-  const std::size_t mark = used_;
-  void* from = nullptr;
-  if (mode_ != Mode::kLaunch) {  // read where it is: once, and sooner than a copy starts
-    from = await_rows(rows, Type::kF32);
-  } else {
-    from = allocate(bytes_of(rows, Type::kF32));
-    upload(rows, from, Type::kF32);
+  if (mode_ != Mode::kLaunch) {
+    const GpuProgram::Slot slot = fill_slot(rows, Type::kF32);
+    run("a sum of rows from the host", [&](auto& k, auto stream) {
+      return k.add_awaited(
+          {slot.full_on_gpu, GpuProgram::kFull, reinterpret_cast<const float*>(slot.data_on_gpu),
+           sum, type, rows.n_rows * rows.n_cols},
+          stream);
+    });
+    return;
   }
+  const std::size_t mark = used_;
+  void* from = allocate(bytes_of(rows, Type::kF32));
+  upload(rows, from, Type::kF32);
   run("a sum of rows", [&](auto& k, auto stream) {
     return k.add({sum, type, from, Type::kF32, rows.n_cols, rows.n_rows, rows.n_cols}, stream);
   });

@@ -122,7 +122,7 @@ class GpuStep {
   GpuProgram::Slot next_slot(std::size_t bytes) noexcept;
   void fetch_now(const Fetch& fetch) noexcept;
   void publish(std::span<const Fetch> fetches, const GpuProgram::Slot& slot) noexcept;
-  std::byte* await_rows(tensor::ConstMatrixF rows, kernels::cuda::Type type) noexcept;
+  GpuProgram::Slot fill_slot(tensor::ConstMatrixF rows, kernels::cuda::Type type) noexcept;
 
   backend::Gpu& gpu_;
   struct Piece {

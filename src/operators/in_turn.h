@@ -1,7 +1,7 @@
 // Two kinds of tasks in one parallel region: those of the second wait for all of the first.
 //
-//   each worker: first tasks, its share, then those that others have left → wait → second tasks,
-//   ditto
+//   each worker: first tasks, its share, then those that others have left → wait, and ask for what
+//   its first second task reads → second tasks, ditto
 //
 // Against two regions of the pool it saves the way out of one and into the other. Thread rule:
 // called by the thread that walks the tree.
@@ -30,8 +30,11 @@ class TaskShares {
       const std::int64_t n_tasks = count(node), n_workers = end - begin;
       total_ += n_tasks;
       for (std::int64_t i = 0; i < n_workers; ++i) {
-        new (&shares_[begin + i])
-            Share{{n_tasks * i / n_workers}, n_tasks * (i + 1) / n_workers, begin, end};
+        new (&shares_[begin + i]) Share{{n_tasks * i / n_workers},
+                                        n_tasks * i / n_workers,
+                                        n_tasks * (i + 1) / n_workers,
+                                        begin,
+                                        end};
       }
       begin = end;
     }
@@ -55,16 +58,23 @@ class TaskShares {
     }
     done_.fetch_add(n_done, std::memory_order_release);
   }
-  /// Until all tasks of all nodes are done, by workers that have begun them.
+  /// All tasks of all nodes.
+  bool done() const noexcept { return done_.load(std::memory_order_acquire) == total_; }
+  /// Until they are, by workers that have begun them.
   void wait() const noexcept {
     constexpr int kSpins = 20000;
-    for (int spins = 0; done_.load(std::memory_order_acquire) != total_;) {
+    for (int spins = 0; !done();) {
       if (spins++ < kSpins) {
         __builtin_ia32_pause();
       } else {
         std::this_thread::yield();
       }
     }
+  }
+  /// The first task of a worker's share; -1: it has none.
+  std::int64_t first_of(int worker) const {
+    const Share& share = shares_[worker];
+    return share.begin < share.end ? share.begin : -1;
   }
   /// Workers of a node.
   std::int64_t n_workers(int node) const {
@@ -76,7 +86,7 @@ class TaskShares {
  private:
   struct alignas(64) Share {
     std::atomic<std::int64_t> next;
-    std::int64_t end;
+    std::int64_t begin, end;
     int first, last;  // workers of the node
   };
   const ThreadPool& pool_;
@@ -85,14 +95,18 @@ class TaskShares {
   alignas(64) std::atomic<std::int64_t> done_{0};
 };
 
-/// As run_nodes(count_first, first) and then run_nodes(count_second, second).
-template <class CountFirst, class First, class CountSecond, class Second>
+/// As run_nodes(count_first, first) and then run_nodes(count_second, second). ahead(node, task,
+/// go_on) asks for memory that the second task reads for as long as go_on() says.
+template <class CountFirst, class First, class CountSecond, class Second, class Ahead>
 void run_in_turn(Step& step, CountFirst&& count_first, First&& first, CountSecond&& count_second,
-                 Second&& second) noexcept {
+                 Second&& second, Ahead&& ahead) noexcept {
   TaskShares before(step, count_first), after(step, count_second);
   step.cpu.pool.run_nodes([&](int node) { return before.n_workers(node); },
                           [&](int, std::int64_t, int worker) {
                             before.work(worker, first);
+                            if (const std::int64_t task = after.first_of(worker); task >= 0)
+                              ahead(step.cpu.pool.node_of(worker), task,
+                                    [&] { return !before.done(); });
                             before.wait();
                             after.work(worker, second);
                           });

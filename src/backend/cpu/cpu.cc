@@ -17,6 +17,7 @@ Cpu::Cpu(CpuPlace place_in, CpuCaps caps_in, ActPolicy act_in)
       act(act_in),
       batch_kernels(backend::batch_kernels(caps_in, act_in)),
       quantize(dot::select_quantize(caps_in)),
+      quantize_twice(dot::select_quantize_twice(caps_in)),
       quantize16(dot::select_quantize16(caps_in)),
       to_tiles(dot::select_to_tiles(caps_in)),
       to_i8_tiles(dot::select_to_i8_tiles(caps_in)),
@@ -274,25 +275,15 @@ void ActMatrix::write(const Cpu& cpu, std::int64_t row, std::int64_t col, std::i
 void ActMatrix::write_q8(const Cpu& cpu, std::int64_t row, std::int64_t col, std::int64_t n,
                          const float* x) const noexcept {
   const std::int64_t blocks = k_ / dot::kQ8Block;
-  const auto term = [&](std::int64_t t, std::int64_t at, std::int64_t count, const float* values) {
-    const std::int64_t r = row * rows_.terms + t;
-    const std::int64_t block = r * blocks + at / dot::kQ8Block;
-    cpu.quantize(values, count, q_ + r * k_ + at, scale_ + block, sum_ + block);
+  const auto term = [&](std::int64_t t) {
+    const std::int64_t r = row * rows_.terms + t, block = r * blocks + col / dot::kQ8Block;
+    return dot::QuantizedTerm{q_ + r * k_ + col, scale_ + block, sum_ + block};
   };
-  term(0, col, n, x);
-  if (rows_.terms == 1) return;
-  constexpr std::int64_t kPart = 256;
-  float left[kPart];
-  const std::int64_t high = row * rows_.terms;
-  for (std::int64_t first = 0; first < n; first += kPart) {
-    const std::int64_t count = std::min(kPart, n - first);
-    const std::int8_t* q = q_ + high * k_ + col + first;
-    const float* scale = scale_ + high * blocks + (col + first) / dot::kQ8Block;
-    for (std::int64_t b = 0; b < count; b += dot::kQ8Block, ++scale) {
-      for (std::int64_t i = b; i < b + dot::kQ8Block; ++i)
-        left[i] = x[first + i] - *scale * static_cast<float>(q[i]);
-    }
-    term(1, col + first, count, left);
+  const dot::QuantizedTerm first = term(0);
+  if (rows_.terms == 1) {
+    cpu.quantize(x, n, first.q, first.scale, first.sum);
+  } else {
+    cpu.quantize_twice(x, n, first, term(1));
   }
 }
 

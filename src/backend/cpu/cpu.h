@@ -100,6 +100,7 @@ struct Cpu {
            (batch_kernels == BatchKernels::kFast && needed != 0);
   }
   kernels::dot::QuantizeFn quantize;
+  kernels::dot::QuantizeTwiceFn quantize_twice;
   kernels::dot::Quantize16Fn quantize16;
   kernels::dot::ToTilesFn to_tiles;
   kernels::dot::ToI8TilesFn to_i8_tiles;

@@ -119,6 +119,10 @@ QuantizeFn select_quantize(CpuCaps caps) {
   return (caps & kAvx2) != 0 ? quantize_row_avx2 : quantize_row_ref;
 }
 
+QuantizeTwiceFn select_quantize_twice(CpuCaps caps) {
+  return (caps & kAvx2) != 0 ? quantize_twice_avx2 : quantize_twice_ref;
+}
+
 Quantize16Fn select_quantize16(CpuCaps caps) {
   return (caps & kAvx2) != 0 ? quantize16_row_avx2 : quantize16_row_ref;
 }

@@ -144,6 +144,17 @@ using QuantizeFn = void (*)(const float* x, std::int64_t k, std::int8_t* q, floa
                             float* sum) noexcept;
 QuantizeFn select_quantize(CpuCaps caps);
 
+/// Where one of the two terms of a row goes.
+struct QuantizedTerm {
+  std::int8_t* q;
+  float* scale;
+  float* sum;
+};
+/// A row as the sum of two that are quantised so: the second is what the first leaves over.
+using QuantizeTwiceFn = void (*)(const float* x, std::int64_t k, const QuantizedTerm& first,
+                                 const QuantizedTerm& second) noexcept;
+QuantizeTwiceFn select_quantize_twice(CpuCaps caps);
+
 /// The same for Act::kQ16: scale = max|x| / 32767, q in the order of ActRows::q16; a block whose
 /// maximum is below 1e-33 counts as zeros.
 using Quantize16Fn = void (*)(const float* x, std::int64_t k, std::int16_t* q, float* scale,

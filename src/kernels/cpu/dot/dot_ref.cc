@@ -214,6 +214,18 @@ void quantize_row_ref(const float* x, std::int64_t k, std::int8_t* q, float* sca
            [q](std::int64_t block, int i, int v) { q[block + i] = static_cast<std::int8_t>(v); });
 }
 
+void quantize_twice_ref(const float* x, std::int64_t k, const QuantizedTerm& first,
+                        const QuantizedTerm& second) noexcept {
+  quantize_row_ref(x, k, first.q, first.scale, first.sum);
+  for (std::int64_t b = 0; b < k / kQ8Block; ++b) {
+    const std::int64_t at = b * kQ8Block;
+    float left[kQ8Block];
+    for (std::int64_t i = 0; i < kQ8Block; ++i)
+      left[i] = x[at + i] - first.scale[b] * static_cast<float>(first.q[at + i]);
+    quantize_row_ref(left, kQ8Block, second.q + at, second.scale + b, second.sum + b);
+  }
+}
+
 void quantize16_row_ref(const float* x, std::int64_t k, std::int16_t* q, float* scale,
                         float* sum) noexcept {
   quantize(x, k, 32767, kQuantize16Tiny, scale, sum, [q](std::int64_t block, int i, int v) {

@@ -732,6 +732,34 @@ TEST_P(Quantize, SpecialValues) {
   }
 }
 
+TEST_P(Quantize, TwiceIsOnceAndThenWhatIsLeft) {
+  const QuantizeTwiceFn quantize = select_quantize_twice(GetParam());
+  std::mt19937 rng(16);
+  std::normal_distribution<float> normal;
+  for (int trial = 0; trial < 200; ++trial) {
+    float x[96];
+    const float size = std::ldexp(1.0f, static_cast<int>(rng() % 200) - 100);
+    for (float& v : x) v = normal(rng) * size;
+    if (trial % 4 == 0) x[40] = std::numeric_limits<float>::infinity();
+    if (trial % 4 == 1) std::fill(x + 32, x + 64, 1e-37f);
+    struct {
+      std::int8_t q[2][96];
+      float scale[2][3], sum[2][3];
+    } got, want;
+    quantize(x, 96, {got.q[0], got.scale[0], got.sum[0]}, {got.q[1], got.scale[1], got.sum[1]});
+    quantize_twice_ref(x, 96, {want.q[0], want.scale[0], want.sum[0]},
+                       {want.q[1], want.scale[1], want.sum[1]});
+    EXPECT_EQ(std::memcmp(&got, &want, sizeof got), 0);
+    for (int i = 0; i < 96; ++i) {
+      const int b = i / 32;
+      if (b == 1 && trial % 4 < 2) continue;
+      const double value =
+          double{got.scale[0][b]} * got.q[0][i] + double{got.scale[1][b]} * got.q[1][i];
+      EXPECT_LE(std::fabs(value - double{x[i]}), 0.51 / 127 * got.scale[0][b]);
+    }
+  }
+}
+
 TEST_P(Quantize, TiesGoToEven) {
   const QuantizeFn quantize = select_quantize(GetParam());
   float x[32] = {};

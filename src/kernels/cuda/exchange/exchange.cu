@@ -1,4 +1,7 @@
+#include <algorithm>
+
 #include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/device/numbers.cuh"
 #include "kernels/cuda/exchange/exchange.h"
 
 namespace kt::kernels::cuda {
@@ -31,6 +34,31 @@ __global__ void publish_kernel(PublishArgs args) {
     asm volatile("st.release.sys.u32 [%0], %1;" ::"l"(args.flag), "r"(args.value) : "memory");
 }
 
+constexpr int kAddBlock = 256;
+constexpr std::int64_t kAddBlocks = 32;  // more would only ask the host's memory for the flag
+
+__device__ std::uint32_t flag_of(const AddAwaitedArgs& args) {
+  std::uint32_t v;
+  asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(v) : "l"(args.flag) : "memory");
+  return v;
+}
+
+// The next launch is told only then: its blocks would stand about for as long as the host takes.
+__global__ void __launch_bounds__(kAddBlock) add_awaited_kernel(AddAwaitedArgs args) {
+  await_previous();
+  if (threadIdx.x == 0) {
+    while (flag_of(args) != args.value) {
+    }
+  }
+  __syncthreads();
+  start_next();
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kAddBlock;
+  for (std::int64_t i = blockIdx.x * std::int64_t{kAddBlock} + threadIdx.x; i < args.n; i += step) {
+    const float row = __ldcv(args.rows + i);  // of this run, not of one before
+    store_float(args.sum, args.type, i, load_as_float(args.sum, args.type, i) + row);
+  }
+}
+
 }  // namespace
 
 Status publish(const PublishArgs& args, Stream stream) {
@@ -40,6 +68,12 @@ Status publish(const PublishArgs& args, Stream stream) {
   for (int i = 0; i < args.n_parts; ++i) bytes += args.parts[i].bytes;
   if (bytes > kPublishBytes) return Status::kUnsupported;
   return launch(publish_kernel, 1, kBlock, 0, stream, args);
+}
+
+Status add_awaited(const AddAwaitedArgs& args, Stream stream) {
+  if (args.n <= 0 || args.flag == nullptr) return Status::kBadArgument;
+  const std::int64_t blocks = std::min(div_up<std::int64_t>(args.n, kAddBlock), kAddBlocks);
+  return launch(add_awaited_kernel, static_cast<unsigned>(blocks), kAddBlock, 0, stream, args);
 }
 
 }  // namespace kt::kernels::cuda

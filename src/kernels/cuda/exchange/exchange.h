@@ -1,5 +1,6 @@
-// Rows for the host, in the middle of a graph: one kernel copies them to pinned memory and then
-// sets a flag, on which the host waits. Thread rule: status.h.
+// Rows for the host and from it, in the middle of a graph: one kernel copies them to pinned memory
+// and then sets a flag, on which the host waits; another waits for the host's flag and then adds
+// the rows that the host left, as soon as they can be read. Thread rule: status.h.
 #pragma once
 #include "kernels/cuda/status.h"
 
@@ -24,5 +25,17 @@ struct PublishArgs {
 
 /// The flag holds `value` once all parts are there. kUnsupported for more than kPublishBytes.
 Status publish(const PublishArgs& args, Stream stream);
+
+struct AddAwaitedArgs {
+  const std::uint32_t* flag = nullptr;  // pinned memory, by device address
+  std::uint32_t value = 0;
+  const float* rows = nullptr;  // [n], the same, not read before the flag is set
+  void* sum = nullptr;          // [n], device memory
+  Type type = Type::kF32;
+  std::int64_t n = 0;
+};
+
+/// Once the flag holds `value`: sum += rows.
+Status add_awaited(const AddAwaitedArgs& args, Stream stream);
 
 }  // namespace kt::kernels::cuda

@@ -36,5 +36,40 @@ TEST_F(Exchange, PublishesPartsAndThenTheFlag) {
   cudaFreeHost(pinned);
 }
 
+TEST_F(Exchange, AddsWhatTheHostLeavesOnceItSaysSo) {
+  constexpr std::int64_t kN = 20001;
+  for (const Type type : {Type::kF32, Type::kBF16}) {
+    const std::vector<float> before = rounded(gaussian(kN, 3));
+    Device<float> floats(before);
+    Device<std::uint16_t> halves(as_bf16(before));
+    void* pinned = nullptr;
+    ASSERT_EQ(cudaHostAlloc(&pinned, 128 << 10, cudaHostAllocMapped), cudaSuccess);
+    std::memset(pinned, 0, 128 << 10);
+    void* address = nullptr;
+    ASSERT_EQ(cudaHostGetDevicePointer(&address, pinned, 0), cudaSuccess);
+    AddAwaitedArgs args;
+    args.flag = static_cast<std::uint32_t*>(address);
+    args.value = 3;
+    args.rows = static_cast<const float*>(address) + 64;
+    args.sum = type == Type::kF32 ? static_cast<void*>(floats.get()) : halves.get();
+    args.type = type;
+    args.n = kN;
+    for (const float size : {1.0f, 2.0f}) {
+      ASSERT_EQ(add_awaited(args, nullptr), Status::kOk);
+      EXPECT_EQ(cudaStreamQuery(nullptr), cudaErrorNotReady);
+      for (std::int64_t i = 0; i < kN; ++i) static_cast<float*>(pinned)[64 + i] = size;
+      __atomic_store_n(static_cast<std::uint32_t*>(pinned), 3u, __ATOMIC_RELEASE);
+      ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+      *static_cast<std::uint32_t*>(pinned) = 0;
+    }
+    const std::vector<float> got = type == Type::kF32 ? floats.host() : as_floats(halves.host());
+    Compare compare("awaited rows");
+    for (std::size_t i = 0; i < got.size(); ++i)
+      compare.value(got[i], before[i] + 3.0f, type == Type::kF32 ? 1e-6 : 0x1p-6,
+                    static_cast<std::int64_t>(i));
+    cudaFreeHost(pinned);
+  }
+}
+
 }  // namespace
 }  // namespace kt::kernels::cuda
