@@ -32,7 +32,8 @@ Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& 
   KT_CHECK(options_.context > 0 && options_.chunk_size > 0);
   operators::walk(model,
                   [this](const operators::Module& m) { batches_differ_ |= m.batches_differ(); });
-  for (const auto& gpu : gpus) gpus_.push_back(std::make_unique<operators::GpuStep>(*gpu));
+  for (const auto& gpu : gpus)
+    gpus_.push_back(std::make_unique<operators::GpuStep>(*gpu, cpu.pool));
 }
 
 // What is cached outlives the engine.

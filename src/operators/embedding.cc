@@ -1,5 +1,6 @@
 // KEmbeddingCPU: token rows decoded on demand from the mapped file; nothing is copied at load.
 #include "operators/makers.h"
+#include "operators/parallel.h"
 
 namespace kt::operators {
 namespace {
@@ -31,9 +32,9 @@ class CpuEmbedding : public Embedding {
   void do_run(Step& step, Activation& rows) noexcept override {
     const MatrixF out = rows.write();
     const auto decode = formats::traits(view_.format).decode;
-    for (std::int64_t r = 0; r < out.n_rows; ++r) {
+    for_rows(step, out.n_rows, dim_, [&](std::int64_t r) {
       decode(view_.row(step.batch.tokens[static_cast<std::size_t>(r)]), out.row(r), dim_);
-    }
+    });
   }
 
   WeightSpec spec() const { return {path() + ".weight", {n_, dim_}}; }

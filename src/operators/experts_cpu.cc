@@ -165,11 +165,12 @@ class CpuExperts : public RoutedExperts {
 
  private:
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
-    routing.fetch(step, x.n_rows(), &x);
+    const bool divides = streams() && x.n_rows() >= backend::kBatchRows;
+    routing.fetch(step, x.n_rows(), divides ? nullptr : &x);  // many rows only if they are wanted
     Ticket ticket;
     const Routing rest =
         cached_ != nullptr && !routing.deferred ? use_cache(step, x, routing, ticket) : routing;
-    if (streams() && x.n_rows() >= backend::kBatchRows) {
+    if (divides) {
       divide(step, x, rest, ticket);
     } else {
       ticket.result = compute(step, x, rest, x.n_rows() * routing.n_active / n_experts_);

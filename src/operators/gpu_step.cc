@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/half.h"
+#include "operators/parallel.h"
 #include "operators/placement.h"
 #include "operators/step.h"
 
@@ -53,16 +54,18 @@ void load_row(const std::byte* from, std::int64_t n, Type type, float* to) {
   for (std::int64_t i = 0; i < n; ++i) to[i] = bf16_to_f32(in[i]);
 }
 
-void store_rows(tensor::ConstMatrixF rows, Type type, std::byte* to) {
+void store_rows(ThreadPool& pool, tensor::ConstMatrixF rows, Type type, std::byte* to) {
   const std::size_t row_bytes = static_cast<std::size_t>(rows.n_cols) * type_bytes(type);
-  for (std::int64_t r = 0; r < rows.n_rows; ++r, to += row_bytes)
-    store_row(rows.row(r), rows.n_cols, type, to);
+  for_rows(pool, rows.n_rows, rows.n_cols, [&](std::int64_t r) {
+    store_row(rows.row(r), rows.n_cols, type, to + static_cast<std::size_t>(r) * row_bytes);
+  });
 }
 
-void load_rows(const std::byte* from, Type type, tensor::MatrixF rows) {
+void load_rows(ThreadPool& pool, const std::byte* from, Type type, tensor::MatrixF rows) {
   const std::size_t row_bytes = static_cast<std::size_t>(rows.n_cols) * type_bytes(type);
-  for (std::int64_t r = 0; r < rows.n_rows; ++r, from += row_bytes)
-    load_row(from, rows.n_cols, type, rows.row(r));
+  for_rows(pool, rows.n_rows, rows.n_cols, [&](std::int64_t r) {
+    load_row(from + static_cast<std::size_t>(r) * row_bytes, rows.n_cols, type, rows.row(r));
+  });
 }
 
 std::size_t bytes_of(tensor::ConstMatrixF rows, Type type) {
@@ -76,7 +79,8 @@ void clear(tensor::MatrixF rows) {
 
 }  // namespace
 
-GpuStep::GpuStep(backend::Gpu& gpu) : gpu_(gpu), staging_(gpu.pinned(kStagingBytes)) {}
+GpuStep::GpuStep(backend::Gpu& gpu, ThreadPool& pool)
+    : gpu_(gpu), pool_(pool), staging_(gpu.pinned(kStagingBytes)) {}
 
 GpuStep::~GpuStep() = default;
 
@@ -289,7 +293,7 @@ void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
   transferred_.add(bytes_of(rows, type));
   for_parts(rows.n_rows, rows.n_cols, type,
             [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* from) {
-              store_rows(rows.rows(begin, n), type, from);
+              store_rows(pool_, rows.rows(begin, n), type, from);
               auto* part =
                   static_cast<std::byte*>(to) + static_cast<std::size_t>(begin) * row_bytes;
               run("sending rows to a GPU", [&](auto& k, auto stream) {
@@ -303,7 +307,7 @@ void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
 GpuProgram::Slot GpuStep::fill_slot(tensor::ConstMatrixF rows, Type type) noexcept {
   const GpuProgram::Slot slot = next_slot(bytes_of(rows, type));
   if (slot.data != nullptr && mode_ == Mode::kReplay) {
-    store_rows(rows, type, slot.data);
+    store_rows(pool_, rows, type, slot.data);
     program_->fill(slot);
   }
   return slot;
@@ -343,7 +347,7 @@ void GpuStep::download(std::span<const Fetch> fetches) noexcept {
   } else {
     const std::byte* from = slot.data;
     for (const Fetch& f : fetches) {
-      load_rows(from, f.type, f.to);
+      load_rows(pool_, from, f.type, f.to);
       from += aligned(f.bytes());
     }
   }
@@ -361,7 +365,7 @@ void GpuStep::fetch_now(const Fetch& fetch) noexcept {
                               stream);
               });
               wait();
-              if (error_.empty()) load_rows(at, fetch.type, fetch.to.rows(begin, n));
+              if (error_.empty()) load_rows(pool_, at, fetch.type, fetch.to.rows(begin, n));
             });
 }
 

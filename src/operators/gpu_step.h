@@ -46,7 +46,8 @@ StepShape shape_of(const Batch& batch);
 
 class GpuStep {
  public:
-  explicit GpuStep(backend::Gpu& gpu);
+  /// pool: converts rows on their way.
+  GpuStep(backend::Gpu& gpu, ThreadPool& pool);
   ~GpuStep();
   GpuStep(const GpuStep&) = delete;
   GpuStep& operator=(const GpuStep&) = delete;
@@ -125,6 +126,7 @@ class GpuStep {
   GpuProgram::Slot fill_slot(tensor::ConstMatrixF rows, kernels::cuda::Type type) noexcept;
 
   backend::Gpu& gpu_;
+  ThreadPool& pool_;
   struct Piece {
     std::byte* data;
     std::size_t begin, size;  // offsets in the address space of marks

@@ -9,13 +9,17 @@ namespace kt::operators {
 
 /// f(row) for each row; `row_cost` is the number of values touched per row.
 template <class F>
-void for_rows(Step& step, std::int64_t n_rows, std::int64_t row_cost, F&& f) noexcept {
+void for_rows(ThreadPool& pool, std::int64_t n_rows, std::int64_t row_cost, F&& f) noexcept {
   constexpr std::int64_t kWorthSplitting = 1 << 15;
   if (n_rows == 1 || n_rows * row_cost < kWorthSplitting) {
     for (std::int64_t r = 0; r < n_rows; ++r) f(r);
     return;
   }
-  step.cpu.pool.run(n_rows, [&](std::int64_t r, int) { f(r); });
+  pool.run(n_rows, [&](std::int64_t r, int) { f(r); });
+}
+template <class F>
+void for_rows(Step& step, std::int64_t n_rows, std::int64_t row_cost, F&& f) noexcept {
+  for_rows(step.cpu.pool, n_rows, row_cost, std::forward<F>(f));
 }
 
 /// rows += delta (when given), and f(r) for each row after its sum.
