@@ -299,8 +299,13 @@ class CpuExperts : public RoutedExperts {
     if (tiles && !dot::is_tiles(forms.down)) blocking.model_chunk = ExpertBlocking{}.model_chunk;
     const Groups groups = group_rows(step, x.n_rows(), routing, blocking.align);
     Activation result(step, x.n_rows(), d_model_);
-    Work work{blocking, groups, gather(step, x, forms.gate, groups), {}, {}, result.write()};
-    work.up_in = forms.up == forms.gate ? work.gate_in : gather(step, x, forms.up, groups);
+    Work work{blocking, groups, {}, {}, {}, result.write()};
+    const auto read_x = [&] {
+      work.gate_in = gather(step, x, forms.gate, groups);
+      work.up_in = forms.up == forms.gate ? work.gate_in : gather(step, x, forms.up, groups);
+    };
+    const bool is_one_row = x.n_rows() == 1;  // more are read by all threads
+    if (!is_one_row || blocking.beside == 0) read_x();
     // Tasks make pieces of rows: what is rounded by rows waits for the last.
     const bool by_rows = forms.down == dot::Act::kI8;
     work.hidden = ActMatrix(step.cpu, step.arena, by_rows ? dot::Act::kF32 : forms.down,
@@ -319,10 +324,10 @@ class CpuExperts : public RoutedExperts {
     };
     if (blocking.beside > 0) {
       KT_CHECK(!by_rows);  // tiles
-      run_in_turn(step, n_gate_up, gate_up, n_down, down,
-                  [&](int node, std::int64_t task, const auto& go_on) {
-                    fetch_down(groups, model.at(node, task), go_on);
-                  });
+      const auto prepare = [&] {
+        if (is_one_row) read_x();
+      };
+      run_in_turn(step, prepare, n_gate_up, gate_up, n_down, down);
     } else {
       step.cpu.pool.run_nodes(n_gate_up, gate_up);
       if (by_rows) work.hidden = round_rows(step, work.hidden, groups);
@@ -449,24 +454,6 @@ class CpuExperts : public RoutedExperts {
       if (groups.row[i] >= 0) rows.write(step.cpu, i, 0, d_ff_, floats.view(i).f32);
     });
     return rows;
-  }
-
-  // Asks for the weights of a chunk of down, to L2, until they are all on their way.
-  template <class GoOn>
-  void fetch_down(const Groups& groups, const Chunks::Chunk& chunk,
-                  const GoOn& go_on) const noexcept {
-    constexpr std::int64_t kLine = 64, kAtOnce = 16 * kLine;
-    for (std::int64_t a = 0; a < groups.n_active; ++a) {
-      const PackedMatrix& down = expert_of(groups, a).down;
-      const std::byte* from = down.rows_at(chunk.begin);
-      const auto n =
-          static_cast<std::int64_t>(down.part_bytes({chunk.begin, chunk.begin + chunk.size}));
-      for (std::int64_t begin = 0; begin < n; begin += kAtOnce) {
-        if (!go_on()) return;
-        for (std::int64_t at = begin; at < std::min(n, begin + kAtOnce); at += kLine)
-          __builtin_prefetch(from + at, 0, 2);
-      }
-    }
   }
 
   // Columns of d_model of all rows: the sums over experts, in ascending order.

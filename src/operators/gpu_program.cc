@@ -1,6 +1,10 @@
 #include "operators/gpu_program.h"
 
+#include <emmintrin.h>
+
+#include <bit>
 #include <chrono>
+#include <cstring>
 #include <thread>
 
 namespace kt::operators {
@@ -26,6 +30,7 @@ void GpuProgram::Size::add(std::size_t transfer) {
 
 GpuProgram::GpuProgram(backend::Gpu& gpu, Size size)
     : gpu_(gpu), size_(size), memory_(gpu.pinned(flags_bytes(size.n) + size.bytes)) {
+  std::memset(memory_.get(), 0, flags_bytes(size.n) + size.bytes);  // no run's tag
   void* address = nullptr;
   gpu_.check(gpu_.api().device_address(memory_.get(), &address), "device_address");
   memory_on_gpu_ = static_cast<std::byte*>(address);
@@ -40,15 +45,17 @@ GpuProgram::~GpuProgram() {
 GpuProgram::Slot GpuProgram::slot(std::size_t i, std::size_t offset) const {
   auto* memory = static_cast<std::byte*>(memory_.get());
   const std::size_t data = flags_bytes(size_.n) + offset, flag = i * kFlagBytes;
+  auto* line = reinterpret_cast<std::uint32_t*>(memory_on_gpu_ + flag);
   return {memory + data, memory_on_gpu_ + data, reinterpret_cast<std::uint32_t*>(memory + flag),
-          reinterpret_cast<std::uint32_t*>(memory_on_gpu_ + flag)};
+          line, line + 1};
 }
 
-GpuProgram::Slot GpuProgram::next(std::size_t bytes) noexcept {
+GpuProgram::Slot GpuProgram::next(std::size_t bytes, bool tagged) noexcept {
   const bool fits = at_ < size_.n && used_ + aligned(bytes) <= size_.bytes;
-  const bool expected = !is_recorded() || (at_ < transfers_.size() && transfers_[at_] == bytes);
+  const bool expected =
+      !is_recorded() || (at_ < transfers_.size() && transfers_[at_].bytes == bytes);
   if (!fits || !expected) return {};
-  if (!is_recorded()) transfers_.push_back(bytes);  // reserved by record_begin()
+  if (!is_recorded()) transfers_.push_back({bytes, tagged});  // reserved by record_begin()
   const Slot found = slot(at_, used_);
   ++at_;
   used_ += aligned(bytes);
@@ -78,12 +85,39 @@ bool GpuProgram::rewind() noexcept {
   if (ran_ && !wait(slot(size_.n, 0))) return false;
   for (std::size_t i = 0; i <= size_.n; ++i) *slot(i, 0).full = 0;
   at_ = used_ = 0;
+  ++tag_;
   return true;
 }
 
 Status GpuProgram::launch() noexcept {
   ran_ = true;
   return gpu_.api().graph_launch(graph_.get(), gpu_.stream());
+}
+
+// Past the caches: the GPU asks for the same lines all the while, which the CPU would have to own.
+void GpuProgram::fill_tagged(const Slot& slot, tensor::ConstMatrixF rows) noexcept {
+  auto* to = reinterpret_cast<long long*>(slot.data);
+  const __m128i tags = _mm_set1_epi32(static_cast<int>(tag_));
+  for (std::int64_t r = 0; r < rows.n_rows; ++r) {
+    const float* from = rows.row(r);
+    std::int64_t i = 0;
+    for (; i + 4 <= rows.n_cols && reinterpret_cast<std::uintptr_t>(to) % 16 == 0;
+         i += 4, to += 4) {
+      const __m128i values = _mm_castps_si128(_mm_loadu_ps(from + i));
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to), _mm_unpacklo_epi32(values, tags));
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to + 2), _mm_unpackhi_epi32(values, tags));
+    }
+    for (; i < rows.n_cols; ++i, ++to)
+      _mm_stream_si64(to, static_cast<long long>(std::uint64_t{tag_} << 32 |
+                                                 std::bit_cast<std::uint32_t>(from[i])));
+  }
+  _mm_sfence();
+}
+
+void GpuProgram::tag_all(const Slot& slot, std::size_t bytes) noexcept {
+  auto* words = reinterpret_cast<std::uint64_t*>(slot.data);
+  for (std::size_t i = 0; i < bytes / sizeof *words; ++i)
+    __atomic_store_n(words + i, std::uint64_t{tag_} << 32, __ATOMIC_RELAXED);
 }
 
 bool GpuProgram::wait(const Slot& slot) noexcept {
@@ -106,7 +140,13 @@ bool GpuProgram::wait(const Slot& slot) noexcept {
 
 bool GpuProgram::end() noexcept {
   if (at_ == transfers_.size()) return true;
-  for (std::size_t i = 0; i < transfers_.size(); ++i) fill(slot(i, 0));
+  std::size_t offset = 0;
+  for (std::size_t i = 0; i < transfers_.size(); ++i) {
+    const Slot at = slot(i, offset);
+    if (transfers_[i].tagged) tag_all(at, transfers_[i].bytes);
+    fill(at);
+    offset += aligned(transfers_[i].bytes);
+  }
   return false;
 }
 

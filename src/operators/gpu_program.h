@@ -5,13 +5,15 @@
 //   each
 //
 // Transfers have a slot each, in the order of the recorded step; a flag says that its slot is full:
-// the GPU waits for those that the host fills, the host for the others. Thread rule: used by the
-// thread that walks the tree.
+// the GPU waits for those that the host fills, the host for the others. In tagged slots each value
+// says so itself, by the number of the run beside it (kernels/cuda/exchange). Thread rule: used by
+// the thread that walks the tree.
 #pragma once
 #include <cstdint>
 #include <vector>
 
 #include "backend/gpu/gpu.h"
+#include "tensor/tensor.h"
 
 namespace kt::operators {
 
@@ -35,10 +37,11 @@ class GpuProgram {
     std::byte* data_on_gpu = nullptr;
     std::uint32_t* full = nullptr;
     std::uint32_t* full_on_gpu = nullptr;
+    std::uint32_t* waited_on_gpu = nullptr;  // the GPU's, from one run to the next
   };
   static constexpr std::uint32_t kFull = 1;
   /// The slot of the next transfer; data is null when it is not one of those that were recorded.
-  Slot next(std::size_t bytes) noexcept;
+  Slot next(std::size_t bytes, bool tagged = false) noexcept;
 
   backend::Status record_begin() noexcept;
   /// Also ends a recording that failed.
@@ -49,6 +52,10 @@ class GpuProgram {
   bool rewind() noexcept;
   backend::Status launch() noexcept;
   void fill(const Slot& slot) noexcept { __atomic_store_n(slot.full, kFull, __ATOMIC_RELEASE); }
+  /// Of this run, from 1.
+  std::uint32_t tag() const { return tag_; }
+  /// All values of a tagged slot.
+  void fill_tagged(const Slot& slot, tensor::ConstMatrixF rows) noexcept;
   /// False when the GPU failed or ended without filling it.
   bool wait(const Slot& slot) noexcept;
   /// Whether the step took all transfers; if not, lets the GPU go on with what the slots hold.
@@ -56,13 +63,19 @@ class GpuProgram {
 
  private:
   Slot slot(std::size_t i, std::size_t offset) const;
+  void tag_all(const Slot& slot, std::size_t bytes) noexcept;
 
   backend::Gpu& gpu_;
   Size size_;
   backend::PinnedMemory memory_;
   std::byte* memory_on_gpu_ = nullptr;
-  std::vector<std::size_t> transfers_;  // bytes of each
-  std::size_t at_ = 0, used_ = 0;       // the next one
+  struct Transfer {
+    std::size_t bytes;
+    bool tagged;
+  };
+  std::vector<Transfer> transfers_;
+  std::uint32_t tag_ = 0;
+  std::size_t at_ = 0, used_ = 0;  // the next one
   bool ran_ = false;
   backend::GpuGraph graph_;
 };

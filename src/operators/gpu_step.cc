@@ -178,7 +178,8 @@ std::vector<std::byte> GpuStep::pack_batch(const Batch& batch, const StepShape& 
   const std::int64_t stride = (shape.max_keys + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
   const auto rows = static_cast<std::size_t>(shape.n_rows);
   const auto sequences = static_cast<std::size_t>(shape.n_sequences);
-  const std::size_t logits_at = aligned(rows * sizeof(std::int32_t));
+  const std::size_t rows_at = kAlign;  // behind the tag of replayed steps
+  const std::size_t logits_at = rows_at + aligned(rows * sizeof(std::int32_t));
   const std::size_t scales_at =
       logits_at + aligned(static_cast<std::size_t>(shape.n_logits) * sizeof(std::int32_t));
   const std::size_t items_at = scales_at + aligned(batch.list_scales.size_bytes());
@@ -188,7 +189,7 @@ std::vector<std::byte> GpuStep::pack_batch(const Batch& batch, const StepShape& 
   const auto ints = [&](std::size_t at) {
     return reinterpret_cast<std::int32_t*>(packed.data() + at);
   };
-  std::iota(ints(0), ints(0) + shape.n_rows, 0);
+  std::iota(ints(rows_at), ints(rows_at) + shape.n_rows, 0);
   std::copy(batch.logit_rows.begin(), batch.logit_rows.end(), ints(logits_at));
   std::copy(batch.list_scales.begin(), batch.list_scales.end(),
             reinterpret_cast<float*>(packed.data() + scales_at));
@@ -203,7 +204,8 @@ std::vector<std::byte> GpuStep::pack_batch(const Batch& batch, const StepShape& 
   }
   batch_ = static_cast<std::byte*>(allocate(packed.size()));
   if (batch_ == nullptr) return packed;
-  row_numbers_ = reinterpret_cast<const std::int32_t*>(batch_);
+  tag_ = reinterpret_cast<const std::uint32_t*>(batch_);
+  row_numbers_ = reinterpret_cast<const std::int32_t*>(batch_ + rows_at);
   logit_rows_ = reinterpret_cast<const std::int32_t*>(batch_ + logits_at);
   list_scales_ = reinterpret_cast<const float*>(batch_ + scales_at);
   sequences_ = {reinterpret_cast<const kernels::cuda::SequenceItem*>(batch_ + items_at),
@@ -228,6 +230,8 @@ void GpuStep::start_program(const std::vector<std::byte>& batch) noexcept {
   const GpuProgram::Slot slot = next_slot(batch.size());
   if (slot.data == nullptr) return;
   std::memcpy(slot.data, batch.data(), batch.size());
+  const std::uint32_t tag = program_->tag();
+  std::memcpy(slot.data, &tag, sizeof tag);
   note("launching a step", program_->launch());
 }
 
@@ -260,9 +264,9 @@ void GpuStep::end() noexcept {
   program_ = nullptr;
 }
 
-GpuProgram::Slot GpuStep::next_slot(std::size_t bytes) noexcept {
+GpuProgram::Slot GpuStep::next_slot(std::size_t bytes, bool tagged) noexcept {
   if (!error_.empty()) return {};
-  const GpuProgram::Slot slot = program_->next(bytes);
+  const GpuProgram::Slot slot = program_->next(bytes, tagged);
   if (slot.data == nullptr) error_ = kOtherTransfers;
   return slot;
 }
@@ -280,17 +284,25 @@ void GpuStep::for_parts(std::int64_t n_rows, std::int64_t n_cols, Type type, F&&
 }
 
 void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
-  if (mode_ != Mode::kLaunch) {
-    const GpuProgram::Slot slot = fill_slot(rows, type);
-    run("waiting for the host", [&](auto& k, auto stream) {
-      return k.wait_flag(slot.full_on_gpu, GpuProgram::kFull, stream);
-    });
-    run("sending rows to a GPU", [&](auto& k, auto stream) {
-      return k.copy(to, slot.data_on_gpu, bytes_of(rows, type), CopyKind::kToDevice, stream);
-    });
+  if (mode_ == Mode::kLaunch) {
+    transferred_.add(bytes_of(rows, type));
+    upload_now(rows, to, type);
     return;
   }
-  transferred_.add(bytes_of(rows, type));
+  const GpuProgram::Slot slot = next_slot(bytes_of(rows, type));
+  if (slot.data != nullptr && mode_ == Mode::kReplay) {
+    store_rows(pool_, rows, type, slot.data);
+    program_->fill(slot);
+  }
+  run("waiting for the host", [&](auto& k, auto stream) {
+    return k.wait_flag(slot.full_on_gpu, GpuProgram::kFull, stream);
+  });
+  run("sending rows to a GPU", [&](auto& k, auto stream) {
+    return k.copy(to, slot.data_on_gpu, bytes_of(rows, type), CopyKind::kToDevice, stream);
+  });
+}
+
+void GpuStep::upload_now(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
   for_parts(rows.n_rows, rows.n_cols, type,
             [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* from) {
               store_rows(pool_, rows.rows(begin, n), type, from);
@@ -303,34 +315,38 @@ void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
             });
 }
 
-// The next slot, which the host fills in steps that are replayed; the GPU has to wait for it.
-GpuProgram::Slot GpuStep::fill_slot(tensor::ConstMatrixF rows, Type type) noexcept {
-  const GpuProgram::Slot slot = next_slot(bytes_of(rows, type));
-  if (slot.data != nullptr && mode_ == Mode::kReplay) {
-    store_rows(pool_, rows, type, slot.data);
-    program_->fill(slot);
-  }
-  return slot;
-}
-
 void GpuStep::add(tensor::ConstMatrixF rows, void* sum, Type type) noexcept {
-  if (mode_ != Mode::kLaunch) {
-    const GpuProgram::Slot slot = fill_slot(rows, Type::kF32);
-    run("a sum of rows from the host", [&](auto& k, auto stream) {
-      return k.add_awaited(
-          {slot.full_on_gpu, GpuProgram::kFull, reinterpret_cast<const float*>(slot.data_on_gpu),
-           sum, type, rows.n_rows * rows.n_cols},
-          stream);
-    });
-    return;
-  }
+  const std::int64_t n = rows.n_rows * rows.n_cols;
+  const std::size_t tagged = static_cast<std::size_t>(n) * sizeof(kernels::cuda::TaggedFloat);
+  const bool is_tagged = n % 2 == 0 && tagged <= kernels::cuda::kTaggedBytes;
+  if (is_tagged && mode_ != Mode::kLaunch)
+    return add_tagged(rows, sum, type, next_slot(tagged, true));
   const std::size_t mark = used_;
   void* from = allocate(bytes_of(rows, Type::kF32));
-  upload(rows, from, Type::kF32);
+  if (is_tagged) {
+    transferred_.add(tagged);
+    upload_now(rows, from, Type::kF32);
+  } else {
+    upload(rows, from, Type::kF32);
+  }
   run("a sum of rows", [&](auto& k, auto stream) {
     return k.add({sum, type, from, Type::kF32, rows.n_cols, rows.n_rows, rows.n_cols}, stream);
   });
   used_ = mark;
+}
+
+void GpuStep::add_tagged(tensor::ConstMatrixF rows, void* sum, Type type,
+                         const GpuProgram::Slot& slot) noexcept {
+  if (slot.data != nullptr && mode_ == Mode::kReplay) program_->fill_tagged(slot, rows);
+  kernels::cuda::AddTaggedArgs args;
+  args.rows = reinterpret_cast<const kernels::cuda::TaggedFloat*>(slot.data_on_gpu);
+  args.tag = tag_;
+  args.waited = slot.waited_on_gpu;
+  args.sum = sum;
+  args.type = type;
+  args.n = rows.n_rows * rows.n_cols;
+  run("a sum of rows from the host",
+      [&](auto& k, auto stream) { return k.add_tagged(args, stream); });
 }
 
 void GpuStep::download(std::span<const Fetch> fetches) noexcept {

@@ -120,10 +120,12 @@ class GpuStep {
   std::vector<std::byte> pack_batch(const Batch& batch, const StepShape& shape);
   void send_batch(const std::vector<std::byte>& batch) noexcept;
   void start_program(const std::vector<std::byte>& batch) noexcept;
-  GpuProgram::Slot next_slot(std::size_t bytes) noexcept;
+  GpuProgram::Slot next_slot(std::size_t bytes, bool tagged = false) noexcept;
+  void upload_now(tensor::ConstMatrixF rows, void* to, kernels::cuda::Type type) noexcept;
+  void add_tagged(tensor::ConstMatrixF rows, void* sum, kernels::cuda::Type type,
+                  const GpuProgram::Slot& slot) noexcept;
   void fetch_now(const Fetch& fetch) noexcept;
   void publish(std::span<const Fetch> fetches, const GpuProgram::Slot& slot) noexcept;
-  GpuProgram::Slot fill_slot(tensor::ConstMatrixF rows, kernels::cuda::Type type) noexcept;
 
   backend::Gpu& gpu_;
   ThreadPool& pool_;
@@ -140,6 +142,7 @@ class GpuStep {
   GpuProgram::Size transferred_;
   Sequences sequences_;
   std::byte* batch_ = nullptr;  // as pack_batch() lists it
+  const std::uint32_t* tag_ = nullptr;
   const std::int32_t* row_numbers_ = nullptr;
   const std::int32_t* logit_rows_ = nullptr;
   const float* list_scales_ = nullptr;

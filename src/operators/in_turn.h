@@ -1,10 +1,12 @@
-// Two kinds of tasks in one parallel region: those of the second wait for all of the first.
+// Two kinds of tasks in one parallel region: those of the second wait for all of the first, and
+// those of the first for what one worker prepares.
 //
-//   each worker: first tasks, its share, then those that others have left → wait, and ask for what
-//   its first second task reads → second tasks, ditto
+//   each worker: prepare, if it is the first to come → first tasks, its share, then those that
+//   others have left → second tasks, ditto
 //
-// Against two regions of the pool it saves the way out of one and into the other. Thread rule:
-// called by the thread that walks the tree.
+// Against two regions of the pool, behind work of the caller, it saves the way out of one and into
+// the other and lets workers come while there is nothing to do yet. Thread rule: called by the
+// thread that walks the tree.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -14,6 +16,18 @@
 #include "operators/step.h"
 
 namespace kt::operators {
+
+template <class F>
+void spin_until(F&& reached) noexcept {
+  constexpr int kSpins = 20000;
+  for (int spins = 0; !reached();) {
+    if (spins++ < kSpins) {
+      __builtin_ia32_pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
 
 /// Fixed contiguous shares of a kind of tasks for the workers of each node; once its share is
 /// empty, a worker takes single tasks of others of its node.
@@ -30,11 +44,8 @@ class TaskShares {
       const std::int64_t n_tasks = count(node), n_workers = end - begin;
       total_ += n_tasks;
       for (std::int64_t i = 0; i < n_workers; ++i) {
-        new (&shares_[begin + i]) Share{{n_tasks * i / n_workers},
-                                        n_tasks * i / n_workers,
-                                        n_tasks * (i + 1) / n_workers,
-                                        begin,
-                                        end};
+        new (&shares_[begin + i])
+            Share{{n_tasks * i / n_workers}, n_tasks * (i + 1) / n_workers, begin, end};
       }
       begin = end;
     }
@@ -58,23 +69,9 @@ class TaskShares {
     }
     done_.fetch_add(n_done, std::memory_order_release);
   }
-  /// All tasks of all nodes.
-  bool done() const noexcept { return done_.load(std::memory_order_acquire) == total_; }
-  /// Until they are, by workers that have begun them.
+  /// Until all tasks of all nodes are done, by workers that have begun them.
   void wait() const noexcept {
-    constexpr int kSpins = 20000;
-    for (int spins = 0; !done();) {
-      if (spins++ < kSpins) {
-        __builtin_ia32_pause();
-      } else {
-        std::this_thread::yield();
-      }
-    }
-  }
-  /// The first task of a worker's share; -1: it has none.
-  std::int64_t first_of(int worker) const {
-    const Share& share = shares_[worker];
-    return share.begin < share.end ? share.begin : -1;
+    spin_until([&] { return done_.load(std::memory_order_acquire) == total_; });
   }
   /// Workers of a node.
   std::int64_t n_workers(int node) const {
@@ -86,7 +83,7 @@ class TaskShares {
  private:
   struct alignas(64) Share {
     std::atomic<std::int64_t> next;
-    std::int64_t begin, end;
+    std::int64_t end;
     int first, last;  // workers of the node
   };
   const ThreadPool& pool_;
@@ -95,18 +92,21 @@ class TaskShares {
   alignas(64) std::atomic<std::int64_t> done_{0};
 };
 
-/// As run_nodes(count_first, first) and then run_nodes(count_second, second). ahead(node, task,
-/// go_on) asks for memory that the second task reads for as long as go_on() says.
-template <class CountFirst, class First, class CountSecond, class Second, class Ahead>
-void run_in_turn(Step& step, CountFirst&& count_first, First&& first, CountSecond&& count_second,
-                 Second&& second, Ahead&& ahead) noexcept {
+/// As prepare(), run_nodes(count_first, first) and then run_nodes(count_second, second).
+template <class Prepare, class CountFirst, class First, class CountSecond, class Second>
+void run_in_turn(Step& step, Prepare&& prepare, CountFirst&& count_first, First&& first,
+                 CountSecond&& count_second, Second&& second) noexcept {
   TaskShares before(step, count_first), after(step, count_second);
+  std::atomic<bool> begun{false}, prepared{false};
   step.cpu.pool.run_nodes([&](int node) { return before.n_workers(node); },
                           [&](int, std::int64_t, int worker) {
+                            if (!begun.exchange(true, std::memory_order_relaxed)) {
+                              prepare();
+                              prepared.store(true, std::memory_order_release);
+                            }
+                            while (!prepared.load(std::memory_order_acquire))
+                              __builtin_ia32_pause();
                             before.work(worker, first);
-                            if (const std::int64_t task = after.first_of(worker); task >= 0)
-                              ahead(step.cpu.pool.node_of(worker), task,
-                                    [&] { return !before.done(); });
                             before.wait();
                             after.work(worker, second);
                           });

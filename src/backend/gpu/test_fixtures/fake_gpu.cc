@@ -371,12 +371,16 @@ void set_kernels(GpuApi& api) {
       __atomic_store_n(args.flag, args.value, __ATOMIC_RELEASE);
     });
   };
-  api.add_awaited = [](const AddAwaitedArgs& args, Stream stream) {
-    return launch("add_awaited", stream, [args] {
-      while (__atomic_load_n(args.flag, __ATOMIC_ACQUIRE) != args.value) std::this_thread::yield();
+  api.add_tagged = [](const AddTaggedArgs& args, Stream stream) {
+    return launch("add_tagged", stream, [args] {
       for (std::int64_t i = 0; i < args.n; ++i) {
+        const auto* word = reinterpret_cast<const std::uint64_t*>(args.rows + i);
+        std::uint64_t now = 0;
+        while ((now = __atomic_load_n(word, __ATOMIC_RELAXED)) >> 32 != *args.tag)
+          std::this_thread::yield();
+        const auto row = std::bit_cast<float>(static_cast<std::uint32_t>(now));
         host_kernels::store(args.sum, args.type, i,
-                            host_kernels::load(args.sum, args.type, i) + args.rows[i]);
+                            host_kernels::load(args.sum, args.type, i) + row);
       }
     });
   };

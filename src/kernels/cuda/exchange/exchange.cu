@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <cstdint>
 
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/device/numbers.cuh"
@@ -35,27 +35,60 @@ __global__ void publish_kernel(PublishArgs args) {
 }
 
 constexpr int kAddBlock = 256;
-constexpr std::int64_t kAddBlocks = 32;  // more would only ask the host's memory for the flag
 
-__device__ std::uint32_t flag_of(const AddAwaitedArgs& args) {
-  std::uint32_t v;
-  asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(v) : "l"(args.flag) : "memory");
+__device__ std::uint64_t nanoseconds() {
+  std::uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+/// Values 2 i and 2 i + 1 with their tags, as they are now.
+__device__ uint4 read_pair(const AddTaggedArgs& args, std::int64_t i) {
+  uint4 v;
+  asm volatile("ld.volatile.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(reinterpret_cast<const uint4*>(args.rows) + i)
+               : "memory");
   return v;
 }
 
-// The next launch is told only then: its blocks would stand about for as long as the host takes.
-__global__ void __launch_bounds__(kAddBlock) add_awaited_kernel(AddAwaitedArgs args) {
-  await_previous();
-  if (threadIdx.x == 0) {
-    while (flag_of(args) != args.value) {
-    }
+__device__ bool carries(const uint4& pair, std::uint32_t tag) {
+  return pair.y == tag && pair.w == tag;
+}
+
+/// Until the block's first values are there or will be soon, by one thread.
+__device__ void await_soon(const AddTaggedArgs& args, std::int64_t first, std::uint32_t tag) {
+  const std::uint64_t begin = nanoseconds();
+  const std::uint32_t waited = *static_cast<volatile std::uint32_t*>(args.waited);
+  const std::uint32_t most = waited - waited / 16;
+  while (!carries(read_pair(args, first), tag) && nanoseconds() - begin < most) {
   }
+}
+
+// The next launch is told only then: its blocks would stand about for as long as the host takes.
+__global__ void __launch_bounds__(kAddBlock) add_tagged_kernel(AddTaggedArgs args) {
+  await_previous();
+  const std::uint32_t tag = *args.tag;
+  const std::int64_t i = blockIdx.x * std::int64_t{kAddBlock} + threadIdx.x;
+  const std::uint64_t begin = nanoseconds();
+  if (threadIdx.x == 0) await_soon(args, i, tag);
   __syncthreads();
   start_next();
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kAddBlock;
-  for (std::int64_t i = blockIdx.x * std::int64_t{kAddBlock} + threadIdx.x; i < args.n; i += step) {
-    const float row = __ldcv(args.rows + i);  // of this run, not of one before
-    store_float(args.sum, args.type, i, load_as_float(args.sum, args.type, i) + row);
+  if (2 * i >= args.n) return;
+  uint4 pair;
+  do {
+    pair = read_pair(args, i);
+  } while (!carries(pair, tag));
+  if (i == 0) {
+    const std::uint64_t waited = nanoseconds() - begin;
+    *args.waited = waited < UINT32_MAX ? static_cast<std::uint32_t>(waited) : UINT32_MAX;
+  }
+  const std::uint32_t bits[] = {pair.x, pair.z};
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const std::int64_t at = 2 * i + j;
+    const float sum = load_as_float(args.sum, args.type, at) + __uint_as_float(bits[j]);
+    store_float(args.sum, args.type, at, sum);
   }
 }
 
@@ -70,10 +103,11 @@ Status publish(const PublishArgs& args, Stream stream) {
   return launch(publish_kernel, 1, kBlock, 0, stream, args);
 }
 
-Status add_awaited(const AddAwaitedArgs& args, Stream stream) {
-  if (args.n <= 0 || args.flag == nullptr) return Status::kBadArgument;
-  const std::int64_t blocks = std::min(div_up<std::int64_t>(args.n, kAddBlock), kAddBlocks);
-  return launch(add_awaited_kernel, static_cast<unsigned>(blocks), kAddBlock, 0, stream, args);
+Status add_tagged(const AddTaggedArgs& args, Stream stream) {
+  if (args.n <= 0 || args.n % 2 != 0 || args.tag == nullptr || args.waited == nullptr)
+    return Status::kBadArgument;
+  const auto blocks = static_cast<unsigned>(div_up<std::int64_t>(args.n / 2, kAddBlock));
+  return launch(add_tagged_kernel, blocks, kAddBlock, 0, stream, args);
 }
 
 }  // namespace kt::kernels::cuda

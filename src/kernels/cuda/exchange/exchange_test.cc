@@ -1,6 +1,8 @@
 // Published rows arrive whole before their flag.
 #include "kernels/cuda/exchange/exchange.h"
 
+#include <bit>
+
 #include "base/test_random.h"
 #include "kernels/cuda/test_device.h"
 
@@ -36,39 +38,46 @@ TEST_F(Exchange, PublishesPartsAndThenTheFlag) {
   cudaFreeHost(pinned);
 }
 
-TEST_F(Exchange, AddsWhatTheHostLeavesOnceItSaysSo) {
-  constexpr std::int64_t kN = 20001;
+TEST_F(Exchange, AddsWhatTheHostTagsAndNothingElse) {
+  constexpr std::int64_t kN = 5002;
+  constexpr std::size_t kBytes = 256 + kN * sizeof(TaggedFloat);
+  void *pinned = nullptr, *address = nullptr;
+  ASSERT_EQ(cudaHostAlloc(&pinned, kBytes, cudaHostAllocMapped), cudaSuccess);
+  ASSERT_EQ(cudaHostGetDevicePointer(&address, pinned, 0), cudaSuccess);
+  auto* words = reinterpret_cast<std::uint64_t*>(static_cast<char*>(pinned) + 256);
   for (const Type type : {Type::kF32, Type::kBF16}) {
+    std::memset(pinned, 0, kBytes);
     const std::vector<float> before = rounded(gaussian(kN, 3));
     Device<float> floats(before);
     Device<std::uint16_t> halves(as_bf16(before));
-    void* pinned = nullptr;
-    ASSERT_EQ(cudaHostAlloc(&pinned, 128 << 10, cudaHostAllocMapped), cudaSuccess);
-    std::memset(pinned, 0, 128 << 10);
-    void* address = nullptr;
-    ASSERT_EQ(cudaHostGetDevicePointer(&address, pinned, 0), cudaSuccess);
-    AddAwaitedArgs args;
-    args.flag = static_cast<std::uint32_t*>(address);
-    args.value = 3;
-    args.rows = static_cast<const float*>(address) + 64;
+    AddTaggedArgs args;
+    args.rows = reinterpret_cast<const TaggedFloat*>(static_cast<char*>(address) + 256);
+    args.waited = static_cast<std::uint32_t*>(address);
     args.sum = type == Type::kF32 ? static_cast<void*>(floats.get()) : halves.get();
     args.type = type;
     args.n = kN;
-    for (const float size : {1.0f, 2.0f}) {
-      ASSERT_EQ(add_awaited(args, nullptr), Status::kOk);
-      EXPECT_EQ(cudaStreamQuery(nullptr), cudaErrorNotReady);
-      for (std::int64_t i = 0; i < kN; ++i) static_cast<float*>(pinned)[64 + i] = size;
-      __atomic_store_n(static_cast<std::uint32_t*>(pinned), 3u, __ATOMIC_RELEASE);
+    for (std::uint32_t run = 1; run <= 3; ++run) {
+      const Device<std::uint32_t> tag(std::vector<std::uint32_t>{run});
+      args.tag = tag.get();
+      ASSERT_EQ(add_tagged(args, nullptr), Status::kOk);
+      const std::uint64_t bits = std::bit_cast<std::uint32_t>(static_cast<float>(run));
+      for (std::int64_t i = 0; i < kN; ++i) {
+        if (i == kN / 2) EXPECT_EQ(cudaStreamQuery(nullptr), cudaErrorNotReady);
+        __atomic_store_n(words + i, std::uint64_t{run} << 32 | bits, __ATOMIC_RELAXED);
+      }
       ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
-      *static_cast<std::uint32_t*>(pinned) = 0;
+      EXPECT_GT(*static_cast<std::uint32_t*>(pinned), 0u);
     }
     const std::vector<float> got = type == Type::kF32 ? floats.host() : as_floats(halves.host());
-    Compare compare("awaited rows");
+    Compare compare("tagged rows");
     for (std::size_t i = 0; i < got.size(); ++i)
-      compare.value(got[i], before[i] + 3.0f, type == Type::kF32 ? 1e-6 : 0x1p-6,
+      compare.value(got[i], before[i] + 6.0f, type == Type::kF32 ? 2e-6 : 0x1p-5,
                     static_cast<std::int64_t>(i));
-    cudaFreeHost(pinned);
   }
+  AddTaggedArgs odd;
+  odd.n = 3;
+  EXPECT_EQ(add_tagged(odd, nullptr), Status::kBadArgument);
+  cudaFreeHost(pinned);
 }
 
 }  // namespace
