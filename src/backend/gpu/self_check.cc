@@ -93,6 +93,8 @@ class SelfCheck {
   std::byte* put_matrices(const Matrix& shape, std::int64_t count, std::uint32_t seed);
 
   std::vector<float> values(const Pair& pair, const std::function<Status()>& compute);
+  /// Adds a result: the error that `measure` gives, or why it threw. Its memory is given back.
+  void add(GpuCheck check, const std::function<double()>& measure);
   void compare(GpuCheck check, const std::function<Pair()>& prepare);
   void absent(GpuCheck check, const char* problem) {
     check.problem = problem;
@@ -141,12 +143,10 @@ std::vector<float> SelfCheck::values(const Pair& pair, const std::function<Statu
   return y;
 }
 
-void SelfCheck::compare(GpuCheck check, const std::function<Pair()>& prepare) {
+void SelfCheck::add(GpuCheck check, const std::function<double()>& measure) {
   const std::size_t mark = gpu_.mark();
   try {
-    const Pair pair = prepare();
-    const std::vector<float> slow = values(pair, pair.slow);
-    check.error = relative_error(values(pair, pair.fast), slow);
+    check.error = measure();
     check.outcome =
         check.error <= kLargestGpuError ? GpuCheck::Outcome::kAgrees : GpuCheck::Outcome::kDiffers;
   } catch (const Error& e) {
@@ -155,6 +155,14 @@ void SelfCheck::compare(GpuCheck check, const std::function<Pair()>& prepare) {
   }
   gpu_.release(mark);
   results_.push_back(std::move(check));
+}
+
+void SelfCheck::compare(GpuCheck check, const std::function<Pair()>& prepare) {
+  add(std::move(check), [&] {
+    const Pair pair = prepare();
+    const std::vector<float> slow = values(pair, pair.slow);
+    return relative_error(values(pair, pair.fast), slow);
+  });
 }
 
 void SelfCheck::products(Format format) {
@@ -298,14 +306,13 @@ void SelfCheck::head_products(std::int64_t m) {
 // Lists of rows of logits: what is listed must be the same, sums may differ by their error.
 void SelfCheck::lists(std::int64_t m) {
   using kernels::cuda::RowList;
-  GpuCheck check{"lists", rows_text(m)};
+  const GpuCheck check{"lists", rows_text(m)};
   kernels::cuda::ListArgs args;
   args.m = m;
   args.n = args.stride = 20011;
   args.workspace_bytes = api().list_rows_workspace(args);
   if (args.workspace_bytes == 0) return absent(check, "no kernel");
-  const std::size_t mark = gpu_.mark();
-  try {
+  add(check, [&] {
     args.logits = put(noise(m * args.n, 1));
     args.scales = put(std::vector<float>(static_cast<std::size_t>(m), 1.25f));
     args.workspace = gpu_.allocate_bytes(args.workspace_bytes);
@@ -316,15 +323,8 @@ void SelfCheck::lists(std::int64_t m) {
       gpu_.download(rows.data(), args.lists, rows.size() * sizeof(RowList));
       return rows;
     };
-    check.error = difference(rows_of(api().list_rows), rows_of(api().list_rows_reference));
-    check.outcome =
-        check.error <= kLargestGpuError ? GpuCheck::Outcome::kAgrees : GpuCheck::Outcome::kDiffers;
-  } catch (const Error& e) {
-    check.outcome = GpuCheck::Outcome::kFailed;
-    check.problem = e.what();
-  }
-  gpu_.release(mark);
-  results_.push_back(std::move(check));
+    return difference(rows_of(api().list_rows), rows_of(api().list_rows_reference));
+  });
 }
 
 std::vector<GpuCheck> SelfCheck::run(const GpuKernels& kernels) {
