@@ -12,7 +12,7 @@
 
 #include <utility>
 
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/device/errors.h"
 
 namespace kt::kernels::cuda {
 
@@ -66,9 +66,8 @@ Status launch_clusters(unsigned cluster_y, void (*kernel)(Parameters...), dim3 g
     cluster.val.clusterDim.x = cluster.val.clusterDim.z = 1;
     cluster.val.clusterDim.y = cluster_y;
   }
-  const cudaError_t error =
-      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...);
-  return error == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
+  return status_of(
+      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...));
 }
 
 /// The same without clusters.
@@ -79,17 +78,14 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::s
 }
 
 /// What a launch with <<<>>>, which overlaps nothing, came to.
-inline Status launched() {
-  return cudaPeekAtLastError() == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
-}
+inline Status launched() { return status_of(cudaGetLastError()); }
 
 /// Lets `kernel` use this much dynamic shared memory; more than 48 KiB must be asked for.
 template <class Kernel>
 Status allow_shared(Kernel* kernel, std::size_t bytes) {
   if (bytes <= 48 * 1024) return Status::kOk;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  return error == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
+  return status_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(bytes)));
 }
 
 }  // namespace kt::kernels::cuda
