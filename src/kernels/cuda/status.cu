@@ -90,4 +90,8 @@ bool overlaps_launches() { return attribute<cudaDevAttrComputeCapabilityMajor>()
 
 int multiprocessors() { return std::max(attribute<cudaDevAttrMultiProcessorCount>(), 1); }
 
+std::size_t most_shared() {
+  return static_cast<std::size_t>(attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>());
+}
+
 }  // namespace kt::kernels::cuda

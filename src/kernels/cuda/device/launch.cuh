@@ -43,6 +43,9 @@ bool overlaps_launches();
 /// Multiprocessors of the thread's device.
 int multiprocessors();
 
+/// Bytes of shared memory that a block may have on the thread's device.
+std::size_t most_shared();
+
 /// kernel<<<grid, threads, shared, stream>>>(args…), beginning before its predecessor has ended, in
 /// clusters of `cluster_y` blocks above one another (compute capability 9).
 template <class... Parameters, class... Args>

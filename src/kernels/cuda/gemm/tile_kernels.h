@@ -59,7 +59,8 @@ const TileKernels& tile_kernels();
 #include "kernels/cuda/gemm/kernels.inc"
 #undef TILE
 
-/// The product of one row with matrices of two formats that files mix, in one launch.
+/// The product of one row with matrices of two formats that files mix, in one launch; kUnsupported
+/// where shared memory does not hold the row.
 using RowPair = Status (*)(const SkinnyArgs& first, const SkinnyArgs& second,
                            const DeviceInfo& device, Stream stream);
 /// Null: the two have none, in this order.
