@@ -109,8 +109,10 @@ Status multiply_pair(const Alike& a, const Alike& b, const DeviceInfo& device, S
 std::size_t few_workspace(const TileKernels& kernels, std::int64_t tiles, std::int64_t k,
                           std::int64_t m, const DeviceInfo& device) {
   std::size_t bytes = 0;
-  for (std::int64_t rows = 1; rows <= std::min(m, kSkinnyRows); ++rows)
+  for (const std::int64_t rows : kPlannedRows) {
     bytes = std::max(bytes, kernels.plan(tiles, k, rows, device).workspace_bytes);
+    if (rows >= m) break;
+  }
   return bytes;
 }
 

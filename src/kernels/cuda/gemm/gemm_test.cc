@@ -237,6 +237,25 @@ INSTANTIATE_TEST_SUITE_P(Formats, Gemm, ::testing::ValuesIn(all_formats()), [](c
   return std::string(formats::traits(param.param).name);
 });
 
+TEST(GemmPlans, ChangeAtPlannedRows) {
+  DeviceInfo device;
+  device.n_sms = 132;
+  device.shared_bytes = 227 * 1024;
+  for (const Format format : all_formats()) {
+    const auto* kernels = find_tile_kernels(format);
+    std::int64_t begin = 1;
+    for (const std::int64_t end : kPlannedRows) {
+      const SkinnyPlan want = kernels->plan(257, 8192, end, device);
+      for (std::int64_t m = begin; m <= end; ++m) {
+        const SkinnyPlan plan = kernels->plan(257, 8192, m, device);
+        EXPECT_EQ(plan.shared_bytes, want.shared_bytes) << m;
+        EXPECT_EQ(plan.workspace_bytes, want.workspace_bytes) << m;
+      }
+      begin = end + 1;
+    }
+  }
+}
+
 // Cards for workstations have less shared memory than those for servers. Plans need no GPU.
 TEST(GemmPlans, FitSharedMemory) {
   DeviceInfo card;

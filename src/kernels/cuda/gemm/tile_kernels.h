@@ -40,6 +40,9 @@ struct SkinnyPlan {
   std::size_t workspace_bytes = 0;
 };
 
+/// Rows of x at which plans change: any m is planned as the next of these.
+inline constexpr std::int64_t kPlannedRows[] = {1, 8, 16, kSkinnyRows};
+
 struct TileKernels {
   std::int64_t k = 0;  // of a tile
   std::size_t bytes = 0;
