@@ -94,4 +94,17 @@ std::size_t most_shared() {
   return static_cast<std::size_t>(attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>());
 }
 
+Status allow_shared(const void* kernel, std::size_t bytes) {
+  if (bytes <= 48 * 1024) return Status::kOk;
+  cudaFuncAttributes now = {};
+  const Status status = status_of(cudaFuncGetAttributes(&now, kernel));
+  if (status != Status::kOk || bytes <= static_cast<std::size_t>(now.maxDynamicSharedSizeBytes))
+    return status;
+  // All that there is, once.
+  const std::size_t all = most_shared();
+  const std::size_t most = all > now.sharedSizeBytes ? all - now.sharedSizeBytes : 0;
+  return status_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(std::max(bytes, most))));
+}
+
 }  // namespace kt::kernels::cuda

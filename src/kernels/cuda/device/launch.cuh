@@ -83,12 +83,12 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::s
 /// What a launch with <<<>>>, which overlaps nothing, came to.
 inline Status launched() { return status_of(cudaGetLastError()); }
 
-/// Lets `kernel` use this much dynamic shared memory; more than 48 KiB must be asked for.
-template <class Kernel>
-Status allow_shared(Kernel* kernel, std::size_t bytes) {
-  if (bytes <= 48 * 1024) return Status::kOk;
-  return status_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(bytes)));
+/// Lets `kernel` use this much dynamic shared memory; more than 48 KiB must be asked for. What is
+/// allowed never shrinks: other threads launch the same kernel with more.
+Status allow_shared(const void* kernel, std::size_t bytes);
+template <class... Parameters>
+Status allow_shared(void (*kernel)(Parameters...), std::size_t bytes) {
+  return allow_shared(reinterpret_cast<const void*>(kernel), bytes);
 }
 
 }  // namespace kt::kernels::cuda
