@@ -28,7 +28,7 @@ const StepGraphs::Programs* StepGraphs::find(
 
 void StepGraphs::launched(const StepShape& shape,
                           std::span<const std::unique_ptr<operators::GpuStep>> gpus) {
-  if (gpus.empty() || shape.n_rows > StepShape::kFewRows) return;
+  if (gpus.empty() || shape.n_rows >= backend::kBatchRows) return;
   const auto known = [&](const Entry& e) { return e.shape == shape; };
   if (std::any_of(entries_.begin(), entries_.end(), known)) return;
   if (entries_.size() == kShapes) {

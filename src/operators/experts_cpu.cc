@@ -195,7 +195,7 @@ class CpuExperts : public RoutedExperts {
       step.expert_use->n_cached += static_cast<std::uint64_t>(n_cached);
     }
     // Steps of few rows are recorded, and must all do the same.
-    if (n_cached == 0 && x.n_rows() > StepShape::kFewRows) return rest;
+    if (n_cached == 0 && x.n_rows() >= backend::kBatchRows) return rest;
     x.f32();  // later it would wait for what the GPU is given now
     ticket.streamed.emplace(step, x.n_rows(), d_model_);
     cache_->run(step, *cached_, x, routing, *ticket.streamed);
@@ -292,7 +292,7 @@ class CpuExperts : public RoutedExperts {
     ExpertBlocking blocking;
     if (tiles) {
       blocking = tile_blocking(d_model_, step.cpu.pool.size());
-    } else if (x.n_rows() <= StepShape::kFewRows) {
+    } else if (x.n_rows() < backend::kBatchRows) {
       blocking = blocking_of_few(step.cpu);
     }
     if (tiles && !dot::is_tiles(forms.down)) blocking.model_chunk = ExpertBlocking{}.model_chunk;

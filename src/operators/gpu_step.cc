@@ -149,7 +149,7 @@ StepShape shape_of(const Batch& batch) {
     shape.max_rows = std::max(shape.max_rows, s.n_rows);
     shape.max_keys = std::max(shape.max_keys, s.position + s.n_rows);
   }
-  if (shape.n_rows <= StepShape::kFewRows) shape.max_keys = round_keys(shape.max_keys);
+  if (shape.n_rows < backend::kBatchRows) shape.max_keys = round_keys(shape.max_keys);
   return shape;
 }
 

@@ -34,13 +34,10 @@ class Module;
 struct StepShape {
   std::int64_t n_rows = 0, n_sequences = 0;
   std::int64_t max_rows = 0;  // of a sequence
-  std::int64_t max_keys = 0;  // of a sequence, or, of few rows, the next of few sizes
+  std::int64_t max_keys = 0;  // of a sequence; below kBatchRows rows the next of few sizes
   std::int64_t n_logits = 0;
   bool lists = false;  // of logits are made
   bool operator==(const StepShape&) const = default;
-  /// Up to this many rows are "few", as decoding has them: fewer than the kBatchRows from which
-  /// experts may be streamed, as their rows have it.
-  static constexpr std::int64_t kFewRows = backend::kBatchRows - 1;
 };
 StepShape shape_of(const Batch& batch);
 
