@@ -93,7 +93,7 @@ void ExpertCache::count(Layer& layer, const Routing& routing, std::int64_t n_row
   for (std::int64_t i = 0; i < n_rows * routing.n_active; ++i) {
     if (routing.ids[i] >= 0) layer.hot.use(routing.ids[i]);
   }
-  layer.hot.pass(n_rows);
+  if (!routing.deferred) layer.hot.pass(n_rows);
 }
 
 // The routing's ids as slots, on the GPU. Where the host has the router's choice first, it looks

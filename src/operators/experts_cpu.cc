@@ -166,6 +166,8 @@ class CpuExperts : public RoutedExperts {
  private:
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
     routing.fetch(step, x.n_rows(), &x);
+    if (cached_ != nullptr && step.expert_use != nullptr)
+      ExpertCache::count(*cached_, routing, x.n_rows());
     Ticket ticket;
     const Routing rest =
         cached_ != nullptr && !routing.deferred ? use_cache(step, x, routing, ticket) : routing;
@@ -190,10 +192,8 @@ class CpuExperts : public RoutedExperts {
       rest.ids[i] = cached ? -1 : routing.ids[i];
       n_cached += cached ? 1 : 0;
     }
-    if (step.expert_use != nullptr) {
-      ExpertCache::count(*cached_, routing, x.n_rows());
+    if (step.expert_use != nullptr)
       step.expert_use->n_cached += static_cast<std::uint64_t>(n_cached);
-    }
     // Steps of few rows are recorded, and must all do the same.
     if (n_cached == 0 && x.n_rows() >= backend::kBatchRows) return rest;
     x.f32();  // later it would wait for what the GPU is given now

@@ -213,6 +213,12 @@ TEST_F(ExpertCacheSession, ExpertsThatAreUsedMoreTakeThePlaceOfOthers) {
   }
 }
 
+TEST_F(ExpertCacheSession, ExpertsOfDeferredRanksCountToo) {
+  const auto session = open(Arrangement{.n_on_gpu = 3, .defer = 2});
+  for (int i = 0; i < 3; ++i) hits(*session, constant(120));
+  EXPECT_GT(hits(*session, constant(120)), 0.8);
+}
+
 TEST_F(ExpertCacheSession, WhatFailsEndsItsRequestsAndIsMadeGoodLater) {
   const std::size_t held = settings_.n_held;
   std::vector<float> wanted;
