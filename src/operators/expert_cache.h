@@ -79,7 +79,7 @@ class ExpertCache {
   std::vector<Move> moves_;   // on their way
   std::vector<Candidate> candidates_;
   backend::PinnedMemory image_;
-  backend::GpuEvent sent_, free_;
+  backend::GpuEvent sent_, free_, arrived_;
 };
 
 }  // namespace kt::operators

@@ -226,7 +226,7 @@ TEST_F(ExpertCacheSession, WhatFailsEndsItsRequestsAndIsMadeGoodLater) {
     const auto session = open(Arrangement{});
     wanted = logits_of(*session, constant(7));
   }
-  for (const char* call : {"copy", "pack_n16", "event_record", "stream_wait_event", "stream_idle",
+  for (const char* call : {"copy", "pack_n16", "event_record", "stream_wait_event", "event_done",
                            "event_synchronize", "gather_rows"}) {
     SCOPED_TRACE(call);
     const bool is_recorded = std::string_view(call) == "gather_rows";

@@ -94,13 +94,15 @@ Status stream_create(Stream* out) {
 }
 void stream_destroy(Stream stream) { outcome(cudaStreamDestroy(stream)); }
 Status stream_synchronize(Stream stream) { return outcome(cudaStreamSynchronize(stream)); }
-Status stream_idle(Stream stream, bool* idle) {
-  const cudaError_t error = cudaStreamQuery(stream);
-  *idle = error == cudaSuccess;
+// Of a query, for which "not yet" is an answer.
+Status answer(cudaError_t error, bool* done) {
+  *done = error == cudaSuccess;
   if (error != cudaErrorNotReady) return outcome(error);
   cudaGetLastError();  // it counts as one
   return Status::kOk;
 }
+
+Status stream_idle(Stream stream, bool* idle) { return answer(cudaStreamQuery(stream), idle); }
 Status stream_wait_event(Stream stream, GpuEventHandle event) {
   return outcome(cudaStreamWaitEvent(stream, event, 0));
 }
@@ -113,6 +115,7 @@ Status event_record(GpuEventHandle event, Stream stream) {
   return outcome(cudaEventRecord(event, stream));
 }
 Status event_synchronize(GpuEventHandle event) { return outcome(cudaEventSynchronize(event)); }
+Status event_done(GpuEventHandle event, bool* done) { return answer(cudaEventQuery(event), done); }
 Status event_elapsed(GpuEventHandle from, GpuEventHandle to, float* milliseconds) {
   return outcome(cudaEventElapsedTime(milliseconds, from, to));
 }
