@@ -350,8 +350,10 @@ class CpuExperts : public RoutedExperts {
     for (std::int64_t i = 0; i < n_routed; ++i) {
       if (routing.ids[i] >= 0) ++g.end[routing.ids[i]];
     }
+    std::int64_t n_rows_here = 0;
     for (std::int64_t e = 0; e < n_experts_; ++e) {
       const std::int64_t count = g.end[e];
+      n_rows_here += count;
       if (count != 0) g.active[g.n_active++] = static_cast<std::int32_t>(e);
       g.begin[e] = g.end[e] = static_cast<std::int32_t>(g.n_slots);
       g.n_slots += (count + align - 1) / align * align;
@@ -366,8 +368,7 @@ class CpuExperts : public RoutedExperts {
       g.weight[slot] = routing.weights[i];
     }
     if (step.expert_use != nullptr) {
-      for (std::int64_t i = 0; i < n_routed; ++i)
-        step.expert_use->n_rows += routing.ids[i] >= 0 ? 1 : 0;
+      step.expert_use->n_rows += static_cast<std::uint64_t>(n_rows_here);
       step.expert_use->n_reads += static_cast<std::uint64_t>(g.n_active);
     }
     return g;
