@@ -323,7 +323,7 @@ __device__ void consume(const ManyArgs& args, const Job& job, const Shared<P>& s
 #pragma unroll
   for (int i = 0; i < kHalves; ++i) {
     scales_at[i] = tiles_of<T, kGate>(args, job, slot + 4 * i) + P::kCodeBytes;
-    next[i].scales.load(scales_at[i], lane);
+    next[i].scales.template load<Space::kGlobal>(scales_at[i], lane);
   }
   int last = -1;  // the stage to give back next
   for (int tile = 0; tile < k_tiles; ++tile) {
@@ -334,7 +334,7 @@ __device__ void consume(const ManyArgs& args, const Job& job, const Shared<P>& s
     for (int i = 0; i < kHalves; ++i) {
       w[i].decode_scales(next[i], lane);
       if (tile + 1 < k_tiles) scales_at[i] += T::kBytes;
-      next[i].scales.load(scales_at[i], lane);
+      next[i].scales.template load<Space::kGlobal>(scales_at[i], lane);
     }
 #pragma unroll
     for (int s = 0; s < kStages; ++s) {
