@@ -31,6 +31,8 @@ class Planner {
   Planner(const io::WeightSource& source, const Machine& machine, const PlanOptions& options)
       : source_(source), config_(source.config()), machine_(machine), options_(options) {
     options_.packing.gpus = !machine.gpus.empty();
+    const bool may_stream = options.stream_experts != operators::StreamExperts::kOff;
+    chunk_ = options.chunk_size > 0 ? options.chunk_size : may_stream ? kStreamedChunk : kChunk;
   }
 
   Plan run() {
@@ -62,12 +64,9 @@ class Planner {
     caches_ =
         options_.expert_cache != operators::ExpertCacheMode::kOff && options_.packing.gpus && packs;
     if (!caches_ || !decides()) return;
-    const std::int64_t chunk = options_.chunk_size;
-    if (chunk == 0) options_.chunk_size = kStreamedChunk;
     const Assignment assignment = assign(wanted_context());
     const DevicePlan cpu = need(wanted_context(), assignment).devices.front();
     caches_ = has_some(assignment.n_on_gpu) && cpu.used() <= cpu.capacity;
-    options_.chunk_size = chunk;
   }
 
   static bool has_some(const std::vector<std::int64_t>& n_on_gpu) {
@@ -77,7 +76,7 @@ class Planner {
   // Streamed experts want large steps, unless their memory is needed for something else.
   void choose_chunk() {
     if (options_.chunk_size > 0) return;
-    options_.chunk_size = kChunk;
+    chunk_ = kChunk;
     const std::int64_t context = wanted_context();
     const auto layers_on_gpus = [&] {
       if (!decides()) return std::int64_t{0};
@@ -86,8 +85,8 @@ class Planner {
     };
     if (!streams(context)) return;
     const std::int64_t layers = layers_on_gpus();
-    options_.chunk_size = kStreamedChunk;
-    if (!need(context).fits || layers_on_gpus() < layers) options_.chunk_size = kChunk;
+    chunk_ = kStreamedChunk;
+    if (!need(context).fits || layers_on_gpus() < layers) chunk_ = kChunk;
   }
 
   bool streams(std::int64_t context) const {
@@ -124,13 +123,13 @@ class Planner {
   }
 
   std::uint64_t workspace(std::int64_t context) const {
-    return workspace_bytes(config_, plan_.modules, std::min(options_.chunk_size, context),
+    return workspace_bytes(config_, plan_.modules, std::min(chunk_, context),
                            options_.packing);
   }
 
   std::uint64_t gpu_workspace(std::int64_t context) const {
     return workspace(context) +
-           operators::gpu_attention_bytes(config_, std::min(options_.chunk_size, context), context);
+           operators::gpu_attention_bytes(config_, std::min(chunk_, context), context);
   }
 
   // Tokens that the cache holds, of all sequences together.
@@ -146,7 +145,7 @@ class Planner {
     const ExpertWays ways{streamed, cached};
     for (const Gpu& gpu : machine_.gpus) {
       bytes.push_back(placement::stream_bytes(
-          config_, plan_.modules, std::min(options_.chunk_size, context), gpu.bytes, ways));
+          config_, plan_.modules, std::min(chunk_, context), gpu.bytes, ways));
     }
     return bytes;
   }
@@ -347,7 +346,7 @@ class Planner {
   void finish() {
     const Need n = need(plan_.context);
     plan_.devices = n.devices;
-    plan_.chunk_size = options_.chunk_size;
+    plan_.chunk_size = chunk_;
     plan_.workspace_bytes = n.devices.front().workspace;
     for (const DevicePlan& d : n.devices) plan_.kv_bytes += d.kv;
     plan_.peak_bytes = n.devices.front().used() - kRamMargin + kProgramBytes;
@@ -369,8 +368,8 @@ class Planner {
     load_time(s);
     s.prompt = std::min<std::int64_t>(512, plan_.context);
     StepTime prefill;
-    for (std::int64_t done = 0; done < s.prompt; done += options_.chunk_size) {
-      const StepTime t = step_time(input, {std::min(options_.chunk_size, s.prompt - done), done});
+    for (std::int64_t done = 0; done < s.prompt; done += chunk_) {
+      const StepTime t = step_time(input, {std::min(chunk_, s.prompt - done), done});
       prefill.seconds += t.seconds;
       for (std::size_t r = 0; r < kResources; ++r) prefill.by_resource[r] += t.by_resource[r];
     }
@@ -409,7 +408,8 @@ class Planner {
   Plan plan_;
   std::vector<tensor::KvLayerSpec> kv_;
   std::vector<GpuChoice> choices_;
-  bool caches_ = false;  // FillInput
+  std::int64_t chunk_ = 0;  // rows of a step; while that is open, those that are considered
+  bool caches_ = false;     // FillInput
   bool placed_ = false;
 };
 

@@ -275,7 +275,7 @@ TEST_F(ExpertCacheSession, FormatsThatGpusHaveNoExpertsForAreAnError) {
 class ExpertCachePlan : public ::testing::Test {
  protected:
   placement::Plan planned(std::vector<std::uint64_t> gpus, const std::string& cache,
-                          std::int64_t chunk = 512) const {
+                          std::int64_t chunk = 512, const std::string& stream = "auto") const {
     Place here;
     here.machine.ram = std::uint64_t{64} << 30;
     for (const std::uint64_t bytes : gpus) here.machine.gpus.push_back({bytes, 1e12, 1e14});
@@ -283,6 +283,7 @@ class ExpertCachePlan : public ::testing::Test {
     here.devices = {static_cast<int>(gpus.size()), false};
     RunOptions options;
     options.expert_cache = cache;
+    options.stream_experts = stream;
     options.chunk_size = chunk;
     return place(*source_, here, options, {});
   }
@@ -331,6 +332,17 @@ TEST_F(ExpertCachePlan, TooLittleMemoryMeansNone) {
   EXPECT_EQ(slots(plan), std::vector<std::int64_t>(48));
   EXPECT_EQ(layers_on_gpus(plan), 0u);
   EXPECT_LE(plan.devices[1].used(), plan.devices[1].capacity);
+}
+
+// Steps are small where nothing is streamed: room for large ones is not kept.
+TEST_F(ExpertCachePlan, IsForTheStepsThatThereWillBe) {
+  int n_with_some = 0;
+  for (std::uint64_t bytes = 2 * kGiB; bytes < 4 * kGiB; bytes += kGiB / 8) {
+    const auto open = slots(planned({bytes}, "auto", 0, "off"));
+    EXPECT_EQ(open, slots(planned({bytes}, "auto", placement::kChunk, "off"))) << bytes;
+    n_with_some += open.front() > 0 ? 1 : 0;
+  }
+  EXPECT_GT(n_with_some, 0);
 }
 
 TEST_F(ExpertCachePlan, GpusOfUnequalSizeFillUpEach) {
