@@ -180,16 +180,19 @@ void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Ro
   }
 }
 
+// Before the model runs; layer by layer that is once for all chunks.
+void Engine::prepare(std::int64_t n_rows) {
+  if (!options_.before_step) return;
+  for (const auto& gpu : gpus_) gpu->recover();  // an error is that of the step before
+  options_.before_step(gpus_, n_rows);
+}
+
 // With programs that are not recorded yet, the step only records them.
 template <class F>
 void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs) {
   arena_.reset();
   const operators::Batch batch = rows.batch();
   const operators::StepShape shape = operators::shape_of(batch);
-  if (options_.before_step) {
-    for (const auto& gpu : gpus_) gpu->recover();  // an error is that of the step before
-    options_.before_step(gpus_, shape.n_rows);
-  }
   const bool records = programs != nullptr && !programs->front()->is_recorded();
   operators::Step step{
       batch, cpu_, arena_, pool_.layers(), trace_, records ? nullptr : &expert_use_, gpus_};
@@ -217,6 +220,7 @@ StepLogits Engine::run_rows(const Rows& rows) {
     model_.run(step, logits.target());
   };
   const operators::StepShape shape = operators::shape_of(rows.batch());
+  prepare(shape.n_rows);
   // Traces tell of what the host does, which is little in a graph.
   const bool may_replay = options_.gpu_graphs && trace_ == nullptr && !gpus_.empty();
   const StepGraphs::Programs* programs = may_replay ? graphs_.find(shape, gpus_) : nullptr;
@@ -275,6 +279,7 @@ void Engine::run_layer_wise(Sequence& s) {
     add_rows(s, p, count, chunks.emplace_back());
     p += count;
   }
+  prepare(n);
   if (!run_layers(s, chunks, x, delta)) return;  // step() ends the request
   double seconds = seconds_since(start);
   std::int64_t row = 0;
@@ -738,6 +743,7 @@ void Engine::embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling,
     rows.logit_rows.resize(static_cast<std::size_t>(n));
     std::iota(rows.logit_rows.begin(), rows.logit_rows.end(), 0);
   }
+  prepare(n);
   with_step(rows, [&](operators::Step& step) {
     const std::int64_t d = layered_->d_model();
     const tensor::MatrixF x = arena_.matrix(n, d), delta = arena_.matrix(n, d);
