@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "engine/canary.h"
@@ -716,21 +717,25 @@ void Engine::rehearse() {
   expert_use_ = {};
 }
 
-// The last layer, for what its prefill operators take of temporaries.
+// A layer of every kind, for what prefill operators take of temporaries.
 void Engine::rehearse_layer_wise(Sequence& sequence) {
   Rows rows;
   add_rows(sequence, 0, options_.chunk_size, rows);
   operators::Loader loader = options_.make_loader();
-  const std::int64_t last = layered_->n_layers() - 1;
-  operators::enter_phase(layered_->layer(last), operators::Phase::kPrefill, loader);
-  with_step(rows, [&](operators::Step& step) {
-    const std::int64_t n = options_.chunk_size, d = layered_->d_model();
-    const tensor::MatrixF x = arena_.matrix(n, d), delta = arena_.matrix(n, d);
-    layered_->embed(step, x);
-    std::fill_n(delta.data, n * d, 0.0f);
-    layered_->run_layer(step, last, x, delta);
-  });
-  operators::enter_phase(layered_->layer(last), operators::Phase::kGenerate, loader);
+  std::set<std::string> kinds;
+  for (std::int64_t i = 0; i < layered_->n_layers(); ++i) {
+    operators::Module& layer = layered_->layer(i);
+    if (!kinds.insert(operators::prefill_kind(layer, loader.source(), cpu_.act)).second) continue;
+    operators::enter_phase(layer, operators::Phase::kPrefill, loader);
+    with_step(rows, [&](operators::Step& step) {
+      const std::int64_t n = options_.chunk_size, d = layered_->d_model();
+      const tensor::MatrixF x = arena_.matrix(n, d), delta = arena_.matrix(n, d);
+      layered_->embed(step, x);
+      std::fill_n(delta.data, n * d, 0.0f);
+      layered_->run_layer(step, i, x, delta);
+    });
+    operators::enter_phase(layer, operators::Phase::kGenerate, loader);
+  }
 }
 
 // Runs the next n tokens, and adds what pooling wants of them.

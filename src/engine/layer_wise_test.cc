@@ -183,6 +183,23 @@ TEST_F(LayerWiseTest, PromptAndGenerationRunTheirOwnOperators) {
   });
 }
 
+TEST_F(LayerWiseTest, RehearsesALayerOfEveryKind) {
+  Placement p = placement("KLinearCPUInfer", "KLinearTorch", 40);
+  for (auto& [path, entry] : p.entries) {
+    if (path.starts_with("model.layers.1.")) entry.prefill_op = "KLinearCPUInfer";
+  }
+  with_engine(p, [&](Engine& engine) {
+    engine.rehearse();
+    const auto ops = [&](int i) {
+      return ran(fmt::format("model.layers.{}.mlp.down_proj", i), true);
+    };
+    using Ops = std::set<std::string>;
+    EXPECT_EQ(ops(0), (Ops{"KLinearCPUInfer", "KLinearTorch"}));
+    EXPECT_EQ(ops(1), Ops{"KLinearCPUInfer"});
+    EXPECT_EQ(ops(2), Ops{"KLinearCPUInfer"}) << "as layer 0";
+  });
+}
+
 TEST_F(LayerWiseTest, AnotherFormatForThePromptShows) {
   const Outcome plain = run(placement("KLinearTorch", "", 0), 100, 0, true);
   const Outcome coarse = run(placement("KLinearTorch", "KLinearMarlin", 40), 100, 0, true);

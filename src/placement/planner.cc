@@ -123,8 +123,7 @@ class Planner {
   }
 
   std::uint64_t workspace(std::int64_t context) const {
-    return workspace_bytes(config_, plan_.modules, std::min(chunk_, context),
-                           options_.packing);
+    return workspace_bytes(config_, plan_.modules, std::min(chunk_, context), options_.packing);
   }
 
   std::uint64_t gpu_workspace(std::int64_t context) const {
@@ -144,8 +143,8 @@ class Planner {
         options_.packing.gpus && options_.stream_experts != operators::StreamExperts::kOff;
     const ExpertWays ways{streamed, cached};
     for (const Gpu& gpu : machine_.gpus) {
-      bytes.push_back(placement::stream_bytes(
-          config_, plan_.modules, std::min(chunk_, context), gpu.bytes, ways));
+      bytes.push_back(placement::stream_bytes(config_, plan_.modules, std::min(chunk_, context),
+                                              gpu.bytes, ways));
     }
     return bytes;
   }
