@@ -136,7 +136,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   }
   if (options.page_store != nullptr) {
     engine_options.page_store = options.page_store;
-    engine_options.kv_identity = kv_identity(*s, options);
+    engine_options.kv_identity = kv_identity(*s, options, {engine_options.chunk_size, s->gpus_});
   }
   s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options, s->gpus_);
   s->try_gpus();
