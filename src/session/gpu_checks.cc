@@ -1,5 +1,8 @@
 #include "session/gpu_checks.h"
 
+#include <algorithm>
+
+#include "operators/gpu_weights.h"
 #include "operators/phased.h"
 #include "operators/placement.h"
 
@@ -27,12 +30,21 @@ using backend::GpuCheck;
 backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu) {
   backend::GpuKernels kernels;
   const auto add = [&](const operators::Module& module) {
-    if (operators::gpu_index(module.site().device) != gpu || module.kind() == "Embedding") return;
+    const auto* experts = dynamic_cast<const operators::Experts*>(&module);
+    const bool here = operators::gpu_index(module.site().device) == gpu;
+    const bool comes = experts != nullptr && experts->streams_to() == gpu;
+    if ((!here && !comes) || module.kind() == "Embedding") return;
     const operators::Kept kept = module.kept(source, backend::ActPolicy::kQ16);
     if (kept.matrices.empty()) return;
+    const auto has_kernels = [](const operators::KeptMatrix& m) {
+      return operators::gpu_has_experts(m.format);
+    };
+    if (!here && !std::all_of(kept.matrices.begin(), kept.matrices.end(), has_kernels)) return;
     kernels.lists |= module.path() == "lm_head";
-    if (module.kind() == "Experts") {
+    if (experts != nullptr) {
       kernels.experts.emplace(kept.matrices.front().format, kept.matrices.back().format);
+      if (here) return;
+      for (const operators::KeptMatrix& m : kept.matrices) kernels.streamed.insert(m.format);
       return;
     }
     for (const operators::KeptMatrix& m : kept.matrices) kernels.products.insert(m.format);

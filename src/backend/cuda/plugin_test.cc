@@ -141,7 +141,9 @@ GpuKernels all_kernels() {
 #define TILE(name) kernels.products.insert(Format::name);
 #include "kernels/cuda/gemm/kernels.inc"
 #undef TILE
-#define EXPERTS(name) kernels.experts.insert({Format::name, Format::name});
+#define EXPERTS(name)                                   \
+  kernels.experts.insert({Format::name, Format::name}); \
+  kernels.streamed.insert(Format::name);
 #include "kernels/cuda/moe/kernels.inc"
 #undef EXPERTS
   kernels.experts.insert({Format::kQ4_K, Format::kQ6_K});

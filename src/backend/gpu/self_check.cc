@@ -9,6 +9,7 @@
 
 #include "base/half.h"
 #include "base/noise.h"
+#include "kernels/cpu/dot/n16.h"
 #include "kernels/cuda/gemm/reference.h"
 
 namespace kt::backend {
@@ -72,8 +73,11 @@ class SelfCheck {
  private:
   const GpuApi& api() const { return gpu_.api(); }
   void products(Format format);
+  void siblings(Format a, Format b);
   void experts(Format gate, Format down);
-  void attention(const GpuHeads& heads);
+  void streamed(Format format);
+  void streamed_sums();
+  void attention(const GpuHeads& heads, std::int64_t prompt_rows);
   void head_products(std::int64_t m);
   void lists(std::int64_t m);
 
@@ -88,8 +92,11 @@ class SelfCheck {
     for (const float v : noise(n, seed)) x.push_back(f32_to_bf16(v));
     return put(x);
   }
-  /// `count` packed matrices, one after the other; `shape` says format, n and k. Few rows are
-  /// encoded, which takes long, and come again in a turn that no tile has.
+  /// `count` matrices in file order, one after the other; `shape` says format, n and k. Few rows
+  /// are encoded, which takes long, and come again in a turn that no tile has.
+  static std::vector<std::byte> make_rows(const Matrix& shape, std::int64_t count,
+                                          std::uint32_t seed);
+  /// The same, packed.
   std::byte* put_matrices(const Matrix& shape, std::int64_t count, std::uint32_t seed);
 
   std::vector<float> values(const Pair& pair, const std::function<Status()>& compute);
@@ -105,7 +112,8 @@ class SelfCheck {
   std::vector<GpuCheck> results_;
 };
 
-std::byte* SelfCheck::put_matrices(const Matrix& shape, std::int64_t count, std::uint32_t seed) {
+std::vector<std::byte> SelfCheck::make_rows(const Matrix& shape, std::int64_t count,
+                                            std::uint32_t seed) {
   const std::size_t row = formats::row_bytes(shape.format, shape.k);
   constexpr std::int64_t kTurn = 13;
   const std::vector<float> x = noise(kTurn * shape.k, seed);
@@ -121,7 +129,12 @@ std::byte* SelfCheck::put_matrices(const Matrix& shape, std::int64_t count, std:
           .encode(x.data() + static_cast<std::int64_t>(i) * shape.k, nullptr, to, shape.k);
     }
   }
-  const std::byte* in_file_order = put(rows);
+  return rows;
+}
+
+std::byte* SelfCheck::put_matrices(const Matrix& shape, std::int64_t count, std::uint32_t seed) {
+  const std::size_t row = formats::row_bytes(shape.format, shape.k);
+  const std::byte* in_file_order = put(make_rows(shape, count, seed));
   const std::size_t bytes = api().packed_bytes(shape.format, shape.n, shape.k);
   std::byte* tiles = gpu_.allocate_bytes(static_cast<std::size_t>(count) * bytes);
   for (std::int64_t i = 0; i < count; ++i) {
@@ -192,6 +205,44 @@ void SelfCheck::products(Format format) {
   }
 }
 
+// One row with matrices of two formats: one launch for those that files mix, as some with Q6_K.
+void SelfCheck::siblings(Format a, Format b) {
+  if (!api().has_gemm(a) || !api().has_gemm(b)) return;  // said by products()
+  const std::string what = fmt::format("{} beside {}, 1 row", format_name(a), format_name(b));
+  compare({"products", what}, [this, a, b] {
+    kernels::cuda::SiblingsArgs args;
+    args.count = 2;
+    constexpr std::int64_t kN = 136, kK = 1024;
+    float* y = gpu_.allocate<float>(2 * kN);
+    GemmArgs& first = args.products[0];
+    first.x = put_bf16(kK, 1);
+    first.x_stride = kK;
+    first.m = 1;
+    for (int i = 0; i < 2; ++i) {
+      GemmArgs& product = args.products[i];
+      product.w = {i == 0 ? a : b, nullptr, kN, kK};
+      product.w.tiles = put_matrices(product.w, 1, 2);
+      product.y = y + i * kN;
+      product.y_stride = kN;
+      first.workspace_bytes =
+          std::max(first.workspace_bytes, kernels::cuda::reference_slab_bytes(product.w));
+    }
+    first.workspace_bytes =
+        std::max(first.workspace_bytes, api().gemm_siblings_workspace(args, gpu_.info()));
+    first.workspace = gpu_.allocate_bytes(first.workspace_bytes);
+    GemmArgs second = first;
+    second.w = args.products[1].w;
+    second.y = args.products[1].y;
+    return Pair{
+        [=, this] { return api().gemm_siblings(args, gpu_.info(), gpu_.blas(), gpu_.stream()); },
+        [=, this] {
+          const Status status = api().gemm_reference(args.products[0], gpu_.stream());
+          return status == Status::kOk ? api().gemm_reference(second, gpu_.stream()) : status;
+        },
+        y, 2 * kN};
+  });
+}
+
 void SelfCheck::experts(Format gate, Format down) {
   const std::string name = format_name(gate) + " and " + format_name(down);
   if (!api().has_moe(gate) || !api().has_moe(down)) return absent({"experts", name}, "no kernel");
@@ -225,14 +276,70 @@ void SelfCheck::experts(Format gate, Format down) {
   }
 }
 
+// Matrices that lie packed for the CPU: their tiles must be those of the same rows in file order.
+void SelfCheck::streamed(Format format) {
+  const GpuCheck check{"streamed", format_name(format)};
+  const kernels::dot::N16Layout* layout = kernels::dot::n16_layout(format);
+  if (!api().has_moe(format) || layout == nullptr) return absent(check, "no kernel");
+  add(check, [&] {
+    const Matrix shape{format, nullptr, 40, 512};
+    constexpr std::int64_t kCount = 2;
+    const std::size_t row = formats::row_bytes(format, shape.k), tile = layout->tile_bytes(shape.k),
+                      stride = (3 * tile + 63) / 64 * 64, n = 40;
+    const std::vector<std::byte> rows = make_rows(shape, kCount, 1);
+    std::vector<std::byte> packed(kCount * stride);
+    for (std::size_t i = 0; i < kCount * n; ++i) {
+      layout->pack_row(rows.data() + i * row, shape.k, static_cast<int>(i % n % 16),
+                       packed.data() + i / n * stride + i % n / 16 * tile);
+    }
+    const std::size_t each = api().packed_bytes(format, shape.n, shape.k);
+    std::byte* tiles = gpu_.allocate_bytes(kCount * each);
+    const std::byte* from = put(packed);
+    gpu_.check(api().pack_n16({format, from, stride, shape.n, shape.k, tiles, each, kCount},
+                              gpu_.stream()),
+               "kernel");
+    std::vector<std::byte> got(kCount * each), want(kCount * each);
+    gpu_.download(got.data(), tiles, got.size());
+    gpu_.download(want.data(), put_matrices(shape, kCount, 1), want.size());
+    return got == want ? 0.0 : std::numeric_limits<double>::infinity();
+  });
+}
+
+// What streamed experts add to a step's rows.
+void SelfCheck::streamed_sums() {
+  add({"streamed", "sums"}, [&] {
+    constexpr std::int64_t kD = 512, kRows = 7;
+    const std::vector<std::int32_t> rows = {6, 0, 3, 1}, begins = {0, 2, 3, 5, 9};
+    const std::vector<float> x = noise(begins.back() * kD, 1);
+    std::vector<float> want = noise(kRows * kD, 2), got(want.size());
+    kernels::cuda::ScatterAddArgs args;
+    args.x = put(x);
+    args.rows = put(rows);
+    args.begins = put(begins);
+    args.y = put(want);
+    args.m = static_cast<std::int64_t>(rows.size());
+    args.d = kD;
+    gpu_.check(api().scatter_add(args, gpu_.stream()), "kernel");
+    gpu_.download(got.data(), args.y, got.size() * sizeof(float));
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      float* y = want.data() + rows[i] * kD;
+      for (std::int64_t v = begins[i] * kD; v < begins[i + 1] * kD; ++v)
+        y[v % kD] += x[static_cast<std::size_t>(v)];
+    }
+    return relative_error(got, want);
+  });
+}
+
 // One sequence that decodes and one with a prompt, over pages that lie backwards.
-void SelfCheck::attention(const GpuHeads& heads) {
+void SelfCheck::attention(const GpuHeads& heads, std::int64_t prompt_rows) {
   const auto [dim_qk, dim_v, latent] = heads;
   const std::int64_t n_kv_heads = latent ? 1 : 4;
-  const GpuCheck check{"attention", fmt::format("{} {}+{}", latent ? "MLA" : "GQA", dim_qk, dim_v)};
+  const GpuCheck check{"attention", fmt::format("{} {}+{}, {}", latent ? "MLA" : "GQA", dim_qk,
+                                                dim_v, rows_text(prompt_rows))};
   if (!api().has_attention(dim_qk, dim_v)) return absent(check, "no kernel");
   compare(check, [=, this, dim_qk = dim_qk, dim_v = dim_v, latent = latent] {
-    const std::vector<SequenceItem> items = {{0, 1, 700, 0}, {1, 17, 63, 1}};
+    const std::vector<SequenceItem> items = {{0, 1, 700, 0},
+                                             {1, static_cast<std::int32_t>(prompt_rows), 63, 1}};
     constexpr std::int64_t kPages = 12, kTables = 2;
     std::vector<std::int32_t> pages(kTables * kPages);
     for (std::size_t i = 0; i < pages.size(); ++i)
@@ -243,8 +350,8 @@ void SelfCheck::attention(const GpuHeads& heads) {
     args.dim_qk = dim_qk;
     args.dim_v = dim_v;
     args.n_items = static_cast<std::int64_t>(items.size());
-    args.n_rows = 18;
-    args.max_item_rows = 17;
+    args.n_rows = 1 + prompt_rows;
+    args.max_item_rows = prompt_rows;
     args.max_keys = 701;
     args.q = put_bf16(args.n_rows * args.n_heads * dim_qk, 1);
     args.q_token_stride = args.n_heads * dim_qk;
@@ -329,8 +436,17 @@ void SelfCheck::lists(std::int64_t m) {
 
 std::vector<GpuCheck> SelfCheck::run(const GpuKernels& kernels) {
   for (const Format format : kernels.products) products(format);
+  for (const Format format : kernels.products) {
+    const bool mixed = kernels.products.contains(Format::kQ6_K) && format != Format::kQ6_K;
+    if (mixed) siblings(format, Format::kQ6_K);
+  }
   for (const auto& [gate, down] : kernels.experts) experts(gate, down);
-  for (const GpuHeads& heads : kernels.attention) attention(heads);
+  for (const Format format : kernels.streamed) streamed(format);
+  if (std::any_of(kernels.streamed.begin(), kernels.streamed.end(), api().has_moe)) streamed_sums();
+  for (const GpuHeads& heads : kernels.attention) {
+    attention(heads, 1);
+    attention(heads, 17);
+  }
   if (std::any_of(kernels.attention.begin(), kernels.attention.end(),
                   [](const GpuHeads& heads) { return heads.latent; })) {
     head_products(1);
@@ -349,6 +465,7 @@ GpuKernels common_gpu_kernels() {
   return {{Format::kBF16, Format::kQ8_0, Format::kQ4_K, Format::kQ6_K, Format::kF8_E4M3_B128,
            Format::kI4_128},
           {{Format::kQ4_K, Format::kQ6_K}, {Format::kBF16, Format::kBF16}},
+          {Format::kBF16, Format::kQ4_K, Format::kQ6_K, Format::kF8_E4M3_B128},
           {{128, 128, false}, {576, 512, true}},
           true};
 }

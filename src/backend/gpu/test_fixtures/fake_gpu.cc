@@ -342,12 +342,12 @@ void set_kernels(GpuApi& api) {
   api.unpack = [](const UnpackArgs& args, Stream stream) {
     return launch("unpack", stream, [args] { host_kernels::unpack(args); });
   };
-  api.gemm = [](const GemmArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
 #ifdef FAKE_WRONG_RESULTS
-    constexpr float kFactor = 1.1f;
+  static constexpr float kFactor = 1.1f;
 #else
-    constexpr float kFactor = 1.0f;
+  static constexpr float kFactor = 1.0f;
 #endif
+  api.gemm = [](const GemmArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
     return launch("gemm", stream, [args] { host_kernels::gemm(args, kFactor); });
   };
   api.gemm_siblings = [](const SiblingsArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
@@ -358,7 +358,7 @@ void set_kernels(GpuApi& api) {
         product.x_type = args.products[0].x_type;
         product.x_stride = args.products[0].x_stride;
         product.m = args.products[0].m;
-        host_kernels::gemm(product, 1.0f);
+        host_kernels::gemm(product, kFactor);
         const std::int64_t row = settings.nan_row;
         if (row >= 0 && row < product.m)
           host_kernels::store(product.y, product.y_type, row * product.y_stride, NAN);
