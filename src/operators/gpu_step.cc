@@ -19,7 +19,6 @@ using kernels::cuda::Type;
 using kernels::cuda::type_bytes;
 
 constexpr std::size_t kPieceBytes = std::size_t{64} << 20;
-constexpr std::size_t kStagingBytes = std::size_t{16} << 20;
 constexpr std::size_t kAlign = 256;
 
 constexpr const char* kOtherTransfers =

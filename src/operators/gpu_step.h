@@ -43,6 +43,9 @@ StepShape shape_of(const Batch& batch);
 
 class GpuStep {
  public:
+  /// Pinned memory that rows go through, and all of a GPU in use, without programs.
+  static constexpr std::size_t kStagingBytes = std::size_t{16} << 20;
+  static constexpr std::size_t kPinnedBytes = 2 * backend::Gpu::kStagingBytes + kStagingBytes;
   explicit GpuStep(backend::Gpu& gpu);
   ~GpuStep();
   GpuStep(const GpuStep&) = delete;

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "models/model.h"
 #include "operators/gpu_attention.h"
+#include "operators/gpu_step.h"
 #include "placement/gpu_fill.h"
 
 namespace kt::placement {
@@ -236,6 +237,7 @@ class Planner {
     }
     add_layer_wise(context, n.devices);
     add_streams(stream_bytes(context, has_some(n_on_gpu)), device_of, layer_device, n.devices);
+    add_exchange(device_of, layer_device, n.devices);
     return n;
   }
 
@@ -251,6 +253,25 @@ class Planner {
       std::uint64_t& once = bytes[static_cast<std::size_t>(*gpu)];
       devices[static_cast<std::size_t>(*gpu) + 1].workspace += once;
       once = 0;
+    }
+  }
+
+  // Pinned memory of the host for each GPU in use; recorded steps exchange rows with experts of the
+  // CPU.
+  void add_exchange(const std::vector<std::string>& device_of,
+                    const std::vector<std::string>& layer_device,
+                    std::vector<DevicePlan>& devices) const {
+    std::set<std::string> exchanging;
+    for (std::size_t i = 0; i < device_of.size(); ++i) {
+      const ModuleCost& m = plan_.modules[i];
+      if (m.part == Part::kExperts && device_of[i] == "cpu" && m.layer >= 0)
+        exchanging.insert(layer_device[static_cast<std::size_t>(m.layer)]);
+    }
+    for (std::size_t g = 1; g < devices.size(); ++g) {
+      if (devices[g].workspace == 0) continue;
+      devices.front().workspace += operators::GpuStep::kPinnedBytes;
+      if (exchanging.contains(devices[g].name))
+        devices.front().workspace += operators::GpuProgram::kAllBytes;
     }
   }
 

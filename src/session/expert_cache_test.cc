@@ -345,6 +345,13 @@ TEST_F(ExpertCachePlan, IsForTheStepsThatThereWillBe) {
   EXPECT_GT(n_with_some, 0);
 }
 
+TEST_F(ExpertCachePlan, CountsPinnedMemoryOfTheHost) {
+  const std::uint64_t some = planned({8 * kGiB}, "auto").devices[0].workspace,
+                      none = planned({80 * kGiB}, "auto").devices[0].workspace;
+  EXPECT_GE(none, operators::GpuStep::kPinnedBytes);
+  EXPECT_GE(some, none + operators::GpuProgram::kAllBytes) << "for steps that are replayed";
+}
+
 TEST_F(ExpertCachePlan, GpusOfUnequalSizeFillUpEach) {
   const placement::Plan plan = planned({6 * kGiB, 10 * kGiB}, "auto");
   EXPECT_GT(slots(plan).front(), 0);
