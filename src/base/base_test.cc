@@ -51,7 +51,8 @@ TEST(Half, Fp8) {
     EXPECT_EQ(f32_to_fp8_e4m3(v), code);
     if ((code & 0x7f) >= 0x7e) continue;
     // Between neighbours: to the nearer, from the middle to the even one.
-    const float next = fp8_e4m3_to_f32(static_cast<std::uint8_t>(code + 1)), middle = (v + next) / 2;
+    const float next = fp8_e4m3_to_f32(static_cast<std::uint8_t>(code + 1)),
+                middle = (v + next) / 2;
     EXPECT_EQ(f32_to_fp8_e4m3(middle), code + code % 2);
     EXPECT_EQ(f32_to_fp8_e4m3(std::nextafter(middle, v)), code);
     EXPECT_EQ(f32_to_fp8_e4m3(std::nextafter(middle, next)), code + 1);

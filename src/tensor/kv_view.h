@@ -1,10 +1,11 @@
 // What attention sees of the key/value cache: paged rows of one layer.
 //
 // A cache row holds one token's data of one stream ("k", "v", or MLA's "latent"): n_heads vectors
-// of dim values in a storage format (F32, F16, BF16, F8_E4M3, Q8_0). Rows live in pages of kKvPageLen
-// tokens; a sequence's page table maps position p to row pages[p / kKvPageLen] * kKvPageLen + p %
-// kKvPageLen. The engine owns the pool and the tables; all layers share a sequence's table. Thread
-// rule: views are values; rows of one position are written by one thread before any read.
+// of dim values in a storage format (F32, F16, BF16, F8_E4M3, Q8_0). Rows live in pages of
+// kKvPageLen tokens; a sequence's page table maps position p to row pages[p / kKvPageLen] *
+// kKvPageLen + p % kKvPageLen. The engine owns the pool and the tables; all layers share a
+// sequence's table. Thread rule: views are values; rows of one position are written by one thread
+// before any read.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -17,7 +18,8 @@ namespace kt::tensor {
 
 inline constexpr std::int64_t kKvPageLen = 64;
 
-/// Whether cache rows can be kept in this format: F32, F16, BF16, F8_E4M3, or Q8_0 for whole blocks.
+/// Whether cache rows can be kept in this format: F32, F16, BF16, F8_E4M3, or Q8_0 for whole
+/// blocks.
 inline bool cache_format_fits(Format format, std::int64_t dim) {
   return format == Format::kF32 || format == Format::kF16 || format == Format::kBF16 ||
          format == Format::kF8_E4M3 || (format == Format::kQ8_0 && dim % 32 == 0);
@@ -38,7 +40,7 @@ struct KvStreamSpec {
 /// State of one layer: every stream paged, one row per token.
 struct KvLayerSpec {
   std::vector<KvStreamSpec> streams;  // one or two
-  int gpu = -1;                       // that reads and writes them, in gpu_cache_format(); -1: the CPU
+  int gpu = -1;  // that reads and writes them, in gpu_cache_format(); -1: the CPU
 };
 
 /// One stream of one layer in the pool.

@@ -86,11 +86,10 @@ inline __m512i round_32(const float* x, std::int64_t n) {
 inline __m512i widen_e4m3(__m256i codes) {
   const __m512i x = _mm512_cvtepu8_epi16(codes);
   const __m512i size = _mm512_and_si512(x, _mm512_set1_epi16(0x7f));
-  const __m512i normal =
-      _mm512_add_epi16(_mm512_slli_epi16(size, 4), _mm512_set1_epi16(120 << 7));
+  const __m512i normal = _mm512_add_epi16(_mm512_slli_epi16(size, 4), _mm512_set1_epi16(120 << 7));
   // 0 to 7 times 2^-9.
-  const __m512i small = _mm512_broadcast_i32x4(_mm_setr_epi16(
-      0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+  const __m512i small = _mm512_broadcast_i32x4(
+      _mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
   const __mmask32 subnormal = _mm512_cmplt_epu16_mask(size, _mm512_set1_epi16(8));
   const __mmask32 nan = _mm512_cmpeq_epi16_mask(size, _mm512_set1_epi16(0x7f));
   __m512i bits = _mm512_mask_permutexvar_epi16(normal, subnormal, size, small);

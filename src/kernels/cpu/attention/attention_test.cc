@@ -309,7 +309,8 @@ TEST(AttentionStore, EqualsTheEncoder) {
   for (float& v : x) v = normal(rng);
   for (const Kernel* kernel : kernels()) {
     if (kernel->store == nullptr || (detect_caps() & kernel->caps) != kernel->caps) continue;
-    for (const Format format : {Format::kF32, Format::kF16, Format::kBF16, Format::kF8_E4M3, Format::kQ8_0}) {
+    for (const Format format :
+         {Format::kF32, Format::kF16, Format::kBF16, Format::kF8_E4M3, Format::kQ8_0}) {
       std::vector<std::byte> got(formats::row_bytes(format, 96)), want(got);
       kernel->store(format, x.data(), 96, got.data());
       formats::traits(format).encode(x.data(), nullptr, want.data(), 96);
