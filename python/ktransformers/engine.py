@@ -327,7 +327,8 @@ class Engine:
     context: tokens of the cache, which all running requests share; 0: the model's, at most 8192, and what fits.
     threads: 0: the physical cores that this process may use.
     act: activations of quantised products: "q8" (fastest), "q16" (15 bits) or "f32".
-    kv: type of the cache: "f32", "f16", "bf16" or "q8_0".
+    kv: type of the cache: "f32", "f16", "bf16", "f8_e4m3" or "q8_0". GPUs keep bf16, or f8_e4m3
+        where it is asked for.
     isa: "ref", "avx2", "avx512" or "amx"; empty: the best of this CPU.
     chunk_size: prompt tokens of a step; 0: 512, or 2048 where experts are streamed.
     stream_experts: whether weights of experts in host memory go to a GPU for prompts: "auto" (where that is faster),

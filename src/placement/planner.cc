@@ -129,7 +129,8 @@ class Planner {
 
   std::uint64_t gpu_workspace(std::int64_t context) const {
     return workspace(context) +
-           operators::gpu_attention_bytes(config_, std::min(chunk_, context), context);
+           operators::gpu_attention_bytes(config_, std::min(chunk_, context), context) +
+           operators::gpu_widened_bytes(config_, options_.kv_format, cached(context));
   }
 
   // Tokens that the cache holds, of all sequences together.
@@ -434,12 +435,14 @@ class Planner {
 };
 
 void Planner::add_hints() {
+  const bool narrow = options_.kv_format == formats::Format::kF8_E4M3;
+  const char* gives_back = narrow ? "a shorter --ctx" : "--kv f8_e4m3 or a shorter --ctx";
   if (plan_.largest_context > plan_.context) {
     plan_.hints.push_back(fmt::format("--ctx {} would still fit", plan_.largest_context));
   } else if (options_.context == 0 &&
              plan_.context < std::min(config_.max_context, options_.default_context)) {
-    plan_.hints.push_back(fmt::format(
-        "the context was cut to {} tokens to fit; --kv q8_0 holds twice as many", plan_.context));
+    plan_.hints.push_back(fmt::format("the context was cut to {} tokens to fit{}", plan_.context,
+                                      narrow ? "" : "; --kv f8_e4m3 holds twice as many"));
   }
   if (!plan_.speed) return;
   std::uint64_t next = 0;  // experts that stayed on the CPU, smallest layer
@@ -457,9 +460,9 @@ void Planner::add_hints() {
   }
   if (more > 0) {
     plan_.hints.push_back(
-        fmt::format("GPUs hold {} of {} experts of each layer, another one of each takes {}; --kv "
-                    "q8_0 or a shorter --ctx gives some back",
-                    n_least, config_.moe.n_experts, human_bytes(more)));
+        fmt::format("GPUs hold {} of {} experts of each layer, another one of each takes {}; {} "
+                    "gives some back",
+                    n_least, config_.moe.n_experts, human_bytes(more), gives_back));
   }
   if (next > 0) {
     std::uint64_t free = 0;
@@ -467,9 +470,8 @@ void Planner::add_hints() {
       if (d.name != "cpu") free = std::max(free, d.free());
     }
     plan_.hints.push_back(
-        fmt::format("{} more on a GPU would take another layer's experts ({}); --kv q8_0 or a "
-                    "shorter --ctx gives some back",
-                    human_bytes(next > free ? next - free : 0), human_bytes(next)));
+        fmt::format("{} more on a GPU would take another layer's experts ({}); {} gives some back",
+                    human_bytes(next > free ? next - free : 0), human_bytes(next), gives_back));
   }
   switch (plan_.speed->decode_limit) {
     case Resource::kRamBandwidth:

@@ -51,6 +51,7 @@ struct KvStreamView {
   std::int64_t dim = 0;
   std::size_t head_bytes = 0;  // bytes of one vector
   std::size_t row_bytes = 0;   // n_heads * head_bytes
+  std::int64_t n_pages = 0;    // of the pool
 
   /// Vector of `head` at sequence position `position`.
   std::byte* at(const std::int32_t* pages, std::int64_t position, std::int64_t head) const {

@@ -301,6 +301,7 @@ std::int64_t rows_of(const Args& args) {
   api.moe_reference = [](const MoeArgs& args, Stream stream) {
     return launch("moe_reference", stream, [args] { host_kernels::moe(args); });
   };
+  LOOPS(widen_cache, WidenArgs);
   LOOPS(store_kv, StoreKvArgs);
   LOOPS(store_latents, StoreLatentsArgs);
   LOOPS(head_products, HeadProductsArgs);

@@ -240,7 +240,8 @@ Status attend(AttentionArgs args, const HeadsArgs* heads, Stream stream) {
   if (args.workspace_bytes < attention_workspace(args)) return Status::kNoWorkspace;
   const std::int64_t n_splits = split_count(args);
   Status status = Status::kOk;
-  if (widens(args)) status = widen_streams(args, stream);
+  if (widens(args))
+    status = args.k.n_pages > 0 ? widen_streams(args, stream) : Status::kBadArgument;
   if (status != Status::kOk) return status;
   status = !on_hopper(args) ? kernel(args, heads, stream)
            : is_mla(args)   ? launch_mla(args, stream)

@@ -1,4 +1,5 @@
-// Caches of the tests of attention: floats to the bytes of a cache, and back. Thread rule: pure.
+// Caches of the tests of attention: floats to the bytes of a cache, and back, and what a value may
+// lose by it. Thread rule: pure.
 #pragma once
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/test_device.h"
