@@ -195,7 +195,6 @@ class GpuLatent : public LatentBase {
     const std::size_t mark = all.gpu.mark();
     all.gpu.allocate(head_bytes(all.all_rows, latent_dim()));
     all.gpu.allocate(head_bytes(all.all_rows, mla_.kv_lora_rank));
-    all.gpu.allocate(bytes_to_widen(all.cache));
     all.gpu.release(mark);
     all.gpu.allocate(expand_bytes_);
     all.gpu.allocate(head_bytes(all.all_rows, mla_.v_head_dim));

@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(kWidenThreads) widen_kernel(WidenArgs args) {
 
 /// Whether a cache in E4M3 is made bf16 first.
 bool widens(const AttentionArgs& args) {
-  return args.k.type == CacheType::kE4M3 && on_hopper(args);
+  return args.k.type == CacheType::kE4M3 && !is_mla(args) && on_hopper(args);
 }
 
 std::size_t split_bytes(const AttentionArgs& args) {
@@ -228,7 +228,6 @@ Status widen_streams(AttentionArgs& args, Stream stream) {
     const std::size_t bytes = widened_bytes(*cache);
     *cache = widened(*cache, to);
     to += bytes;
-    if (is_mla(args)) break;
   }
   return Status::kOk;
 }
@@ -297,8 +296,7 @@ std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& d
 std::size_t attention_workspace(const AttentionArgs& args) {
   const std::size_t splits = split_bytes(args);
   if (!widens(args)) return splits;
-  return (splits + 255) / 256 * 256 + widened_bytes(args.k) +
-         (is_mla(args) ? 0 : widened_bytes(args.v));
+  return (splits + 255) / 256 * 256 + widened_bytes(args.k) + widened_bytes(args.v);
 }
 
 std::size_t attention_reference_workspace(const AttentionArgs& args) {

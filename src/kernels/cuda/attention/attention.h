@@ -8,7 +8,7 @@
 // divided into splits of split_keys positions, each with a softmax of its own; a second kernel adds
 // the splits in order, so that a row's result depends on split_keys but not on what else is in the
 // batch. MLA: one stream, v its first dim_v values, one kv head. Caches in E4M3 are read as they
-// are, or made bf16 first for Hopper's kernels, whose tiles come by the copy engine
+// are, or made bf16 first for Hopper's prompts, whose tiles come by the copy engine
 // (docs/adr/0025). attention_reference() is the slow twin. Thread rule: status.h.
 #pragma once
 #include "kernels/cuda/status.h"
