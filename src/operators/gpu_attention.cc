@@ -4,10 +4,13 @@
 
 namespace kt::operators {
 
-kernels::cuda::KvCache gpu_cache(const tensor::KvStreamView& s) {
+kernels::cuda::CacheType gpu_cache_type(tensor::Format format) {
   using kernels::cuda::CacheType;
-  return {s.base, s.n_heads * s.dim, s.dim,
-          s.format == tensor::Format::kF8_E4M3 ? CacheType::kE4M3 : CacheType::kBF16, s.n_pages};
+  return format == tensor::Format::kF8_E4M3 ? CacheType::kE4M3 : CacheType::kBF16;
+}
+
+kernels::cuda::KvCache gpu_cache(const tensor::KvStreamView& s) {
+  return {s.base, s.n_heads * s.dim, s.dim, gpu_cache_type(s.format), s.n_pages};
 }
 
 bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v) {

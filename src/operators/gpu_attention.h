@@ -6,6 +6,8 @@
 
 namespace kt::operators {
 
+/// BF16 or F8_E4M3 as kernels call it.
+kernels::cuda::CacheType gpu_cache_type(tensor::Format format);
 /// A stream of a layer's cache as kernels take it.
 kernels::cuda::KvCache gpu_cache(const tensor::KvStreamView& stream);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "operators/gpu_attention.h"
 #include "operators/gpu_weights.h"
 #include "operators/phased.h"
 #include "operators/placement.h"
@@ -27,7 +28,8 @@ using backend::GpuCheck;
 
 }  // namespace
 
-backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu) {
+backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu,
+                                tensor::Format kv) {
   backend::GpuKernels kernels;
   const auto add = [&](const operators::Module& module) {
     const auto* experts = dynamic_cast<const operators::Experts*>(&module);
@@ -55,13 +57,14 @@ backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource&
       add(phased->in(operators::Phase::kPrefill));
   });
   const io::MlaConfig& mla = source.config().mla;
+  const kernels::cuda::CacheType cache = operators::gpu_cache_type(tensor::gpu_cache_format(kv));
   for (const tensor::KvLayerSpec& layer : model.state_spec()) {
     if (layer.gpu != gpu) continue;
     const std::int64_t dim = layer.streams.front().dim;
     if (layer.streams.size() == 2) {
-      kernels.attention.insert({dim, layer.streams.back().dim, false});
+      kernels.attention.insert({dim, layer.streams.back().dim, false, cache});
     } else {
-      kernels.attention.insert({dim, mla.kv_lora_rank, true});
+      kernels.attention.insert({dim, mla.kv_lora_rank, true, cache});
       // And prompts whose keys are expanded.
       kernels.attention.insert({mla.qk_nope_dim + mla.qk_rope_dim, mla.v_head_dim, false});
     }
@@ -70,10 +73,10 @@ backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource&
 }
 
 void check_gpu_kernels(operators::Model& model, const io::WeightSource& source,
-                       std::span<const std::unique_ptr<backend::Gpu>> gpus) {
+                       std::span<const std::unique_ptr<backend::Gpu>> gpus, tensor::Format kv) {
   for (const auto& gpu : gpus) {
     for (const GpuCheck& check :
-         backend::check_gpu(*gpu, gpu_kernels(model, source, gpu->index()))) {
+         backend::check_gpu(*gpu, gpu_kernels(model, source, gpu->index(), kv))) {
       if (check.outcome == GpuCheck::Outcome::kDiffers ||
           check.outcome == GpuCheck::Outcome::kFailed) {
         refuse(*gpu, check);

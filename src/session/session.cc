@@ -188,7 +188,7 @@ void Session::open_gpus(const Options& options) {
     const std::size_t bytes = gpu_machine_.gpus[static_cast<std::size_t>(index)].bytes;
     gpus_.push_back(std::make_unique<backend::Gpu>(gpu_machine_.library, index, bytes));
   }
-  check_gpu_kernels(*model_, *source_, gpus_);
+  check_gpu_kernels(*model_, *source_, gpus_, kv_format(options.kv));
   set_prefill_aside();
 }
 

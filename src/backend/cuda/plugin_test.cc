@@ -148,7 +148,9 @@ GpuKernels all_kernels() {
 #undef EXPERTS
   kernels.experts.insert({Format::kQ4_K, Format::kQ6_K});
   kernels.lists = true;
-#define ATTENTION(qk, v, launch) kernels.attention.insert({qk, v, (qk) == 576});
+#define ATTENTION(qk, v, launch)                  \
+  kernels.attention.insert({qk, v, (qk) == 576}); \
+  kernels.attention.insert({qk, v, (qk) == 576, kernels::cuda::CacheType::kE4M3});
 #include "kernels/cuda/attention/kernels.inc"
 #undef ATTENTION
   return kernels;

@@ -17,6 +17,7 @@ namespace {
 
 using formats::Format;
 using kernels::cuda::AttentionArgs;
+using kernels::cuda::CacheType;
 using kernels::cuda::GemmArgs;
 using kernels::cuda::Matrix;
 using kernels::cuda::MoeArgs;
@@ -91,6 +92,12 @@ class SelfCheck {
     std::vector<std::uint16_t> x;
     for (const float v : noise(n, seed)) x.push_back(f32_to_bf16(v));
     return put(x);
+  }
+  void* put_cache(std::int64_t n, std::uint32_t seed, CacheType type) {
+    if (type == CacheType::kBF16) return put_bf16(n, seed);
+    std::vector<std::uint8_t> codes;
+    for (const float v : noise(n, seed)) codes.push_back(f32_to_fp8_e4m3(v));
+    return put(codes);
   }
   /// `count` matrices in file order, one after the other; `shape` says format, n and k. Few rows
   /// are encoded, which takes long, and come again in a turn that no tile has.
@@ -332,12 +339,13 @@ void SelfCheck::streamed_sums() {
 
 // One sequence that decodes and one with a prompt, over pages that lie backwards.
 void SelfCheck::attention(const GpuHeads& heads, std::int64_t prompt_rows) {
-  const auto [dim_qk, dim_v, latent] = heads;
+  const auto [dim_qk, dim_v, latent, type] = heads;
   const std::int64_t n_kv_heads = latent ? 1 : 4;
-  const GpuCheck check{"attention", fmt::format("{} {}+{}, {}", latent ? "MLA" : "GQA", dim_qk,
-                                                dim_v, rows_text(prompt_rows))};
+  const GpuCheck check{
+      "attention", fmt::format("{} {}+{}{}, {}", latent ? "MLA" : "GQA", dim_qk, dim_v,
+                               type == CacheType::kE4M3 ? " in E4M3" : "", rows_text(prompt_rows))};
   if (!api().has_attention(dim_qk, dim_v)) return absent(check, "no kernel");
-  compare(check, [=, this, dim_qk = dim_qk, dim_v = dim_v, latent = latent] {
+  compare(check, [=, this, dim_qk = dim_qk, dim_v = dim_v, latent = latent, type = type] {
     const std::vector<SequenceItem> items = {{0, 1, 700, 0},
                                              {1, static_cast<std::int32_t>(prompt_rows), 63, 1}};
     constexpr std::int64_t kPages = 12, kTables = 2;
@@ -356,10 +364,13 @@ void SelfCheck::attention(const GpuHeads& heads, std::int64_t prompt_rows) {
     args.q = put_bf16(args.n_rows * args.n_heads * dim_qk, 1);
     args.q_token_stride = args.n_heads * dim_qk;
     args.q_head_stride = dim_qk;
-    const std::int64_t n_tokens = kTables * kPages * kernels::cuda::kPageLen;
-    args.k = {put_bf16(n_tokens * n_kv_heads * dim_qk, 2), n_kv_heads * dim_qk, dim_qk};
-    args.v = args.k;
-    if (!latent) args.v = {put_bf16(n_tokens * n_kv_heads * dim_v, 3), n_kv_heads * dim_v, dim_v};
+    const auto cache = [&](std::int64_t dim, std::uint32_t seed) {
+      const std::int64_t row = n_kv_heads * dim, n_pages = kTables * kPages;
+      return kernels::cuda::KvCache{put_cache(n_pages * kernels::cuda::kPageLen * row, seed, type),
+                                    row, dim, type, n_pages};
+    };
+    args.k = cache(dim_qk, 2);
+    args.v = latent ? args.k : cache(dim_v, 3);
     args.table = {put(pages), kPages};
     args.items = put(items);
     args.out_type = Type::kF32;
@@ -466,7 +477,10 @@ GpuKernels common_gpu_kernels() {
            Format::kI4_128},
           {{Format::kQ4_K, Format::kQ6_K}, {Format::kBF16, Format::kBF16}},
           {Format::kBF16, Format::kQ4_K, Format::kQ6_K, Format::kF8_E4M3_B128},
-          {{128, 128, false}, {576, 512, true}},
+          {{128, 128, false},
+           {128, 128, false, CacheType::kE4M3},
+           {576, 512, true},
+           {576, 512, true, CacheType::kE4M3}},
           true};
 }
 

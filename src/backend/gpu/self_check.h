@@ -34,6 +34,7 @@ struct GpuCheck {
 struct GpuHeads {
   std::int64_t dim_qk = 0, dim_v = 0;
   bool latent = false;
+  kernels::cuda::CacheType cache = kernels::cuda::CacheType::kBF16;
   auto operator<=>(const GpuHeads&) const = default;
 };
 

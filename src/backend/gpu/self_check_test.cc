@@ -52,13 +52,15 @@ TEST(GpuSelfCheck, ChecksWhatItIsAsked) {
   const GpuKernels kernels{{formats::Format::kIQ4_XS},
                            {{formats::Format::kQ5_K, formats::Format::kQ6_K}},
                            {},
-                           {{64, 64}}};
+                           {{64, 64}, {64, 64, false, kernels::cuda::CacheType::kE4M3}}};
   std::vector<std::string> what;
   for (const GpuCheck& c : check_gpu(gpu, kernels)) what.push_back(c.family + " " + c.what);
-  EXPECT_EQ(what, (std::vector<std::string>{"products IQ4_XS, 1 row", "products IQ4_XS, 8 rows",
-                                            "products IQ4_XS, 64 rows", "products IQ4_XS, 128 rows",
-                                            "experts Q5_K and Q6_K", "attention GQA 64+64, 1 row",
-                                            "attention GQA 64+64, 17 rows"}));
+  EXPECT_EQ(what,
+            (std::vector<std::string>{
+                "products IQ4_XS, 1 row", "products IQ4_XS, 8 rows", "products IQ4_XS, 64 rows",
+                "products IQ4_XS, 128 rows", "experts Q5_K and Q6_K", "attention GQA 64+64, 1 row",
+                "attention GQA 64+64, 17 rows", "attention GQA 64+64 in E4M3, 1 row",
+                "attention GQA 64+64 in E4M3, 17 rows"}));
 }
 
 TEST(GpuSelfCheck, SeesWrongAndFailingKernels) {
