@@ -117,7 +117,7 @@ def test_the_binary_needs_glibc_only():
     (["run", "m.gguf", "-p", "x", "--temp", "nan"], ["--temp", "'nan'"]),
     (["run", "m.gguf", "-p", "x", "-n", "ten"], ["--max-tokens", "'ten'", "whole number"]),
     (["run", "m.gguf", "-p", "x", "--seed", "99999999999999999999999"], ["--seed"]),
-    (["run", "m.gguf", "-p", "x", "--kv", "f61"], ["'f61'", "did you mean f16?"]),
+    (["run", "m.gguf", "-p", "x", "--kv", "f61"], ["'f61'", "did you mean f16?", "f8_e4m3"]),
     (["run", "m.gguf", "-p", "x", "--isa", "avx1024"], ["'avx1024'", "ref, avx2, avx512, amx"]),
     (["run", "m.gguf", "-p", "x", "--logit-bias", "7"], ["--logit-bias", "ID=V"]),
     (["run", "m.gguf", "-p", "x", "--stop", ""], ["--stop", "empty"]),

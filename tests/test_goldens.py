@@ -102,6 +102,18 @@ def test_first_choices_are_the_same_on_every_instruction_set(goldens, name, has_
     assert len(choices) == 1
 
 
+E4M3_BOUND = 2e-2  # a cache in E4M3 rounds to 4 bits
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_cache_in_e4m3_stays_near(goldens, name):
+    golden = goldens[name]
+    model = golden.model("F32")
+    logits = golden.logits(model, "--act", "f32", "--kv", "f8_e4m3")
+    assert 1e-9 < mean_kl(golden.arrays["F32"], logits) <= E4M3_BOUND
+    np.testing.assert_array_equal(golden.logits(model, "--act", "f32", "--kv", "f8_e4m3", "--decode"), logits)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_prefill_equals_chunked_prefill_equals_decode(goldens, name):
     golden = goldens[name]

@@ -11,7 +11,7 @@ import pytest
 from support.hf_folder import write_hf_folder
 from support.kt import BUILD, run_kt
 from support.nan_model import write_nan_model
-from test_goldens import ARCHITECTURES, Golden, mean_kl
+from test_goldens import ARCHITECTURES, E4M3_BOUND, Golden, mean_kl
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RULES = ROOT / "rules"
@@ -52,11 +52,26 @@ def test_goldens_on_gpus(goldens, name, placement, tmp_path):
     assert not np.array_equal(results[0], golden.logits(model, "--gpus", "0"))  # it was the GPUs
 
 
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "llama"])
+def test_a_cache_in_e4m3_on_gpus(goldens, name, tmp_path):
+    """On GPUs alone, and with some layers' attention on the CPU."""
+    golden = goldens[name]
+    model, reference = golden.model("BF16"), golden.arrays["BF16"]
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("- match: {name: '^model\\.layers\\.1\\.'}\n"
+                     "  replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}\n")
+    for where in ([], ["--rules", rules, "--device", "cuda:0"]):
+        for walk in ([], ["--decode"], ["--chunk", "7"]):
+            logits = golden.logits(model, *PLUGIN, "--kv", "f8_e4m3", *where, *walk)
+            assert mean_kl(reference, logits) <= E4M3_BOUND
+            assert not np.array_equal(golden.logits(model, *PLUGIN, *where, *walk), logits)
+
+
 def test_what_gpus_cannot_do_is_said(goldens):
     golden = goldens["llama"]
     model = golden.model("BF16")
     for flags, status, message in ((["--act", "f32"], 5, "GPUs compute with bf16 activations"),
-                                   (["--kv", "q8_0"], 5, "GPUs keep keys and values in bf16"),
+                                   (["--kv", "q8_0"], 5, "GPUs keep keys and values in bf16 or f8_e4m3"),
                                    (["--gpu-memory", "1MiB"], 2, "--gpu-memory: 1.0 MiB is too little")):
         done = run_kt("logits", "--model", model, "--tokens-file", golden.tokens, "--output", golden.folder / "x.npy",
                       *PLUGIN, *flags, check=False)

@@ -28,16 +28,17 @@ def test_gpus_are_shown_checked_and_measured():
         assert re.search(rf"^GPU {i} +Stand-in GPU, compute capability 9\.0, .*{bus}, driver for CUDA 13\.0",
                          done.stdout, re.M)
     assert done.stdout.count("64.0 MiB in all, 64.0 MiB free") == 2
-    assert done.stdout.count("products: 18 of 24 cases agree with the reference") == 2
-    assert "products: 6 of 24 cases not tried: cuBLASLt was not found" in done.stdout
-    assert "attention: 4 of 4 cases not tried: no kernel" in done.stdout
+    assert done.stdout.count("products: 23 of 29 cases agree with the reference") == 2
+    assert "products: 6 of 29 cases not tried: cuBLASLt was not found" in done.stdout
+    assert "attention: 6 of 6 cases not tried: no kernel" in done.stdout
+    assert "streamed: 4 of 4 cases not tried: no kernel" in done.stdout
     assert re.search(r"^  Rates +\d+ GB/s read, [\d.]+ GB/s from pinned memory, [\d.]+ GB/s to it$", done.stdout, re.M)
 
 
 def test_wrong_kernels_are_reported():
     done = doctor("wrong_results")
     assert done.returncode == INTERNAL
-    assert "products: THEY DIFFER from the reference in 18 of 24 cases, by 1.0e-01" in done.stdout
+    assert "products: THEY DIFFER from the reference in 23 of 29 cases, by 1.0e-01" in done.stdout
 
 
 def test_no_driver_is_one_line():

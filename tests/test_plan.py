@@ -111,13 +111,22 @@ def test_bytes_are_parameters_times_bits(name, kind):
 def test_cache_is_tokens_times_bytes(name):
     c = read_config(name)
     layers = c["num_hidden_layers"]
-    for kv, bits in (("f16", 16), ("f32", 32), ("q8_0", 8.5)):
+    for kv, bits in (("f16", 16), ("f32", 32), ("q8_0", 8.5), ("f8_e4m3", 8)):
         per_token = layers * bits / 8 * (c["kv_lora_rank"] + c["qk_rope_head_dim"] if "kv_lora_rank" in c
                                          else 2 * c["num_key_value_heads"] * c["head_dim"])
         result = plan(config_path(name), "--kv", kv, "--ctx", "4096", "--ram", "3TiB@100GB/s")
         assert result["cache_bytes_per_token"] == per_token
         assert result["cache_bytes"] == per_token * 4096
         assert sum(d["cache"] for d in result["devices"]) == result["cache_bytes"]
+
+
+def test_a_cache_in_e4m3_takes_half_on_gpus_too():
+    """But for a mirror in bf16 of one layer, which is workspace."""
+    machine = ["--gpu", "80GiB@3000GB/s", "--ram", "64GiB@100GB/s", "--ctx", "32768"]
+    for name, values in (("Qwen3-30B-A3B", 2 * 4 * 128), ("DeepSeek-V2-Lite", 512 + 64)):
+        wide, narrow = (plan(config_path(name), "--kv", kv, *machine)["devices"][1] for kv in ("bf16", "f8_e4m3"))
+        assert wide["cache"] == 2 * narrow["cache"] > 0
+        assert narrow["workspace"] - wide["workspace"] == 32768 * values * 2
 
 
 def layer_of(module: dict) -> str:

@@ -2,10 +2,11 @@
 
     tools/gpu_models.py KT [--types BF16,Q8_0,Q4_K_M] [--models deepseek,kimi]
 
-Each model is written by `kt quantize --dummy`, placed by the planner and with its routed experts on the
-CPU, where they stay or are streamed, and run as a prompt and token by token. Printed is the mean over tokens of KL(Transformers in float32 || kt). Above 2e-3 counts
-as a failure, but for the worst token: a near tie of a router may fall to the other side in bf16. Latent attention with
-heads of the real size, which has kernels of its own, is compared with the CPU.
+Each model is written by `kt quantize --dummy`, placed by the planner and with its routed experts on the CPU, where they
+stay or are streamed, and run as a prompt and token by token. Printed is the mean over tokens of
+KL(Transformers in float32 || kt). Above 2e-3, or 2e-2 with a cache in E4M3, counts as a failure, but for the worst
+token: a near tie of a router may fall to the other side in bf16. Latent attention with heads of the real size, which
+has kernels of its own, is compared with the CPU.
 """
 import argparse
 import array
@@ -20,6 +21,7 @@ import zipfile
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data"
 BOUND = 2e-3
+CACHE_IN_E4M3, E4M3_BOUND = ["--kv", "f8_e4m3"], 2e-2
 EXPERTS_ON_CPU = r"""
 - match: {name: '^model\.layers\..*\.experts$'}
   replace:
@@ -66,7 +68,8 @@ class Runs:
             folder / n for n in ("m.gguf", "t.json", "l.npy", "r.yaml", "c.json"))
         rules.write_text(EXPERTS_ON_CPU)
         by_rules = ["--rules", rules, "--device", "cuda:0", "--stream-experts"]
-        self.placements = {"planned": [], "experts on the CPU": [*by_rules, "off"], "experts streamed": [*by_rules, "on"]}
+        self.placements = {"planned": [], "planned, cache in E4M3": CACHE_IN_E4M3,
+                           "experts on the CPU": [*by_rules, "off"], "experts streamed": [*by_rules, "on"]}
         self.failures = 0
 
     def write(self, config: pathlib.Path, file_type: str, tokens: list) -> None:
@@ -86,9 +89,10 @@ class Runs:
             return
         kls = token_kls(reference, read_npy(self.output.read_bytes()))
         rest = sum(sorted(kls)[:-1]) / (len(kls) - 1)
-        self.failures += rest > BOUND
+        bound = E4M3_BOUND if "f8_e4m3" in flags else BOUND
+        self.failures += rest > bound
         print(f"{label}: mean KL {sum(kls) / len(kls):.1e}, without the worst token {rest:.1e}"
-              f"{'  TOO FAR' if rest > BOUND else ''}", flush=True)
+              f"{'  TOO FAR' if rest > bound else ''}", flush=True)
 
     def golden(self, config: pathlib.Path, file_types: list) -> None:
         golden = zipfile.ZipFile(DATA / "goldens" / f"{config.stem}.npz")
@@ -107,7 +111,8 @@ class Runs:
             "num_attention_heads": 128, "num_key_value_heads": 128, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
             "qk_rope_head_dim": 64, "v_head_dim": 128, "max_position_embeddings": 4096}))
         walks = {"at once": [], "in chunks of 96": ["--chunk", "96"], "of 50": ["--chunk", "50"],
-                 "of 7": ["--chunk", "7"], "token by token": ["--decode"]}
+                 "of 7": ["--chunk", "7"], "token by token": ["--decode"],
+                 "cache in E4M3": CACHE_IN_E4M3, "cache in E4M3, of 7": [*CACHE_IN_E4M3, "--chunk", "7"]}
         long_walks = {"at once": ["--chunk", "4096"], "in chunks of 512": []}
         for n, some in ((300, walks), (3500, long_walks)):
             self.write(self.config, "BF16", [(i * 37 + i // 200 + 11) % 200 for i in range(n)])

@@ -112,8 +112,8 @@ void add_run_options(CLI::App& command, session::RunOptions& options) {
              "AMX), or floats")
       ->capture_default_str()
       ->group(group);
-  add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "q8_0"},
-             "Type of the key/value cache")
+  add_choice(command, "--kv", options.kv, {"f32", "f16", "bf16", "f8_e4m3", "q8_0"},
+             "Type of the key/value cache; GPUs keep bf16, or f8_e4m3 as asked")
       ->capture_default_str()
       ->group(group);
   number(command, "-c,--ctx", options.context, whole_number(0, no_limit), "N",

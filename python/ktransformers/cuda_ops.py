@@ -88,7 +88,7 @@ def _launch(device: torch.device, name: str, *arguments) -> None:
 
 # Tensors in the types and layouts that kernels want.
 
-def _matrix(x: torch.Tensor) -> torch.Tensor:
+def matrix(x: torch.Tensor) -> torch.Tensor:
     """x [.., k] as a matrix with contiguous rows that do not overlap; a view where there can be one."""
     x = x.detach()
     x = x.flatten(0, -2) if x.dim() > 1 else x.reshape(1, -1)
@@ -110,7 +110,7 @@ def _aligned(x: torch.Tensor, address: int) -> torch.Tensor:
 
 def _bf16(name: str, x: torch.Tensor) -> torch.Tensor:
     _want_float(name, x)
-    rows = _matrix(x).to(torch.bfloat16)
+    rows = matrix(x).to(torch.bfloat16)
     return _aligned(rows, 256 if rows.shape[0] > _native.DIRECT_ROWS else 16)
 
 
@@ -133,7 +133,7 @@ def quantize(x, format):
 
 def dequantize(rows, format, values):
     """values: of a row."""
-    flat = _matrix(rows).contiguous()
+    flat = matrix(rows).contiguous()
     out = torch.empty((flat.shape[0], values), dtype=torch.float32, device=rows.device)
     _launch(rows.device, "dequantize", _Array("rows", flat), format, _Array("out", out))
     return out.view(*rows.shape[:-1], values)
@@ -190,7 +190,7 @@ def pack(rows, format, values):
 
 
 def _pack_into(tiles, rows, format):
-    rows = _matrix(rows).contiguous()
+    rows = matrix(rows).contiguous()
     rows = rows if rows.data_ptr() % 16 == 0 else rows.clone()
     _launch(rows.device, "pack", _Array("weight", rows), format, _Array("out", tiles))
 
@@ -200,7 +200,7 @@ def linear(x, packed, bias, format, n, act):
         raise UsageError(f"is {n}; the weight's rows are wanted", "n")
     _want_float("x", x)
     exact = act == "f32"  # by the slow twin
-    rows = _aligned(_wide(_matrix(x)), 16) if exact else _bf16("x", x)
+    rows = _aligned(_wide(matrix(x)), 16) if exact else _bf16("x", x)
     out, device = _out(x, rows.shape[0], n), x.device
     _want_on(device, "packed", packed)
     if packed.data_ptr() % 16:
@@ -256,7 +256,7 @@ def moe(x, ids, weights, layer: ExpertLayer):
         raise UsageError(f"has elements of {str(ids.dtype).removeprefix('torch.')}; wanted: int32, int64", "ids")
     if ids.dtype == torch.int64:
         ids = ids.clamp(-1, 2 ** 31 - 1)  # those that are too large are left out
-    chosen, factors = _matrix(ids).to(torch.int32).contiguous(), _matrix(weights).float().contiguous()
+    chosen, factors = matrix(ids).to(torch.int32).contiguous(), matrix(weights).float().contiguous()
     if not rows.shape[0] or not chosen.shape[1]:
         return torch.zeros_like(x, memory_format=torch.contiguous_format)
     out = _out(x, *rows.shape)
@@ -325,7 +325,7 @@ def attention(q, k_cache, v_cache, lengths, block_table, query_starts, scale, wi
 def rms_norm(x, weight, eps):
     _want_float("x", x)
     _want_float("weight", weight)
-    rows, device = _wide(_matrix(x)), x.device
+    rows, device = _wide(matrix(x)), x.device
     out = _out(x, *rows.shape)
     if rows.shape[0]:
         _launch(device, "rms_norm", _Array("x", rows),
@@ -335,7 +335,7 @@ def rms_norm(x, weight, eps):
 
 def silu_mul(gate, up):
     _want_float("gate", gate)
-    a, b, device = _wide(_matrix(gate)), _wide(_matrix(up)), gate.device
+    a, b, device = _wide(matrix(gate)), _wide(matrix(up)), gate.device
     if a.shape[0] > 1 and a.stride(0) != b.stride(0):
         a, b = a.contiguous(), b.contiguous()
     out = _out(gate, *a.shape)

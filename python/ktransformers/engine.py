@@ -327,13 +327,17 @@ class Engine:
     context: tokens of the cache, which all running requests share; 0: the model's, at most 8192, and what fits.
     threads: 0: the physical cores that this process may use.
     act: activations of quantised products: "q8" (fastest), "q16" (15 bits) or "f32".
-    kv: type of the cache: "f32", "f16", "bf16" or "q8_0".
+    kv: type of the cache: "f32", "f16", "bf16", "f8_e4m3" or "q8_0". GPUs keep bf16, or f8_e4m3
+        where it is asked for.
     isa: "ref", "avx2", "avx512" or "amx"; empty: the best of this CPU.
     chunk_size: prompt tokens of a step; 0: 512, or 2048 where experts are streamed.
     stream_experts: whether weights of experts in host memory go to a GPU for prompts: "auto" (where that is faster),
         "on" or "off".
     expert_cache: where not all experts fit the GPUs, whether these hold some of each layer: "auto" (those used most),
         "fixed" (always the same) or "off" (whole layers).
+    gpus: use so many GPUs at most; None: all that there are, 0: none.
+    gpu_memory: of each GPU's memory at most, e.g. "24GiB"; empty: what is free.
+    gpu_plugin: the GPU plug-in; None: what KT_GPU_PLUGIN names, or libkt_cuda.so beside the program `kt`.
     gpu_graphs: False launches steps on GPUs kernel by kernel instead of replaying them.
     defer_experts: so many of a token's experts, if they are on the CPU, come a layer later while decoding, so that
         GPU and CPU work at once; changes values.
@@ -353,6 +357,7 @@ class Engine:
     def __init__(self, model: str | os.PathLike[str], rules: str | os.PathLike[str] | None = None, *,
                  context: int = 0, threads: int = 0, act: str = "q16", kv: str = "f16", isa: str = "",
                  chunk_size: int = 0, stream_experts: str = "auto", expert_cache: str = "auto",
+                 gpus: int | None = None, gpu_memory: str = "", gpu_plugin: str | os.PathLike[str] | None = None,
                  gpu_graphs: bool = True, defer_experts: int = 0, speculate: str = "none",
                  plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
                  emulate_gpus: int = 0, emulate_nodes: int = 0, trace: bool = False,
@@ -364,6 +369,8 @@ class Engine:
         options = _native.Options()
         set_options(options, {**self._run_options, "model": os.fspath(model), "isa": isa, "trace": trace,
                               "speculate": speculate, "gpu_graphs": gpu_graphs, "defer_experts": defer_experts,
+                              "gpu_memory": gpu_memory, "gpu_plugin": os.fspath(gpu_plugin or ""),
+                              **({} if gpus is None else {"gpus": gpus}),
                               "emulate_gpus": emulate_gpus, "emulate_nodes": emulate_nodes,
                               "need_text": need_text})
         self._worker = _native.Worker(options)

@@ -18,6 +18,7 @@ from typing import NamedTuple, Optional
 import torch
 
 from ktransformers import _native, cuda_ops
+from ktransformers.cuda_ops import matrix
 from ktransformers.errors import UsageError
 
 __all__ = ["Experts", "Format", "Packed", "attention", "dequantize", "formats", "get_threads", "linear", "mla_decode",
@@ -117,13 +118,6 @@ def _op(name: str):
     return getattr(getattr(torch.ops, _NAMESPACE), name)
 
 
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """x [.., k] as a matrix with contiguous rows; a view where there can be one."""
-    x = x.detach()
-    x = x.flatten(0, -2) if x.dim() > 1 else x.reshape(1, -1)
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
 def _flat(x: torch.Tensor) -> torch.Tensor:
     return x.detach().contiguous()
 
@@ -147,7 +141,7 @@ def _want_one_device(**tensors: Optional[torch.Tensor]) -> None:
 # Formats.
 
 def _quantize(x, format):
-    rows = _rows(x)
+    rows = matrix(x)
     out = rows.new_empty((rows.shape[0], format_named(format).row_bytes(rows.shape[1])), dtype=torch.uint8)
     _native.quantize(compute(), rows, format, out)
     return out.view(*x.shape[:-1], out.shape[1])
@@ -158,7 +152,7 @@ def _quantize_fake(x, format):
 
 
 def _dequantize(rows, format):
-    flat = _rows(rows)
+    flat = matrix(rows)
     f = format_named(format)
     out = flat.new_empty((flat.shape[0], flat.shape[1] // f.block_bytes * f.block_len), dtype=torch.float32)
     _native.dequantize(compute(), flat, format, out)
@@ -264,7 +258,7 @@ def pack(weight: torch.Tensor, format: Optional[str] = None, act: str = "q16",
 
 
 def _linear(x, packed, bias, format, n, act):
-    rows = _rows(x)
+    rows = matrix(x)
     out = rows.new_empty((rows.shape[0], n))
     _native.linear(compute(), rows, packed.detach(), None if bias is None else _flat(bias), format, n, act, out)
     return out.view(*x.shape[:-1], n)
@@ -363,9 +357,9 @@ def _experts(handle: int, x: torch.Tensor):
 
 
 def _moe(x, ids, weights, experts):
-    rows = _rows(x)
+    rows = matrix(x)
     out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    _experts(experts, x).forward(rows, _rows(ids), _rows(weights).float(), out, None, None, max(1, rows.shape[0]),
+    _experts(experts, x).forward(rows, matrix(ids), matrix(weights).float(), out, None, None, max(1, rows.shape[0]),
                                     True)
     return out.view(x.shape)
 
@@ -466,7 +460,7 @@ def mla_decode(q: torch.Tensor, latent_cache: torch.Tensor, lengths: torch.Tenso
 # Vector kernels.
 
 def _rms_norm(x, weight, eps):
-    rows = _rows(x)
+    rows = matrix(x)
     out = torch.empty_like(rows, memory_format=torch.contiguous_format)
     _native.rms_norm(compute(), rows, _flat(weight), eps, out)
     return out.view(x.shape)
@@ -484,9 +478,9 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.
 
 
 def _silu_mul(gate, up):
-    rows = _rows(gate)
+    rows = matrix(gate)
     out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    _native.silu_mul(compute(), rows, _rows(up), out)
+    _native.silu_mul(compute(), rows, matrix(up), out)
     return out.view(gate.shape)
 
 

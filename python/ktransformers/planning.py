@@ -11,7 +11,7 @@ from ktransformers import _native
 from ktransformers.errors import UsageError
 
 _RANGES = {"context": (0, 2 ** 62), "threads": (0, 1024), "chunk_size": (0, 65536), "defer_experts": (0, 64),
-           "emulate_gpus": (0, 64), "emulate_nodes": (0, 64)}
+           "gpus": (0, 8), "emulate_gpus": (0, 64), "emulate_nodes": (0, 64)}
 
 
 def set_options(target: object, values: Mapping[str, Any]) -> None:
@@ -20,9 +20,11 @@ def set_options(target: object, values: Mapping[str, Any]) -> None:
         wanted = type(getattr(target, name))
         try:
             setattr(target, name, dict(value) if wanted is dict else value)
+        except UsageError:
+            raise
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{name}: {value!r} is not {_KINDS.get(wanted, wanted.__name__)}") from None
-        low, high = _RANGES.get(name, (None, None))
+        low, high = _RANGES.get(name, (None, None)) if wanted is int else (None, None)
         if low is not None and not low <= value <= high:
             raise UsageError(f"{value} is not a number from {low} to {high}", name)
 

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "module.h"
 #include "placement/explain.h"
+#include "placement/machine.h"
 #include "session/plan_json.h"
 #include "session/trace_file.h"
 #include "session/worker.h"
@@ -281,6 +282,13 @@ void add_options(nb::module_& m) {
           "gpu_graphs", [](const Options& o) { return o.gpu_graphs == "on"; },
           [](Options& o, bool on) { o.gpu_graphs = on ? "on" : "off"; })
       .def_rw("defer_experts", &Options::defer_experts)
+      .def_rw("gpus", &Options::gpus)
+      .def_prop_rw(
+          "gpu_memory", [](const Options& o) { return std::to_string(o.gpu_memory); },
+          [](Options& o, const std::string& text) {
+            o.gpu_memory = text.empty() ? 0 : placement::parse_bytes(text, "gpu_memory");
+          })
+      .def_rw("gpu_plugin", &Options::gpu_plugin)
       .def_rw("emulate_gpus", &Options::emulate_gpus)
       .def_rw("emulate_nodes", &Options::emulate_nodes)
       .def_rw("trace", &Options::trace)

@@ -46,6 +46,19 @@ TEST(Half, Fp8) {
   EXPECT_EQ(fp8_e4m3_to_f32(0x01), 0x1p-9f);
   EXPECT_EQ(fp8_e4m3_to_f32(0xb8), -1.0f);
   EXPECT_TRUE(std::isnan(fp8_e4m3_to_f32(0xff)));
+  for (int code = 0; code < 256; ++code) {
+    const float v = fp8_e4m3_to_f32(static_cast<std::uint8_t>(code));
+    EXPECT_EQ(f32_to_fp8_e4m3(v), code);
+    if ((code & 0x7f) >= 0x7e) continue;
+    // Between neighbours: to the nearer, from the middle to the even one.
+    const float next = fp8_e4m3_to_f32(static_cast<std::uint8_t>(code + 1)),
+                middle = (v + next) / 2;
+    EXPECT_EQ(f32_to_fp8_e4m3(middle), code + code % 2);
+    EXPECT_EQ(f32_to_fp8_e4m3(std::nextafter(middle, v)), code);
+    EXPECT_EQ(f32_to_fp8_e4m3(std::nextafter(middle, next)), code + 1);
+  }
+  EXPECT_EQ(f32_to_fp8_e4m3(1e9f), 0x7e);
+  EXPECT_EQ(f32_to_fp8_e4m3(-std::numeric_limits<float>::infinity()), 0xfe);
   EXPECT_EQ(fp8_e5m2_to_f32(0x3c), 1.0f);
   EXPECT_EQ(e8m0_to_f32(127), 1.0f);
   EXPECT_EQ(e8m0_to_f32(0), 0x1p-127f);

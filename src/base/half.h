@@ -1,9 +1,9 @@
 // Conversions between float and the 16- and 8-bit floating-point storage types.
 // fp16: IEEE 754 binary16. bf16: upper half of binary32. fp8: OCP 8-bit E4M3 (finite, NaN = 0x7f)
 // and E5M2; E8M0: power-of-two scale of the OCP MX formats. All to-float conversions are exact; all
-// from-float conversions round to nearest even. Scalar; the vector twins live in the ISA files. The
-// functions have internal linkage on purpose: objects built for different ISAs must not share their
-// code.
+// from-float conversions round to nearest even; to E4M3, which has no infinities, they saturate.
+// Scalar; the vector twins live in the ISA files. The functions have internal linkage on purpose:
+// objects built for different ISAs must not share their code.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -54,6 +54,20 @@ static inline float fp8_e4m3_to_f32(std::uint8_t v) {
     return std::bit_cast<float>(sign | ((exponent + 120) << 23) | (mantissa << 20));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-9f;
   return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+}
+
+static inline std::uint8_t f32_to_fp8_e4m3(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint8_t sign = static_cast<std::uint8_t>((bits >> 24) & 0x80u);
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7fu;
+  if (magnitude >= 0x43e00000u) return sign | 0x7eu;                 // 448
+  if (magnitude < 0x3c800000u) {                                     // 2^-6: subnormal or zero
+    const float scaled = std::bit_cast<float>(magnitude) + 0x1p14f;  // ulp of 2^14 is 2^-9
+    return sign | static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(scaled) - 0x46800000u);
+  }
+  const std::uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u);
+  return sign | static_cast<std::uint8_t>((rounded - 0x3c000000u) >> 20);
 }
 
 static inline float fp8_e5m2_to_f32(std::uint8_t v) {

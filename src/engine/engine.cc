@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "engine/canary.h"
@@ -181,16 +182,19 @@ void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Ro
   }
 }
 
+// Before the model runs; layer by layer that is once for all chunks.
+void Engine::prepare(std::int64_t n_rows) {
+  if (!options_.before_step) return;
+  for (const auto& gpu : gpus_) gpu->recover();  // an error is that of the step before
+  options_.before_step(gpus_, n_rows);
+}
+
 // With programs that are not recorded yet, the step only records them.
 template <class F>
 void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs) {
   arena_.reset();
   const operators::Batch batch = rows.batch();
   const operators::StepShape shape = operators::shape_of(batch);
-  if (options_.before_step) {
-    for (const auto& gpu : gpus_) gpu->recover();  // an error is that of the step before
-    options_.before_step(gpus_, shape.n_rows);
-  }
   const bool records = programs != nullptr && !programs->front()->is_recorded();
   operators::Step step{
       batch, cpu_, arena_, pool_.layers(), trace_, records ? nullptr : &expert_use_, gpus_};
@@ -218,6 +222,7 @@ StepLogits Engine::run_rows(const Rows& rows) {
     model_.run(step, logits.target());
   };
   const operators::StepShape shape = operators::shape_of(rows.batch());
+  prepare(shape.n_rows);
   // Traces tell of what the host does, which is little in a graph.
   const bool may_replay = options_.gpu_graphs && trace_ == nullptr && !gpus_.empty();
   const StepGraphs::Programs* programs = may_replay ? graphs_.find(shape, gpus_) : nullptr;
@@ -276,6 +281,7 @@ void Engine::run_layer_wise(Sequence& s) {
     add_rows(s, p, count, chunks.emplace_back());
     p += count;
   }
+  prepare(n);
   if (!run_layers(s, chunks, x, delta)) return;  // step() ends the request
   double seconds = seconds_since(start);
   std::int64_t row = 0;
@@ -712,21 +718,25 @@ void Engine::rehearse() {
   expert_use_ = {};
 }
 
-// The last layer, for what its prefill operators take of temporaries.
+// A layer of every kind, for what prefill operators take of temporaries.
 void Engine::rehearse_layer_wise(Sequence& sequence) {
   Rows rows;
   add_rows(sequence, 0, options_.chunk_size, rows);
   operators::Loader loader = options_.make_loader();
-  const std::int64_t last = layered_->n_layers() - 1;
-  operators::enter_phase(layered_->layer(last), operators::Phase::kPrefill, loader);
-  with_step(rows, [&](operators::Step& step) {
-    const std::int64_t n = options_.chunk_size, d = layered_->d_model();
-    const tensor::MatrixF x = arena_.matrix(n, d), delta = arena_.matrix(n, d);
-    layered_->embed(step, x);
-    std::fill_n(delta.data, n * d, 0.0f);
-    layered_->run_layer(step, last, x, delta);
-  });
-  operators::enter_phase(layered_->layer(last), operators::Phase::kGenerate, loader);
+  std::set<std::string> kinds;
+  for (std::int64_t i = 0; i < layered_->n_layers(); ++i) {
+    operators::Module& layer = layered_->layer(i);
+    if (!kinds.insert(operators::prefill_kind(layer, loader.source(), cpu_.act)).second) continue;
+    operators::enter_phase(layer, operators::Phase::kPrefill, loader);
+    with_step(rows, [&](operators::Step& step) {
+      const std::int64_t n = options_.chunk_size, d = layered_->d_model();
+      const tensor::MatrixF x = arena_.matrix(n, d), delta = arena_.matrix(n, d);
+      layered_->embed(step, x);
+      std::fill_n(delta.data, n * d, 0.0f);
+      layered_->run_layer(step, i, x, delta);
+    });
+    operators::enter_phase(layer, operators::Phase::kGenerate, loader);
+  }
 }
 
 // Runs the next n tokens, and adds what pooling wants of them.
@@ -739,6 +749,7 @@ void Engine::embed_chunk(Sequence& sequence, std::int64_t n, Pooling pooling,
     rows.logit_rows.resize(static_cast<std::size_t>(n));
     std::iota(rows.logit_rows.begin(), rows.logit_rows.end(), 0);
   }
+  prepare(n);
   with_step(rows, [&](operators::Step& step) {
     const std::int64_t d = layered_->d_model();
     const tensor::MatrixF x = arena_.matrix(n, d), delta = arena_.matrix(n, d);

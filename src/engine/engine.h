@@ -43,7 +43,8 @@ struct EngineOptions {
   std::int64_t layer_wise_threshold = 0;
   /// Reads the model's weights again when operators change.
   std::function<operators::Loader()> make_loader;
-  /// Before each step of n_rows rows. What it throws ends the step.
+  /// Before the model runs n_rows rows: a step, or a prompt layer by layer. What it throws ends
+  /// that.
   std::function<void(operators::GpuSteps gpus, std::int64_t n_rows)> before_step;
   /// Where whole pages of the cache go that give way, and come back from; null: nowhere. Engines
   /// may share it. `kv_identity` names what rows depend on beside the tokens (weights, numerics).
@@ -183,6 +184,7 @@ class Engine {
   bool make_room(std::vector<Sequence*>& running, std::size_t i, std::int64_t n_tokens);
   std::vector<Rows> collect_rows(bool* decodes_only);
   void add_rows(Sequence& sequence, std::int64_t position, std::int64_t n, Rows& rows);
+  void prepare(std::int64_t n_rows);
   template <class F>
   void with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs = nullptr);
   StepLogits run_rows(const Rows& rows);

@@ -44,7 +44,7 @@ KvPool::KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format fo
     const auto gpu = std::find_if(gpus.begin(), gpus.end(),
                                   [&](const auto& g) { return g->index() == layer.gpu; });
     layer_gpus_.push_back(gpu == gpus.end() ? nullptr : gpu->get());
-    const tensor::Format kept = layer.gpu < 0 ? format : tensor::Format::kBF16;
+    const tensor::Format kept = layer.gpu < 0 ? format : tensor::gpu_cache_format(format);
     tensor::KvLayerView view;
     for (std::size_t i = 0; i < layer.streams.size(); ++i) {
       const tensor::KvStreamSpec& spec = layer.streams[i];
@@ -81,6 +81,7 @@ void KvPool::grow(std::int64_t n_tokens, backend::Cpu& cpu) {
     std::byte* base = bases[i++];
     move(base, s.base, page_bytes_of(s) * static_cast<std::size_t>(n_pages_), gpu);
     s.base = base;
+    s.n_pages = n_pages;
   });
   buffers_ = std::move(buffers);
   n_users_.resize(static_cast<std::size_t>(n_pages));

@@ -18,8 +18,8 @@ std::size_t kv_bytes_per_token(const std::vector<tensor::KvLayerSpec>& layers,
 class KvPool {
  public:
   /// Room for at least n_tokens, dealt out over the NUMA nodes that `cpu` has; layers of a GPU are
-  /// there, in BF16. Throws kNoMemory, and kUnsupported when a vector is not a whole number of the
-  /// format's blocks.
+  /// there, in tensor::gpu_cache_format(). Throws kNoMemory, and kUnsupported when a vector is not
+  /// a whole number of the format's blocks.
   KvPool(const std::vector<tensor::KvLayerSpec>& layers, tensor::Format format,
          std::int64_t n_tokens, backend::Cpu& cpu,
          std::span<const std::unique_ptr<backend::Gpu>> gpus = {});

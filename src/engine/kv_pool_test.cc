@@ -19,7 +19,23 @@ TEST(KvPool, BytesPerToken) {
   EXPECT_EQ(kv_bytes_per_token(two_layers(), Format::kF16), (2u * 32 + 2 * 64 + 96) * 2);
   EXPECT_EQ(kv_bytes_per_token(two_layers(), Format::kF32), (2u * 32 + 2 * 64 + 96) * 4);
   EXPECT_EQ(kv_bytes_per_token(two_layers(), Format::kQ8_0), (2u + 4 + 3) * 34);
+  EXPECT_EQ(kv_bytes_per_token(two_layers(), Format::kF8_E4M3), 2u * 32 + 2 * 64 + 96);
   EXPECT_EQ(kv_bytes_per_token({}, Format::kF16), 0u);
+}
+
+TEST(KvPool, KeepsWhatTheDeviceOfALayerTakes) {
+  backend::Cpu cpu(1, {}, 0, backend::ActPolicy::kF32);
+  std::vector<tensor::KvLayerSpec> layers = two_layers();
+  layers[1].gpu = 0;  // no GPU is given, so its rows are in main memory
+  for (const auto& [asked, on_gpu] : {std::pair{Format::kF16, Format::kBF16},
+                                      {Format::kBF16, Format::kBF16},
+                                      {Format::kF8_E4M3, Format::kF8_E4M3}}) {
+    const KvPool pool(layers, asked, 3 * tensor::kKvPageLen, cpu);
+    EXPECT_EQ(pool.layers()[0].streams[0].format, asked);
+    EXPECT_EQ(pool.layers()[1].streams[0].format, on_gpu);
+    EXPECT_EQ(pool.layers()[1].streams[0].row_bytes, formats::row_bytes(on_gpu, 96));
+    EXPECT_EQ(pool.layers()[1].streams[0].n_pages, 3);
+  }
 }
 
 TEST(KvPool, RefusesVectorsThatAreNoWholeBlocks) {

@@ -91,8 +91,10 @@ class LayerWiseTest : public testing::Test {
       if (cancel_at_loader_) *cancel_at_loader_ = true;
       return operators::Loader(source_, cpu_, {});
     };
+    options.before_step = [this](operators::GpuSteps, std::int64_t n) { prepared_.push_back(n); };
     Engine engine(*model, cpu_, options);
     n_loaders_ = 0;
+    prepared_.clear();
     trace_.clear();
     engine.set_trace(&trace_);
     use(engine);
@@ -133,6 +135,7 @@ class LayerWiseTest : public testing::Test {
   backend::Cpu cpu_{1, {}, detect_caps(), backend::ActPolicy::kF32};
   operators::Trace trace_{1 << 16};
   int n_loaders_ = 0;
+  std::vector<std::int64_t> prepared_;  // rows, each time
   std::shared_ptr<std::atomic<bool>> cancel_at_loader_;
 };
 
@@ -180,6 +183,23 @@ TEST_F(LayerWiseTest, PromptAndGenerationRunTheirOwnOperators) {
   });
 }
 
+TEST_F(LayerWiseTest, RehearsesALayerOfEveryKind) {
+  Placement p = placement("KLinearCPUInfer", "KLinearTorch", 40);
+  for (auto& [path, entry] : p.entries) {
+    if (path.starts_with("model.layers.1.")) entry.prefill_op = "KLinearCPUInfer";
+  }
+  with_engine(p, [&](Engine& engine) {
+    engine.rehearse();
+    const auto ops = [&](int i) {
+      return ran(fmt::format("model.layers.{}.mlp.down_proj", i), true);
+    };
+    using Ops = std::set<std::string>;
+    EXPECT_EQ(ops(0), (Ops{"KLinearCPUInfer", "KLinearTorch"}));
+    EXPECT_EQ(ops(1), Ops{"KLinearCPUInfer"});
+    EXPECT_EQ(ops(2), Ops{"KLinearCPUInfer"}) << "as layer 0";
+  });
+}
+
 TEST_F(LayerWiseTest, AnotherFormatForThePromptShows) {
   const Outcome plain = run(placement("KLinearTorch", "", 0), 100, 0, true);
   const Outcome coarse = run(placement("KLinearTorch", "KLinearMarlin", 40), 100, 0, true);
@@ -197,6 +217,13 @@ TEST_F(LayerWiseTest, OnlyTheNewRowsCount) {
     EXPECT_GE(again.n_cached, 99);
     EXPECT_EQ(n_loaders_, 1);
     EXPECT_EQ(again.tokens.size(), 4u);
+  });
+}
+
+TEST_F(LayerWiseTest, IsPreparedOnceForAllLayersAndChunks) {
+  with_engine(placement("KLinearCPUInfer", "KLinearTorch", 40), [&](Engine& engine) {
+    engine.generate(request(100, 3));
+    EXPECT_EQ(prepared_, (std::vector<std::int64_t>{100, 1, 1}));
   });
 }
 

@@ -13,6 +13,7 @@ const StepGraphs::Programs* StepGraphs::find(
                                   [&](const Entry& e) { return e.shape == shape; });
   if (entry == entries_.end() || !entry->worthwhile) return nullptr;
   entry->used = ++clock_;
+  if (entry->programs.empty()) make_room(*entry);
   try {
     while (entry->programs.size() < gpus.size()) {
       const std::size_t i = entry->programs.size();
@@ -26,9 +27,31 @@ const StepGraphs::Programs* StepGraphs::find(
   return &entry->programs;
 }
 
+std::size_t StepGraphs::Entry::bytes() const {
+  std::size_t most = 0;
+  for (const GpuProgram::Size& size : sizes) most = std::max(most, size.bytes);
+  return most;
+}
+
+// Programs of other shapes give way until there is memory for an entry's.
+void StepGraphs::make_room(const Entry& wanted) {
+  std::vector<Entry*> others;
+  std::size_t bytes = wanted.bytes();
+  for (Entry& e : entries_) {
+    if (e.programs.empty()) continue;
+    others.push_back(&e);
+    bytes += e.bytes();
+  }
+  std::sort(others.begin(), others.end(), [](auto* a, auto* b) { return a->used < b->used; });
+  for (auto e = others.begin(); e != others.end() && bytes > most_bytes_; ++e) {
+    bytes -= (*e)->bytes();
+    (*e)->programs.clear();  // recorded anew when the shape comes
+  }
+}
+
 void StepGraphs::launched(const StepShape& shape,
                           std::span<const std::unique_ptr<operators::GpuStep>> gpus) {
-  if (gpus.empty() || shape.n_rows > StepShape::kFewRows) return;
+  if (gpus.empty() || shape.n_rows >= backend::kBatchRows) return;
   const auto known = [&](const Entry& e) { return e.shape == shape; };
   if (std::any_of(entries_.begin(), entries_.end(), known)) return;
   if (entries_.size() == kShapes) {
@@ -38,7 +61,7 @@ void StepGraphs::launched(const StepShape& shape,
   Entry entry{shape, {}, {}, true, ++clock_};
   for (const auto& gpu : gpus) {
     entry.sizes.push_back(gpu->transferred());
-    entry.worthwhile &= gpu->transferred().bytes <= kMostBytes;
+    entry.worthwhile &= gpu->transferred().bytes <= GpuProgram::kMostBytes;
   }
   entries_.push_back(std::move(entry));
 }

@@ -1,5 +1,5 @@
 // Which steps on GPUs are recorded as graphs: of few rows, when a shape comes again. What was not
-// used for the longest time gives way.
+// used for the longest time gives way: its shape, or, for pinned memory, its programs.
 //
 //   find(shape) → programs: run the step with them → none: launch the step, then launched(shape)
 //
@@ -17,6 +17,9 @@ class StepGraphs {
  public:
   using Programs = std::vector<std::unique_ptr<operators::GpuProgram>>;  // one for each GPU
 
+  explicit StepGraphs(std::size_t most_bytes = operators::GpuProgram::kAllBytes)
+      : most_bytes_(most_bytes) {}
+
   /// The programs of a shape that was launched before, recorded or to be recorded by this step;
   /// null: it is to be launched, as shapes for whose transfers there is no pinned memory always
   /// are.
@@ -29,15 +32,16 @@ class StepGraphs {
 
  private:
   static constexpr std::size_t kShapes = 32;
-  /// Pinned memory of a program; steps that exchange more are not held up by launches.
-  static constexpr std::size_t kMostBytes = std::size_t{16} << 20;
   struct Entry {
     operators::StepShape shape;
     std::vector<operators::GpuProgram::Size> sizes;  // on each GPU
     Programs programs;
     bool worthwhile = true;
     std::uint64_t used = 0;
+    std::size_t bytes() const;  // on the GPU with most
   };
+  void make_room(const Entry& wanted);
+  std::size_t most_bytes_;  // of pinned memory on a GPU
   std::vector<Entry> entries_;
   std::uint64_t clock_ = 0;
 };

@@ -7,19 +7,6 @@
 namespace kt::formats {
 namespace {
 
-/// E4M3 code nearest to v (ties to even), limited to ±448. v is finite.
-std::uint8_t to_e4m3(float v) {
-  const std::uint8_t sign = v < 0.0f ? 0x80 : 0;
-  const float a = std::fabs(v);
-  if (!(a < 448.0f)) return sign | 0x7e;
-  if (a < 0x1p-6f) return sign | static_cast<std::uint8_t>(std::nearbyint(a * 0x1p9f));
-  // Codes of normal numbers are consecutive over the exponent, so a mantissa that rounds up to 8
-  // carries.
-  const int exponent = std::ilogb(a);
-  const int mantissa = static_cast<int>(std::nearbyint(std::ldexp(a, 3 - exponent)));
-  return sign | static_cast<std::uint8_t>(((exponent + 7) << 3) + mantissa - 8);
-}
-
 template <int kLen>
 void decode_i4(const void* blocks, float* out, std::int64_t n) {
   const auto* b = static_cast<const BlockI4<kLen>*>(blocks);
@@ -82,7 +69,7 @@ void encode_f8_e4m3_b128(const float* x, const float*, void* blocks, std::int64_
     const bool flat = top < 0x1p-100f;
     const float inverse = flat ? 0.0f : 448.0f / top;
     b->scale = flat ? 0.0f : top / 448.0f;
-    for (int j = 0; j < 128; ++j) b->q[j] = to_e4m3(clean(x[j]) * inverse);
+    for (int j = 0; j < 128; ++j) b->q[j] = f32_to_fp8_e4m3(clean(x[j]) * inverse);
   }
 }
 

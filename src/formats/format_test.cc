@@ -57,6 +57,7 @@ float rms_limit(Format format) {
     case Format::kMXFP4: return 0.12f;
     case Format::kNVFP4: return 0.092f;
     case Format::kQ1_0: return 0.62f;
+    case Format::kF8_E4M3: return 0.03f;
     case Format::kF8_E4M3_B128: return 0.027f;
     case Format::kI4_32: return 0.086f;
     case Format::kI4_64: return 0.096f;
@@ -166,6 +167,7 @@ TEST_P(FormatTest, ExtremeValuesGiveFiniteResults) {
   if (GetParam() == Format::kF32 || GetParam() == Format::kF16 || GetParam() == Format::kBF16) {
     GTEST_SKIP() << "floating-point formats keep infinities";
   }
+  if (GetParam() == Format::kF8_E4M3) GTEST_SKIP() << "it keeps NaN";
   constexpr float kInf = std::numeric_limits<float>::infinity();
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr float kMax = std::numeric_limits<float>::max();

@@ -41,6 +41,11 @@ void decode_bf16(const void* blocks, float* out, std::int64_t n) noexcept {
   decode_16<bf16_to_f32>(blocks, out, n);
 }
 
+void decode_f8_e4m3(const void* blocks, float* out, std::int64_t n) noexcept {
+  const auto* codes = static_cast<const std::uint8_t*>(blocks);
+  for (std::int64_t i = 0; i < n; ++i) out[i] = fp8_e4m3_to_f32(codes[i]);
+}
+
 void encode_f32(const float* x, const float*, void* blocks, std::int64_t n) noexcept {
   if (n > 0) std::memcpy(blocks, x, static_cast<std::size_t>(n) * 4);
 }
@@ -51,6 +56,11 @@ void encode_f16(const float* x, const float*, void* blocks, std::int64_t n) noex
 
 void encode_bf16(const float* x, const float*, void* blocks, std::int64_t n) noexcept {
   encode_16<f32_to_bf16>(x, blocks, n);
+}
+
+void encode_f8_e4m3(const float* x, const float*, void* blocks, std::int64_t n) noexcept {
+  auto* codes = static_cast<std::uint8_t*>(blocks);
+  for (std::int64_t i = 0; i < n; ++i) codes[i] = f32_to_fp8_e4m3(x[i]);
 }
 
 }  // namespace kt::formats

@@ -125,10 +125,6 @@ class GpuGroupedQuery : public GroupedQueryBase {
     o_proj_->run(step, mixed, delta);
   }
 
-  static kernels::cuda::KvCache cache_of(const tensor::KvStreamView& s) {
-    return {s.base, s.n_heads * s.dim, s.dim};
-  }
-
   // To be normed and rotated, and k and v written to the cache.
   kernels::cuda::HeadsArgs heads_of(Step& step, GpuStep& gpu, Activation& q, Activation& k,
                                     Activation& v, const tensor::KvLayerView& kv) noexcept {
@@ -148,8 +144,8 @@ class GpuGroupedQuery : public GroupedQueryBase {
     args.d = head_dim_;
     args.cos = rotary_.cos_on(gpu);  // the tables have a row for each of the batch's
     args.sin = rotary_.sin_on(gpu);
-    args.k_cache = cache_of(kv.streams[0]);
-    args.v_cache = cache_of(kv.streams[1]);
+    args.k_cache = gpu_cache(kv.streams[0]);
+    args.v_cache = gpu_cache(kv.streams[1]);
     const GpuStep::Sequences& sequences = gpu.sequences();
     args.table = sequences.table;
     args.items = sequences.items;
@@ -173,8 +169,8 @@ class GpuGroupedQuery : public GroupedQueryBase {
     args.q = heads.q;
     args.q_token_stride = heads.q_stride;
     args.q_head_stride = head_dim_;
-    args.k = cache_of(kv.streams[0]);
-    args.v = cache_of(kv.streams[1]);
+    args.k = gpu_cache(kv.streams[0]);
+    args.v = gpu_cache(kv.streams[1]);
     args.table = sequences.table;
     args.items = sequences.items;
     args.n_items = sequences.n_items;

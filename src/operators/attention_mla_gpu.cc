@@ -13,6 +13,7 @@ namespace kt::operators {
 namespace {
 
 using kernels::cuda::AttentionArgs;
+using kernels::cuda::CacheType;
 using kernels::cuda::HeadProductsArgs;
 using kernels::cuda::KvCache;
 
@@ -117,7 +118,7 @@ class GpuLatent : public LatentBase {
     Activation latents(step, x.n_rows(), latent_dim(), GpuType::kBF16);
     project(step, x, q, latents);
     const tensor::KvStreamView& stream = step.kv[static_cast<std::size_t>(layer)].streams[0];
-    const KvCache cache{stream.base, stream.dim, stream.dim};
+    const KvCache cache = gpu_cache(stream);
     store(step, gpu, latents, cache);
     Activation mixed(step, x.n_rows(), n_heads_ * mla_.v_head_dim, GpuType::kBF16);
     attend_all(step, {gpu, cache, static_cast<std::uint16_t*>(q.update_on(gpu)),
@@ -197,7 +198,27 @@ class GpuLatent : public LatentBase {
     all.gpu.release(mark);
     all.gpu.allocate(expand_bytes_);
     all.gpu.allocate(head_bytes(all.all_rows, mla_.v_head_dim));
+    all.gpu.allocate(bytes_to_widen(all.cache));
     all.gpu.release(mark);
+  }
+
+  static std::size_t bytes_to_widen(const KvCache& cache) {
+    return cache.type == CacheType::kBF16 ? 0 : kernels::cuda::widened_bytes(cache);
+  }
+
+  // The latents of `rows` in bf16.
+  KvCache widened(const Rows& rows) const noexcept {
+    if (rows.cache.type == CacheType::kBF16) return rows.cache;
+    const GpuStep::Sequences& sequences = rows.gpu.sequences();
+    kernels::cuda::WidenArgs args;
+    args.from = rows.cache;
+    args.to = rows.gpu.allocate(bytes_to_widen(rows.cache));
+    args.table = sequences.table;
+    args.items = sequences.items + rows.item;
+    args.n_items = rows.n_items;
+    args.max_keys = rows.max_keys;
+    launch(rows.gpu, [&](auto& k, auto stream) { return k.widen_cache(args, stream); });
+    return kernels::cuda::widened(rows.cache, args.to);
   }
 
   void absorbed(const Rows& rows) noexcept {
@@ -257,12 +278,13 @@ class GpuLatent : public LatentBase {
     auto* memory = static_cast<std::uint16_t*>(gpu.allocate(expand_bytes_));
     const std::int64_t v = mla_.v_head_dim;
     void* part = gpu.allocate(head_bytes(rows.all_rows, v));
+    const KvCache latents = widened(rows);
     rotate(rows);
     for (std::int64_t head = 0; head < n_heads_; head += heads_at_once) {
       const std::int64_t n = std::min(heads_at_once, n_heads_ - head);
       std::uint16_t* keys = memory;
       std::uint16_t* values = keys + rows.max_keys * n * q_head_dim();
-      expand(rows, head, n, keys, values);
+      expand(rows, latents, head, n, keys, values);
       const bool whole = n == n_heads_;
       AttentionArgs args = attention(rows, rows.q + head * q_head_dim(), whole ? rows.mixed : part);
       args.q_token_stride = n_heads_ * q_head_dim();
@@ -288,8 +310,8 @@ class GpuLatent : public LatentBase {
   }
 
   // Keys and values of heads [head, head + n), of all positions.
-  void expand(const Rows& rows, std::int64_t head, std::int64_t n, std::uint16_t* keys,
-              std::uint16_t* values) noexcept {
+  void expand(const Rows& rows, const KvCache& latents, std::int64_t head, std::int64_t n,
+              std::uint16_t* keys, std::uint16_t* values) noexcept {
     GpuStep& gpu = rows.gpu;
     const std::int64_t nope = mla_.qk_nope_dim, rank = mla_.kv_lora_rank, v = mla_.v_head_dim;
     const kernels::cuda::PageTable& table = gpu.sequences().table;
@@ -297,8 +319,8 @@ class GpuLatent : public LatentBase {
       HeadProductsArgs args = products(static_cast<const std::uint16_t*>(w) + head * n_out * rank,
                                        n_out, rank, rows.max_keys);
       args.n_heads = n;
-      args.x = rows.cache.base;
-      args.x_row_stride = rows.cache.row_stride;
+      args.x = latents.base;
+      args.x_row_stride = latents.row_stride;
       args.pages = table.pages + rows.item * table.stride;
       args.y = y;
       args.y_row_stride = n * width;

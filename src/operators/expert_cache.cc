@@ -50,7 +50,8 @@ ExpertCache::ExpertCache(ExpertStream& stream, std::size_t expert_bytes, ExpertC
       mode_(mode),
       staging_(gpu().allocate_bytes(expert_bytes)),
       sent_(gpu().event(false)),
-      free_(gpu().event(false)) {}
+      free_(gpu().event(false)),
+      arrived_(gpu().event(false)) {}
 
 ExpertCache::~ExpertCache() = default;
 
@@ -93,7 +94,7 @@ void ExpertCache::count(Layer& layer, const Routing& routing, std::int64_t n_row
   for (std::int64_t i = 0; i < n_rows * routing.n_active; ++i) {
     if (routing.ids[i] >= 0) layer.hot.use(routing.ids[i]);
   }
-  layer.hot.pass(n_rows);
+  if (!routing.deferred) layer.hot.pass(n_rows);
 }
 
 // The routing's ids as slots, on the GPU. Where the host has the router's choice first, it looks
@@ -186,7 +187,7 @@ void ExpertCache::update(GpuStep& gpu, std::int64_t n_rows) noexcept {
   bool arrived = false;
   if (!moves_.empty()) {
     gpu.run("waiting for experts",
-            [&](auto& k, auto) { return k.stream_idle(stream_.copies(), &arrived); });
+            [&](auto& k, auto) { return k.event_done(arrived_.get(), &arrived); });
   }
   if (arrived) {
     for (const Move& move : moves_) {
@@ -256,6 +257,7 @@ void ExpertCache::send_experts(GpuStep& gpu) noexcept {
       return stream_.bring(layer.source, move.expert, staging_, layer.tiles_of(move.slot));
     });
   }
+  gpu.run("sending experts", [&](auto& k, auto) { return k.event_record(arrived_.get(), copies); });
 }
 
 std::string ExpertCache::describe() const {

@@ -39,7 +39,7 @@ class ExpertCache {
   /// Whether the GPU computes this expert in the coming step.
   static bool holds(const Layer& layer, std::int32_t expert);
   static std::int64_t n_slots(const Layer& layer);
-  /// Counts what a step's rows chose.
+  /// Counts what a step's rows chose; what is deferred comes beside the same rows' other choices.
   static void count(Layer& layer, const Routing& routing, std::int64_t n_rows);
 
   /// result = Σ weight · expert(x) of those that it holds. `result` is in f32.
@@ -79,7 +79,7 @@ class ExpertCache {
   std::vector<Move> moves_;   // on their way
   std::vector<Candidate> candidates_;
   backend::PinnedMemory image_;
-  backend::GpuEvent sent_, free_;
+  backend::GpuEvent sent_, free_, arrived_;
 };
 
 }  // namespace kt::operators

@@ -167,6 +167,8 @@ class CpuExperts : public RoutedExperts {
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
     const bool divides = streams() && x.n_rows() >= backend::kBatchRows;
     routing.fetch(step, x.n_rows(), divides ? nullptr : &x);  // many rows only if they are wanted
+    if (cached_ != nullptr && step.expert_use != nullptr)
+      ExpertCache::count(*cached_, routing, x.n_rows());
     Ticket ticket;
     const Routing rest =
         cached_ != nullptr && !routing.deferred ? use_cache(step, x, routing, ticket) : routing;
@@ -191,12 +193,10 @@ class CpuExperts : public RoutedExperts {
       rest.ids[i] = cached ? -1 : routing.ids[i];
       n_cached += cached ? 1 : 0;
     }
-    if (step.expert_use != nullptr) {
-      ExpertCache::count(*cached_, routing, x.n_rows());
+    if (step.expert_use != nullptr)
       step.expert_use->n_cached += static_cast<std::uint64_t>(n_cached);
-    }
     // Steps of few rows are recorded, and must all do the same.
-    if (n_cached == 0 && x.n_rows() > StepShape::kFewRows) return rest;
+    if (n_cached == 0 && x.n_rows() >= backend::kBatchRows) return rest;
     x.f32();  // later it would wait for what the GPU is given now
     ticket.streamed.emplace(step, x.n_rows(), d_model_);
     cache_->run(step, *cached_, x, routing, *ticket.streamed);
@@ -293,7 +293,7 @@ class CpuExperts : public RoutedExperts {
     ExpertBlocking blocking;
     if (tiles) {
       blocking = tile_blocking(d_model_, step.cpu.pool.size());
-    } else if (x.n_rows() <= StepShape::kFewRows) {
+    } else if (x.n_rows() < backend::kBatchRows) {
       blocking = blocking_of_few(step.cpu);
     }
     if (tiles && !dot::is_tiles(forms.down)) blocking.model_chunk = ExpertBlocking{}.model_chunk;
@@ -359,8 +359,10 @@ class CpuExperts : public RoutedExperts {
     for (std::int64_t i = 0; i < n_routed; ++i) {
       if (routing.ids[i] >= 0) ++g.end[routing.ids[i]];
     }
+    std::int64_t n_rows_here = 0;
     for (std::int64_t e = 0; e < n_experts_; ++e) {
       const std::int64_t count = g.end[e];
+      n_rows_here += count;
       if (count != 0) g.active[g.n_active++] = static_cast<std::int32_t>(e);
       g.begin[e] = g.end[e] = static_cast<std::int32_t>(g.n_slots);
       g.n_slots += (count + align - 1) / align * align;
@@ -375,8 +377,7 @@ class CpuExperts : public RoutedExperts {
       g.weight[slot] = routing.weights[i];
     }
     if (step.expert_use != nullptr) {
-      for (std::int64_t i = 0; i < n_routed; ++i)
-        step.expert_use->n_rows += routing.ids[i] >= 0 ? 1 : 0;
+      step.expert_use->n_rows += static_cast<std::uint64_t>(n_rows_here);
       step.expert_use->n_reads += static_cast<std::uint64_t>(g.n_active);
     }
     return g;

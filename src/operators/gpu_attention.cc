@@ -4,6 +4,15 @@
 
 namespace kt::operators {
 
+kernels::cuda::CacheType gpu_cache_type(tensor::Format format) {
+  using kernels::cuda::CacheType;
+  return format == tensor::Format::kF8_E4M3 ? CacheType::kE4M3 : CacheType::kBF16;
+}
+
+kernels::cuda::KvCache gpu_cache(const tensor::KvStreamView& s) {
+  return {s.base, s.n_heads * s.dim, s.dim, gpu_cache_type(s.format), s.n_pages};
+}
+
 bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v) {
 #define ATTENTION(qk, v, launch) \
   if (dim_qk == (qk) && dim_v == (v)) return true;
@@ -17,6 +26,8 @@ void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args
   const std::size_t mark = gpu.mark();
   const backend::GpuApi& api = gpu.gpu().api();
   const bool fast = api.has_attention(args.dim_qk, args.dim_v);
+  // What follows depends on the thread's device.
+  gpu.run(who, [](auto&, auto) { return kernels::cuda::Status::kOk; });
   args.split_keys = api.attention_split_keys(args, gpu.gpu().info());
   args.workspace_bytes =
       fast ? api.attention_workspace(args) : api.attention_reference_workspace(args);
@@ -48,6 +59,17 @@ std::size_t gpu_attention_bytes(const io::ModelConfig& c, std::int64_t chunk,
                            : gpu_attends(c.head_dim, c.head_dim);
   const auto scores = fast ? 0 : static_cast<std::size_t>(chunk * c.n_heads * context) * 4;
   return scores + (latent ? gpu_expand_bytes(c) : 0);
+}
+
+std::size_t gpu_widened_bytes(const io::ModelConfig& c, tensor::Format format,
+                              std::int64_t n_tokens) {
+  const bool latent = c.mla.kv_lora_rank > 0;
+  if (tensor::gpu_cache_format(format) == tensor::Format::kBF16) return 0;
+  if (!latent && !gpu_attends(c.head_dim, c.head_dim)) return 0;
+  const std::int64_t values =
+      latent ? c.mla.kv_lora_rank + c.mla.qk_rope_dim : 2 * c.n_kv_heads * c.head_dim;
+  const std::int64_t n_pages = (n_tokens + tensor::kKvPageLen - 1) / tensor::kKvPageLen;
+  return static_cast<std::size_t>(n_pages * tensor::kKvPageLen * values) * 2;
 }
 
 }  // namespace kt::operators

@@ -6,6 +6,11 @@
 
 namespace kt::operators {
 
+/// BF16 or F8_E4M3 as kernels call it.
+kernels::cuda::CacheType gpu_cache_type(tensor::Format format);
+/// A stream of a layer's cache as kernels take it.
+kernels::cuda::KvCache gpu_cache(const tensor::KvStreamView& stream);
+
 /// Whether GPUs have a kernel for heads of this size.
 bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v);
 
@@ -22,5 +27,11 @@ std::size_t gpu_expand_bytes(const io::ModelConfig& config);
 /// rows, and expanded keys and values.
 std::size_t gpu_attention_bytes(const io::ModelConfig& config, std::int64_t chunk,
                                 std::int64_t context);
+
+/// Memory in which a layer's cache of n_tokens is made bf16 for kernels that read nothing else,
+/// where
+/// --kv is `format`.
+std::size_t gpu_widened_bytes(const io::ModelConfig& config, tensor::Format format,
+                              std::int64_t n_tokens);
 
 }  // namespace kt::operators

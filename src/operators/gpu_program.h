@@ -24,6 +24,10 @@ class GpuProgram {
     std::size_t bytes = 0, n = 0;
     void add(std::size_t transfer);
   };
+  /// Pinned memory of one program, and of all on a GPU, at most. Steps that exchange more are not
+  /// held up by launches.
+  static constexpr std::size_t kMostBytes = std::size_t{16} << 20;
+  static constexpr std::size_t kAllBytes = std::size_t{128} << 20;
   /// Pinned memory for them. Throws kNoMemory.
   GpuProgram(backend::Gpu& gpu, Size size);
   ~GpuProgram();

@@ -20,7 +20,6 @@ using kernels::cuda::Type;
 using kernels::cuda::type_bytes;
 
 constexpr std::size_t kPieceBytes = std::size_t{64} << 20;
-constexpr std::size_t kStagingBytes = std::size_t{16} << 20;
 constexpr std::size_t kAlign = 256;
 
 constexpr const char* kOtherTransfers =
@@ -153,7 +152,7 @@ StepShape shape_of(const Batch& batch) {
     shape.max_rows = std::max(shape.max_rows, s.n_rows);
     shape.max_keys = std::max(shape.max_keys, s.position + s.n_rows);
   }
-  if (shape.n_rows <= StepShape::kFewRows) shape.max_keys = round_keys(shape.max_keys);
+  if (shape.n_rows < backend::kBatchRows) shape.max_keys = round_keys(shape.max_keys);
   return shape;
 }
 

@@ -34,18 +34,18 @@ class Module;
 struct StepShape {
   std::int64_t n_rows = 0, n_sequences = 0;
   std::int64_t max_rows = 0;  // of a sequence
-  std::int64_t max_keys = 0;  // of a sequence, or, of few rows, the next of few sizes
+  std::int64_t max_keys = 0;  // of a sequence; below kBatchRows rows the next of few sizes
   std::int64_t n_logits = 0;
   bool lists = false;  // of logits are made
   bool operator==(const StepShape&) const = default;
-  /// Up to this many rows are "few", as decoding has them: fewer than the kBatchRows from which
-  /// experts may be streamed, as their rows have it.
-  static constexpr std::int64_t kFewRows = backend::kBatchRows - 1;
 };
 StepShape shape_of(const Batch& batch);
 
 class GpuStep {
  public:
+  /// Pinned memory that rows go through, and all of a GPU in use, without programs.
+  static constexpr std::size_t kStagingBytes = std::size_t{16} << 20;
+  static constexpr std::size_t kPinnedBytes = 2 * backend::Gpu::kStagingBytes + kStagingBytes;
   /// pool: converts rows on their way.
   GpuStep(backend::Gpu& gpu, ThreadPool& pool);
   ~GpuStep();

@@ -28,7 +28,7 @@ class SparseMoe : public Mlp {
     Routing routing = gate_->run(step, x);
     Routing later;
     const bool defers = step.deferral.n_experts > 0 && step.deferral.rows != nullptr &&
-                        experts_->on_cpu() && x.n_rows() <= StepShape::kFewRows;
+                        experts_->on_cpu() && x.n_rows() < backend::kBatchRows;
     if (defers) later = split_off(step, x, routing, *experts_);
     Experts::Ticket ticket = experts_->submit(step, x, routing);
     if (shared_ != nullptr) {

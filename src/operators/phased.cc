@@ -108,6 +108,22 @@ void enter_phase(Module& root, Phase phase, Loader& loader) {
   });
 }
 
+std::string prefill_kind(Module& root, const io::WeightSource& source, backend::ActPolicy act) {
+  std::string kind;
+  walk(root, [&](Module& module) {
+    const auto* phased = dynamic_cast<const Phased*>(&module);
+    if (phased == nullptr) return;
+    const Module& prefill = phased->in(Phase::kPrefill);
+    kind += fmt::format("{} {} {}", module.path().substr(root.path().size()), prefill.op(),
+                        prefill.site().device);
+    for (const KeptMatrix& m : prefill.kept(source, act).matrices) {
+      kind += fmt::format(" {} {} {} {}", m.count, m.n, m.k, formats::traits(m.format).name);
+    }
+    kind += '\n';
+  });
+  return kind;
+}
+
 std::size_t prefill_gpu_bytes(Module& root, const io::WeightSource& source,
                               const backend::Gpu& gpu) {
   constexpr std::size_t kAlign = backend::Gpu::kAlignment;

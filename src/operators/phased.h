@@ -8,6 +8,7 @@
 // Thread rule: as Module; phases change between steps only.
 #pragma once
 #include <memory>
+#include <string>
 
 #include "operators/kinds.h"
 
@@ -36,6 +37,10 @@ std::unique_ptr<Experts> make_phased(std::unique_ptr<Experts> generate,
 
 /// enter() for every phased module at or below `root`.
 void enter_phase(Module& root, Phase phase, Loader& loader);
+
+/// The prefill operators at or below `root` as a text, with their devices and matrices: layers of
+/// which it is equal need the same for a step.
+std::string prefill_kind(Module& root, const io::WeightSource& source, backend::ActPolicy act);
 
 /// Memory that the prefill operators at or below `root` take on a GPU, loading included; 0: none
 /// runs there.

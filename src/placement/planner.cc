@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "models/model.h"
 #include "operators/gpu_attention.h"
+#include "operators/gpu_step.h"
 #include "placement/gpu_fill.h"
 
 namespace kt::placement {
@@ -31,6 +32,8 @@ class Planner {
   Planner(const io::WeightSource& source, const Machine& machine, const PlanOptions& options)
       : source_(source), config_(source.config()), machine_(machine), options_(options) {
     options_.packing.gpus = !machine.gpus.empty();
+    const bool may_stream = options.stream_experts != operators::StreamExperts::kOff;
+    chunk_ = options.chunk_size > 0 ? options.chunk_size : may_stream ? kStreamedChunk : kChunk;
   }
 
   Plan run() {
@@ -62,12 +65,9 @@ class Planner {
     caches_ =
         options_.expert_cache != operators::ExpertCacheMode::kOff && options_.packing.gpus && packs;
     if (!caches_ || !decides()) return;
-    const std::int64_t chunk = options_.chunk_size;
-    if (chunk == 0) options_.chunk_size = kStreamedChunk;
     const Assignment assignment = assign(wanted_context());
     const DevicePlan cpu = need(wanted_context(), assignment).devices.front();
     caches_ = has_some(assignment.n_on_gpu) && cpu.used() <= cpu.capacity;
-    options_.chunk_size = chunk;
   }
 
   static bool has_some(const std::vector<std::int64_t>& n_on_gpu) {
@@ -77,7 +77,7 @@ class Planner {
   // Streamed experts want large steps, unless their memory is needed for something else.
   void choose_chunk() {
     if (options_.chunk_size > 0) return;
-    options_.chunk_size = kChunk;
+    chunk_ = kChunk;
     const std::int64_t context = wanted_context();
     const auto layers_on_gpus = [&] {
       if (!decides()) return std::int64_t{0};
@@ -86,8 +86,8 @@ class Planner {
     };
     if (!streams(context)) return;
     const std::int64_t layers = layers_on_gpus();
-    options_.chunk_size = kStreamedChunk;
-    if (!need(context).fits || layers_on_gpus() < layers) options_.chunk_size = kChunk;
+    chunk_ = kStreamedChunk;
+    if (!need(context).fits || layers_on_gpus() < layers) chunk_ = kChunk;
   }
 
   bool streams(std::int64_t context) const {
@@ -124,13 +124,13 @@ class Planner {
   }
 
   std::uint64_t workspace(std::int64_t context) const {
-    return workspace_bytes(config_, plan_.modules, std::min(options_.chunk_size, context),
-                           options_.packing);
+    return workspace_bytes(config_, plan_.modules, std::min(chunk_, context), options_.packing);
   }
 
   std::uint64_t gpu_workspace(std::int64_t context) const {
     return workspace(context) +
-           operators::gpu_attention_bytes(config_, std::min(options_.chunk_size, context), context);
+           operators::gpu_attention_bytes(config_, std::min(chunk_, context), context) +
+           operators::gpu_widened_bytes(config_, options_.kv_format, cached(context));
   }
 
   // Tokens that the cache holds, of all sequences together.
@@ -145,8 +145,8 @@ class Planner {
         options_.packing.gpus && options_.stream_experts != operators::StreamExperts::kOff;
     const ExpertWays ways{streamed, cached};
     for (const Gpu& gpu : machine_.gpus) {
-      bytes.push_back(placement::stream_bytes(
-          config_, plan_.modules, std::min(options_.chunk_size, context), gpu.bytes, ways));
+      bytes.push_back(placement::stream_bytes(config_, plan_.modules, std::min(chunk_, context),
+                                              gpu.bytes, ways));
     }
     return bytes;
   }
@@ -238,6 +238,7 @@ class Planner {
     }
     add_layer_wise(context, n.devices);
     add_streams(stream_bytes(context, has_some(n_on_gpu)), device_of, layer_device, n.devices);
+    add_exchange(device_of, layer_device, n.devices);
     return n;
   }
 
@@ -253,6 +254,25 @@ class Planner {
       std::uint64_t& once = bytes[static_cast<std::size_t>(*gpu)];
       devices[static_cast<std::size_t>(*gpu) + 1].workspace += once;
       once = 0;
+    }
+  }
+
+  // Pinned memory of the host for each GPU in use; recorded steps exchange rows with experts of the
+  // CPU.
+  void add_exchange(const std::vector<std::string>& device_of,
+                    const std::vector<std::string>& layer_device,
+                    std::vector<DevicePlan>& devices) const {
+    std::set<std::string> exchanging;
+    for (std::size_t i = 0; i < device_of.size(); ++i) {
+      const ModuleCost& m = plan_.modules[i];
+      if (m.part == Part::kExperts && device_of[i] == "cpu" && m.layer >= 0)
+        exchanging.insert(layer_device[static_cast<std::size_t>(m.layer)]);
+    }
+    for (std::size_t g = 1; g < devices.size(); ++g) {
+      if (devices[g].workspace == 0) continue;
+      devices.front().workspace += operators::GpuStep::kPinnedBytes;
+      if (exchanging.contains(devices[g].name))
+        devices.front().workspace += operators::GpuProgram::kAllBytes;
     }
   }
 
@@ -347,7 +367,7 @@ class Planner {
   void finish() {
     const Need n = need(plan_.context);
     plan_.devices = n.devices;
-    plan_.chunk_size = options_.chunk_size;
+    plan_.chunk_size = chunk_;
     plan_.workspace_bytes = n.devices.front().workspace;
     for (const DevicePlan& d : n.devices) plan_.kv_bytes += d.kv;
     plan_.peak_bytes = n.devices.front().used() - kRamMargin + kProgramBytes;
@@ -369,8 +389,8 @@ class Planner {
     load_time(s);
     s.prompt = std::min<std::int64_t>(512, plan_.context);
     StepTime prefill;
-    for (std::int64_t done = 0; done < s.prompt; done += options_.chunk_size) {
-      const StepTime t = step_time(input, {std::min(options_.chunk_size, s.prompt - done), done});
+    for (std::int64_t done = 0; done < s.prompt; done += chunk_) {
+      const StepTime t = step_time(input, {std::min(chunk_, s.prompt - done), done});
       prefill.seconds += t.seconds;
       for (std::size_t r = 0; r < kResources; ++r) prefill.by_resource[r] += t.by_resource[r];
     }
@@ -409,17 +429,20 @@ class Planner {
   Plan plan_;
   std::vector<tensor::KvLayerSpec> kv_;
   std::vector<GpuChoice> choices_;
-  bool caches_ = false;  // FillInput
+  std::int64_t chunk_ = 0;  // rows of a step; while that is open, those that are considered
+  bool caches_ = false;     // FillInput
   bool placed_ = false;
 };
 
 void Planner::add_hints() {
+  const bool narrow = options_.kv_format == formats::Format::kF8_E4M3;
+  const char* gives_back = narrow ? "a shorter --ctx" : "--kv f8_e4m3 or a shorter --ctx";
   if (plan_.largest_context > plan_.context) {
     plan_.hints.push_back(fmt::format("--ctx {} would still fit", plan_.largest_context));
   } else if (options_.context == 0 &&
              plan_.context < std::min(config_.max_context, options_.default_context)) {
-    plan_.hints.push_back(fmt::format(
-        "the context was cut to {} tokens to fit; --kv q8_0 holds twice as many", plan_.context));
+    plan_.hints.push_back(fmt::format("the context was cut to {} tokens to fit{}", plan_.context,
+                                      narrow ? "" : "; --kv f8_e4m3 holds twice as many"));
   }
   if (!plan_.speed) return;
   std::uint64_t next = 0;  // experts that stayed on the CPU, smallest layer
@@ -437,9 +460,9 @@ void Planner::add_hints() {
   }
   if (more > 0) {
     plan_.hints.push_back(
-        fmt::format("GPUs hold {} of {} experts of each layer, another one of each takes {}; --kv "
-                    "q8_0 or a shorter --ctx gives some back",
-                    n_least, config_.moe.n_experts, human_bytes(more)));
+        fmt::format("GPUs hold {} of {} experts of each layer, another one of each takes {}; {} "
+                    "gives some back",
+                    n_least, config_.moe.n_experts, human_bytes(more), gives_back));
   }
   if (next > 0) {
     std::uint64_t free = 0;
@@ -447,9 +470,8 @@ void Planner::add_hints() {
       if (d.name != "cpu") free = std::max(free, d.free());
     }
     plan_.hints.push_back(
-        fmt::format("{} more on a GPU would take another layer's experts ({}); --kv q8_0 or a "
-                    "shorter --ctx gives some back",
-                    human_bytes(next > free ? next - free : 0), human_bytes(next)));
+        fmt::format("{} more on a GPU would take another layer's experts ({}); {} gives some back",
+                    human_bytes(next > free ? next - free : 0), human_bytes(next), gives_back));
   }
   switch (plan_.speed->decode_limit) {
     case Resource::kRamBandwidth:

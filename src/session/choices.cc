@@ -13,9 +13,10 @@ backend::ActPolicy act_policy(const std::string& name) {
 
 tensor::Format kv_format(const std::string& name) {
   const auto format = formats::from_name(name);
-  const std::set<std::string> known = {"f32", "f16", "bf16", "q8_0"};
+  const std::set<std::string> known = {"f32", "f16", "bf16", "f8_e4m3", "q8_0"};
   if (!format || !known.contains(name)) {
-    fail(ErrorCode::kUsage, "--kv", "'{}' is not a cache type; use f32, f16, bf16 or q8_0", name);
+    fail(ErrorCode::kUsage, "--kv", "'{}' is not a cache type; use f32, f16, bf16, f8_e4m3 or q8_0",
+         name);
   }
   return *format;
 }

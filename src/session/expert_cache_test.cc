@@ -213,6 +213,12 @@ TEST_F(ExpertCacheSession, ExpertsThatAreUsedMoreTakeThePlaceOfOthers) {
   }
 }
 
+TEST_F(ExpertCacheSession, ExpertsOfDeferredRanksCountToo) {
+  const auto session = open(Arrangement{.n_on_gpu = 3, .defer = 2});
+  for (int i = 0; i < 3; ++i) hits(*session, constant(120));
+  EXPECT_GT(hits(*session, constant(120)), 0.8);
+}
+
 TEST_F(ExpertCacheSession, WhatFailsEndsItsRequestsAndIsMadeGoodLater) {
   const std::size_t held = settings_.n_held;
   std::vector<float> wanted;
@@ -220,7 +226,7 @@ TEST_F(ExpertCacheSession, WhatFailsEndsItsRequestsAndIsMadeGoodLater) {
     const auto session = open(Arrangement{});
     wanted = logits_of(*session, constant(7));
   }
-  for (const char* call : {"copy", "pack_n16", "event_record", "stream_wait_event", "stream_idle",
+  for (const char* call : {"copy", "pack_n16", "event_record", "stream_wait_event", "event_done",
                            "event_synchronize", "gather_rows"}) {
     SCOPED_TRACE(call);
     const bool is_recorded = std::string_view(call) == "gather_rows";
@@ -269,7 +275,7 @@ TEST_F(ExpertCacheSession, FormatsThatGpusHaveNoExpertsForAreAnError) {
 class ExpertCachePlan : public ::testing::Test {
  protected:
   placement::Plan planned(std::vector<std::uint64_t> gpus, const std::string& cache,
-                          std::int64_t chunk = 512) const {
+                          std::int64_t chunk = 512, const std::string& stream = "auto") const {
     Place here;
     here.machine.ram = std::uint64_t{64} << 30;
     for (const std::uint64_t bytes : gpus) here.machine.gpus.push_back({bytes, 1e12, 1e14});
@@ -277,6 +283,7 @@ class ExpertCachePlan : public ::testing::Test {
     here.devices = {static_cast<int>(gpus.size()), false};
     RunOptions options;
     options.expert_cache = cache;
+    options.stream_experts = stream;
     options.chunk_size = chunk;
     return place(*source_, here, options, {});
   }
@@ -325,6 +332,24 @@ TEST_F(ExpertCachePlan, TooLittleMemoryMeansNone) {
   EXPECT_EQ(slots(plan), std::vector<std::int64_t>(48));
   EXPECT_EQ(layers_on_gpus(plan), 0u);
   EXPECT_LE(plan.devices[1].used(), plan.devices[1].capacity);
+}
+
+// Steps are small where nothing is streamed: room for large ones is not kept.
+TEST_F(ExpertCachePlan, IsForTheStepsThatThereWillBe) {
+  int n_with_some = 0;
+  for (std::uint64_t bytes = 2 * kGiB; bytes < 4 * kGiB; bytes += kGiB / 8) {
+    const auto open = slots(planned({bytes}, "auto", 0, "off"));
+    EXPECT_EQ(open, slots(planned({bytes}, "auto", placement::kChunk, "off"))) << bytes;
+    n_with_some += open.front() > 0 ? 1 : 0;
+  }
+  EXPECT_GT(n_with_some, 0);
+}
+
+TEST_F(ExpertCachePlan, CountsPinnedMemoryOfTheHost) {
+  const std::uint64_t some = planned({8 * kGiB}, "auto").devices[0].workspace,
+                      none = planned({80 * kGiB}, "auto").devices[0].workspace;
+  EXPECT_GE(none, operators::GpuStep::kPinnedBytes);
+  EXPECT_GE(some, none + operators::GpuProgram::kAllBytes) << "for steps that are replayed";
 }
 
 TEST_F(ExpertCachePlan, GpusOfUnequalSizeFillUpEach) {

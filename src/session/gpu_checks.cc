@@ -1,5 +1,9 @@
 #include "session/gpu_checks.h"
 
+#include <algorithm>
+
+#include "operators/gpu_attention.h"
+#include "operators/gpu_weights.h"
 #include "operators/phased.h"
 #include "operators/placement.h"
 
@@ -24,15 +28,25 @@ using backend::GpuCheck;
 
 }  // namespace
 
-backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu) {
+backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu,
+                                tensor::Format kv) {
   backend::GpuKernels kernels;
   const auto add = [&](const operators::Module& module) {
-    if (operators::gpu_index(module.site().device) != gpu || module.kind() == "Embedding") return;
+    const auto* experts = dynamic_cast<const operators::Experts*>(&module);
+    const bool here = operators::gpu_index(module.site().device) == gpu;
+    const bool comes = experts != nullptr && experts->streams_to() == gpu;
+    if ((!here && !comes) || module.kind() == "Embedding") return;
     const operators::Kept kept = module.kept(source, backend::ActPolicy::kQ16);
     if (kept.matrices.empty()) return;
+    const auto has_kernels = [](const operators::KeptMatrix& m) {
+      return operators::gpu_has_experts(m.format);
+    };
+    if (!here && !std::all_of(kept.matrices.begin(), kept.matrices.end(), has_kernels)) return;
     kernels.lists |= module.path() == "lm_head";
-    if (module.kind() == "Experts") {
+    if (experts != nullptr) {
       kernels.experts.emplace(kept.matrices.front().format, kept.matrices.back().format);
+      if (here) return;
+      for (const operators::KeptMatrix& m : kept.matrices) kernels.streamed.insert(m.format);
       return;
     }
     for (const operators::KeptMatrix& m : kept.matrices) kernels.products.insert(m.format);
@@ -43,13 +57,14 @@ backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource&
       add(phased->in(operators::Phase::kPrefill));
   });
   const io::MlaConfig& mla = source.config().mla;
+  const kernels::cuda::CacheType cache = operators::gpu_cache_type(tensor::gpu_cache_format(kv));
   for (const tensor::KvLayerSpec& layer : model.state_spec()) {
     if (layer.gpu != gpu) continue;
     const std::int64_t dim = layer.streams.front().dim;
     if (layer.streams.size() == 2) {
-      kernels.attention.insert({dim, layer.streams.back().dim, false});
+      kernels.attention.insert({dim, layer.streams.back().dim, false, cache});
     } else {
-      kernels.attention.insert({dim, mla.kv_lora_rank, true});
+      kernels.attention.insert({dim, mla.kv_lora_rank, true, cache});
       // And prompts whose keys are expanded.
       kernels.attention.insert({mla.qk_nope_dim + mla.qk_rope_dim, mla.v_head_dim, false});
     }
@@ -58,10 +73,10 @@ backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource&
 }
 
 void check_gpu_kernels(operators::Model& model, const io::WeightSource& source,
-                       std::span<const std::unique_ptr<backend::Gpu>> gpus) {
+                       std::span<const std::unique_ptr<backend::Gpu>> gpus, tensor::Format kv) {
   for (const auto& gpu : gpus) {
     for (const GpuCheck& check :
-         backend::check_gpu(*gpu, gpu_kernels(model, source, gpu->index()))) {
+         backend::check_gpu(*gpu, gpu_kernels(model, source, gpu->index(), kv))) {
       if (check.outcome == GpuCheck::Outcome::kDiffers ||
           check.outcome == GpuCheck::Outcome::kFailed) {
         refuse(*gpu, check);

@@ -13,12 +13,13 @@
 
 namespace kt::session {
 
-/// The kernels of a model's modules on a GPU, from headers.
-backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu);
+/// The kernels of a model's modules on a GPU, from headers. kv: what --kv says.
+backend::GpuKernels gpu_kernels(operators::Model& model, const io::WeightSource& source, int gpu,
+                                tensor::Format kv);
 
 /// Throws kUnsupported when a kernel fails or computes something else than its slow twin: which GPU
 /// and kernel, by how much, and what to do. Wants kGpuCheckBytes free on each.
 void check_gpu_kernels(operators::Model& model, const io::WeightSource& source,
-                       std::span<const std::unique_ptr<backend::Gpu>> gpus);
+                       std::span<const std::unique_ptr<backend::Gpu>> gpus, tensor::Format kv);
 
 }  // namespace kt::session

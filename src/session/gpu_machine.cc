@@ -49,9 +49,9 @@ void check_gpu_options(const std::string& act, const std::string& kv) {
     fail(ErrorCode::kUnsupported, "--act",
          "f32: GPUs compute with bf16 activations; --gpus 0 uses none");
   }
-  if (kv == "f16" || kv == "bf16") return;
-  fail(ErrorCode::kUnsupported, "--kv", "{}: GPUs keep keys and values in bf16; --gpus 0 uses none",
-       kv);
+  if (kv == "f16" || kv == "bf16" || kv == "f8_e4m3") return;
+  fail(ErrorCode::kUnsupported, "--kv",
+       "{}: GPUs keep keys and values in bf16 or f8_e4m3; --gpus 0 uses none", kv);
 }
 
 }  // namespace kt::session

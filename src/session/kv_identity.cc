@@ -31,16 +31,27 @@ std::string model_stamp(const std::string& path) {
   return all;
 }
 
+// Kernels are chosen, and cut into blocks, by the device; cuBLASLt chooses by its version too,
+// which comes with the driver's.
+std::string gpu_stamp(const backend::Gpu& gpu) {
+  const backend::GpuDescription& d = gpu.description();
+  return fmt::format("{}{} {} {}.{} {} {} {} {} {}\n", stamp(gpu.library().path()), gpu.index(),
+                     d.name, d.major, d.minor, d.driver, d.info.n_sms, d.info.l2_bytes,
+                     d.info.shared_bytes, gpu.blas() != nullptr);
+}
+
 }  // namespace
 
-std::string kv_identity(Session& session, const Options& options) {
+std::string kv_identity(Session& session, const Options& options, const KvMachine& machine) {
   try {
     std::string plugins;
     for (const std::string& plugin : options.plugins) plugins += stamp(plugin);
-    return fmt::format("{}{}{}{} {} {} {} {} {} {}\n{}{}", model_stamp(session.source().path()),
-                       plugins, stamp("/proc/self/exe"), session.cpu().caps, options.act,
-                       options.kv, options.defer_experts, options.stream_experts,
-                       options.expert_cache,
+    for (const auto& gpu : machine.gpus) plugins += gpu_stamp(*gpu);
+    return fmt::format("{}{}{}{} {} {} {} {} {} {} {} {}\n{}{}",
+                       model_stamp(session.source().path()), plugins, stamp("/proc/self/exe"),
+                       session.cpu().caps, options.act, options.kv, options.defer_experts,
+                       options.stream_experts, options.expert_cache, machine.chunk_size,
+                       session.placement().layer_wise_threshold,
                        session.placement().devices.emulated ? "emulated" : "real",
                        placement::explain_table(session.model(), session.placement()),
                        placement::explain_summary(session.model()));

@@ -15,7 +15,7 @@ namespace kt::session {
 struct RunOptions {
   int n_threads = 0;              // 0: physical cores allowed to this process
   std::string act = "q16";        // q8, q16 or f32
-  std::string kv = "f16";         // f32, f16, bf16, q8_0
+  std::string kv = "f16";         // f32, f16, bf16, f8_e4m3, q8_0
   std::int64_t context = 0;       // 0: the model's, limited to 8192 and to what fits
   std::int64_t cache_tokens = 0;  // in the cache, of all requests together; 0: context
   std::int64_t chunk_size = 0;    // rows of a step; 0: 512, or 2048 where experts are streamed

@@ -136,7 +136,7 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   }
   if (options.page_store != nullptr) {
     engine_options.page_store = options.page_store;
-    engine_options.kv_identity = kv_identity(*s, options);
+    engine_options.kv_identity = kv_identity(*s, options, {engine_options.chunk_size, s->gpus_});
   }
   s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options, s->gpus_);
   s->try_gpus();
@@ -188,7 +188,7 @@ void Session::open_gpus(const Options& options) {
     const std::size_t bytes = gpu_machine_.gpus[static_cast<std::size_t>(index)].bytes;
     gpus_.push_back(std::make_unique<backend::Gpu>(gpu_machine_.library, index, bytes));
   }
-  check_gpu_kernels(*model_, *source_, gpus_);
+  check_gpu_kernels(*model_, *source_, gpus_, kv_format(options.kv));
   set_prefill_aside();
 }
 

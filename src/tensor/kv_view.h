@@ -1,10 +1,11 @@
 // What attention sees of the key/value cache: paged rows of one layer.
 //
 // A cache row holds one token's data of one stream ("k", "v", or MLA's "latent"): n_heads vectors
-// of dim values in a storage format (F32, F16, BF16, Q8_0). Rows live in pages of kKvPageLen
-// tokens; a sequence's page table maps position p to row pages[p / kKvPageLen] * kKvPageLen + p %
-// kKvPageLen. The engine owns the pool and the tables; all layers share a sequence's table. Thread
-// rule: views are values; rows of one position are written by one thread before any read.
+// of dim values in a storage format (F32, F16, BF16, F8_E4M3, Q8_0). Rows live in pages of
+// kKvPageLen tokens; a sequence's page table maps position p to row pages[p / kKvPageLen] *
+// kKvPageLen + p % kKvPageLen. The engine owns the pool and the tables; all layers share a
+// sequence's table. Thread rule: views are values; rows of one position are written by one thread
+// before any read.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -17,10 +18,16 @@ namespace kt::tensor {
 
 inline constexpr std::int64_t kKvPageLen = 64;
 
-/// Whether cache rows can be kept in this format: F32, F16, BF16, or Q8_0 for whole blocks.
+/// Whether cache rows can be kept in this format: F32, F16, BF16, F8_E4M3, or Q8_0 for whole
+/// blocks.
 inline bool cache_format_fits(Format format, std::int64_t dim) {
   return format == Format::kF32 || format == Format::kF16 || format == Format::kBF16 ||
-         (format == Format::kQ8_0 && dim % 32 == 0);
+         format == Format::kF8_E4M3 || (format == Format::kQ8_0 && dim % 32 == 0);
+}
+
+/// In which format a GPU keeps the rows of its layers where the CPU keeps its own in `format`.
+inline Format gpu_cache_format(Format format) {
+  return format == Format::kF8_E4M3 ? format : Format::kBF16;
 }
 
 /// One stream of a layer's sequence state, as the attention operator declares it.
@@ -33,7 +40,7 @@ struct KvStreamSpec {
 /// State of one layer: every stream paged, one row per token.
 struct KvLayerSpec {
   std::vector<KvStreamSpec> streams;  // one or two
-  int gpu = -1;                       // that reads and writes them, as BF16; -1: the CPU
+  int gpu = -1;  // that reads and writes them, in gpu_cache_format(); -1: the CPU
 };
 
 /// One stream of one layer in the pool.
@@ -44,6 +51,7 @@ struct KvStreamView {
   std::int64_t dim = 0;
   std::size_t head_bytes = 0;  // bytes of one vector
   std::size_t row_bytes = 0;   // n_heads * head_bytes
+  std::int64_t n_pages = 0;    // of the pool
 
   /// Vector of `head` at sequence position `position`.
   std::byte* at(const std::int32_t* pages, std::int64_t position, std::int64_t head) const {

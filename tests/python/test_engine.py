@@ -152,6 +152,21 @@ def test_options_of_gpus(build, monkeypatch):
     assert texts[True, 0] == texts[False, 0]
 
 
+def test_which_gpus_and_how_much_of_them(build):
+    plugin = build / "src" / "backend" / "gpu" / "libfake_gpu_whole.so"
+
+    def devices(**options):
+        with ktransformers.Engine(MODEL, threads=2, context=64, gpu_plugin=plugin, **options) as engine:
+            return {placed.device for placed in engine.placement.values()}
+
+    assert "cuda:0" in devices(gpus=1, gpu_memory="1GiB")
+    assert devices(gpus=0) == {"cpu"}
+    with pytest.raises(errors.UsageError, match="too little"):
+        devices(gpu_memory="1MiB")
+    with pytest.raises(errors.NotFoundError, match="nothing.so"):
+        ktransformers.Engine(MODEL, gpu_plugin="nothing.so")
+
+
 def test_a_template_of_the_package():
     with ktransformers.Engine(MODEL, ktransformers.RULES / "Moonlight-16B-A3B.yaml", emulate_gpus=1) as engine:
         assert engine.placement["model.layers.3.self_attn.o_proj"].device == "cuda:0"
@@ -330,6 +345,10 @@ BAD_RULES = "- match:\n    name: 'experts$'\n  replace:\n    class: ktransformer
     ({"stream_experts": "yes"}, errors.UsageError, "'yes' is not known; use auto, on or off"),
     ({"expert_cache": "yes"}, errors.UsageError, "'yes' is not known; use auto, fixed or off"),
     ({"gpu_graphs": "off"}, TypeError, "gpu_graphs: 'off' is not True or False"),
+    ({"gpus": 9}, errors.UsageError, "gpus: 9 is not a number from 0 to 8"),
+    ({"gpus": "all"}, TypeError, "gpus: 'all' is not a whole number"),
+    ({"gpu_memory": "much"}, errors.UsageError, "gpu_memory: 'much'"),
+    ({"gpu_memory": 2 ** 34}, TypeError, "gpu_memory"),
     ({"defer_experts": 65}, errors.UsageError, "defer_experts: 65 is not a number from 0 to 64"),
     ({"defer_experts": 1, "speculate": "prompt-lookup"}, errors.UsageError, "--defer-experts"),
     ({"emulate_gpus": -1}, errors.UsageError, "emulate_gpus"),

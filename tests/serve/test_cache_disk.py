@@ -52,6 +52,13 @@ def test_what_left_memory_comes_back(start):
     assert server.stop() == 0
 
 
+def test_steps_of_another_size_have_pages_of_their_own(start):
+    server = start()
+    ask(server, STORIES[0])
+    assert server.stop() == 0
+    assert ask(start("--chunk", "64"), STORIES[0])[1] == 0
+
+
 def test_a_restart_finds_what_was_cached(start):
     server = start()
     want = ask(server, STORIES[0])[0]

@@ -87,6 +87,13 @@ def test_flags_and_configuration_of_the_original_server(tmp_path):
     assert any("512 tokens" in x and "1 threads" in x for x in lines)
 
 
+def test_the_device_is_what_rules_want_it_for():
+    """`--device` of kt serve is that of kt run: without rules an error, with them where modules are that none matches."""
+    done = subprocess.run([kt_path(), "serve", tiny_moe_path(), "--port=0", "--device", "cuda:0"],
+                          capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and "--rules" in done.stderr and "does nothing" not in done.stderr
+
+
 def test_requests_in_progress_end_before_the_server_does(server):
     running = Server.start(smollm2_path())
     connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)

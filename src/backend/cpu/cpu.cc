@@ -182,6 +182,7 @@ void dot_beside(std::span<const BesideProduct> products, std::int64_t m, std::in
     args[i].out_stride = terms == 1 ? out_stride : n_rows;
     args[i].beside = i + 1 < products.size() ? &args[i + 1] : nullptr;
     args[i].next = products[i].next;
+    args[i].far = products[i].matrix->asks_far();
   }
   kernel.run(args[0]);
   if (terms == 1) return;

@@ -178,6 +178,8 @@ class PackedMatrix {
   static constexpr std::int64_t kMaxSplitRows = 128;
   void dot(const kernels::dot::ActRows& act, std::int64_t m, std::int64_t row, std::int64_t n_rows,
            float* out, std::int64_t out_stride) const noexcept;
+  /// DotArgs::far of its products.
+  bool asks_far() const { return far_; }
   /// Where the packed rows from `row` on lie.
   const std::byte* rows_at(std::int64_t row) const noexcept { return at(row); }
 

@@ -3,37 +3,22 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
-#include <cstdarg>
 #include <cstdio>
 
 #include "backend/gpu/gpu_api.h"
+#include "kernels/cuda/device/errors.h"
 
 namespace kt::backend {
 namespace {
 
-constexpr std::size_t kErrorSize = 256;
-thread_local char last_error[kErrorSize] = "no error";
-
-[[gnu::format(printf, 1, 2)]] void remember(const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(last_error, kErrorSize, format, arguments);
-  va_end(arguments);
-}
+using kernels::cuda::remember_error;
 
 Status outcome(cudaError_t error) {
-  if (error == cudaSuccess) return Status::kOk;
-  // A launch asks for the last error of the thread, and must not see this one.
-  cudaGetLastError();
-  remember("%s", cudaGetErrorString(error));
-  return error == cudaErrorMemoryAllocation ? Status::kNoMemory : Status::kDeviceFailed;
+  const Status status = kernels::cuda::status_of(error);
+  return error == cudaErrorMemoryAllocation ? Status::kNoMemory : status;
 }
 
-const char* error_text() {
-  const cudaError_t of_launch = cudaGetLastError();
-  if (of_launch != cudaSuccess) remember("%s", cudaGetErrorString(of_launch));
-  return last_error;
-}
+const char* error_text() { return kernels::cuda::device_error_text(); }
 
 // Why there is no device, in words that say what to do.
 void remember_no_device(cudaError_t error) {
@@ -42,19 +27,19 @@ void remember_no_device(cudaError_t error) {
   cudaDriverGetVersion(&driver);
   switch (error) {
     case cudaErrorInsufficientDriver:
-      if (driver == 0) return remember("no NVIDIA driver on this machine (libcuda.so.1)");
-      return remember(
+      if (driver == 0) return remember_error("no NVIDIA driver on this machine (libcuda.so.1)");
+      return remember_error(
           "the NVIDIA driver is for CUDA %d.%d, this plug-in needs %d.%d; update the driver",
           driver / 1000, driver % 1000 / 10, kBuilt / 1000, kBuilt % 1000 / 10);
     case cudaSuccess:
     case cudaErrorNoDevice:
-      return remember("the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES can hide them)");
+      return remember_error("the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES can hide them)");
     case cudaErrorSystemDriverMismatch:
     case cudaErrorSystemNotReady:
-      return remember(
+      return remember_error(
           "the NVIDIA driver was updated or is starting (%s); restart the machine if this stays",
           cudaGetErrorString(error));
-    default: return remember("the NVIDIA driver failed: %s", cudaGetErrorString(error));
+    default: return remember_error("the NVIDIA driver failed: %s", cudaGetErrorString(error));
   }
 }
 
@@ -62,9 +47,9 @@ int device_count(const char** problem) {
   int n = 0;
   const cudaError_t error = cudaGetDeviceCount(&n);
   if (error == cudaSuccess && n > 0) return n;
+  kernels::cuda::status_of(error);
   remember_no_device(error);
-  cudaGetLastError();
-  *problem = last_error;
+  *problem = kernels::cuda::remembered_error();
   return 0;
 }
 
@@ -109,13 +94,15 @@ Status stream_create(Stream* out) {
 }
 void stream_destroy(Stream stream) { outcome(cudaStreamDestroy(stream)); }
 Status stream_synchronize(Stream stream) { return outcome(cudaStreamSynchronize(stream)); }
-Status stream_idle(Stream stream, bool* idle) {
-  const cudaError_t error = cudaStreamQuery(stream);
-  *idle = error == cudaSuccess;
+// Of a query, for which "not yet" is an answer.
+Status answer(cudaError_t error, bool* done) {
+  *done = error == cudaSuccess;
   if (error != cudaErrorNotReady) return outcome(error);
   cudaGetLastError();  // it counts as one
   return Status::kOk;
 }
+
+Status stream_idle(Stream stream, bool* idle) { return answer(cudaStreamQuery(stream), idle); }
 Status stream_wait_event(Stream stream, GpuEventHandle event) {
   return outcome(cudaStreamWaitEvent(stream, event, 0));
 }
@@ -128,6 +115,7 @@ Status event_record(GpuEventHandle event, Stream stream) {
   return outcome(cudaEventRecord(event, stream));
 }
 Status event_synchronize(GpuEventHandle event) { return outcome(cudaEventSynchronize(event)); }
+Status event_done(GpuEventHandle event, bool* done) { return answer(cudaEventQuery(event), done); }
 Status event_elapsed(GpuEventHandle from, GpuEventHandle to, float* milliseconds) {
   return outcome(cudaEventElapsedTime(milliseconds, from, to));
 }
@@ -169,12 +157,12 @@ using FlagFunction = decltype(&cuStreamWaitValue32);
 Status flag_outcome(const char* name, FlagFunction f, void* flag, std::uint32_t value,
                     unsigned flags, Stream stream) {
   if (f == nullptr) {
-    remember("the NVIDIA driver has no %s", name);
+    remember_error("the NVIDIA driver has no %s", name);
     return Status::kDeviceFailed;
   }
   const CUresult result = f(stream, reinterpret_cast<CUdeviceptr>(flag), value, flags);
   if (result == CUDA_SUCCESS) return Status::kOk;
-  remember("%s: error %d of the NVIDIA driver", name, static_cast<int>(result));
+  remember_error("%s: error %d of the NVIDIA driver", name, static_cast<int>(result));
   return Status::kDeviceFailed;
 }
 
@@ -213,7 +201,7 @@ Status blas_open(kernels::cuda::BlasLt** out) {
     *out = kernels::cuda::BlasLt::open(&status).release();
     return status;
   } catch (...) {
-    remember("no host memory for cuBLASLt");
+    remember_error("no host memory for cuBLASLt");
     return Status::kNoMemory;
   }
 }

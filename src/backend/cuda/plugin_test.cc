@@ -141,12 +141,16 @@ GpuKernels all_kernels() {
 #define TILE(name) kernels.products.insert(Format::name);
 #include "kernels/cuda/gemm/kernels.inc"
 #undef TILE
-#define EXPERTS(name) kernels.experts.insert({Format::name, Format::name});
+#define EXPERTS(name)                                   \
+  kernels.experts.insert({Format::name, Format::name}); \
+  kernels.streamed.insert(Format::name);
 #include "kernels/cuda/moe/kernels.inc"
 #undef EXPERTS
   kernels.experts.insert({Format::kQ4_K, Format::kQ6_K});
   kernels.lists = true;
-#define ATTENTION(qk, v, launch) kernels.attention.insert({qk, v, (qk) == 576});
+#define ATTENTION(qk, v, launch)                  \
+  kernels.attention.insert({qk, v, (qk) == 576}); \
+  kernels.attention.insert({qk, v, (qk) == 576, kernels::cuda::CacheType::kE4M3});
 #include "kernels/cuda/attention/kernels.inc"
 #undef ATTENTION
   return kernels;

@@ -60,6 +60,7 @@ class Gpu {
 
   /// The number in "cuda:0".
   int index() const { return device_; }
+  const GpuLibrary& library() const { return *library_; }
   const GpuApi& api() const { return library_->api(); }
   const GpuDescription& description() const { return description_; }
   const kernels::cuda::DeviceInfo& info() const { return description_.info; }

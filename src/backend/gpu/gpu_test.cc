@@ -192,6 +192,10 @@ TEST_F(GpuTest, EventsMeasureTime) {
   gpu.check(gpu.api().event_record(from.get(), gpu.stream()), "event_record");
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
   gpu.check(gpu.api().event_record(to.get(), gpu.stream()), "event_record");
+  gpu.synchronize();
+  bool done = false;
+  gpu.check(gpu.api().event_done(to.get(), &done), "event_done");
+  EXPECT_TRUE(done);
   float milliseconds = 0.0f;
   gpu.check(gpu.api().event_elapsed(from.get(), to.get(), &milliseconds), "event_elapsed");
   EXPECT_GE(milliseconds, 4.0f);

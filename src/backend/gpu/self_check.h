@@ -23,7 +23,7 @@ struct GpuCheck {
     kFailed,  // problem says how
     kAbsent,  // not in this plug-in, or no cuBLASLt
   };
-  std::string family;  // "products", "experts", "attention", "lists"
+  std::string family;  // "products", "experts", "streamed", "attention", "lists"
   std::string what;    // "Q4_K, 8 rows"
   Outcome outcome = Outcome::kAbsent;
   double error = 0.0;
@@ -34,13 +34,16 @@ struct GpuCheck {
 struct GpuHeads {
   std::int64_t dim_qk = 0, dim_v = 0;
   bool latent = false;
+  kernels::cuda::CacheType cache = kernels::cuda::CacheType::kBF16;
   auto operator<=>(const GpuHeads&) const = default;
 };
 
-/// What is to be checked: the formats of products, of experts (gate and up, down), the heads.
+/// What is to be checked: the formats of products, of experts (gate and up, down), of those that
+/// come as the CPU has them packed, the heads.
 struct GpuKernels {
   std::set<formats::Format> products;
   std::set<std::pair<formats::Format, formats::Format>> experts;
+  std::set<formats::Format> streamed;
   std::set<GpuHeads> attention;
   bool lists = false;  // of logits
 };

@@ -39,8 +39,9 @@ TEST(GpuSelfCheck, AgreesAndSaysWhatIsAbsent) {
   }
   EXPECT_EQ(find(checks, "Q4_K, 128 rows").outcome, Outcome::kAbsent);
   EXPECT_EQ(find(checks, "Q4_K, 128 rows").problem, "cuBLASLt was not found");
-  EXPECT_EQ(find(checks, "MLA 576+512").outcome, Outcome::kAbsent);
-  EXPECT_EQ(find(checks, "GQA 128+128").family, "attention");
+  EXPECT_EQ(find(checks, "Q4_K beside Q6_K, 1 row").outcome, Outcome::kAgrees);
+  EXPECT_EQ(find(checks, "MLA 576+512, 1 row").outcome, Outcome::kAbsent);
+  EXPECT_EQ(find(checks, "GQA 128+128, 17 rows").family, "attention");
   EXPECT_EQ(find(checks, "Q4_K and Q6_K").problem, "no kernel");
   EXPECT_EQ(checks.back().family, "lists");
   EXPECT_EQ(checks.back().outcome, Outcome::kAbsent);
@@ -48,13 +49,18 @@ TEST(GpuSelfCheck, AgreesAndSaysWhatIsAbsent) {
 
 TEST(GpuSelfCheck, ChecksWhatItIsAsked) {
   Gpu gpu(GpuLibrary::open(fake("good")), 0, kGpuCheckBytes);
-  const GpuKernels kernels{
-      {formats::Format::kIQ4_XS}, {{formats::Format::kQ5_K, formats::Format::kQ6_K}}, {{64, 64}}};
+  const GpuKernels kernels{{formats::Format::kIQ4_XS},
+                           {{formats::Format::kQ5_K, formats::Format::kQ6_K}},
+                           {},
+                           {{64, 64}, {64, 64, false, kernels::cuda::CacheType::kE4M3}}};
   std::vector<std::string> what;
   for (const GpuCheck& c : check_gpu(gpu, kernels)) what.push_back(c.family + " " + c.what);
-  EXPECT_EQ(what, (std::vector<std::string>{"products IQ4_XS, 1 row", "products IQ4_XS, 8 rows",
-                                            "products IQ4_XS, 64 rows", "products IQ4_XS, 128 rows",
-                                            "experts Q5_K and Q6_K", "attention GQA 64+64"}));
+  EXPECT_EQ(what,
+            (std::vector<std::string>{
+                "products IQ4_XS, 1 row", "products IQ4_XS, 8 rows", "products IQ4_XS, 64 rows",
+                "products IQ4_XS, 128 rows", "experts Q5_K and Q6_K", "attention GQA 64+64, 1 row",
+                "attention GQA 64+64, 17 rows", "attention GQA 64+64 in E4M3, 1 row",
+                "attention GQA 64+64 in E4M3, 17 rows"}));
 }
 
 TEST(GpuSelfCheck, SeesWrongAndFailingKernels) {

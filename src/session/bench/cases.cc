@@ -87,7 +87,10 @@ void add_layers(const std::vector<LayerFormat>& wanted, const std::vector<LayerS
 void add_attention(const std::vector<LayerFormat>& wanted, const std::vector<LayerShape>& shapes,
                    Filter& filter, std::vector<Case>* cases) {
   std::vector<LayerFormat> formats = wanted;
-  if (formats.empty()) formats = {parse_format("f16"), parse_format("bf16"), parse_format("q8_0")};
+  if (formats.empty()) {
+    for (const char* name : {"f16", "bf16", "f8_e4m3", "q8_0"})
+      formats.push_back(parse_format(name));
+  }
   for (const LayerShape& shape : shapes) {
     for (const LayerFormat& format : formats) {
       for (const std::int64_t context : {2048, 8192}) {

@@ -196,6 +196,10 @@ void set_streams(GpuApi& api) {
     return enqueue("event_record", stream, [event] { event->when = Clock::now(); });
   };
   api.event_synchronize = [](GpuEventHandle) { return outcome("event_synchronize"); };
+  api.event_done = [](GpuEventHandle, bool* done) {
+    *done = true;
+    return outcome("event_done");
+  };
   api.event_elapsed = [](GpuEventHandle from, GpuEventHandle to, float* milliseconds) {
     *milliseconds = std::chrono::duration<float, std::milli>(to->when - from->when).count();
     return outcome("event_elapsed");
@@ -297,6 +301,7 @@ std::int64_t rows_of(const Args& args) {
   api.moe_reference = [](const MoeArgs& args, Stream stream) {
     return launch("moe_reference", stream, [args] { host_kernels::moe(args); });
   };
+  LOOPS(widen_cache, WidenArgs);
   LOOPS(store_kv, StoreKvArgs);
   LOOPS(store_latents, StoreLatentsArgs);
   LOOPS(head_products, HeadProductsArgs);
@@ -338,12 +343,12 @@ void set_kernels(GpuApi& api) {
   api.unpack = [](const UnpackArgs& args, Stream stream) {
     return launch("unpack", stream, [args] { host_kernels::unpack(args); });
   };
-  api.gemm = [](const GemmArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
 #ifdef FAKE_WRONG_RESULTS
-    constexpr float kFactor = 1.1f;
+  static constexpr float kFactor = 1.1f;
 #else
-    constexpr float kFactor = 1.0f;
+  static constexpr float kFactor = 1.0f;
 #endif
+  api.gemm = [](const GemmArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
     return launch("gemm", stream, [args] { host_kernels::gemm(args, kFactor); });
   };
   api.gemm_siblings = [](const SiblingsArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
@@ -354,7 +359,7 @@ void set_kernels(GpuApi& api) {
         product.x_type = args.products[0].x_type;
         product.x_stride = args.products[0].x_stride;
         product.m = args.products[0].m;
-        host_kernels::gemm(product, 1.0f);
+        host_kernels::gemm(product, kFactor);
         const std::int64_t row = settings.nan_row;
         if (row >= 0 && row < product.m)
           host_kernels::store(product.y, product.y_type, row * product.y_stride, NAN);

@@ -39,22 +39,41 @@ std::vector<float> vector_at(const void* data, Type type, std::int64_t begin, st
   return x;
 }
 
-// Of `head` at `position` of the sequence with this row of the table.
-const std::uint16_t* cached(const KvCache& cache, const PageTable& table, std::int64_t sequence,
-                            std::int64_t position, std::int64_t head) {
-  const std::int64_t page = table.pages[sequence * table.stride + position / kPageLen];
-  return static_cast<const std::uint16_t*>(cache.base) +
-         (page * kPageLen + position % kPageLen) * cache.row_stride + head * cache.head_stride;
-}
-
 std::size_t to_index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-// Pairs (2i, 2i + 1).
-void turn(const float* x, const float* cos, const float* sin, std::int64_t half, std::uint16_t* y) {
+// Elements of a cache from `first` on.
+struct Cached {
+  void* base;
+  CacheType type;
+  std::int64_t first;
+  float operator[](std::int64_t i) const {
+    if (type == CacheType::kBF16) return load(base, Type::kBF16, first + i);
+    return fp8_e4m3_to_f32(static_cast<const std::uint8_t*>(base)[first + i]);
+  }
+  void put(std::int64_t i, float v) const {
+    if (type == CacheType::kBF16) {
+      store(base, Type::kBF16, first + i, v);
+    } else {
+      static_cast<std::uint8_t*>(base)[first + i] = f32_to_fp8_e4m3(v);
+    }
+  }
+};
+
+// Of `head` at `position` of the sequence with this row of the table.
+Cached cached(const KvCache& cache, const PageTable& table, std::int64_t sequence,
+              std::int64_t position, std::int64_t head) {
+  const std::int64_t page = table.pages[sequence * table.stride + position / kPageLen];
+  return {cache.base, cache.type,
+          (page * kPageLen + position % kPageLen) * cache.row_stride + head * cache.head_stride};
+}
+
+// Pairs (2i, 2i + 1), to put(i, value).
+template <class Put>
+void turn(const float* x, const float* cos, const float* sin, std::int64_t half, Put&& put) {
   for (std::int64_t i = 0; i < half; ++i) {
     const float a = x[2 * i], b = x[2 * i + 1];
-    y[2 * i] = f32_to_bf16(a * cos[i] - b * sin[i]);
-    y[2 * i + 1] = f32_to_bf16(b * cos[i] + a * sin[i]);
+    put(2 * i, a * cos[i] - b * sin[i]);
+    put(2 * i + 1, b * cos[i] + a * sin[i]);
   }
 }
 
@@ -67,9 +86,9 @@ void attend(const AttentionArgs& a, const SequenceItem& item, std::int64_t token
       vector_at(a.q, Type::kBF16, row * a.q_token_stride + head * a.q_head_stride, a.dim_qk);
   std::vector<float> scores;
   for (std::int64_t p = first; p <= position; ++p) {
-    const std::uint16_t* key = cached(a.k, a.table, item.table, p, kv_head);
+    const Cached key = cached(a.k, a.table, item.table, p, kv_head);
     float score = 0.0f;
-    for (std::size_t i = 0; i < q.size(); ++i) score += q[i] * bf16_to_f32(key[i]);
+    for (std::int64_t i = 0; i < a.dim_qk; ++i) score += q[to_index(i)] * key[i];
     scores.push_back(score * a.scale);
   }
   const float top = *std::max_element(scores.begin(), scores.end());
@@ -77,9 +96,9 @@ void attend(const AttentionArgs& a, const SequenceItem& item, std::int64_t token
   for (float& s : scores) sum += s = std::exp(s - top);
   std::vector<float> out(static_cast<std::size_t>(a.dim_v));
   for (std::int64_t p = first; p <= position; ++p) {
-    const std::uint16_t* value = cached(a.v, a.table, item.table, p, kv_head);
+    const Cached value = cached(a.v, a.table, item.table, p, kv_head);
     const float weight = scores[static_cast<std::size_t>(p - first)] / sum;
-    for (std::size_t i = 0; i < out.size(); ++i) out[i] += weight * bf16_to_f32(value[i]);
+    for (std::int64_t i = 0; i < a.dim_v; ++i) out[to_index(i)] += weight * value[i];
   }
   for (std::int64_t i = 0; i < a.dim_v; ++i) {
     store(a.out, a.out_type, (row * a.n_heads + head) * a.dim_v + i,
@@ -89,9 +108,9 @@ void attend(const AttentionArgs& a, const SequenceItem& item, std::int64_t token
 
 void store_kv(const HeadsArgs& a, std::int64_t item, std::int64_t token, std::int64_t head,
               const std::vector<float>& x, const KvCache& cache) {
-  auto* to = const_cast<std::uint16_t*>(
-      cached(cache, a.table, a.items[item].table, a.items[item].position + token, head));
-  for (std::size_t d = 0; d < x.size(); ++d) to[d] = f32_to_bf16(x[d]);
+  const Cached to =
+      cached(cache, a.table, a.items[item].table, a.items[item].position + token, head);
+  for (std::size_t d = 0; d < x.size(); ++d) to.put(static_cast<std::int64_t>(d), x[d]);
 }
 
 std::vector<float> choices(const RouteArgs& a, std::vector<float>& scores) {
@@ -192,15 +211,26 @@ void attention(const AttentionArgs& a) {
   }
 }
 
+void widen_cache(const WidenArgs& a) {
+  const KvCache to = kernels::cuda::widened(a.from, a.to);
+  for (std::int64_t i = 0; i < a.n_items; ++i) {
+    const SequenceItem& item = a.items[i];
+    for (std::int64_t p = 0; p < item.position + item.n_rows; ++p) {
+      for (std::int64_t d = 0; d < to.row_stride; ++d) {
+        cached(to, a.table, item.table, p, 0).put(d, cached(a.from, a.table, item.table, p, 0)[d]);
+      }
+    }
+  }
+}
+
 void store_kv(const StoreKvArgs& a) {
   for (std::int64_t i = 0; i < a.n_items; ++i) {
     const SequenceItem& item = a.items[i];
     for (std::int64_t token = 0; token < item.n_rows; ++token) {
       for (std::int64_t h = 0; h < a.n_heads; ++h) {
-        auto* to = const_cast<std::uint16_t*>(
-            cached(a.cache, a.table, item.table, item.position + token, h));
+        const Cached to = cached(a.cache, a.table, item.table, item.position + token, h);
         const std::int64_t from = (item.row_begin + token) * a.token_stride + h * a.head_stride;
-        for (std::int64_t d = 0; d < a.dim; ++d) to[d] = f32_to_bf16(load(a.x, a.type, from + d));
+        for (std::int64_t d = 0; d < a.dim; ++d) to.put(d, load(a.x, a.type, from + d));
       }
     }
   }
@@ -242,16 +272,15 @@ void store_latents(const StoreLatentsArgs& a) {
     for (std::int64_t token = 0; token < item.n_rows; ++token) {
       const std::int64_t row = item.row_begin + token;
       const auto x = vector_at(a.x, Type::kBF16, row * (a.rank + a.rope), a.rank + a.rope);
-      auto* to = const_cast<std::uint16_t*>(
-          cached(a.cache, a.table, item.table, item.position + token, 0));
+      const Cached to = cached(a.cache, a.table, item.table, item.position + token, 0);
       float squares = 0.0f;
       for (std::int64_t d = 0; d < a.rank; ++d) squares += x[to_index(d)] * x[to_index(d)];
       const float scale = 1.0f / std::sqrt(squares / static_cast<float>(a.rank) + a.eps);
       for (std::int64_t d = 0; d < a.rank; ++d)
-        to[d] = f32_to_bf16(a.weight == nullptr ? x[to_index(d)]
-                                                : x[to_index(d)] * scale * a.weight[d]);
+        to.put(d, a.weight == nullptr ? x[to_index(d)] : x[to_index(d)] * scale * a.weight[d]);
       const std::int64_t half = a.rope / 2;
-      turn(x.data() + a.rank, a.cos + row * half, a.sin + row * half, half, to + a.rank);
+      turn(x.data() + a.rank, a.cos + row * half, a.sin + row * half, half,
+           [&](std::int64_t d, float v) { to.put(a.rank + d, v); });
     }
   }
 }
@@ -276,7 +305,8 @@ void head_products(const HeadProductsArgs& a) {
     const std::vector<float> one(to_index(half), 1.0f), zero(to_index(half));
     const bool turned = a.cos != nullptr;
     turn(x.data() + a.k, turned ? a.cos + row * half : one.data(),
-         turned ? a.sin + row * half : zero.data(), half, y + a.n);
+         turned ? a.sin + row * half : zero.data(), half,
+         [&](std::int64_t d, float v) { y[a.n + d] = f32_to_bf16(v); });
   }
 }
 

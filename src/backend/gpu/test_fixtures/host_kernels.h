@@ -15,6 +15,7 @@ void unpack(const UnpackArgs& args);
 void gemm(const GemmArgs& args, float factor);
 void moe(const MoeArgs& args);
 void attention(const AttentionArgs& args);
+void widen_cache(const WidenArgs& args);
 void store_kv(const StoreKvArgs& args);
 void store_latents(const StoreLatentsArgs& args);
 void head_products(const HeadProductsArgs& args);

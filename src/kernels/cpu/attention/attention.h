@@ -72,7 +72,8 @@ struct Kernel {
   void (*fold)(const Args& args, const float* later) noexcept;
   /// The state's result to `out`.
   void (*finish)(const Args& args) noexcept;
-  /// Stores one vector of n floats in a cache format: F32, F16, BF16 or Q8_0 (n a multiple of 32).
+  /// Stores one vector of n floats in a cache format: F32, F16, BF16, F8_E4M3 or Q8_0 (n a multiple
+  /// of 32).
   /// Null where only the kernels that keep floats have it.
   void (*store)(formats::Format format, const float* x, std::int64_t n, std::byte* out) noexcept;
 };

@@ -82,6 +82,21 @@ inline __m512i round_32(const float* x, std::int64_t n) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
+// 32 values of E4M3 in bf16, which has them all as normal numbers.
+inline __m512i widen_e4m3(__m256i codes) {
+  const __m512i x = _mm512_cvtepu8_epi16(codes);
+  const __m512i size = _mm512_and_si512(x, _mm512_set1_epi16(0x7f));
+  const __m512i normal = _mm512_add_epi16(_mm512_slli_epi16(size, 4), _mm512_set1_epi16(120 << 7));
+  // 0 to 7 times 2^-9.
+  const __m512i small = _mm512_broadcast_i32x4(
+      _mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+  const __mmask32 subnormal = _mm512_cmplt_epu16_mask(size, _mm512_set1_epi16(8));
+  const __mmask32 nan = _mm512_cmpeq_epi16_mask(size, _mm512_set1_epi16(0x7f));
+  __m512i bits = _mm512_mask_permutexvar_epi16(normal, subnormal, size, small);
+  bits = _mm512_mask_mov_epi16(bits, nan, _mm512_set1_epi16(0x7fc0));
+  return _mm512_or_si512(bits, _mm512_slli_epi16(_mm512_sub_epi16(x, size), 8));
+}
+
 // Values [d, d + 32) of a cached vector of `dim`, zero beyond, as the products read them.
 template <Format kFormat>
 inline __m512i cached_32(const std::byte* from, std::int64_t d, std::int64_t dim) {
@@ -93,6 +108,9 @@ inline __m512i cached_32(const std::byte* from, std::int64_t d, std::int64_t dim
     if constexpr (kFormat == Format::kBF16) return x;
     const __m512i shifted = _mm512_srai_epi16(_mm512_add_epi16(x, _mm512_set1_epi16(4)), 3);
     return _mm512_and_si512(shifted, _mm512_set1_epi16(static_cast<short>(0x8fff)));
+  } else if constexpr (kFormat == Format::kF8_E4M3) {
+    const auto mask = static_cast<__mmask32>(n >= 32 ? ~0u : (1u << n) - 1u);
+    return widen_e4m3(_mm256_maskz_loadu_epi8(mask, from + d));
   } else if constexpr (kFormat == Format::kQ8_0) {
     const Q8Block& block = reinterpret_cast<const Q8Block*>(from)[d / 32];
     const __m512 scale = _mm512_set1_ps(fp16_to_f32(block.scale));
@@ -220,6 +238,7 @@ inline void with_format(Format format, F&& f) {
   switch (format) {
     case Format::kF16: return f.template operator()<Format::kF16>();
     case Format::kBF16: return f.template operator()<Format::kBF16>();
+    case Format::kF8_E4M3: return f.template operator()<Format::kF8_E4M3>();
     case Format::kQ8_0: return f.template operator()<Format::kQ8_0>();
     default: return f.template operator()<Format::kF32>();
   }

@@ -247,6 +247,9 @@ constexpr Case kCases[] = {
     {1, 64, 777, 576, 512, 0, true, Format::kF16},
     {13, 1, 251, 64, 96, 0, false, Format::kBF16},
     {9, 7, 270, 160, 32, 5, false, Format::kQ8_0},
+    {1, 4, 333, 128, 128, 0, false, Format::kF8_E4M3},
+    {11, 5, 300, 40, 20, 100, false, Format::kF8_E4M3},
+    {3, 16, 130, 576, 512, 0, true, Format::kF8_E4M3},
     {64, 1, 1000, 20, 12, 40, false, Format::kF32},
     // In the first split some rows see nothing: their windows begin behind it.
     {16, 1, 545, 32, 160, 40, false, Format::kF16},
@@ -306,7 +309,8 @@ TEST(AttentionStore, EqualsTheEncoder) {
   for (float& v : x) v = normal(rng);
   for (const Kernel* kernel : kernels()) {
     if (kernel->store == nullptr || (detect_caps() & kernel->caps) != kernel->caps) continue;
-    for (const Format format : {Format::kF32, Format::kF16, Format::kBF16, Format::kQ8_0}) {
+    for (const Format format :
+         {Format::kF32, Format::kF16, Format::kBF16, Format::kF8_E4M3, Format::kQ8_0}) {
       std::vector<std::byte> got(formats::row_bytes(format, 96)), want(got);
       kernel->store(format, x.data(), 96, got.data());
       formats::traits(format).encode(x.data(), nullptr, want.data(), 96);

@@ -35,11 +35,18 @@ bool valid(const AttentionArgs& args) {
   const auto cache_fits = [](const KvCache& cache) {
     return cache.base != nullptr && cache.row_stride % 8 == 0 && cache.head_stride % 8 == 0;
   };
-  return args.n_items > 0 && args.n_rows > 0 && args.max_item_rows > 0 && args.max_keys > 0 &&
-         args.n_kv_heads > 0 && args.n_heads % args.n_kv_heads == 0 &&
+  const bool one_type = is_mla(args) || args.k.type == args.v.type;
+  return one_type && args.n_items > 0 && args.n_rows > 0 && args.max_item_rows > 0 &&
+         args.max_keys > 0 && args.n_kv_heads > 0 && args.n_heads % args.n_kv_heads == 0 &&
          args.q_token_stride % 8 == 0 && args.q_head_stride % 8 == 0 && args.split_keys > 0 &&
          args.split_keys % kPageLen == 0 && cache_fits(args.k) &&
          (is_mla(args) ? args.n_kv_heads == 1 : cache_fits(args.v));
+}
+
+/// Rows that can be read 16 bytes at a time.
+bool aligned(const KvCache& cache) {
+  const std::int64_t bytes = cache_bytes(cache.type);
+  return cache.row_stride * bytes % 16 == 0 && cache.head_stride * bytes % 16 == 0;
 }
 
 std::size_t lse_floats(const AttentionArgs& args) {
@@ -126,17 +133,15 @@ __global__ void reference_kernel(AttentionArgs args) {
   const std::int64_t kv_head = head / (args.n_heads / args.n_kv_heads);
   const auto* q = static_cast<const std::uint16_t*>(args.q) + row * args.q_token_stride +
                   head * args.q_head_stride;
-  const auto* k = static_cast<const std::uint16_t*>(args.k.base) + kv_head * args.k.head_stride;
   const KvCache& values = is_mla(args) ? args.k : args.v;
-  const auto* v = static_cast<const std::uint16_t*>(values.base) + kv_head * values.head_stride;
   float* scores = static_cast<float*>(args.workspace) + (row * args.n_heads + head) * args.max_keys;
   const std::int64_t begin = args.window > 0 ? max(position - args.window + 1, std::int64_t{0}) : 0;
 
   float top = -INFINITY;
   for (std::int64_t p = begin + threadIdx.x; p <= position; p += kWarp) {
-    const std::uint16_t* key = k + cache_row(args.table, item.table, p) * args.k.row_stride;
+    const CacheElements key = cache_head(args.k, args.table, item.table, p, kv_head);
     float sum = 0.0f;
-    for (std::int64_t d = 0; d < args.dim_qk; ++d) sum += bf16_bits(q[d]) * bf16_bits(key[d]);
+    for (std::int64_t d = 0; d < args.dim_qk; ++d) sum += bf16_bits(q[d]) * key[d];
     scores[p] = sum * args.scale;
     top = fmaxf(top, scores[p]);
   }
@@ -151,7 +156,7 @@ __global__ void reference_kernel(AttentionArgs args) {
   for (std::int64_t d = threadIdx.x; d < args.dim_v; d += kWarp) {
     float sum = 0.0f;
     for (std::int64_t p = begin; p <= position; ++p) {
-      sum += scores[p] * bf16_bits(v[cache_row(args.table, item.table, p) * values.row_stride + d]);
+      sum += scores[p] * cache_head(values, args.table, item.table, p, kv_head)[d];
     }
     store_float(args.out, args.out_type, (row * args.n_heads + head) * args.dim_v + d, sum / total);
   }
@@ -163,27 +168,83 @@ __global__ void store_kernel(StoreKvArgs args) {
   const SequenceItem item = args.items[blockIdx.y];
   const std::int64_t token = blockIdx.x;
   if (token >= item.n_rows) return;
-  const std::int64_t to =
-      cache_row(args.table, item.table, item.position + token) * args.cache.row_stride;
   for (std::int64_t i = threadIdx.x; i < args.n_heads * args.dim; i += blockDim.x) {
     const std::int64_t head = i / args.dim, d = i % args.dim;
     const float v =
         load_as_float(args.x, args.type,
                       (item.row_begin + token) * args.token_stride + head * args.head_stride + d);
-    static_cast<std::uint16_t*>(args.cache.base)[to + head * args.cache.head_stride + d] =
-        to_bf16(v);
+    cache_head(args.cache, args.table, item.table, item.position + token, head).store(d, v);
   }
 }
 
-Status attend(const AttentionArgs& args, const HeadsArgs* heads, Stream stream) {
+constexpr int kWidenThreads = 256;
+
+/// A block for each page of an item.
+__global__ void __launch_bounds__(kWidenThreads) widen_kernel(WidenArgs args) {
+  start_next();
+  await_previous();
+  const SequenceItem item = args.items[blockIdx.y];
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kPageLen;
+  const bool behind = first >= item.position + item.n_rows;
+  // Tiles begin up to a page before the first key that is seen, and weigh what is there with 0.
+  const bool before = args.window > 0 && first + 2 * kPageLen <= item.position - args.window + 1;
+  if (behind || before) return;
+  const std::int64_t chunks = kPageLen * args.from.row_stride / 16;
+  const std::int64_t page = cache_row(args.table, item.table, first) / kPageLen * chunks;
+  const uint4* from = static_cast<const uint4*>(args.from.base) + page;
+  uint4* to = static_cast<uint4*>(args.to) + 2 * page;
+  constexpr int kBatch = 4;  // loads under way
+  for (std::int64_t i = threadIdx.x; i < chunks; i += kBatch * kWidenThreads) {
+    uint4 codes[kBatch];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) codes[j] = from[min(i + j * kWidenThreads, chunks - 1)];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const std::int64_t at = i + j * kWidenThreads;
+      if (at < chunks) widen(codes[j], to[2 * at], to[2 * at + 1]);
+    }
+  }
+}
+
+/// Whether a cache in E4M3 is made bf16 first.
+bool widens(const AttentionArgs& args) {
+  return args.k.type == CacheType::kE4M3 && !is_mla(args) && on_hopper(args);
+}
+
+std::size_t split_bytes(const AttentionArgs& args) {
+  const std::int64_t n_splits = split_count(args);
+  if (n_splits == 1) return 0;
+  const auto rows = static_cast<std::size_t>(n_splits * args.n_rows * args.n_heads);
+  return (lse_floats(args) + rows * static_cast<std::size_t>(args.dim_v)) * 4;
+}
+
+/// Makes bf16 of the streams, behind the sums of splits, and args of that.
+Status widen_streams(AttentionArgs& args, Stream stream) {
+  auto* to = static_cast<std::byte*>(args.workspace) + (split_bytes(args) + 255) / 256 * 256;
+  for (KvCache* cache : {&args.k, &args.v}) {
+    const Status status = widen_cache(
+        {*cache, to, args.table, args.items, args.n_items, args.max_keys, args.window}, stream);
+    if (status != Status::kOk) return status;
+    const std::size_t bytes = widened_bytes(*cache);
+    *cache = widened(*cache, to);
+    to += bytes;
+  }
+  return Status::kOk;
+}
+
+Status attend(AttentionArgs args, const HeadsArgs* heads, Stream stream) {
   const Launch kernel = find(args.dim_qk, args.dim_v);
   if (kernel == nullptr) return Status::kUnsupported;
-  if (!valid(args)) return Status::kBadArgument;
+  if (!valid(args) || !aligned(args.k) || !aligned(args.v)) return Status::kBadArgument;
   if (args.workspace_bytes < attention_workspace(args)) return Status::kNoWorkspace;
   const std::int64_t n_splits = split_count(args);
-  const Status status = !on_hopper(args) ? kernel(args, heads, stream)
-                        : is_mla(args)   ? launch_mla(args, stream)
-                                         : launch_prompt(args, stream);
+  Status status = Status::kOk;
+  if (widens(args))
+    status = args.k.n_pages > 0 ? widen_streams(args, stream) : Status::kBadArgument;
+  if (status != Status::kOk) return status;
+  status = !on_hopper(args) ? kernel(args, heads, stream)
+           : is_mla(args)   ? launch_mla(args, stream)
+                            : launch_prompt(args, stream);
   if (status != Status::kOk || n_splits == 1) return status;
   const std::int64_t results = args.n_rows * args.n_heads;
   return launch(combine_kernel, static_cast<unsigned>(results), kCombineThreads, 0, stream, args,
@@ -233,10 +294,9 @@ std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& d
 }
 
 std::size_t attention_workspace(const AttentionArgs& args) {
-  const std::int64_t n_splits = split_count(args);
-  if (n_splits == 1) return 0;
-  const auto rows = static_cast<std::size_t>(n_splits * args.n_rows * args.n_heads);
-  return (lse_floats(args) + rows * static_cast<std::size_t>(args.dim_v)) * 4;
+  const std::size_t splits = split_bytes(args);
+  if (!widens(args)) return splits;
+  return (splits + 255) / 256 * 256 + widened_bytes(args.k) + widened_bytes(args.v);
 }
 
 std::size_t attention_reference_workspace(const AttentionArgs& args) {
@@ -261,6 +321,16 @@ Status attention_reference(const AttentionArgs& args, Stream stream) {
                   static_cast<unsigned>(args.n_items));
   reference_kernel<<<grid, kWarp, 0, stream>>>(args);
   return launched();
+}
+
+Status widen_cache(const WidenArgs& args, Stream stream) {
+  if (args.from.base == nullptr || args.to == nullptr || args.from.type != CacheType::kE4M3 ||
+      args.n_items <= 0 || args.max_keys <= 0 || args.from.row_stride <= 0) {
+    return Status::kBadArgument;
+  }
+  const dim3 grid(static_cast<unsigned>(div_up(args.max_keys, kPageLen)),
+                  static_cast<unsigned>(args.n_items));
+  return launch(widen_kernel, grid, kWidenThreads, 0, stream, args);
 }
 
 Status store_kv(const StoreKvArgs& args, Stream stream) {

@@ -55,18 +55,31 @@ __device__ inline void copy_async(void* to, const void* from, bool valid) {
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ inline void wait_copies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
-/// Keys [begin, begin + kKeys) of one stream to shared memory, zeros from `end`.
-template <class S, int kDim, int kStride>
+/// Keys [begin, begin + kKeys) of one stream to shared memory as they are, zeros from `end`. Rows
+/// there are kStride bf16 apart; those of E4M3 have no gaps.
+template <class S, CacheType kType, int kDim, int kStride>
 __device__ void load_keys(std::uint16_t* to, const AttentionArgs& args, const KvCache& cache,
                           std::int32_t table, std::int64_t kv_head, std::int64_t begin,
                           std::int64_t end) {
-  const auto* base = static_cast<const std::uint16_t*>(cache.base) + kv_head * cache.head_stride;
-  constexpr int kChunks = kDim / 8;
+  constexpr int kChunks = kDim * cache_bytes(kType) / 16,
+                kRowBytes = kType == CacheType::kBF16 ? kStride * 2 : kDim;
+  const CacheElements head = elements(cache, kv_head * cache.head_stride);
   for (int i = threadIdx.x; i < S::kKeys * kChunks; i += S::kThreads) {
     const int key = i / kChunks, chunk = i % kChunks;
     const bool valid = begin + key < end;
     const std::int64_t row = valid ? cache_row(args.table, table, begin + key) : 0;
-    copy_async(to + key * kStride + 8 * chunk, base + row * cache.row_stride + 8 * chunk, valid);
+    copy_async(reinterpret_cast<std::byte*>(to) + key * kRowBytes + 16 * chunk,
+               head.data + row * cache.row_stride * cache_bytes(kType) + 16 * chunk, valid);
+  }
+}
+
+/// What load_keys() brought in E4M3 to rows of bf16; each thread the chunks that it loaded.
+template <class S, int kDim, int kStride>
+__device__ void widen_keys(const std::uint16_t* from, std::uint16_t* to) {
+  constexpr int kChunks = kDim / 16;
+  for (int i = threadIdx.x; i < S::kKeys * kChunks; i += S::kThreads) {
+    auto* row = reinterpret_cast<uint4*>(to + i / kChunks * kStride + 16 * (i % kChunks));
+    widen(reinterpret_cast<const uint4*>(from)[i], row[0], row[1]);
   }
 }
 
@@ -83,7 +96,9 @@ struct QueryRow {
   }
 };
 
-template <class S>
+/// kType: of the cache. One in E4M3 is brought to the second of the two tiles as it is, and becomes
+/// bf16 in the first.
+template <class S, CacheType kType>
 __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs args, int m_blocks) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   start_next();
@@ -127,10 +142,16 @@ __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs ar
     return;
   }
 
-  load_keys<S, S::kDimQk, S::kQkStride>(k_tiles, args, args.k, item.table, kv_head, key, key_end);
-  if constexpr (!S::kShared) {
-    load_keys<S, S::kDimV, S::kVStride>(v_tiles, args, args.v, item.table, kv_head, key, key_end);
-  }
+  constexpr bool kWidens = kType == CacheType::kE4M3;
+  const auto load = [&](std::int64_t from, int stage) {
+    load_keys<S, kType, S::kDimQk, S::kQkStride>(k_tiles + stage * (S::kKBytes / 2), args, args.k,
+                                                 item.table, kv_head, from, key_end);
+    if constexpr (!S::kShared) {
+      load_keys<S, kType, S::kDimV, S::kVStride>(v_tiles + stage * (S::kVBytes / 2), args, args.v,
+                                                 item.table, kv_head, from, key_end);
+    }
+  };
+  load(key, kWidens ? 1 : 0);
   for (int i = threadIdx.x; i < S::kRows * (S::kDimQk / 8); i += S::kThreads) {
     const int r = i / (S::kDimQk / 8), chunk = i % (S::kDimQk / 8);
     const QueryRow row(args, item, kv_head, first_row + r);
@@ -154,20 +175,21 @@ __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs ar
   const int row_tile = warp % S::kR, key_part = warp / S::kR * S::kKeysPerWarp;
 
   for (int stage = 0; key < key_end; key += S::kKeys, stage ^= 1) {
-    const std::uint16_t* k_tile = k_tiles + stage * (S::kKBytes / 2);
-    const std::uint16_t* v_tile = S::kShared ? k_tile : v_tiles + stage * (S::kVBytes / 2);
+    const int tile = kWidens ? 0 : stage;
+    const std::uint16_t* k_tile = k_tiles + tile * (S::kKBytes / 2);
+    const std::uint16_t* v_tile = S::kShared ? k_tile : v_tiles + tile * (S::kVBytes / 2);
     wait_copies();
     __syncthreads();
+    if constexpr (kWidens) {
+      widen_keys<S, S::kDimQk, S::kQkStride>(k_tiles + S::kKBytes / 2, k_tiles);
+      if constexpr (!S::kShared)
+        widen_keys<S, S::kDimV, S::kVStride>(v_tiles + S::kVBytes / 2, v_tiles);
+    }
     if (key + S::kKeys < key_end) {
-      const std::int64_t next = key + S::kKeys;
-      load_keys<S, S::kDimQk, S::kQkStride>(k_tiles + (stage ^ 1) * (S::kKBytes / 2), args, args.k,
-                                            item.table, kv_head, next, key_end);
-      if constexpr (!S::kShared) {
-        load_keys<S, S::kDimV, S::kVStride>(v_tiles + (stage ^ 1) * (S::kVBytes / 2), args, args.v,
-                                            item.table, kv_head, next, key_end);
-      }
+      load(key + S::kKeys, tile ^ 1);
       commit_copies();
     }
+    if constexpr (kWidens) __syncthreads();
 
     // Two chains of sums where there are few, so that products need not wait for each other.
     constexpr int kChains = S::kKeysPerWarp <= 16 ? 2 : 1;
@@ -306,14 +328,17 @@ inline std::int64_t split_count(const AttentionArgs& args) {
 
 template <class S>
 Status launch_attention(const AttentionArgs& args, Stream stream) {
-  const Status status = allow_shared(attention_kernel<S>, S::kSharedBytes);
+  void (*kernel)(AttentionArgs, int) = args.k.type == CacheType::kBF16
+                                           ? attention_kernel<S, CacheType::kBF16>
+                                           : attention_kernel<S, CacheType::kE4M3>;
+  const Status status = allow_shared(kernel, S::kSharedBytes);
   if (status != Status::kOk) return status;
   const std::int64_t rows = args.max_item_rows * (args.n_heads / args.n_kv_heads);
   const std::int64_t m_blocks = div_up<std::int64_t>(rows, S::kRows);
   const dim3 grid(static_cast<unsigned>(split_count(args)),
                   static_cast<unsigned>(args.n_kv_heads * m_blocks),
                   static_cast<unsigned>(args.n_items));
-  return launch(attention_kernel<S>, grid, S::kThreads, S::kSharedBytes, stream, args,
+  return launch(kernel, grid, S::kThreads, S::kSharedBytes, stream, args,
                 static_cast<int>(m_blocks));
 }
 

@@ -7,8 +7,9 @@
 // are (token, head of the group) pairs of one sequence and kv head. The keys of a sequence are
 // divided into splits of split_keys positions, each with a softmax of its own; a second kernel adds
 // the splits in order, so that a row's result depends on split_keys but not on what else is in the
-// batch. MLA: one stream, v its first dim_v values, one kv head. attention_reference() is the slow
-// twin. Thread rule: status.h.
+// batch. MLA: one stream, v its first dim_v values, one kv head. Caches in E4M3 are read as they
+// are, or made bf16 first for Hopper's prompts, whose tiles come by the copy engine
+// (docs/adr/0025). attention_reference() is the slow twin. Thread rule: status.h.
 #pragma once
 #include "kernels/cuda/status.h"
 
@@ -25,12 +26,17 @@ struct SequenceItem {
   std::int32_t table = 0;     // row of the page table
 };
 
-/// One stream of a layer's cache, bf16. Strides in elements, multiples of 8; base aligned to 16
-/// bytes.
+/// What a cache is made of: bf16, or OCP E4M3 without scales.
+enum class CacheType : std::uint8_t { kBF16, kE4M3 };
+constexpr std::int64_t cache_bytes(CacheType type) { return type == CacheType::kBF16 ? 2 : 1; }
+
+/// One stream of a layer's cache. Strides in elements, multiples of 16 bytes; base aligned to 16.
 struct KvCache {
   void* base = nullptr;
   std::int64_t row_stride = 0;  // from one token to the next of a page
   std::int64_t head_stride = 0;
+  CacheType type = CacheType::kBF16;
+  std::int64_t n_pages = 0;  // of the whole stream; for widened_bytes()
 };
 
 struct PageTable {
@@ -70,6 +76,26 @@ std::size_t attention_reference_workspace(const AttentionArgs& args);
 Status attention(const AttentionArgs& args, Stream stream);
 Status attention_reference(const AttentionArgs& args, Stream stream);
 
+/// Makes bf16 of a stream in E4M3, for kernels that read nothing else: the pages of all items, to
+/// the same pages of `to`, which has widened_bytes().
+struct WidenArgs {
+  KvCache from;
+  void* to = nullptr;
+  PageTable table;
+  const SequenceItem* items = nullptr;
+  std::int64_t n_items = 0;
+  std::int64_t max_keys = 0;
+  std::int64_t window = 0;  // 0: none; pages far before it are left out
+};
+Status widen_cache(const WidenArgs& args, Stream stream);
+constexpr std::size_t widened_bytes(const KvCache& cache) {
+  return static_cast<std::size_t>(cache.n_pages * kPageLen * cache.row_stride) * 2;
+}
+/// A stream in bf16 at `to`, as widen_cache() leaves it.
+constexpr KvCache widened(const KvCache& cache, void* to) {
+  return {to, cache.row_stride, cache.head_stride, CacheType::kBF16, cache.n_pages};
+}
+
 /// Writes rows of one stream to the cache: x [n_rows, n_heads, dim] goes to each row's position.
 struct StoreKvArgs {
   const void* x = nullptr;
@@ -85,7 +111,7 @@ Status store_kv(const StoreKvArgs& args, Stream stream);
 
 /// The heads of a step on their way to attention: q and k normed (weights given), rotated (halves),
 /// q in place; k and v written to the cache at each row's position. As add_rms_norm(), rope() and
-/// store_kv() do it, but rounded to bf16 once.
+/// store_kv() do it, but rounded once.
 struct HeadsArgs {
   void* q = nullptr;        // [n_rows, n_heads, d] bf16, q_stride between rows
   const void* k = nullptr;  // [n_rows, n_kv_heads, d] bf16

@@ -1,6 +1,6 @@
 // Attention over a scattered paged cache against loops in double precision: decode and prompts,
-// grouped heads and MLA, windows, splits, several sequences of different lengths, the portable form
-// beside the device's own, and the slow twin.
+// grouped heads and MLA, windows, splits, several sequences of different lengths, caches in bf16
+// and E4M3, the portable form beside the device's own, and the slow twin.
 //
 // Bound: weights are rounded to bf16, 2^-9 of each, and the output to its type: 2^-7 · Σ weight ·
 // |v| + 2^-8.
@@ -8,9 +8,10 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "base/test_random.h"
-#include "kernels/cuda/test_device.h"
+#include "kernels/cuda/attention/test_cache.h"
 #include "tensor/kv_view.h"
 
 namespace kt::kernels::cuda {
@@ -23,9 +24,11 @@ struct Case {
   std::vector<SequenceItem> items;  // row_begin and table are filled in
   std::int64_t split_keys = 0;      // 0: attention_split_keys()
   std::int64_t window = 0;
+  CacheType type = CacheType::kBF16;
 };
 
-/// Caches in pages that lie in a random order, filled with bf16 values; other memory is NaN.
+/// Caches in pages that lie in a random order, filled with values as they have them; other memory
+/// is NaN.
 struct Cache {
   Cache(const Case& c, std::int64_t max_keys) : stride((max_keys + kPageLen - 1) / kPageLen + 1) {
     const auto n_pages = static_cast<std::int64_t>(c.items.size()) * stride;
@@ -35,10 +38,11 @@ struct Cache {
     const bool mla = c.dim_qk == 576;
     k_stride = c.n_kv_heads * c.dim_qk;
     v_stride = mla ? k_stride : c.n_kv_heads * c.dim_v;
-    const std::vector<float> random_k = gaussian(n_pages * kPageLen * k_stride, 6);
-    const std::vector<float> random_v = gaussian(mla ? 1 : n_pages * kPageLen * v_stride, 7);
-    k = rounded(random_k);
-    v = mla ? k : rounded(random_v);
+    const auto random = [&](std::int64_t n, unsigned seed) {
+      return cached_floats(as_cache(gaussian(n, seed), c.type), c.type);
+    };
+    k = random(n_pages * kPageLen * k_stride, 6);
+    v = mla ? k : random(n_pages * kPageLen * v_stride, 7);
     // What lies behind the last key of a sequence must not matter, NaN neither.
     for (std::size_t s = 0; s < c.items.size(); ++s) {
       for (std::int64_t p = c.items[s].position + c.items[s].n_rows; p < stride * kPageLen; ++p) {
@@ -61,7 +65,8 @@ void expect_rows(const Case& c, const Cache& cache, const std::vector<float>& q,
                  const std::vector<float>& got, float scale, double tolerance) {
   Compare compare("attention " + std::to_string(c.dim_qk) + " " + std::to_string(c.n_heads) + "/" +
                   std::to_string(c.n_kv_heads) + " split " + std::to_string(c.split_keys) +
-                  " window " + std::to_string(c.window));
+                  " window " + std::to_string(c.window) +
+                  (c.type == CacheType::kE4M3 ? " E4M3" : ""));
   std::vector<double> out(static_cast<std::size_t>(c.dim_v)), size(out.size());
   for (const SequenceItem& item : c.items) {
     for (std::int64_t r = 0; r < item.n_rows; ++r) {
@@ -119,15 +124,17 @@ std::vector<float> run_form(Case c, const DeviceInfo& info, Form form) {
   }
   const Cache cache(c, args.max_keys);
   const std::vector<float> q = rounded(gaussian(args.n_rows * c.n_heads * c.dim_qk, 8));
-  const Device<std::uint16_t> q_device(as_bf16(q)), k(as_bf16(cache.k)), v(as_bf16(cache.v));
+  const Device<std::uint16_t> q_device(as_bf16(q));
+  const Device<std::uint8_t> k(as_cache(cache.k, c.type)), v(as_cache(cache.v, c.type));
+  const auto n_pages = static_cast<std::int64_t>(cache.pages.size());
   const Device<std::int32_t> pages(cache.pages);
   const Device<SequenceItem> items(c.items);
   Device<float> out(args.n_rows * c.n_heads * c.dim_v);
   args.q = q_device.get();
   args.q_token_stride = c.n_heads * c.dim_qk;
   args.q_head_stride = c.dim_qk;
-  args.k = {k.get(), cache.k_stride, c.dim_qk};
-  args.v = {v.get(), cache.v_stride, c.dim_v};
+  args.k = {k.get(), cache.k_stride, c.dim_qk, c.type, n_pages};
+  args.v = {v.get(), cache.v_stride, c.dim_v, c.type, n_pages};
   args.table = {pages.get(), cache.stride};
   args.items = items.get();
   args.n_items = static_cast<std::int64_t>(c.items.size());
@@ -191,8 +198,28 @@ TEST_P(Attention, Window) {
   }
 }
 
+TEST_P(Attention, CacheInE4M3) {
+  const auto run = [&](std::int64_t heads, std::int64_t kv_heads, std::vector<SequenceItem> items,
+                       std::int64_t split, std::int64_t window = 0) {
+    run_case({qk(), v(), heads, kv_heads, std::move(items), split, window, CacheType::kE4M3},
+             info_);
+  };
+  for (const std::int64_t split : {0, 64, 256, 1024}) run(8, 2, decode_items(), split);
+  run(7, 1, decode_items(), 0);
+  run(32, 1, decode_items(), 128);
+  const std::vector<SequenceItem> prompts = {{0, 130, 0}, {0, 1, 200}, {0, 17, 63}, {0, 64, 300}};
+  for (const std::int64_t split : {0, 128, 1024}) run(4, 2, prompts, split);
+  run(3, 3, {{0, 333, 100}, {0, 65, 0}}, 0);
+  for (const std::int64_t window : {1, 63, 129}) {
+    run(4, 2, decode_items(), 256, window);
+    run(4, 2, {{0, 150, 300}, {0, 40, 20}}, 256, window);
+  }
+}
+
 TEST_P(Attention, Reference) {
-  run_form({qk(), v(), 4, 2, {{0, 5, 60}, {0, 1, 128}}, 64, 50}, info_, Form::kReference);
+  for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3}) {
+    run_form({qk(), v(), 4, 2, {{0, 5, 60}, {0, 1, 128}}, 64, 50, type}, info_, Form::kReference);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Dims, Attention,
@@ -225,7 +252,22 @@ TEST_F(Mla, Window) {
 
 TEST_F(Mla, Prompts) { run_case({576, 512, 16, 1, {{0, 33, 0}, {0, 9, 120}}}, info_); }
 
-TEST_F(Mla, Reference) { run_form({576, 512, 4, 1, {{0, 3, 62}}, 64}, info_, Form::kReference); }
+TEST_F(Mla, CacheInE4M3) {
+  const auto run = [&](std::int64_t heads, std::vector<SequenceItem> items, std::int64_t split,
+                       std::int64_t window = 0) {
+    run_case({576, 512, heads, 1, std::move(items), split, window, CacheType::kE4M3}, info_);
+  };
+  for (const std::int64_t split : {0, 64, 256, 1024}) run(128, decode_items(), split);
+  run(16, decode_items(), 0);
+  run(20, {{0, 4, 500}, {0, 1, 3}, {0, 2, 62}, {0, 5, 125}}, 128);
+  for (const std::int64_t window : {1, 64, 129})
+    run(64, {{0, 1, 700}, {0, 3, 200}, {0, 20, 0}}, 256, window);
+}
+
+TEST_F(Mla, Reference) {
+  for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3})
+    run_form({576, 512, 4, 1, {{0, 3, 62}}, 64, 0, type}, info_, Form::kReference);
+}
 
 using AttentionOnce = OnDevice;
 
@@ -242,33 +284,70 @@ TEST_F(AttentionOnce, StoresRowsInPages) {
   const std::int64_t n_heads = 2, dim = 24;
   const std::vector<std::int32_t> pages = {3, 1, 0, 2};
   const std::vector<SequenceItem> items = {{0, 3, 62, 0}, {3, 1, 5, 1}};
-  const std::vector<float> x = rounded(gaussian(4 * n_heads * dim, 1));
+  std::vector<float> x = gaussian(4 * n_heads * dim, 1);
+  x[0] = 447.0f;
+  x[1] = -1000.0f;  // beyond E4M3
+  x[2] = 0.005f;    // among its subnormals
+  x[3] = -0.0009f;  // below them
   const Device<float> x_device(x);
   const Device<std::int32_t> pages_device(pages);
   const Device<SequenceItem> items_device(items);
-  Device<std::uint16_t> cache(4 * kPageLen * n_heads * dim);
-  StoreKvArgs args{x_device.get(),
-                   Type::kF32,
-                   n_heads * dim,
-                   dim,
-                   n_heads,
-                   dim,
-                   {cache.get(), n_heads * dim, dim},
-                   {pages_device.get(), 2},
-                   items_device.get(),
-                   2,
-                   3};
-  ASSERT_EQ(store_kv(args, nullptr), Status::kOk);
-  const std::vector<float> got = as_floats(cache.host());
-  const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen + 0,
-                               0 * kPageLen + 5};
-  std::int64_t n_written = 0;
-  for (const float v : got) n_written += !std::isnan(v);
-  EXPECT_EQ(n_written, 4 * n_heads * dim);
-  for (std::int64_t i = 0; i < 4 * n_heads * dim; ++i) {
-    const auto at =
-        static_cast<std::size_t>(rows[i / (n_heads * dim)] * n_heads * dim + i % (n_heads * dim));
-    EXPECT_EQ(got[at], x[static_cast<std::size_t>(i)]);
+  for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3}) {
+    Device<std::uint8_t> cache(4 * kPageLen * n_heads * dim * cache_bytes(type));
+    StoreKvArgs args{x_device.get(),
+                     Type::kF32,
+                     n_heads * dim,
+                     dim,
+                     n_heads,
+                     dim,
+                     {cache.get(), n_heads * dim, dim, type, 4},
+                     {pages_device.get(), 2},
+                     items_device.get(),
+                     2,
+                     3};
+    ASSERT_EQ(store_kv(args, nullptr), Status::kOk);
+    const std::vector<float> got = cached_floats(cache.host(), type),
+                             want = cached_floats(as_cache(x, type), type);
+    const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen + 0,
+                                 0 * kPageLen + 5};
+    std::int64_t n_written = 0;
+    for (const float v : got) n_written += !std::isnan(v);
+    EXPECT_EQ(n_written, 4 * n_heads * dim);
+    for (std::int64_t i = 0; i < 4 * n_heads * dim; ++i) {
+      const auto at =
+          static_cast<std::size_t>(rows[i / (n_heads * dim)] * n_heads * dim + i % (n_heads * dim));
+      EXPECT_EQ(got[at], want[static_cast<std::size_t>(i)]);
+    }
+  }
+}
+
+/// Every code, in the pages that sequences see and in no others.
+TEST_F(AttentionOnce, WidensCaches) {
+  const std::int64_t row = 48, n_pages = 6;
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(n_pages * kPageLen * row));
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i + i / 256);
+  const Device<std::uint8_t> cache(codes);
+  const Device<std::int32_t> pages({4, 1, 3, 2, 5, 0});
+  const Device<SequenceItem> items({{0, 3, 62, 0}, {3, 2, 140, 1}});
+  Device<std::uint16_t> out(n_pages * kPageLen * row);
+  WidenArgs args{{cache.get(), row, row, CacheType::kE4M3, n_pages},
+                 out.get(),
+                 {pages.get(), 3},
+                 items.get(),
+                 2,
+                 142,
+                 13};
+  EXPECT_EQ(out.bytes(), widened_bytes(args.from));
+  ASSERT_EQ(widen_cache(args, nullptr), Status::kOk) << device_error_text();
+  const std::vector<float> got = as_floats(out.host());
+  const std::set<std::int64_t> seen = {4, 1, 5, 0};  // the window of the second begins at 128
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    const float want = fp8_e4m3_to_f32(codes[i]);
+    if (std::isnan(want) || !seen.contains(static_cast<std::int64_t>(i) / (kPageLen * row))) {
+      EXPECT_TRUE(std::isnan(got[i])) << i;
+    } else {
+      EXPECT_EQ(got[i], want) << i;
+    }
   }
 }
 

@@ -1,9 +1,10 @@
 // Attention of at most 16 query rows for each kv head and sequence, as decoding has them.
 //
 // Each warp of a block takes every eighth piece of 16 keys, with a softmax of its own, all in
-// registers: lane 4g + t reads 8 values at a time of key g, which are tensor-core operands as they
-// are for q·k (the order of k is free) and after a transpose within the warp for weights·v. The
-// warps' results are added at the end, in order. Thread rule: status.h.
+// registers: lane 4g + t reads 16 bytes at a time of key g, which are tensor-core operands as they
+// are for q·k (the order of k is free) and after a transpose within the warp for weights·v; E4M3
+// becomes bf16 on the way. The warps' results are added at the end, in order. Thread rule:
+// status.h.
 #pragma once
 #include "kernels/cuda/attention/heads.cuh"
 #include "kernels/cuda/device/launch.cuh"
@@ -22,6 +23,32 @@ __device__ inline std::uint32_t word(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
+/// The first of the eight values that lane t holds as its j-th of a key, query or result.
+template <CacheType kType>
+__device__ constexpr int first_dim(int j, int t) {
+  return kType == CacheType::kBF16 ? 32 * j + 8 * t : 64 * (j / 2) + 16 * t + 8 * (j % 2);
+}
+
+/// What a lane loads of the two keys of a piece: 16 bytes of every 64.
+template <int kDim, CacheType kType>
+struct FewLoads {
+  static constexpr int kN = kDim * static_cast<int>(cache_bytes(kType)) / 64;
+  uint4 raw[2][kN];
+  __device__ void values(uint4 (&out)[2][kDim / 32]) const {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+        if constexpr (kType == CacheType::kBF16) {
+          out[n][j] = raw[n][j];
+        } else {
+          widen(raw[n][j], out[n][2 * j], out[n][2 * j + 1]);
+        }
+      }
+    }
+  }
+};
+
 /// Rows g and g + 8 of the block: their softmax so far, and sums of weights · v.
 template <int kDim>
 struct FewSums {
@@ -30,11 +57,13 @@ struct FewSums {
 };
 
 /// Adds 16 keys whose k and v are in registers; seen(h, key) for row g + 8h and a key of the piece.
-template <int kDim, class Seen>
+template <int kDim, CacheType kType, class Seen>
 __device__ void add_piece(FewSums<kDim>& sums, const uint4 (&q)[2][kDim / 32],
-                          const uint4 (&k)[2][kDim / 32], const uint4 (&v)[2][kDim / 32],
+                          const FewLoads<kDim, kType>& keys, const FewLoads<kDim, kType>& values,
                           float log2_scale, Seen&& seen) {
   const int t = threadIdx.x % 4;
+  uint4 k[2][kDim / 32], v[2][kDim / 32];
+  keys.values(k);
   float c[2][4] = {};
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
@@ -76,6 +105,7 @@ __device__ void add_piece(FewSums<kDim>& sums, const uint4 (&q)[2][kDim / 32],
     }
     sums.total[h] = sums.total[h] * factor[h] + total;
   }
+  values.values(v);
 #pragma unroll
   for (int j = 0; j < kDim / 32; ++j) {
 #pragma unroll
@@ -97,7 +127,7 @@ struct FewShared {
   float top[kFewWarps][kFewRows], total[kFewWarps][kFewRows];
 };
 
-template <int kDim>
+template <int kDim, CacheType kType>
 __device__ void share_sums(FewShared<kDim>& shared, const FewSums<kDim>& sums) {
   const int warp = threadIdx.x / kWarp, g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
 #pragma unroll
@@ -112,7 +142,7 @@ __device__ void share_sums(FewShared<kDim>& shared, const FewSums<kDim>& sums) {
     for (int j = 0; j < kDim / 32; ++j) {
 #pragma unroll
       for (int i = 0; i < 4; i += 2) {
-        *reinterpret_cast<float4*>(&shared.out[warp][r][32 * j + 8 * t + 2 * i]) =
+        *reinterpret_cast<float4*>(&shared.out[warp][r][first_dim<kType>(j, t) + 2 * i]) =
             make_float4(sums.out[4 * j + i][2 * h], sums.out[4 * j + i][2 * h + 1],
                         sums.out[4 * j + i + 1][2 * h], sums.out[4 * j + i + 1][2 * h + 1]);
       }
@@ -132,13 +162,14 @@ __device__ void prepare_block(const HeadsArgs& heads, const SequenceItem& item, 
     if (i < group) {
       const auto* from = static_cast<const std::uint16_t*>(heads.q) + row * heads.q_stride +
                          (kv_head * group + i) * kDim;
-      prepare_head<kDim / 64>(from, q + i * kDim, kDim, heads.q_weight, heads.eps, cos, sin);
+      prepare_head<kDim / 64>(from, bf16_elements(q + i * kDim), kDim, heads.q_weight, heads.eps,
+                              cos, sin);
     } else if (sees_position) {
       const bool is_v = i > group;
       const auto* from = static_cast<const std::uint16_t*>(is_v ? heads.v : heads.k) +
                          row * (is_v ? heads.v_stride : heads.k_stride) + kv_head * kDim;
-      auto* to = cache_head(is_v ? heads.v_cache : heads.k_cache, heads.table, item.table,
-                            item.position, kv_head);
+      const CacheElements to = cache_head(is_v ? heads.v_cache : heads.k_cache, heads.table,
+                                          item.table, item.position, kv_head);
       prepare_head<kDim / 64>(from, to, kDim, is_v ? nullptr : heads.k_weight, heads.eps,
                               is_v ? nullptr : cos, sin);
     }
@@ -146,8 +177,8 @@ __device__ void prepare_block(const HeadsArgs& heads, const SequenceItem& item, 
   __syncthreads();
 }
 
-/// kPrepare: sequences have one row each, whose heads are prepared here.
-template <int kDim, bool kPrepare>
+/// kPrepare: sequences have one row each, whose heads are prepared here. kType: of the cache.
+template <int kDim, bool kPrepare, CacheType kType>
 __global__ void __launch_bounds__(kFewWarps* kWarp)
     few_rows_kernel(const __grid_constant__ AttentionArgs args,
                     const __grid_constant__ HeadsArgs heads) {
@@ -178,22 +209,23 @@ __global__ void __launch_bounds__(kFewWarps* kWarp)
     position[h] = item.position + token;
     const auto* from = static_cast<const std::uint16_t*>(args.q) +
                        (item.row_begin + token) * args.q_token_stride +
-                       (kv_head * group + r % group) * args.q_head_stride + 8 * t;
-    if constexpr (kPrepare) from = prepared + r * kDim + 8 * t;
+                       (kv_head * group + r % group) * args.q_head_stride;
+    if constexpr (kPrepare) from = prepared + r * kDim;
 #pragma unroll
     for (int j = 0; j < kDim / 32; ++j) {
       q[h][j] = make_uint4(0, 0, 0, 0);
-      if (r < n_rows) q[h][j] = *reinterpret_cast<const uint4*>(from + 32 * j);
+      if (r < n_rows) q[h][j] = *reinterpret_cast<const uint4*>(from + first_dim<kType>(j, t));
     }
   }
-  const auto* k_base =
-      static_cast<const std::uint16_t*>(args.k.base) + kv_head * args.k.head_stride + 8 * t;
-  const auto* v_base =
-      static_cast<const std::uint16_t*>(args.v.base) + kv_head * args.v.head_stride + 8 * t;
+  const std::byte* k_base = elements(args.k, kv_head * args.k.head_stride).data + 16 * t;
+  const std::byte* v_base = elements(args.v, kv_head * args.v.head_stride).data + 16 * t;
+  const std::int64_t k_row = args.k.row_stride * cache_bytes(kType),
+                     v_row = args.v.row_stride * cache_bytes(kType);
   const std::int32_t* pages = args.table.pages + item.table * args.table.stride;
   FewSums<kDim> sums = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {}};
-  uint4 k[2][kDim / 32], v[2][kDim / 32];
-  const auto load = [&](int piece) {
+  constexpr int kAhead = kType == CacheType::kBF16 ? 1 : 2;  // pieces on their way
+  FewLoads<kDim, kType> k[kAhead], v[kAhead];
+  const auto load = [&](int piece, int slot) {
     if (piece >= end) return;
     const std::int64_t first =
         static_cast<std::int64_t>(pages[piece / kPageLen]) * kPageLen + piece % kPageLen;
@@ -202,36 +234,34 @@ __global__ void __launch_bounds__(kFewWarps* kWarp)
       const std::int64_t row = first + 8 * n + g;
       const bool valid = piece + 8 * n + g < end;  // what lies behind may be anything
 #pragma unroll
-      for (int j = 0; j < kDim / 32; ++j) {
-        k[n][j] = v[n][j] = make_uint4(0, 0, 0, 0);
+      for (int j = 0; j < FewLoads<kDim, kType>::kN; ++j) {
+        k[slot].raw[n][j] = v[slot].raw[n][j] = make_uint4(0, 0, 0, 0);
         if (!valid) continue;
-        k[n][j] = *reinterpret_cast<const uint4*>(k_base + row * args.k.row_stride + 32 * j);
-        v[n][j] = *reinterpret_cast<const uint4*>(v_base + row * args.v.row_stride + 32 * j);
+        k[slot].raw[n][j] = *reinterpret_cast<const uint4*>(k_base + row * k_row + 64 * j);
+        v[slot].raw[n][j] = *reinterpret_cast<const uint4*>(v_base + row * v_row + 64 * j);
       }
     }
   };
   constexpr int kStep = kFewWarps * kPieceKeys;
-  int piece = begin + warp * kPieceKeys;
-  load(piece);
+  const int first = begin + warp * kPieceKeys;
+#pragma unroll
+  for (int slot = 0; slot < kAhead; ++slot) load(first + slot * kStep, slot);
 #pragma unroll 1
-  for (; piece < end; piece += kStep) {
-    uint4 now_k[2][kDim / 32], now_v[2][kDim / 32];
+  for (int next = first; next < end; next += kAhead * kStep) {
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int j = 0; j < kDim / 32; ++j) {
-        now_k[n][j] = k[n][j];
-        now_v[n][j] = v[n][j];
-      }
+    for (int slot = 0; slot < kAhead; ++slot) {
+      const int piece = next + slot * kStep;
+      if (piece >= end) break;
+      const FewLoads<kDim, kType> now_k = k[slot], now_v = v[slot];
+      load(piece + kAhead * kStep, slot);
+      add_piece<kDim, kType>(sums, q, now_k, now_v, args.scale * 1.44269504f, [&](int h, int key) {
+        const int p = piece + key;
+        return p <= position[h] && p < end && (window == 0 || p > position[h] - window);
+      });
     }
-    load(piece + kStep);
-    add_piece<kDim>(sums, q, now_k, now_v, args.scale * 1.44269504f, [&](int h, int key) {
-      const int p = piece + key;
-      return p <= position[h] && p < end && (window == 0 || p > position[h] - window);
-    });
   }
   if constexpr (kPrepare) __syncthreads();  // all have read their q
-  share_sums<kDim>(shared, sums);
+  share_sums<kDim, kType>(shared, sums);
   __syncthreads();
 
   auto* partial_lse = static_cast<float*>(args.workspace);  // [splits, n_rows, n_heads]
@@ -272,8 +302,11 @@ __global__ void __launch_bounds__(kFewWarps* kWarp)
 /// `heads`: to prepare first, or null.
 template <int kDim>
 Status launch_few_rows(const AttentionArgs& args, const HeadsArgs* heads, Stream stream) {
-  void (*kernel)(AttentionArgs, HeadsArgs) =
-      heads != nullptr ? few_rows_kernel<kDim, true> : few_rows_kernel<kDim, false>;
+  constexpr CacheType kBF16 = CacheType::kBF16, kE4M3 = CacheType::kE4M3;
+  void (*const kernels[2][2])(AttentionArgs, HeadsArgs) = {
+      {few_rows_kernel<kDim, false, kBF16>, few_rows_kernel<kDim, false, kE4M3>},
+      {few_rows_kernel<kDim, true, kBF16>, few_rows_kernel<kDim, true, kE4M3>}};
+  auto* kernel = kernels[heads != nullptr][args.k.type == kE4M3];
   const Status status = allow_shared(kernel, sizeof(FewShared<kDim>));
   if (status != Status::kOk) return status;
   const dim3 grid(static_cast<unsigned>(div_up(args.max_keys, args.split_keys)),

@@ -18,7 +18,8 @@ __global__ void __launch_bounds__(kHeadWarps* kWarp) heads_kernel(HeadsArgs args
   const std::int64_t row = item.row_begin + token, angles = row * (d / 2);
   if (head < n_heads) {
     auto* q = static_cast<std::uint16_t*>(args.q) + row * args.q_stride + head * d;
-    prepare_head<kPairs>(q, q, d, args.q_weight, args.eps, args.cos + angles, args.sin + angles);
+    prepare_head<kPairs>(q, bf16_elements(q), d, args.q_weight, args.eps, args.cos + angles,
+                         args.sin + angles);
     return;
   }
   head -= n_heads;
@@ -26,8 +27,8 @@ __global__ void __launch_bounds__(kHeadWarps* kWarp) heads_kernel(HeadsArgs args
   if (is_v) head -= n_kv;
   const auto* from = static_cast<const std::uint16_t*>(is_v ? args.v : args.k) +
                      row * (is_v ? args.v_stride : args.k_stride) + head * d;
-  auto* to = cache_head(is_v ? args.v_cache : args.k_cache, args.table, item.table,
-                        item.position + token, head);
+  const CacheElements to = cache_head(is_v ? args.v_cache : args.k_cache, args.table, item.table,
+                                      item.position + token, head);
   prepare_head<kPairs>(from, to, d, is_v ? nullptr : args.k_weight, args.eps,
                        is_v ? nullptr : args.cos + angles, args.sin + angles);
 }

@@ -1,12 +1,11 @@
 // Heads on their way to attention against loops in double precision, and attention that prepares
 // its heads against the two steps one after the other.
 //
-// Bound: one rounding to bf16, 2^-8 of what is added.
+// Bound: one rounding, to bf16 2^-8 of what is added, to E4M3 2^-4.
 #include <numeric>
 
 #include "base/test_random.h"
-#include "kernels/cuda/attention/attention.h"
-#include "kernels/cuda/test_device.h"
+#include "kernels/cuda/attention/test_cache.h"
 
 namespace kt::kernels::cuda {
 namespace {
@@ -14,7 +13,7 @@ namespace {
 using Heads = OnDevice;
 
 /// Norm, rotation and the place in the cache, in double precision.
-TEST_F(Heads, PreparesHeads) {
+void expect_prepared(CacheType type) {
   const std::vector<std::int32_t> pages = {3, 1, 0, 2};
   const std::vector<SequenceItem> items = {{0, 3, 62, 0}, {3, 1, 5, 1}};
   const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen + 0,
@@ -29,8 +28,9 @@ TEST_F(Heads, PreparesHeads) {
                                v = rounded(gaussian(n_rows * n_kv * d, 3)),
                                q_weight = gaussian(d, 4), k_weight = gaussian(d, 5),
                                cos = gaussian(n_rows * d / 2, 6), sin = gaussian(n_rows * d / 2, 7);
-      Device<std::uint16_t> q_device(as_bf16(q)), k_cache(4 * kPageLen * n_kv * d),
-          v_cache(4 * kPageLen * n_kv * d);
+      Device<std::uint16_t> q_device(as_bf16(q));
+      Device<std::uint8_t> k_cache(4 * kPageLen * n_kv * d * cache_bytes(type)),
+          v_cache(4 * kPageLen * n_kv * d * cache_bytes(type));
       const Device<std::uint16_t> k_device(as_bf16(k)), v_device(as_bf16(v));
       const Device<float> qw(q_weight), kw(k_weight), c(cos), s(sin);
       HeadsArgs args;
@@ -47,8 +47,8 @@ TEST_F(Heads, PreparesHeads) {
       args.eps = 1e-5f;
       args.cos = c.get();
       args.sin = s.get();
-      args.k_cache = {k_cache.get(), n_kv * d, d};
-      args.v_cache = {v_cache.get(), n_kv * d, d};
+      args.k_cache = {k_cache.get(), n_kv * d, d, type};
+      args.v_cache = {v_cache.get(), n_kv * d, d, type};
       args.table = {pages_device.get(), 2};
       args.items = items_device.get();
       args.n_items = 2;
@@ -56,7 +56,7 @@ TEST_F(Heads, PreparesHeads) {
       ASSERT_EQ(prepare_heads(args, nullptr), Status::kOk) << device_error_text();
       Compare compare("heads of " + std::to_string(d));
       const auto expect = [&](const float* got, const float* x, const float* weight,
-                              std::int64_t row, bool rotate) {
+                              std::int64_t row, bool rotate, const CacheError& error) {
         double squares = 0.0;
         for (std::int64_t i = 0; i < d; ++i) squares += double{x[i]} * x[i];
         const double scale = 1.0 / std::sqrt(squares / static_cast<double>(d) + 1e-5);
@@ -68,30 +68,37 @@ TEST_F(Heads, PreparesHeads) {
           const double a = value(i), b = value(i + d / 2), co = rotate ? cos[at] : 1.0,
                        si = rotate ? sin[at] : 0.0;
           const double bound =
-              0x1p-8 * (std::fabs(a) + std::fabs(b)) * (std::fabs(co) + std::fabs(si));
+              error.part * (std::fabs(a) + std::fabs(b)) * (std::fabs(co) + std::fabs(si)) +
+              error.least;
           compare.value(got[i], a * co - b * si, bound, i);
           compare.value(got[i + d / 2], b * co + a * si, bound, i);
         }
       };
       const std::vector<float> got_q = as_floats(q_device.host()),
-                               got_k = as_floats(k_cache.host()), got_v = as_floats(v_cache.host());
+                               got_k = cached_floats(k_cache.host(), type),
+                               got_v = cached_floats(v_cache.host(), type);
       for (std::int64_t row = 0; row < n_rows; ++row) {
         for (std::int64_t h = 0; h < n_heads; ++h) {
           const std::int64_t at = (row * n_heads + h) * d;
-          expect(got_q.data() + at, q.data() + at, q_weight.data(), row, true);
+          expect(got_q.data() + at, q.data() + at, q_weight.data(), row, true,
+                 cache_error(CacheType::kBF16));
         }
         for (std::int64_t h = 0; h < n_kv; ++h) {
           const std::int64_t at = (row * n_kv + h) * d, to = (rows[row] * n_kv + h) * d;
-          expect(got_k.data() + to, k.data() + at, k_weight.data(), row, true);
-          expect(got_v.data() + to, v.data() + at, nullptr, row, false);
+          expect(got_k.data() + to, k.data() + at, k_weight.data(), row, true, cache_error(type));
+          expect(got_v.data() + to, v.data() + at, nullptr, row, false, cache_error(type));
         }
       }
     }
   }
 }
 
+TEST_F(Heads, PreparesHeads) {
+  for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3}) expect_prepared(type);
+}
+
 /// One launch that prepares the heads of decoding sequences gives what two give.
-TEST_F(Heads, PreparesHeadsOnTheWay) {
+void expect_same_on_the_way(CacheType type) {
   const std::int64_t n_kv = 2, stride = 12;
   const std::vector<SequenceItem> items = {
       {0, 1, 0, 0}, {1, 1, 63, 1}, {2, 1, 64, 2}, {3, 1, 700, 3}, {4, 1, 17, 4}};
@@ -108,10 +115,11 @@ TEST_F(Heads, PreparesHeadsOnTheWay) {
             k(as_bf16(gaussian(n_rows * n_kv * d, 2))), v(as_bf16(gaussian(n_rows * n_kv * d, 3)));
         const Device<float> weight(gaussian(d, 4)), cos(gaussian(n_rows * d / 2, 5)),
             sin(gaussian(n_rows * d / 2, 6));
-        const std::vector<std::uint16_t> cached = as_bf16(gaussian(n_cache, 7));
+        const std::vector<std::uint8_t> cached = as_cache(gaussian(n_cache, 7), type);
         std::vector<std::vector<float>> results;
         for (const bool together : {true, false}) {
-          const Device<std::uint16_t> own_q(q.host()), k_cache(cached), v_cache(cached);
+          const Device<std::uint16_t> own_q(q.host());
+          const Device<std::uint8_t> k_cache(cached), v_cache(cached);
           Device<float> out(n_rows * n_heads * d);
           HeadsArgs heads;
           heads.q = own_q.get();
@@ -125,8 +133,8 @@ TEST_F(Heads, PreparesHeadsOnTheWay) {
           heads.q_weight = heads.k_weight = weight.get();
           heads.cos = cos.get();
           heads.sin = sin.get();
-          heads.k_cache = {k_cache.get(), n_kv * d, d};
-          heads.v_cache = {v_cache.get(), n_kv * d, d};
+          heads.k_cache = {k_cache.get(), n_kv * d, d, type, n_rows * stride};
+          heads.v_cache = {v_cache.get(), n_kv * d, d, type, n_rows * stride};
           heads.table = {pages_device.get(), stride};
           heads.items = items_device.get();
           heads.n_items = n_rows;
@@ -160,13 +168,17 @@ TEST_F(Heads, PreparesHeadsOnTheWay) {
             ASSERT_EQ(attention(args, nullptr), Status::kOk);
           }
           results.push_back(out.host());
-          for (const Device<std::uint16_t>* cache : {&k_cache, &v_cache})
-            results.push_back(as_floats(cache->host()));
+          for (const Device<std::uint8_t>* cache : {&k_cache, &v_cache})
+            results.push_back(cached_floats(cache->host(), type));
         }
         for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(results[i], results[i + 3]) << d << " " << i;
       }
     }
   }
+}
+
+TEST_F(Heads, PreparesHeadsOnTheWay) {
+  for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3}) expect_same_on_the_way(type);
 }
 
 }  // namespace

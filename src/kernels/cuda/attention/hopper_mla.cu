@@ -9,74 +9,17 @@
 //   1:  S_b; A→ max_b = max(max_a, …); w_b →B; O_r += w_b V_b; C→ w_a; O_r += w_a V_a
 //
 // so that one's products run while the other works on weights. Columns 0-255 of tile a and 256-575
-// of tile b come free first and are refilled first. The order of tiles is FlashMLA's ("seesaw").
-#include "kernels/cuda/attention/hopper.cuh"
+// of tile b come free first and are refilled first (hopper_mla.cuh). The order of tiles is
+// FlashMLA's ("seesaw").
+#include "kernels/cuda/attention/hopper_mla.cuh"
 
 namespace kt::kernels::cuda {
 namespace {
 
-constexpr int kRows = 64, kTile = 64, kBlocks = 9;  // blocks of 64 columns
-constexpr int kBlockBytes = kTile * 128, kTileBytes = kBlocks * kBlockBytes;
-constexpr int kThreads = 3 * hopper::kWarpgroup;  // the third has one thread that loads
-
-struct Small {
-  std::uint64_t full[2][2], empty[2][2];  // [tile][left, right columns]
-  float tops[2][kRows], sums[2][kRows];
-};
-constexpr int kWeightBytes = hopper::kWarpgroup * 64;
-constexpr int kSharedBytes = 3 * kTileBytes + kWeightBytes + static_cast<int>(sizeof(Small));
-static_assert(kSharedBytes <= 227 * 1024);
+using namespace mla;
 
 #ifdef KT_HOPPER
 using namespace hopper;
-
-constexpr int kLeftBlocks = 4;
-constexpr int kReadyA = 1, kReadyB = 2, kReadyC = 3, kGroupBarrier = 4, kBothBarrier = 6;
-
-struct Shared {
-  std::uint32_t queries, tiles, weights;
-  Small* small;
-  __device__ explicit Shared(unsigned char* raw)
-      : queries(shared_address(raw)),
-        tiles(queries + kTileBytes),
-        weights(tiles + 2 * kTileBytes),
-        small(reinterpret_cast<Small*>(raw + 3 * kTileBytes + kWeightBytes)) {}
-  __device__ std::uint32_t full(int tile, int part) const {
-    return shared_address(&small->full[tile][part]);
-  }
-  __device__ std::uint32_t empty(int tile, int part) const {
-    return shared_address(&small->empty[tile][part]);
-  }
-  /// Left columns of a tile, or right ones.
-  __device__ std::uint32_t columns(int tile, int part) const {
-    return tiles + tile * kTileBytes + part * kLeftBlocks * kBlockBytes;
-  }
-  /// 16 bytes `i` of a thread's weights.
-  __device__ std::uint32_t slot(int i, int thread) const {
-    return weights + (i * kWarpgroup + thread) * 16;
-  }
-};
-
-/// One thread: the pages of all tiles, in the order in which memory comes free.
-__device__ void load_tiles(const Shared& shared, const CUtensorMap& map, const AttentionArgs& args,
-                           const BlockRange& range, int n_pairs) {
-  const auto load = [&](int tile, int part, int row, int pair) {
-    if (pair > 0) barrier_wait(shared.empty(tile, part), (pair - 1) % 2);
-    const int first = part == 0 ? 0 : kLeftBlocks, end = part == 0 ? kLeftBlocks : kBlocks;
-    const std::uint32_t to = shared.tiles + tile * kTileBytes;
-    barrier_expect(shared.full(tile, part), (end - first) * kBlockBytes);
-    for (int b = first; b < end; ++b)
-      copy_box(to + b * kBlockBytes, &map, shared.full(tile, part), 64 * b, 0, row);
-  };
-  for (int pair = 0; pair < n_pairs; ++pair) {
-    const int key = range.key + pair * 2 * kTile;
-    const int row_a = page_row(args, range, key), row_b = page_row(args, range, key + kTile);
-    load(0, 0, row_a, pair);
-    load(1, 1, row_b, pair);
-    load(0, 1, row_a, pair);
-    load(1, 0, row_b, pair);
-  }
-}
 
 /// s (+)= queries · keysᵀ over left or right columns.
 __device__ void add_scores(float (&s)[kTile / 2], const Shared& shared, int tile, int part,
@@ -270,6 +213,7 @@ __device__ void step_right(State& state, const Shared& shared, const AttentionAr
 }
 #endif
 
+template <CacheType kType>
 __global__ void __launch_bounds__(kThreads, 1)
     mla_kernel(const AttentionArgs args, const __grid_constant__ CUtensorMap map) {
 #ifdef KT_HOPPER
@@ -282,7 +226,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Shared shared(shared_memory);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 4; ++i) {
-      barrier_init(shared.full(i / 2, i % 2), 1);
+      barrier_init(shared.full(i / 2, i % 2), kType == CacheType::kBF16 ? 1 : kWarpgroup);
       barrier_init(shared.empty(i / 2, i % 2), kWarpgroup / kWarp);
     }
     fence_barriers();
@@ -290,11 +234,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   const int n_pairs = div_up(range.key_end - range.key, 2 * kTile);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  constexpr int kRegisters = kType == CacheType::kBF16 ? 24 : 40;  // of a thread that loads
   if (warpgroup == 2) {
-    give_registers<24>();
-    if (threadIdx.x == 2 * kWarpgroup) load_tiles(shared, map, args, range, n_pairs);
+    give_registers<kRegisters>();
+    if constexpr (kType == CacheType::kE4M3) {
+      widen_tiles(shared, args, range, n_pairs);
+    } else {
+      if (threadIdx.x == 2 * kWarpgroup) load_tiles(shared, map, args, range, n_pairs);
+    }
   } else {
-    take_registers<240>();
+    take_registers<252 - kRegisters / 2>();
     load_queries<kRows, 576>(shared.queries, args, range, threadIdx.x, 2 * kWarpgroup);
     fence_proxy();
     sync_some(kBothBarrier, 2 * kWarpgroup);
@@ -341,15 +290,18 @@ __global__ void __launch_bounds__(kThreads, 1)
 }  // namespace
 
 Status launch_mla(const AttentionArgs& args, Stream stream) {
-  CUtensorMap map;
-  Status status = cache_map(args.k, 576, 1, &map);
-  if (status == Status::kOk) status = allow_shared(mla_kernel, kSharedBytes);
+  const bool widens = args.k.type == CacheType::kE4M3;
+  void (*kernel)(AttentionArgs, CUtensorMap) =
+      widens ? mla_kernel<CacheType::kE4M3> : mla_kernel<CacheType::kBF16>;
+  CUtensorMap map = {};
+  Status status = widens ? Status::kOk : cache_map(args.k, 576, 1, &map);
+  if (status == Status::kOk) status = allow_shared(kernel, kSharedBytes);
   if (status != Status::kOk) return status;
   const dim3 grid(
       static_cast<unsigned>(div_up(args.max_keys, args.split_keys)),
       static_cast<unsigned>(div_up<std::int64_t>(args.max_item_rows * args.n_heads, kRows)),
       static_cast<unsigned>(args.n_items));
-  return launch(mla_kernel, grid, kThreads, kSharedBytes, stream, args, map);
+  return launch(kernel, grid, kThreads, kSharedBytes, stream, args, map);
 }
 
 }  // namespace kt::kernels::cuda

@@ -10,10 +10,10 @@ constexpr int kTileThreads = 256;
 
 /// Values 2 · pair and the next of x, turned, to y.
 __device__ void turn(const std::uint16_t* x, std::int64_t pair, float c, float s,
-                     std::uint16_t* y) {
+                     const CacheElements& y) {
   const float a = bf16_bits(x[2 * pair]), b = bf16_bits(x[2 * pair + 1]);
-  y[2 * pair] = to_bf16(a * c - b * s);
-  y[2 * pair + 1] = to_bf16(b * c + a * s);
+  y.store(2 * pair, a * c - b * s);
+  y.store(2 * pair + 1, b * c + a * s);
 }
 
 __global__ void store_latents_kernel(StoreLatentsArgs args) {
@@ -23,15 +23,16 @@ __global__ void store_latents_kernel(StoreLatentsArgs args) {
   if (token >= item.n_rows) return;
   const std::int64_t row = item.row_begin + token;
   const auto* x = static_cast<const std::uint16_t*>(args.x) + row * (args.rank + args.rope);
-  auto* to = static_cast<std::uint16_t*>(args.cache.base) +
-             cache_row(args.table, item.table, item.position + token) * args.cache.row_stride;
+  const CacheElements to = cache_head(args.cache, args.table, item.table, item.position + token, 0);
+  const CacheElements rotary = {to.data + args.rank * cache_bytes(to.type), to.type};
 
   const std::int64_t half = args.rope / 2;
   for (std::int64_t i = threadIdx.x; i < half; i += kStoreThreads) {
-    turn(x + args.rank, i, args.cos[row * half + i], args.sin[row * half + i], to + args.rank);
+    turn(x + args.rank, i, args.cos[row * half + i], args.sin[row * half + i], rotary);
   }
   if (args.weight == nullptr) {
-    for (std::int64_t i = threadIdx.x; i < args.rank; i += kStoreThreads) to[i] = x[i];
+    for (std::int64_t i = threadIdx.x; i < args.rank; i += kStoreThreads)
+      to.store(i, bf16_bits(x[i]));
     return;
   }
   float squares = 0.0f;
@@ -46,7 +47,7 @@ __global__ void store_latents_kernel(StoreLatentsArgs args) {
   for (const float part : parts) sum += part;
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(args.rank) + args.eps);
   for (std::int64_t i = threadIdx.x; i < args.rank; i += kStoreThreads)
-    to[i] = to_bf16(bf16_bits(x[i]) * scale * args.weight[i]);
+    to.store(i, bf16_bits(x[i]) * scale * args.weight[i]);
 }
 
 /// Row i of x, of the first head.
@@ -68,7 +69,7 @@ __device__ void move_tails(const HeadProductsArgs& args, std::int64_t head, std:
     const bool turned = args.cos != nullptr;
     turn(x_row(args, row) + head * args.x_head_stride + args.k, pair,
          turned ? args.cos[row * half + pair] : 1.0f, turned ? args.sin[row * half + pair] : 0.0f,
-         y_row(args, row, head) + args.n);
+         bf16_elements(y_row(args, row, head) + args.n));
   }
 }
 

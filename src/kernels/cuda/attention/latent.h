@@ -37,7 +37,8 @@ struct HeadProductsArgs {
   const void* x = nullptr;  // [m, n_heads, k + tail]
   std::int64_t x_row_stride = 0;
   std::int64_t x_head_stride = 0;       // 0: one row for all heads
-  const std::int32_t* pages = nullptr;  // x is a stream of the cache: row i is position i of these
+  const std::int32_t* pages = nullptr;  // x is a stream of the cache, in bf16: row i is position i
+                                        // of these
   void* y = nullptr;                    // [m, n_heads, n + tail]
   std::int64_t y_row_stride = 0, y_head_stride = 0;
   std::int64_t m = 0;

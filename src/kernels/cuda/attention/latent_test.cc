@@ -6,7 +6,7 @@
 #include "kernels/cuda/attention/latent.h"
 
 #include "base/test_random.h"
-#include "kernels/cuda/test_device.h"
+#include "kernels/cuda/attention/test_cache.h"
 
 namespace kt::kernels::cuda {
 namespace {
@@ -157,55 +157,60 @@ TEST_F(HeadProducts, RefusesWhatItCannotDo) {
 
 using StoreLatents = OnDevice;
 
-TEST_F(StoreLatents, NormsTurnsAndWritesToPages) {
-  for (const bool normed_before : {false, true}) {
-    const std::int64_t rank = 72, rope = 16, width = rank + rope, half = rope / 2;
-    const std::vector<std::int32_t> pages = {3, 1, 0, 2};
-    const std::vector<SequenceItem> items = {{0, 3, 62, 0}, {3, 1, 5, 1}};
-    const std::vector<float> x = rounded(gaussian(4 * width, 1)), weight = gaussian(rank, 2);
-    const std::vector<float> cos = angles(4 * half, false), sin = angles(4 * half, true);
-    const Device<std::uint16_t> x_device(as_bf16(x));
-    const Device<float> weight_device(weight), cos_device(cos), sin_device(sin);
-    const Device<std::int32_t> pages_device(pages);
-    const Device<SequenceItem> items_device(items);
-    Device<std::uint16_t> cache(4 * kPageLen * width);
-    StoreLatentsArgs args;
-    args.x = x_device.get();
-    args.weight = normed_before ? nullptr : weight_device.get();
-    args.rank = rank;
-    args.rope = rope;
-    args.cos = cos_device.get();
-    args.sin = sin_device.get();
-    args.cache = {cache.get(), width, width};
-    args.table = {pages_device.get(), 2};
-    args.items = items_device.get();
-    args.n_items = 2;
-    args.max_item_rows = 3;
-    ASSERT_EQ(store_latents(args, nullptr), Status::kOk);
-    const std::vector<float> got = as_floats(cache.host());
-    std::int64_t n_written = 0;
-    for (const float v : got) n_written += !std::isnan(v);
-    EXPECT_EQ(n_written, 4 * width);
-    Compare compare("stored latents");
-    const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen, 5};
-    for (std::int64_t r = 0; r < 4; ++r) {
-      const float* from = x.data() + r * width;
-      const float* to = got.data() + rows[r] * width;
-      double squares = 0.0;
-      for (std::int64_t i = 0; i < rank; ++i) squares += double{from[i]} * from[i];
-      const double scale = 1.0 / std::sqrt(squares / static_cast<double>(rank) + 1e-6);
-      for (std::int64_t i = 0; i < rank; ++i) {
-        const double want = normed_before ? from[i] : from[i] * scale * weight[index(i)];
-        compare.value(to[i], want, 0x1p-8 * std::fabs(want), r * width + i);
-      }
-      for (std::int64_t p = 0; p < half; ++p) {
-        const double a = from[rank + 2 * p], b = from[rank + 2 * p + 1];
-        const double c = cos[index(r * half + p)], s = sin[index(r * half + p)];
-        const double bound = 0x1p-8 * (std::fabs(a) + std::fabs(b));
-        compare.value(to[rank + 2 * p], a * c - b * s, bound, r * width + rank + 2 * p);
-        compare.value(to[rank + 2 * p + 1], b * c + a * s, bound, r * width + rank + 2 * p + 1);
-      }
+void store_case(bool normed_before, CacheType type) {
+  const std::int64_t rank = 72, rope = 16, width = rank + rope, half = rope / 2;
+  const std::vector<std::int32_t> pages = {3, 1, 0, 2};
+  const std::vector<SequenceItem> items = {{0, 3, 62, 0}, {3, 1, 5, 1}};
+  const std::vector<float> x = rounded(gaussian(4 * width, 1)), weight = gaussian(rank, 2);
+  const std::vector<float> cos = angles(4 * half, false), sin = angles(4 * half, true);
+  const Device<std::uint16_t> x_device(as_bf16(x));
+  const Device<float> weight_device(weight), cos_device(cos), sin_device(sin);
+  const Device<std::int32_t> pages_device(pages);
+  const Device<SequenceItem> items_device(items);
+  Device<std::uint8_t> cache(4 * kPageLen * width * cache_bytes(type));
+  StoreLatentsArgs args;
+  args.x = x_device.get();
+  args.weight = normed_before ? nullptr : weight_device.get();
+  args.rank = rank;
+  args.rope = rope;
+  args.cos = cos_device.get();
+  args.sin = sin_device.get();
+  args.cache = {cache.get(), width, width, type, 4};
+  args.table = {pages_device.get(), 2};
+  args.items = items_device.get();
+  args.n_items = 2;
+  args.max_item_rows = 3;
+  ASSERT_EQ(store_latents(args, nullptr), Status::kOk);
+  const std::vector<float> got = cached_floats(cache.host(), type);
+  std::int64_t n_written = 0;
+  for (const float v : got) n_written += !std::isnan(v);
+  EXPECT_EQ(n_written, 4 * width);
+  const auto [part, least] = cache_error(type);
+  Compare compare("stored latents");
+  const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen, 5};
+  for (std::int64_t r = 0; r < 4; ++r) {
+    const float* from = x.data() + r * width;
+    const float* to = got.data() + rows[r] * width;
+    double squares = 0.0;
+    for (std::int64_t i = 0; i < rank; ++i) squares += double{from[i]} * from[i];
+    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(rank) + 1e-6);
+    for (std::int64_t i = 0; i < rank; ++i) {
+      const double want = normed_before ? from[i] : from[i] * scale * weight[index(i)];
+      compare.value(to[i], want, part * std::fabs(want) + least, r * width + i);
     }
+    for (std::int64_t p = 0; p < half; ++p) {
+      const double a = from[rank + 2 * p], b = from[rank + 2 * p + 1];
+      const double c = cos[index(r * half + p)], s = sin[index(r * half + p)];
+      const double bound = part * (std::fabs(a) + std::fabs(b)) + least;
+      compare.value(to[rank + 2 * p], a * c - b * s, bound, r * width + rank + 2 * p);
+      compare.value(to[rank + 2 * p + 1], b * c + a * s, bound, r * width + rank + 2 * p + 1);
+    }
+  }
+}
+
+TEST_F(StoreLatents, NormsTurnsAndWritesToPages) {
+  for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3}) {
+    for (const bool normed_before : {false, true}) store_case(normed_before, type);
   }
 }
 

@@ -131,6 +131,7 @@ struct Heads {
   std::string family;
   std::int64_t n_heads, n_kv_heads, dim_qk, dim_v;
   bool portable = false;  // AttentionArgs::portable
+  CacheType cache = CacheType::kBF16;
 };
 
 /// `batch` sequences of `context` keys, the last n_rows of each being the queries.
@@ -140,7 +141,8 @@ void bench_attention(Harness& h, const Heads& heads, std::int64_t batch, std::in
   const std::int64_t n_pages = context / kPageLen;
   const std::int64_t k_row = heads.n_kv_heads * heads.dim_qk,
                      v_row = mla ? 0 : heads.n_kv_heads * heads.dim_v;
-  const std::int64_t copy_bytes = batch * context * (k_row + v_row) * 2;
+  const std::int64_t size = cache_bytes(heads.cache);
+  const std::int64_t copy_bytes = batch * context * (k_row + v_row) * size;
   const int n = n_rows > 1 ? 2 : h.copies(copy_bytes);
   std::vector<std::int32_t> pages(static_cast<std::size_t>(n * batch * n_pages));
   for (std::size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<std::int32_t>(i);
@@ -150,7 +152,8 @@ void bench_attention(Harness& h, const Heads& heads, std::int64_t batch, std::in
     items.push_back({static_cast<std::int32_t>(s * n_rows), static_cast<std::int32_t>(n_rows),
                      static_cast<std::int32_t>(context - n_rows), static_cast<std::int32_t>(s)});
   }
-  const Buffer k(n * batch * context * k_row * 2, true), v(n * batch * context * v_row * 2, true);
+  const Buffer k(n * batch * context * k_row * size, true),
+      v(n * batch * context * v_row * size, true);
   const Buffer table(static_cast<std::int64_t>(pages.size()) * 4),
       item_memory(static_cast<std::int64_t>(items.size() * sizeof(SequenceItem)));
   table.upload(pages);
@@ -161,8 +164,9 @@ void bench_attention(Harness& h, const Heads& heads, std::int64_t batch, std::in
   args.q = q.get();
   args.q_token_stride = heads.n_heads * heads.dim_qk;
   args.q_head_stride = heads.dim_qk;
-  args.k = {k.get(), k_row, heads.dim_qk};
-  args.v = {v.get(), v_row, heads.dim_v};
+  // Of the copies one is in use, but kernels know of all pages.
+  args.k = {k.get(), k_row, heads.dim_qk, heads.cache, n * batch * n_pages};
+  args.v = {v.get(), v_row, heads.dim_v, heads.cache, n * batch * n_pages};
   args.items = reinterpret_cast<const SequenceItem*>(item_memory.get());
   args.n_items = batch;
   args.n_rows = batch * n_rows;
@@ -186,13 +190,14 @@ void bench_attention(Harness& h, const Heads& heads, std::int64_t batch, std::in
   });
   const double keys =
       static_cast<double>(context) - static_cast<double>(n_rows - 1) / 2.0;  // mean seen by a query
-  h.report(heads.family,
-           fmt::format("{}/{} x {} batch {} context {} rows {}{}", heads.n_heads, heads.n_kv_heads,
-                       heads.dim_qk, batch, context, n_rows, heads.portable ? " mma.sync" : ""),
-           time, static_cast<double>(copy_bytes),
-           2.0 *
-               static_cast<double>(batch * n_rows * heads.n_heads * (heads.dim_qk + heads.dim_v)) *
-               keys);
+  h.report(
+      heads.family,
+      fmt::format("{}/{} x {} batch {} context {} rows {}{}{}", heads.n_heads, heads.n_kv_heads,
+                  heads.dim_qk, batch, context, n_rows, heads.portable ? " mma.sync" : "",
+                  heads.cache == CacheType::kE4M3 ? " E4M3" : ""),
+      time, static_cast<double>(copy_bytes),
+      2.0 * static_cast<double>(batch * n_rows * heads.n_heads * (heads.dim_qk + heads.dim_v)) *
+          keys);
 }
 
 /// Short lists of logits that the head has just left, for the host.
@@ -266,6 +271,9 @@ void run(Harness& h, const std::set<std::string>& families) {
     for (const std::int64_t context : {4096, 32768}) {
       for (const std::int64_t batch : {1, 8, 32}) bench_attention(h, qwen, batch, context, 1);
     }
+    const Heads e4m3{"attention", 32, 4, 128, 128, false, CacheType::kE4M3};
+    for (const std::int64_t batch : {1, 8, 32}) bench_attention(h, e4m3, batch, 32768, 1);
+    bench_attention(h, e4m3, 1, 32768, 2048);
     for (const bool portable : {false, true}) {
       const Heads prompt{"attention", 32, 4, 128, 128, portable};
       bench_attention(h, prompt, 1, 4096, 4096);
@@ -280,8 +288,11 @@ void run(Harness& h, const std::set<std::string>& families) {
   if (wanted("mla")) {
     for (const std::int64_t context : {4096, 8192, 32768}) {
       for (const std::int64_t batch : {1, 8, 32}) {
-        for (const bool portable : {false, true})
+        for (const bool portable : {false, true}) {
           bench_attention(h, {"mla", 128, 1, 576, 512, portable}, batch, context, 1);
+          bench_attention(h, {"mla", 128, 1, 576, 512, portable, CacheType::kE4M3}, batch, context,
+                          1);
+        }
       }
     }
   }

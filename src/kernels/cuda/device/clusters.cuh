@@ -50,9 +50,8 @@ Status launch_clusters(void (*kernel)(Parameters...), dim3 grid, unsigned cluste
   attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   config.attrs = attributes;
   config.numAttrs = 2;
-  const cudaError_t error =
-      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...);
-  return error == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
+  return status_of(
+      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...));
 }
 
 }  // namespace kt::kernels::cuda

@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 
+#include "kernels/cuda/device/errors.h"
 #include "kernels/cuda/device/hopper.h"
 
 namespace kt::kernels::cuda {
@@ -22,11 +23,11 @@ __global__ void __launch_bounds__(KT_PROBE_THREADS) probe_kernel() {}
 bool has_wgmma() {
   static std::array<std::atomic<int>, 64> known;
   int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || device < 0 || device >= 64) return false;
+  if (status_of(cudaGetDevice(&device)) != Status::kOk || device < 0 || device >= 64) return false;
   std::atomic<int>& threads = known[static_cast<std::size_t>(device)];
   if (threads == 0) {
     cudaFuncAttributes attributes = {};
-    if (cudaFuncGetAttributes(&attributes, probe_kernel) != cudaSuccess) return false;
+    if (status_of(cudaFuncGetAttributes(&attributes, probe_kernel)) != Status::kOk) return false;
     threads = attributes.maxThreadsPerBlock;
   }
   return threads == 64;

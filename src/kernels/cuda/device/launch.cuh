@@ -12,7 +12,7 @@
 
 #include <utility>
 
-#include "kernels/cuda/status.h"
+#include "kernels/cuda/device/errors.h"
 
 namespace kt::kernels::cuda {
 
@@ -43,6 +43,9 @@ bool overlaps_launches();
 /// Multiprocessors of the thread's device.
 int multiprocessors();
 
+/// Bytes of shared memory that a block may have on the thread's device.
+std::size_t most_shared();
+
 /// kernel<<<grid, threads, shared, stream>>>(args…), beginning before its predecessor has ended, in
 /// clusters of `cluster_y` blocks above one another (compute capability 9).
 template <class... Parameters, class... Args>
@@ -66,9 +69,8 @@ Status launch_clusters(unsigned cluster_y, void (*kernel)(Parameters...), dim3 g
     cluster.val.clusterDim.x = cluster.val.clusterDim.z = 1;
     cluster.val.clusterDim.y = cluster_y;
   }
-  const cudaError_t error =
-      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...);
-  return error == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
+  return status_of(
+      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...));
 }
 
 /// The same without clusters.
@@ -79,17 +81,14 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::s
 }
 
 /// What a launch with <<<>>>, which overlaps nothing, came to.
-inline Status launched() {
-  return cudaPeekAtLastError() == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
-}
+inline Status launched() { return status_of(cudaGetLastError()); }
 
-/// Lets `kernel` use this much dynamic shared memory; more than 48 KiB must be asked for.
-template <class Kernel>
-Status allow_shared(Kernel* kernel, std::size_t bytes) {
-  if (bytes <= 48 * 1024) return Status::kOk;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  return error == cudaSuccess ? Status::kOk : Status::kDeviceFailed;
+/// Lets `kernel` use this much dynamic shared memory; more than 48 KiB must be asked for. What is
+/// allowed never shrinks: other threads launch the same kernel with more.
+Status allow_shared(const void* kernel, std::size_t bytes);
+template <class... Parameters>
+Status allow_shared(void (*kernel)(Parameters...), std::size_t bytes) {
+  return allow_shared(reinterpret_cast<const void*>(kernel), bytes);
 }
 
 }  // namespace kt::kernels::cuda

@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/device/errors.h"
 #include "kernels/cuda/device/tensor_map.h"
 
 namespace kt::kernels::cuda {
@@ -11,9 +12,9 @@ using Encode = decltype(&cuTensorMapEncodeTiled);
 Encode find_encode() {
   void* entry = nullptr;
   cudaDriverEntryPointQueryResult result{};
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
-                                                             12000, cudaEnableDefault, &result);
-  const bool found = error == cudaSuccess && result == cudaDriverEntryPointSuccess;
+  const Status asked = status_of(cudaGetDriverEntryPointByVersion(
+      "cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &result));
+  const bool found = asked == Status::kOk && result == cudaDriverEntryPointSuccess;
   return found ? reinterpret_cast<Encode>(entry) : nullptr;
 }
 

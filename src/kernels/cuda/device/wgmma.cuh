@@ -39,6 +39,10 @@ __device__ inline void copy_box(std::uint32_t to, const CUtensorMap* map, std::u
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
 }
+/// Multiples of 16 bytes, aligned to 16, to L2.
+__device__ inline void prefetch_bulk(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
 __device__ inline void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

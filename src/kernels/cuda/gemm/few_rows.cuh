@@ -266,7 +266,8 @@ template <class Config>
 int clusters_at_once(int blocks) {
   static std::array<std::atomic<int>, 64 * (kMostClustered + 1)> known;  // one more than the answer
   int device = 0;
-  if (!overlaps_launches() || cudaGetDevice(&device) != cudaSuccess || device >= 64) return 0;
+  if (!overlaps_launches() || status_of(cudaGetDevice(&device)) != Status::kOk || device >= 64)
+    return 0;
   std::atomic<int>& value = known[static_cast<std::size_t>(device * (kMostClustered + 1) + blocks)];
   if (value == 0) {
     int shared = 0, count = 0;
@@ -283,7 +284,8 @@ int clusters_at_once(int blocks) {
     config.dynamicSmemBytes = bytes;
     config.attrs = &cluster;
     config.numAttrs = 1;
-    if (cudaOccupancyMaxActiveClusters(&count, few_rows_kernel<Config>, &config) != cudaSuccess)
+    if (status_of(cudaOccupancyMaxActiveClusters(&count, few_rows_kernel<Config>, &config)) !=
+        Status::kOk)
       return 0;
     value = count + 1;
   }

@@ -90,33 +90,29 @@ struct Alike {
   int count = 0;
 };
 
-/// One row with two formats that have a kernel for both; false: they have none.
-bool multiply_pair(const Alike& a, const Alike& b, const DeviceInfo& device, Stream stream,
-                   Status* status) {
+/// One row with two formats that have a kernel for both; kUnsupported: they have none, or not for
+/// this shape.
+Status multiply_pair(const Alike& a, const Alike& b, const DeviceInfo& device, Stream stream) {
   const bool swapped = find_row_pair(a.format, b.format) == nullptr;
   const Alike &first = swapped ? b : a, &second = swapped ? a : b;
   const RowPair pair = find_row_pair(first.format, second.format);
-  if (pair == nullptr) return false;
+  if (pair == nullptr) return Status::kUnsupported;
   SkinnyArgs args[] = {skinny_args(first.products, first.count),
                        skinny_args(second.products, second.count)};
   for (SkinnyArgs& skinny : args) {
     skinny.m = 1;
     skinny.x = static_cast<const std::uint16_t*>(a.products[0]->x);
   }
-  for (const Alike* alike : {&first, &second}) {
-    const SkinnyArgs& skinny = alike == &first ? args[0] : args[1];
-    const TileKernels& kernels = *find_tile_kernels(alike->format);
-    if (kernels.plan(skinny.row_tiles, skinny.k, 1, device).most == 0) return false;
-  }
-  *status = pair(args[0], args[1], device, stream);
-  return true;
+  return pair(args[0], args[1], device, stream);
 }
 
 std::size_t few_workspace(const TileKernels& kernels, std::int64_t tiles, std::int64_t k,
                           std::int64_t m, const DeviceInfo& device) {
   std::size_t bytes = 0;
-  for (std::int64_t rows = 1; rows <= std::min(m, kSkinnyRows); ++rows)
+  for (const std::int64_t rows : kPlannedRows) {
     bytes = std::max(bytes, kernels.plan(tiles, k, rows, device).workspace_bytes);
+    if (rows >= m) break;
+  }
   return bytes;
 }
 
@@ -286,9 +282,11 @@ Status gemm_siblings(const SiblingsArgs& args, const DeviceInfo& device, BlasLt*
     if (at == n_formats) alike[n_formats++].format = product.w.format;
     alike[at].products[alike[at].count++] = &product;
   }
+  if (first.m == 1 && n_formats == 2) {
+    const Status status = multiply_pair(alike[0], alike[1], device, stream);
+    if (status != Status::kUnsupported) return status;
+  }
   Status status = Status::kOk;
-  if (first.m == 1 && n_formats == 2 && multiply_pair(alike[0], alike[1], device, stream, &status))
-    return status;
   for (int i = 0; i < n_formats && status == Status::kOk; ++i) {
     status = gemm_few(alike[i].products, alike[i].count, *find_tile_kernels(alike[i].format),
                       device, stream);

@@ -12,6 +12,7 @@
 #include "base/test_random.h"
 #include "kernels/cuda/gemm/many_rows.h"
 #include "kernels/cuda/gemm/reference.h"
+#include "kernels/cuda/gemm/tile_kernels.h"
 #include "kernels/cuda/test_device.h"
 
 namespace kt::kernels::cuda {
@@ -235,6 +236,44 @@ std::vector<Format> all_formats() {
 INSTANTIATE_TEST_SUITE_P(Formats, Gemm, ::testing::ValuesIn(all_formats()), [](const auto& param) {
   return std::string(formats::traits(param.param).name);
 });
+
+TEST(GemmPlans, ChangeAtPlannedRows) {
+  DeviceInfo device;
+  device.n_sms = 132;
+  device.shared_bytes = 227 * 1024;
+  for (const Format format : all_formats()) {
+    const auto* kernels = find_tile_kernels(format);
+    std::int64_t begin = 1;
+    for (const std::int64_t end : kPlannedRows) {
+      const SkinnyPlan want = kernels->plan(257, 8192, end, device);
+      for (std::int64_t m = begin; m <= end; ++m) {
+        const SkinnyPlan plan = kernels->plan(257, 8192, m, device);
+        EXPECT_EQ(plan.shared_bytes, want.shared_bytes) << m;
+        EXPECT_EQ(plan.workspace_bytes, want.workspace_bytes) << m;
+      }
+      begin = end + 1;
+    }
+  }
+}
+
+// Cards for workstations have less shared memory than those for servers. Plans need no GPU.
+TEST(GemmPlans, FitSharedMemory) {
+  DeviceInfo card;
+  card.n_sms = 84;
+  card.l2_bytes = std::size_t{6} << 20;
+  card.shared_bytes = 99 * 1024;
+  for (const Format format : all_formats()) {
+    for (const std::int64_t k : {4096, 28672, 53248}) {
+      for (const std::int64_t m : {1, 8, 16, 32}) {
+        for (const std::int64_t row_tiles : {8, 9504}) {
+          const SkinnyPlan plan = find_tile_kernels(format)->plan(row_tiles, k, m, card);
+          EXPECT_LE(plan.shared_bytes, card.shared_bytes)
+              << formats::traits(format).name << ": " << k << ", " << m << ", " << row_tiles;
+        }
+      }
+    }
+  }
+}
 
 using GemmOnce = OnDevice;
 

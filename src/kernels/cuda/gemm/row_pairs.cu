@@ -43,6 +43,7 @@ Status launch_pair(const SkinnyArgs& first, const SkinnyArgs& second, const Devi
   const std::size_t a_bytes = pair_bytes<A>(first.k, a_most, warps),
                     b_bytes = pair_bytes<B>(second.k, b_most, warps);
   const std::size_t shared = a_bytes > b_bytes ? a_bytes : b_bytes;
+  if (shared > device.shared_bytes) return Status::kUnsupported;
   const Status status = allow_shared(row_pair_kernel<A, B>, shared);
   if (status != Status::kOk) return status;
   const int a_blocks = row_blocks(first, a_most), b_blocks = row_blocks(second, b_most);

@@ -179,8 +179,8 @@ SkinnyPlan plan_row(std::int64_t row_tiles, std::int64_t k, const DeviceInfo& de
   return plan;
 }
 
-/// Of a block, on every device that the kernels are built for.
-inline constexpr std::size_t kMostShared = 160 * 1024;
+/// Above it few_rows.cuh divides k as well, on devices that have less sooner.
+inline constexpr std::size_t kMostRowShared = 160 * 1024;
 
 inline int row_blocks(const SkinnyArgs& args, int most) {
   std::int64_t blocks = 0;
@@ -209,7 +209,7 @@ SkinnyPlan plan_skinny(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
                        const DeviceInfo& device) {
   if (m == 1) {
     const SkinnyPlan row = plan_row<T>(row_tiles, k, device);
-    if (row.shared_bytes <= kMostShared) return row;
+    if (row.shared_bytes <= kMostRowShared && row.shared_bytes <= device.shared_bytes) return row;
   }
   if (m <= 8) return plan_few_rows<FewRows<T, 1>>(row_tiles, k, device);
   if (m <= 16) return plan_few_rows<FewRows<T, 2>>(row_tiles, k, device);

@@ -40,6 +40,9 @@ struct SkinnyPlan {
   std::size_t workspace_bytes = 0;
 };
 
+/// Rows of x at which plans change: any m is planned as the next of these.
+inline constexpr std::int64_t kPlannedRows[] = {1, 8, 16, kSkinnyRows};
+
 struct TileKernels {
   std::int64_t k = 0;  // of a tile
   std::size_t bytes = 0;
@@ -59,7 +62,8 @@ const TileKernels& tile_kernels();
 #include "kernels/cuda/gemm/kernels.inc"
 #undef TILE
 
-/// The product of one row with matrices of two formats that files mix, in one launch.
+/// The product of one row with matrices of two formats that files mix, in one launch; kUnsupported
+/// where shared memory does not hold the row.
 using RowPair = Status (*)(const SkinnyArgs& first, const SkinnyArgs& second,
                            const DeviceInfo& device, Stream stream);
 /// Null: the two have none, in this order.

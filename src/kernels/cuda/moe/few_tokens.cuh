@@ -135,6 +135,7 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
   }
 }
 
+/// kUnsupported where shared memory does not hold the rows.
 template <class T>
 Status launch_few(const FewArgs& args, Stream stream) {
   const bool gate = args.second != nullptr;
@@ -146,6 +147,7 @@ Status launch_few(const FewArgs& args, Stream stream) {
       plan_rows(units, gate ? 2 : args.n_active, k_tiles, multiprocessors(), kRowWarps<T>);
   const std::size_t shared =
       table_bytes<T>() + (gate ? 1 : args.n_active) * row_bytes<T>(k_tiles) + plan.sums_bytes;
+  if (shared > most_shared()) return Status::kUnsupported;
   void (*kernel)(FewArgs, int) = gate ? few_gate_kernel<T> : few_down_kernel<T>;
   const Status status = allow_shared(kernel, shared);
   if (status != Status::kOk) return status;

@@ -309,8 +309,10 @@ Status moe(const MoeArgs& args, Stream stream) {
     return Status::kUnsupported;
   if (!valid(args)) return Status::kBadArgument;
   if (args.workspace_bytes < Layout(args).total) return Status::kNoWorkspace;
-  if (args.m <= kFewTokens && args.n_active * args.d_ff <= kMostHidden)
-    return moe_few(args, *gate, *down, stream);
+  if (args.m <= kFewTokens && args.n_active * args.d_ff <= kMostHidden) {
+    const Status status = moe_few(args, *gate, *down, stream);
+    if (status != Status::kUnsupported) return status;  // y is as it was
+  }
   return moe_grouped(args, *gate, *down, stream);
 }
 
