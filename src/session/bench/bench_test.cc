@@ -186,11 +186,12 @@ TEST(MoeSubject, FewerExpertsWhereMemoryIsShort) {
 }
 
 TEST(Cases, AttentionInFormatsThatACacheCanHave) {
-  EXPECT_EQ(
-      names({"^attention", {}, {}}, kWide),
-      (std::vector<std::string>{"attention f16 qwen3-30b 2048", "attention f16 qwen3-30b 8192",
-                                "attention bf16 qwen3-30b 2048", "attention bf16 qwen3-30b 8192",
-                                "attention q8_0 qwen3-30b 2048", "attention q8_0 qwen3-30b 8192"}));
+  EXPECT_EQ(names({"^attention", {}, {}}, kWide),
+            (std::vector<std::string>{
+                "attention f16 qwen3-30b 2048", "attention f16 qwen3-30b 8192",
+                "attention bf16 qwen3-30b 2048", "attention bf16 qwen3-30b 8192",
+                "attention f8_e4m3 qwen3-30b 2048", "attention f8_e4m3 qwen3-30b 8192",
+                "attention q8_0 qwen3-30b 2048", "attention q8_0 qwen3-30b 8192"}));
   EXPECT_EQ(names({"^attention.*8192", {"q4_k", "q8_0", "int8"}, {"deepseek-v3"}}, kWide),
             (std::vector<std::string>{"attention q8_0 deepseek-v3 8192"}));
   EXPECT_THROW(names({"^attention", {}, {"256x512:8:2"}}, kWide), Error);
