@@ -1,7 +1,9 @@
-# kt_library(NAME <name> [DEPS <targets>]): the library kt_<name> of all *.cc in this folder, and the test
-# program test_<name> of all *_test.cc. Files named *_<isa>.cc get the flags of that ISA (cmake/isa.cmake).
+# kt_library(NAME <name> [DEPS <targets>] [SHARDS <n>]): the library kt_<name> of all *.cc in this folder, and the
+# test program test_<name> of all *_test.cc. Files named *_<isa>.cc get the flags of that ISA (cmake/isa.cmake).
+# A program that takes long has shards, which ctest runs beside each other: test_<name>_<i>, links to it, each with
+# its part of the cases.
 function(kt_library)
-  cmake_parse_arguments(ARG "" "NAME" "DEPS;TEST_DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "NAME;SHARDS" "DEPS;TEST_DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS *.cc)
   set(tests ${sources})
   list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cc$")
@@ -24,6 +26,18 @@ function(kt_library)
     add_executable(test_${ARG_NAME} ${tests})
     target_link_libraries(test_${ARG_NAME} PRIVATE kt_${ARG_NAME} ${ARG_TEST_DEPS} GTest::gtest_main)
     target_compile_definitions(test_${ARG_NAME} PRIVATE KT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-    add_test(NAME ${ARG_NAME} COMMAND test_${ARG_NAME})
+    if(NOT ARG_SHARDS)
+      add_test(NAME ${ARG_NAME} COMMAND test_${ARG_NAME})
+      return()
+    endif()
+    foreach(shard RANGE 1 ${ARG_SHARDS})
+      set(link $<TARGET_FILE_DIR:test_${ARG_NAME}>/test_${ARG_NAME}_${shard})
+      add_custom_command(TARGET test_${ARG_NAME} POST_BUILD
+        COMMAND ${CMAKE_COMMAND} -E create_symlink $<TARGET_FILE_NAME:test_${ARG_NAME}> ${link})
+      math(EXPR index "${shard} - 1")
+      add_test(NAME ${ARG_NAME}_${shard} COMMAND ${link})
+      set_tests_properties(${ARG_NAME}_${shard} PROPERTIES
+        ENVIRONMENT "GTEST_TOTAL_SHARDS=${ARG_SHARDS};GTEST_SHARD_INDEX=${index}")
+    endforeach()
   endif()
 endfunction()
