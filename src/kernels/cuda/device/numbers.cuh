@@ -106,9 +106,8 @@ __device__ inline float block_sum(float v) {
   __syncthreads();
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
   __syncthreads();
-  float sum = 0.0f;
-  for (unsigned w = 0; w < blockDim.x / 32; ++w) sum += parts[w];
-  return sum;
+  const unsigned lane = threadIdx.x % 32;
+  return warp_sum(lane < blockDim.x / 32 ? parts[lane] : 0.0f);
 }
 
 /// x * sigmoid(x).

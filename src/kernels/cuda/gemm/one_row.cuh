@@ -62,9 +62,8 @@ __device__ void put_row_quad(const StagedRow<T>& to, int q, int quads, uint2 v) 
 
 /// Brings `rows` rows of k values, stride apart, to shared memory, zeros up to k_tiles tiles; to(r)
 /// says where. load() asks for the first values, finish() puts them and does the rest.
-template <class T, class To>
+template <class T, class To, int kBatch = 2>
 struct RowStager {
-  static constexpr int kBatch = 2;
   const std::uint16_t* x;
   int rows, stride, k, quads;
   const To& to;
@@ -195,7 +194,7 @@ __device__ void multiply_row(const typename T::Raw& raw, const std::uint16_t* x,
 /// How a block walks over `rows` row tiles of k_tiles tiles.
 struct RowWalk {
   int rows = 0, k_tiles = 0;
-  float* sums = nullptr;  // [rows][warps][16]
+  float* sums = nullptr;  // [rows][warps][16], then the first and the last warp of each row tile
   const std::uint32_t* table = nullptr;
 
   /// Items, that is tiles, of a warp: [first(w), first(w + 1)); each of the first workers() has
@@ -208,17 +207,27 @@ struct RowWalk {
   __device__ static int warps() { return blockDim.x / kWarp; }
   __device__ int workers() const { return min(warps(), items()); }
   __device__ int warp_of(int item) const { return ((item + 1) * workers() - 1) / items(); }
+  __device__ std::uint32_t* spans() const {
+    return reinterpret_cast<std::uint32_t*>(sums + rows * warps() * kRowsOfTile);
+  }
+  /// Divides before the sums are there, as division is slow. Called by the whole block.
+  __device__ void find_spans() const {
+    for (int row = threadIdx.x; row < rows; row += blockDim.x)
+      spans()[row] = warp_of(row * k_tiles) | warp_of((row + 1) * k_tiles - 1) << 16;
+  }
   /// Row r of row tile `row`: the sum over its warps.
   __device__ float sum(int row, int r) const {
-    const int last = warp_of((row + 1) * k_tiles - 1);
+    const std::uint32_t span = spans()[row];
+    const int last = span >> 16;
     float total = 0.0f;
-    for (int w = warp_of(row * k_tiles); w <= last; ++w)
+#pragma unroll 4
+    for (int w = span & 0xffffu; w <= last; ++w)
       total += sums[(row * warps() + w) * kRowsOfTile + r];
     return total;
   }
 };
 constexpr std::size_t row_sums_bytes(std::int64_t rows, int warps) {
-  return static_cast<std::size_t>(rows * warps) * kRowsOfTile * 4;
+  return static_cast<std::size_t>(rows * (warps * kRowsOfTile + 1) * 4 + 15) / 16 * 16;
 }
 
 /// Multiplies; then the block may ask for walk.sum(). tiles_of(row) is the memory of a row tile,
@@ -244,6 +253,7 @@ __device__ void multiply_rows(const RowWalk& walk, TilesOf&& tiles_of, XOf&& x_o
     if (ahead < last) tiles = tiles_of(ahead_row);
   };
   load();
+  walk.find_spans();
   std::uint32_t mine[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) mine[i] = lane / 4 == i ? 0x3f803f80u : 0;

@@ -3,7 +3,9 @@
 //
 // Gate: blocks share the row tiles of all experts of a token, gate and up tile by tile, and write
 // silu(gate) · up. Down: blocks share the row tiles of d_model, each for all experts of the token,
-// and write the weighted sum of the experts in the order of the slots. Thread rule: status.h.
+// and write the weighted sum of the experts in the order of the slots. They come while gate's
+// blocks end, and ask for their first tiles then: ids and weights were there before gate let them
+// come. Thread rule: status.h.
 #pragma once
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/gemm/one_row.cuh"
@@ -11,40 +13,29 @@
 
 namespace kt::kernels::cuda {
 
-/// Row tile `row_tile` of the expert in a slot of the block's token. Experts that are elsewhere are
-/// read as expert 0, and their results left out.
+/// What the kernel before the one before wrote, read before await_previous(): past L1.
+template <class V>
+__device__ V read_early(const V* from) {
+  static_assert(sizeof(V) == 4);
+  std::uint32_t bits;
+  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(bits) : "l"(from) : "memory");
+  return *reinterpret_cast<const V*>(&bits);
+}
+
+/// Row tile `row_tile` of an expert. Experts that are elsewhere are read as expert 0, and their
+/// results left out.
 template <class T>
-__device__ const Byte* expert_tiles(const FewArgs& args, const void* tiles, int slot, int row_tile,
-                                    int row_tiles, int k_tiles) {
-  std::int32_t id = args.ids[blockIdx.y * args.n_active + slot];
+__device__ const Byte* expert_tiles(const FewArgs& args, const void* tiles, std::int32_t id,
+                                    int row_tile, int row_tiles, int k_tiles) {
   if (id < 0 || id >= args.n_experts) id = 0;
   return static_cast<const Byte*>(tiles) +
          (static_cast<std::int64_t>(id) * row_tiles + row_tile) * k_tiles * T::kBytes;
-}
-
-/// Asks for this block's share of what down will read of the token's experts, so that it comes to
-/// L2 while gate's blocks end and down's begin.
-__device__ inline void fetch_later(const FewArgs& args) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const int slot = threadIdx.x;
-  if (slot >= args.n_active) return;
-  const std::int32_t id = args.ids[blockIdx.y * args.n_active + slot];
-  if (id < 0 || id >= args.n_experts) return;
-  const std::int64_t share = div_up<std::int64_t>(args.later_bytes / 16, gridDim.x) * 16;
-  const std::int64_t begin = blockIdx.x * share, left = args.later_bytes - begin;
-  if (left <= 0) return;
-  const auto* from = static_cast<const Byte*>(args.later) + id * args.later_bytes + begin;
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)),
-               "r"(static_cast<std::uint32_t>(left < share ? left : share))
-               : "memory");
-#endif
 }
 
 template <class T>
 __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
     few_gate_kernel(const __grid_constant__ FewArgs args, int most) {
   extern __shared__ __align__(16) Byte shared[];
-  start_next();
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
   const int row_tiles = static_cast<int>(div_up<std::int64_t>(args.n, kRowsOfTile));
   const int begin = blockIdx.x * most, units = min(most, args.n_active * row_tiles - begin);
@@ -59,12 +50,14 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
   RowStager<T, decltype(to_x)> stager(1, args.x + blockIdx.y * args.x_stride, 0,
                                       static_cast<int>(args.k), k_tiles, to_x);
   await_previous();
+  start_next();  // not before: down reads ids and weights before gate has ended
   stager.load();
+  const std::int32_t* ids = args.ids + blockIdx.y * args.n_active;
   multiply_rows<T>(
       walk,
       [&](int row) {
         const int unit = begin + row / 2;
-        return expert_tiles<T>(args, row % 2 == 0 ? args.first : args.second, unit / row_tiles,
+        return expert_tiles<T>(args, row % 2 == 0 ? args.first : args.second, ids[unit / row_tiles],
                                unit % row_tiles, row_tiles, k_tiles);
       },
       to_x,
@@ -73,16 +66,30 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
         stager.finish();
         __syncthreads();
       });
-  fetch_later(args);
-  for (int i = threadIdx.x; i < units * kRowsOfTile; i += blockDim.x) {
-    const int row = i / kRowsOfTile, r = i % kRowsOfTile, unit = begin + row;
+  // A warp for each unit: gate's rows in its first half, up's in the other.
+  for (int i = threadIdx.x; i < units * kWarp; i += blockDim.x) {
+    const int row = i / kRowsOfTile, r = i % kRowsOfTile, unit = begin + row / 2;
     const int n = unit % row_tiles * kRowsOfTile + r;
-    if (n >= args.n) continue;
     const std::int64_t pair = blockIdx.y * args.n_active + unit / row_tiles;
-    static_cast<std::uint16_t*>(args.out)[pair * args.n + n] =
-        to_bf16(silu(walk.sum(2 * row, r)) * walk.sum(2 * row + 1, r));
+    const float sum = walk.sum(row, r), up = __shfl_down_sync(~0u, sum, kRowsOfTile);
+    if (row % 2 != 0 || n >= args.n) continue;
+    static_cast<std::uint16_t*>(args.out)[pair * args.n + n] = to_bf16(silu(sum) * up);
   }
 }
+
+/// Down's shared memory besides what the products need.
+struct DownShared {
+  std::int32_t* ids;  // [n_active]
+  float* weights;     // [n_active]
+  float* products;    // [rows][16]: weight · sum
+  static constexpr std::size_t bytes(std::int64_t n_active, std::int64_t rows) {
+    return static_cast<std::size_t>(2 * n_active + rows * kRowsOfTile) * 4;
+  }
+  __device__ DownShared(Byte* memory, int n_active)
+      : ids(reinterpret_cast<std::int32_t*>(memory)),
+        weights(reinterpret_cast<float*>(ids + n_active)),
+        products(weights + n_active) {}
+};
 
 template <class T>
 __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
@@ -103,33 +110,45 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
     return StagedRow<T>(staged + slot * row_bytes<T>(k_tiles), k_tiles);
   };
   walk.sums = reinterpret_cast<float*>(staged + n_active * row_bytes<T>(k_tiles));
-  RowStager<T, decltype(x_of)> stager(n_active, args.x + blockIdx.y * n_active * args.x_stride,
-                                      static_cast<int>(args.x_stride), static_cast<int>(args.k),
-                                      k_tiles, x_of);
-  await_previous();
-  stager.load();
+  const DownShared own(
+      reinterpret_cast<Byte*>(walk.sums) + row_sums_bytes(walk.rows, RowWalk::warps()), n_active);
+  const std::int32_t* ids = args.ids + blockIdx.y * n_active;
+  for (int slot = threadIdx.x; slot < n_active; slot += blockDim.x) {
+    own.ids[slot] = read_early(ids + slot);
+    own.weights[slot] = read_early(args.weights + blockIdx.y * n_active + slot);
+  }
   multiply_rows<T>(
       walk,
       [&](int row) {
-        return expert_tiles<T>(args, args.first, row % n_active, begin + row / n_active, row_tiles,
-                               k_tiles);
+        return expert_tiles<T>(args, args.first, read_early(ids + row % n_active),
+                               begin + row / n_active, row_tiles, k_tiles);
       },
       [&](int row) { return x_of(row % n_active); },
       [&] {
         fill_table<T>(table);
+        await_previous();
+        RowStager<T, decltype(x_of), kRowWarps<T> <= 16 ? 4 : 2> stager(
+            n_active, args.x + blockIdx.y * n_active * args.x_stride,
+            static_cast<int>(args.x_stride), static_cast<int>(args.k), k_tiles, x_of);
+        stager.load();
         stager.finish();
         __syncthreads();
       });
+  for (int i = threadIdx.x; i < walk.rows * kRowsOfTile; i += blockDim.x) {
+    const int row = i / kRowsOfTile;
+    own.products[i] = own.weights[row % n_active] * walk.sum(row, i % kRowsOfTile);
+  }
+  __syncthreads();
   for (int i = threadIdx.x; i < units * kRowsOfTile; i += blockDim.x) {
     const int row = i / kRowsOfTile, r = i % kRowsOfTile, n = (begin + row) * kRowsOfTile + r;
     if (n >= args.n) continue;
     const std::int64_t at = blockIdx.y * args.out_stride + n;
     float sum = args.add ? load_as_float(args.out, args.out_type, at) : 0.0f;
+#pragma unroll 4
     for (int slot = 0; slot < n_active; ++slot) {
-      const std::int64_t pair = blockIdx.y * n_active + slot;
-      const std::int32_t id = args.ids[pair];
-      if (id < 0 || id >= args.n_experts) continue;
-      sum += args.weights[pair] * walk.sum(row * n_active + slot, r);
+      const float product = own.products[(row * n_active + slot) * kRowsOfTile + r];
+      const std::int32_t id = own.ids[slot];
+      if (id >= 0 && id < args.n_experts) sum += product;
     }
     store_float(args.out, args.out_type, at, sum);
   }
@@ -145,8 +164,9 @@ Status launch_few(const FewArgs& args, Stream stream) {
   const std::int64_t units = gate ? row_tiles * args.n_active : row_tiles;
   const RowPlan plan =
       plan_rows(units, gate ? 2 : args.n_active, k_tiles, multiprocessors(), kRowWarps<T>);
+  const std::size_t own = gate ? 0 : DownShared::bytes(args.n_active, plan.most * args.n_active);
   const std::size_t shared =
-      table_bytes<T>() + (gate ? 1 : args.n_active) * row_bytes<T>(k_tiles) + plan.sums_bytes;
+      table_bytes<T>() + (gate ? 1 : args.n_active) * row_bytes<T>(k_tiles) + plan.sums_bytes + own;
   if (shared > most_shared()) return Status::kUnsupported;
   void (*kernel)(FewArgs, int) = gate ? few_gate_kernel<T> : few_down_kernel<T>;
   const Status status = allow_shared(kernel, shared);

@@ -19,8 +19,6 @@ struct Piece {
 struct FewArgs {
   const void* first = nullptr;
   const void* second = nullptr;  // null: down
-  const void* later = nullptr;   // gate: what down will read, later_bytes of each expert
-  std::int64_t later_bytes = 0;  // a multiple of 16
   std::int64_t n_experts = 0, n = 0, k = 0;
   std::int64_t m = 0;
   int n_active = 0;

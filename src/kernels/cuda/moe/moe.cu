@@ -170,9 +170,6 @@ Status moe_few(const MoeArgs& args, const ExpertKernels& gate, const ExpertKerne
   FewArgs work;
   work.first = args.gate.tiles;
   work.second = args.up.tiles;
-  work.later = args.down.tiles;
-  work.later_bytes =
-      static_cast<std::int64_t>(packed_bytes(args.down.format, args.d_model, args.d_ff));
   work.n_experts = args.n_experts;
   work.n = args.d_ff;
   work.k = args.d_model;
