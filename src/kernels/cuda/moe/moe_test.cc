@@ -1,8 +1,8 @@
 // Expert products against loops in double precision over decoded weights: pairs as pieces of their
 // own, pairs sorted by expert, ids that live elsewhere, and the slow twin.
 //
-// Bound: hidden rows are rounded to bf16, 2^-9 of each, besides the sums of gemm_test.cc; kernels of
-// gemm/many_rows.h round weights as well.
+// Bound: hidden rows are rounded to bf16, 2^-9 of each, besides the sums of gemm_test.cc; kernels
+// of gemm/many_rows.h round weights as well.
 #include "kernels/cuda/moe/moe.h"
 
 #include "base/test_random.h"
