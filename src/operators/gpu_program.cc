@@ -1,7 +1,5 @@
 #include "operators/gpu_program.h"
 
-#include <emmintrin.h>
-
 #include <bit>
 #include <chrono>
 #include <cstring>
@@ -20,6 +18,15 @@ std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * 
 
 // One for each transfer, and one for the end.
 std::size_t flags_bytes(std::size_t n) { return aligned((n + 1) * kFlagBytes); }
+
+// The GPU asks for the same lines all the while, which the CPU would have to own.
+void store_past_caches(std::uint64_t value, std::uint64_t* to) {
+#ifdef __clang__
+  __builtin_nontemporal_store(value, to);
+#else
+  __builtin_ia32_movnti64(reinterpret_cast<long long*>(to), static_cast<long long>(value));
+#endif
+}
 
 }  // namespace
 
@@ -94,24 +101,14 @@ Status GpuProgram::launch() noexcept {
   return gpu_.api().graph_launch(graph_.get(), gpu_.stream());
 }
 
-// Past the caches: the GPU asks for the same lines all the while, which the CPU would have to own.
 void GpuProgram::fill_tagged(const Slot& slot, tensor::ConstMatrixF rows) noexcept {
-  auto* to = reinterpret_cast<long long*>(slot.data);
-  const __m128i tags = _mm_set1_epi32(static_cast<int>(tag_));
+  auto* to = reinterpret_cast<std::uint64_t*>(slot.data);
+  const std::uint64_t tag = std::uint64_t{tag_} << 32;
   for (std::int64_t r = 0; r < rows.n_rows; ++r) {
-    const float* from = rows.row(r);
-    std::int64_t i = 0;
-    for (; i + 4 <= rows.n_cols && reinterpret_cast<std::uintptr_t>(to) % 16 == 0;
-         i += 4, to += 4) {
-      const __m128i values = _mm_castps_si128(_mm_loadu_ps(from + i));
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to), _mm_unpacklo_epi32(values, tags));
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + 2), _mm_unpackhi_epi32(values, tags));
-    }
-    for (; i < rows.n_cols; ++i, ++to)
-      _mm_stream_si64(to, static_cast<long long>(std::uint64_t{tag_} << 32 |
-                                                 std::bit_cast<std::uint32_t>(from[i])));
+    for (std::int64_t i = 0; i < rows.n_cols; ++i)
+      store_past_caches(tag | std::bit_cast<std::uint32_t>(rows.row(r)[i]), to++);
   }
-  _mm_sfence();
+  __builtin_ia32_sfence();
 }
 
 void GpuProgram::tag_all(const Slot& slot, std::size_t bytes) noexcept {
