@@ -3,6 +3,7 @@
 
 #include "backend/gpu/test_fixtures/fake_gpu.h"
 #include "base/shared_object.h"
+#include "base/thread_pool.h"
 #include "engine/step_graphs.h"
 #include "operators/step.h"
 
@@ -19,7 +20,7 @@ class GpuGraphs : public ::testing::Test {
       : object_(SharedObject::open(kPlugin, SharedObject::Unload::kNever, &problem_)),
         settings_(*static_cast<backend::FakeGpuSettings*>(object_->symbol("fake_gpu_settings"))),
         gpu_(backend::GpuLibrary::open(kPlugin), 0, std::size_t{8} << 20) {
-    steps_.push_back(std::make_unique<operators::GpuStep>(gpu_));
+    steps_.push_back(std::make_unique<operators::GpuStep>(gpu_, pool_));
   }
 
   // A step of so many rows that sends a MiB.
@@ -42,6 +43,7 @@ class GpuGraphs : public ::testing::Test {
   std::unique_ptr<SharedObject> object_;  // the same that the GPU is of
   backend::FakeGpuSettings& settings_;
   backend::Gpu gpu_;
+  ThreadPool pool_{1, {}};
   std::vector<std::unique_ptr<operators::GpuStep>> steps_;
 };
 
