@@ -166,6 +166,7 @@ def test_summary_adds_up(tmp_path, capsys, monkeypatch):
         '<testcase name="crashed" status="fail"><failure/></testcase>'
         '<testcase name="plain" status="run"/></testsuite>')
     (tmp_path / "python.xml").write_text('<testsuites><testsuite><testcase name="p"/></testsuite></testsuites>')
+    (tmp_path / "plugin.xml").write_text("<testsuites/>")
     (tmp_path / "stages.txt").write_text("pass fuzz a\nfail fuzz b\n")
     monkeypatch.setattr(sys, "argv", ["test_summary.py", str(tmp_path)])
     assert test_summary.main() == 1

@@ -1,7 +1,7 @@
 """Adds up the results of ./dev test: prints what failed and how, and the last line: "N passed, N failed".
 
-Reads, in the given folder: <stage>-ctest.xml with the GoogleTest files <stage>/*.xml beside it, python.xml of
-pytest, and stages.txt with lines "pass NAME" or "fail NAME". A test program that ctest calls failed although
+Reads, in the given folder: <stage>-ctest.xml with the GoogleTest files <stage>/*.xml beside it, python.xml and plugin.xml
+of pytest, and stages.txt with lines "pass NAME" or "fail NAME". A test program that ctest calls failed although
 its own file shows no failure (a crash, a sanitizer report, a time-out) counts as one failure.
 """
 import pathlib
@@ -63,9 +63,10 @@ def main() -> int:
                   else count_suites(path, stage))
         parts.append(f"{stage} {counts[0]}/{sum(counts)}")
         total = [a + b for a, b in zip(total, counts)]
-    if not (folder / "python.xml").exists():
-        parts.append("python did not report")
-        total[1] += 1
+    for stage in ("python", "plugin"):
+        if not (folder / f"{stage}.xml").exists():
+            parts.append(f"{stage} did not report")
+            total[1] += 1
     stages = folder / "stages.txt"
     if stages.exists():
         for line in stages.read_text().splitlines():
