@@ -18,18 +18,12 @@ import pathlib
 import statistics
 import sys
 
-from peer_driver import cpu_name, make_parser, run, say, whole_number
+from peer_driver import ROOT, cpu_name, make_parser, run, say, whole_number
 from peer_install import CPU_FLAGS, PEER, build_llama_program
 
-EXPERTS_ON_CPU = r"""
-- match: {name: '^model\.layers\..*\.experts$'}
-  replace:
-    class: ktransformers.operators.experts.KTransformersExperts
-    kwargs: {generate_device: cpu, generate_op: KExpertsCPU}
-  recursive: false
-- match: {name: '^model\.embed_tokens$'}
-  replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}
-"""
+sys.path.append(str(ROOT / "tools"))
+from gpu_models import EXPERTS_ON_CPU  # noqa: E402
+
 HERE = pathlib.Path(__file__).resolve().parent
 
 
