@@ -1,18 +1,20 @@
 """The golden models (tests/test_goldens.py) on the GPUs of this machine, with nothing but Python.
 
-    tools/gpu_models.py KT [--types BF16,Q8_0,Q4_K_M] [--models deepseek,kimi]
+    tools/gpu_models.py KT [--types BF16,Q8_0,Q4_K_M] [--models deepseek,kimi] [--jobs 4]
 
 Each model is written by `kt quantize --dummy`, placed by the planner and with its routed experts on the CPU, where they
 stay or are streamed, and run as a prompt and token by token. Printed is the mean over tokens of
 KL(Transformers in float32 || kt). Above 2e-3, or 2e-2 with a cache in E4M3, counts as a failure, but for the worst
 token: a near tie of a router may fall to the other side in bf16. Latent attention with heads of the real size, which
-has kernels of its own, is compared with the CPU.
+has kernels of its own, is compared with the CPU. Several models run at a time, each in 4 GiB of the GPU.
 """
 import argparse
 import array
 import ast
+import concurrent.futures
 import json
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -60,17 +62,22 @@ def token_kls(reference, logits) -> list:
 
 
 class Runs:
-    """Runs of one kt, in one folder."""
+    """Runs of one kt, one after the other, in a folder of their own."""
 
-    def __init__(self, kt: str, folder: pathlib.Path):
+    def __init__(self, kt: str, folder: pathlib.Path, threads: int):
         self.kt = kt
+        self.share = ["--gpu-memory", "4GiB", "-t", str(threads)]
         self.model, self.tokens, self.output, rules, self.config = (
             folder / n for n in ("m.gguf", "t.json", "l.npy", "r.yaml", "c.json"))
         rules.write_text(EXPERTS_ON_CPU)
         by_rules = ["--rules", rules, "--device", "cuda:0", "--stream-experts"]
         self.placements = {"planned": [], "planned, cache in E4M3": CACHE_IN_E4M3,
                            "experts on the CPU": [*by_rules, "off"], "experts streamed": [*by_rules, "on"]}
-        self.failures = 0
+        self.lines, self.failures = [], 0
+
+    def fail(self, line: str) -> None:
+        self.failures += 1
+        self.lines.append(line)
 
     def write(self, config: pathlib.Path, file_type: str, tokens: list) -> None:
         subprocess.run([self.kt, "quantize", "--dummy", config, self.model, "--type", file_type, "--seed", "1"],
@@ -79,20 +86,21 @@ class Runs:
 
     def logits(self, *flags) -> subprocess.CompletedProcess:
         return subprocess.run([self.kt, "logits", "--model", self.model, "--tokens-file", self.tokens, "--output",
-                               self.output, *flags], capture_output=True, text=True)
+                               self.output, *self.share, *flags], capture_output=True, text=True)
 
     def compare(self, label: str, reference: tuple, *flags) -> None:
         done = self.logits(*flags)
         if done.returncode != 0:
-            self.failures += 1
-            print(f"{label}: {done.stderr.strip()}", flush=True)
+            self.fail(f"{label}: {done.stderr.strip()}")
             return
         kls = token_kls(reference, read_npy(self.output.read_bytes()))
         rest = sum(sorted(kls)[:-1]) / (len(kls) - 1)
         bound = E4M3_BOUND if "f8_e4m3" in flags else BOUND
-        self.failures += rest > bound
-        print(f"{label}: mean KL {sum(kls) / len(kls):.1e}, without the worst token {rest:.1e}"
-              f"{'  TOO FAR' if rest > bound else ''}", flush=True)
+        line = f"{label}: mean KL {sum(kls) / len(kls):.1e}, without the worst token {rest:.1e}"
+        if rest > bound:
+            self.fail(f"{line}  TOO FAR")
+        else:
+            self.lines.append(line)
 
     def golden(self, config: pathlib.Path, file_types: list) -> None:
         golden = zipfile.ZipFile(DATA / "goldens" / f"{config.stem}.npz")
@@ -118,8 +126,7 @@ class Runs:
             self.write(self.config, "BF16", [(i * 37 + i // 200 + 11) % 200 for i in range(n)])
             done = self.logits("--gpus", "0", "--act", "f32", "--kv", "f32")
             if done.returncode != 0:
-                self.failures += 1
-                print(done.stderr.strip())
+                self.fail(done.stderr.strip())
                 continue
             reference = read_npy(self.output.read_bytes())
             for name, flags in some.items():
@@ -131,15 +138,26 @@ def main() -> int:
     parser.add_argument("kt")
     parser.add_argument("--types", default="BF16,Q8_0,Q4_K_M")
     parser.add_argument("--models", default="", help="only those whose names contain one of these, such as kimi,qwen3")
+    parser.add_argument("--jobs", type=int, default=4, help="models at a time (default: 4)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = Runs(args.kt, pathlib.Path(folder))
-        for config in sorted((DATA / "golden_configs").glob("*.json")):
-            if any(part in config.stem for part in args.models.split(",")):
-                runs.golden(config, args.types.split(","))
-        runs.latent_heads()
-    print(f"{runs.failures} of the golden runs failed" if runs.failures else "all golden models agree")
-    return 1 if runs.failures else 0
+    configs = [config for config in sorted((DATA / "golden_configs").glob("*.json"))
+               if any(part in config.stem for part in args.models.split(","))]
+    jobs = [lambda runs: runs.latent_heads()]  # the longest first
+    jobs += [lambda runs, config=config: runs.golden(config, args.types.split(",")) for config in configs]
+
+    def run(job) -> Runs:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = Runs(args.kt, pathlib.Path(folder), max((os.cpu_count() or 1) // args.jobs, 1))
+            job(runs)
+        return runs
+
+    failures = 0
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(run, job) for job in jobs]):
+            print("\n".join(done.result().lines), flush=True)
+            failures += done.result().failures
+    print(f"{failures} of the golden runs failed" if failures else "all golden models agree")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
