@@ -4,10 +4,10 @@
 // order in which a warp's lanes want them (tile.cuh). Few rows of x: one kernel reads the codes,
 // multiplies them as exact small integers on tensor cores and applies the scales to the sums, so
 // that only x is rounded (to bf16). Many rows: on Hopper weights are decoded to bf16 beside the
-// tensor cores (many_rows.h), elsewhere in slabs, which cuBLASLt multiplies. gemm_reference() is
-// the slow twin: f32 throughout, no tensor cores. Packed weights are complete before a product is
-// launched: kernels read them before the work in front of them on the stream has ended. Thread
-// rule: status.h.
+// tensor cores (many_rows.h) from kSkinnyRows on; elsewhere, and where it takes less time, in
+// slabs, which cuBLASLt multiplies. gemm_reference() is the slow twin: f32 throughout, no tensor
+// cores. Packed weights are complete before a product is launched: kernels read them before the
+// work in front of them on the stream has ended. Thread rule: status.h.
 #pragma once
 #include "formats/format.h"
 #include "kernels/cuda/gemm/blas_lt.h"
@@ -16,7 +16,8 @@
 namespace kt::kernels::cuda {
 
 inline constexpr std::int64_t kTileRows = 16;
-/// Up to this many rows of x the codes are multiplied directly.
+/// Up to this many rows of x the codes are multiplied directly, at a time and at all; on Hopper
+/// more than kSkinnyRows of them are many.
 inline constexpr std::int64_t kSkinnyRows = 32;
 inline constexpr std::int64_t kDirectRows = 2 * kSkinnyRows;
 /// Matrices that one call multiplies with the same x.

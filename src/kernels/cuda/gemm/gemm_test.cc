@@ -4,7 +4,8 @@
 //
 // Bounds: weights enter the few-row kernels exactly and x is given as bf16, so only sums round.
 // Codes carry an offset of up to 2304 quantisation steps that is subtracted later; it is 2^-22 of
-// that, 8e-6 · max|w| · Σ|x|. With many rows weights are rounded to bf16: 2^-8 · Σ|w·x|.
+// that, 8e-6 · max|w| · Σ|x|. With many rows weights are rounded to bf16: 2^-8 · Σ|w·x|, and where
+// they are decoded on their way scales and minima too.
 #include "kernels/cuda/gemm/gemm.h"
 
 #include <memory>
@@ -146,8 +147,9 @@ TEST_P(Gemm, FewRows) {
   for (std::int64_t m = 2; m <= 17; ++m) problems.push_back({m, 40 + m, 1 + m % 5});
   for (const Problem& p : problems) {
     const Weights w(GetParam(), p.n, p.k * block(), 5);
-    expect_product(w, p.m, Path::kGemm, Type::kBF16, p.m % 2 ? Type::kF32 : Type::kBF16, 8e-6,
-                   false, info_, nullptr);
+    const bool beside = p.m > kSkinnyRows && has_many_rows(GetParam());
+    expect_product(w, p.m, Path::kGemm, Type::kBF16, p.m % 2 ? Type::kF32 : Type::kBF16,
+                   beside ? 0x3p-9 : 8e-6, beside, info_, nullptr);
   }
 }
 
@@ -166,7 +168,8 @@ TEST_P(Gemm, Reference) {
 }
 
 /// The product of many rows that decodes on its way, whatever gemm() would choose.
-void expect_beside(const Weights& w, std::int64_t m, Type y_type, std::int64_t y_gap) {
+void expect_beside(const Weights& w, std::int64_t m, Type y_type, std::int64_t y_gap,
+                   const ManyPlan& plan) {
   const Packed packed(w);
   const std::int64_t x_stride = w.k + 8, y_stride = w.n + y_gap;
   const std::vector<float> x = rounded(gaussian(m * x_stride, 7)), bias = gaussian(w.n, 8);
@@ -186,10 +189,11 @@ void expect_beside(const Weights& w, std::int64_t m, Type y_type, std::int64_t y
   args.out_stride = y_stride;
   args.bias = bias_device.get();
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-  ASSERT_EQ(multiply_many_rows(w.format, args, nullptr), Status::kOk) << device_error_text();
+  ASSERT_EQ(multiply_many_rows(w.format, args, plan, nullptr), Status::kOk) << device_error_text();
   const std::vector<float> y = y_type == Type::kF32 ? y_f32.host() : as_floats(y_bf16.host());
-  Compare compare(std::string(formats::traits(w.format).name) + " beside, m " + std::to_string(m) +
-                  " n " + std::to_string(w.n) + " k " + std::to_string(w.k));
+  Compare compare(std::string(formats::traits(w.format).name) + " beside by " +
+                  std::to_string(plan.rows) + "/" + std::to_string(plan.splits) + ", m " +
+                  std::to_string(m) + " n " + std::to_string(w.n) + " k " + std::to_string(w.k));
   for (std::int64_t i = 0; i < m * w.n; ++i) {
     double want = bias[static_cast<std::size_t>(i % w.n)], products = 0.0;
     for (std::int64_t j = 0; j < w.k; ++j) {
@@ -207,12 +211,37 @@ void expect_beside(const Weights& w, std::int64_t m, Type y_type, std::int64_t y
 
 TEST_P(Gemm, ManyRowsDecodedBeside) {
   if (!has_many_rows(GetParam())) GTEST_SKIP() << "no kernel of this format for this device";
-  expect_beside(Weights(GetParam(), 130, 3 * block(), 41), 65, Type::kF32, 3);
-  expect_beside(Weights(GetParam(), 273, 5 * block(), 42), 127, Type::kBF16, 3);
-  expect_beside(Weights(GetParam(), 512, 512, 43), 300, Type::kBF16, 2);
-  expect_beside(Weights(GetParam(), 1, block(), 44), 1, Type::kF32, 0);
-  // More pieces of work than the blocks of a launch.
-  expect_beside(Weights(GetParam(), 17100, block(), 45), 3, Type::kF32, 0);
+  for (const int rows : {64, 128, 256}) {
+    const ManyPlan plan{rows};
+    expect_beside(Weights(GetParam(), 130, 3 * block(), 41), 65, Type::kF32, 3, plan);
+    expect_beside(Weights(GetParam(), 273, 5 * block(), 42), 127, Type::kBF16, 3, plan);
+    expect_beside(Weights(GetParam(), 272, 512, 43), 300, Type::kBF16, 0, plan);
+    expect_beside(Weights(GetParam(), 1, block(), 44), 1, Type::kF32, 0, plan);
+    // More pieces of work than the blocks of a launch.
+    expect_beside(Weights(GetParam(), 17100, block(), 45), 3, Type::kF32, 0, plan);
+    // Parts of k, more of them than the device has room for too.
+    for (int splits = 2; rows < 256 && splits <= 8; splits *= 2) {
+      const Type type = splits == 4 ? Type::kF32 : Type::kBF16;
+      expect_beside(Weights(GetParam(), 136, 2304, 46), 150, type, 0, {rows, splits});
+    }
+  }
+  expect_beside(Weights(GetParam(), 4200, 2048, 47), 5, Type::kF32, 1, {64, 8});
+}
+
+TEST(ManyPlan, IsWhatWasMeasured) {
+  const auto expect = [](std::int64_t n, std::int64_t k, std::int64_t m, int rows, int splits) {
+    const ManyPlan plan = plan_many_rows(n, k, m, 132);
+    EXPECT_EQ(plan.rows, rows) << n << " " << k << " " << m;
+    EXPECT_EQ(plan.splits, splits) << n << " " << k << " " << m;
+  };
+  expect(7168, 7168, 64, 64, 2);
+  expect(7168, 7168, 128, 128, 2);
+  expect(7168, 7168, 256, 128, 1);
+  expect(7168, 7168, 1024, 256, 1);
+  expect(512, 2048, 96, 64, 8);
+  expect(1536, 7168, 128, 64, 4);
+  expect(2048, 4096, 64, 64, 4);
+  expect(16, 128, 40, 64, 1);
 }
 
 TEST_P(Gemm, ManyRows) {
@@ -321,7 +350,7 @@ void expect_siblings(std::int64_t m, Format odd, const DeviceInfo& info, BlasLt*
       const auto [want, size] = definition(w, row, x.data() + i / w.n * k);
       const double more = p == 2 ? 0.0 : bias[static_cast<std::size_t>(row)];
       compare.value(got[static_cast<std::size_t>(i)], want + more,
-                    (m > kDirectRows ? 0x1p-8 : 8e-6) * size + 1e-6, i);
+                    (m > kSkinnyRows ? 0x1p-8 : 8e-6) * size + 1e-6, i);
     }
   }
 }

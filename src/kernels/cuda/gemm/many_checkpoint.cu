@@ -1,4 +1,4 @@
-#include "kernels/cuda/gemm/many_rows.cuh"
+#include "kernels/cuda/gemm/many_experts.cuh"
 
 namespace kt::kernels::cuda {
 

@@ -33,16 +33,32 @@ struct ManyArgs {
   std::int64_t max_pieces = 0;
 };
 
+/// How a dense product is shared out: rows of x that a block multiplies at a time (64, 128 or 256);
+/// parts of k (1, 2, 4 or 8, at most k / 256; 256 rows: 1); and the microseconds that this takes an
+/// H100, about.
+struct ManyPlan {
+  int rows = 256, splits = 1;
+  double cost = 0.0;
+};
+ManyPlan plan_many_rows(std::int64_t n, std::int64_t k, std::int64_t m, int n_sms);
+
 /// Whether this format has kernels and the thread's device runs them. They want x 16-byte aligned,
 /// x_stride and k multiples of 8.
 bool has_many_rows(formats::Format format);
-Status multiply_many_rows(formats::Format format, const ManyArgs& args, Stream stream);
+Status multiply_many_rows(formats::Format format, const ManyArgs& args, const ManyPlan& plan,
+                          Stream stream);
+Status multiply_experts(formats::Format format, const ManyArgs& args, Stream stream);
 
+struct ManyKernels {
+  Status (*dense)(const ManyArgs& args, const ManyPlan& plan, Stream stream) = nullptr;
+  Status (*gate)(const ManyArgs& args, Stream stream) = nullptr;
+  Status (*down)(const ManyArgs& args, Stream stream) = nullptr;
+};
 template <formats::Format kFormat>
-Status many_rows(const ManyArgs& args, Stream stream);
+const ManyKernels& many_kernels();
 #define MANY(id) \
   template <>    \
-  Status many_rows<formats::Format::id>(const ManyArgs& args, Stream stream);
+  const ManyKernels& many_kernels<formats::Format::id>();
 #include "kernels/cuda/gemm/many_rows.inc"
 #undef MANY
 

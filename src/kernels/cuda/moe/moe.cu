@@ -18,7 +18,7 @@ constexpr std::int64_t kMaxSorted = kSortThreads;  // experts: one for each thre
 constexpr std::int64_t kReferenceTokens = 64;
 
 /// Rows of an expert, on average, from which the products of many rows pay.
-constexpr std::int64_t kManyPerExpert = 16;
+constexpr std::int64_t kManyPerExpert = 2;
 
 const ExpertKernels* find(formats::Format format) {
   switch (format) {
@@ -105,7 +105,7 @@ __global__ void sort_kernel(const std::int32_t* ids, int n_pairs, int n_experts,
   }
 }
 
-__global__ void combine_kernel(MoeArgs args, const float* results) {
+__global__ void combine_kernel(MoeArgs args, const void* results, Type type) {
   start_next();
   await_previous();
   const std::int64_t token = blockIdx.y;
@@ -117,7 +117,7 @@ __global__ void combine_kernel(MoeArgs args, const float* results) {
     const std::int64_t pair = token * args.n_active + j;
     const std::int32_t id = args.ids[pair];
     if (id >= 0 && id < args.n_experts)
-      sum += args.weights[pair] * results[pair * args.d_model + d];
+      sum += args.weights[pair] * load_as_float(results, type, pair * args.d_model + d);
   }
   store_float(args.y, args.y_type, at, sum);
 }
@@ -157,11 +157,12 @@ bool valid(const MoeArgs& args) {
          args.y_stride >= args.d_model;
 }
 
-Status combine(const MoeArgs& args, const float* results, Stream stream) {
+/// results: [m · n_active, d_model].
+Status combine(const MoeArgs& args, const void* results, Type type, Stream stream) {
   constexpr int kBlock = 256;
   const dim3 grid(static_cast<unsigned>(div_up<std::int64_t>(args.d_model, kBlock)),
                   static_cast<unsigned>(args.m));
-  return launch(combine_kernel, grid, kBlock, 0, stream, args, results);
+  return launch(combine_kernel, grid, kBlock, 0, stream, args, results, type);
 }
 
 Status moe_few(const MoeArgs& args, const ExpertKernels& gate, const ExpertKernels& down,
@@ -202,7 +203,7 @@ bool decodes_beside(const MoeArgs& args) {
          has_many_rows(args.gate.format) && has_many_rows(args.down.format);
 }
 
-/// gate and up, then down, of the pieces in `work`.
+/// gate and up, then down, of the pieces in `work`; results in bf16, which is what they cost.
 Status multiply_beside(const MoeArgs& args, const Layout& layout, const GroupedArgs& pieces,
                        Stream stream) {
   auto* base = static_cast<std::byte*>(args.workspace);
@@ -221,7 +222,7 @@ Status multiply_beside(const MoeArgs& args, const Layout& layout, const GroupedA
   work.out = base + layout.hidden;
   work.out_type = Type::kBF16;
   work.out_stride = args.d_ff;
-  const Status status = multiply_many_rows(args.gate.format, work, stream);
+  const Status status = multiply_experts(args.gate.format, work, stream);
   if (status != Status::kOk) return status;
   work.first = args.down.tiles;
   work.second = nullptr;
@@ -231,9 +232,9 @@ Status multiply_beside(const MoeArgs& args, const Layout& layout, const GroupedA
   work.x_stride = args.d_ff;
   work.rows_of_x = 1;
   work.out = base + layout.results;
-  work.out_type = Type::kF32;
+  work.out_type = Type::kBF16;
   work.out_stride = args.d_model;
-  return multiply_many_rows(args.down.format, work, stream);
+  return multiply_experts(args.down.format, work, stream);
 }
 
 Status multiply_grouped(const MoeArgs& args, const ExpertKernels& gate, const ExpertKernels& down,
@@ -283,7 +284,7 @@ Status moe_grouped(const MoeArgs& args, const ExpertKernels& gate, const ExpertK
   status = beside ? multiply_beside(args, layout, work, stream)
                   : multiply_grouped(args, gate, down, layout, work, stream);
   if (status != Status::kOk) return status;
-  return combine(args, reinterpret_cast<const float*>(base + layout.results), stream);
+  return combine(args, base + layout.results, beside ? Type::kBF16 : Type::kF32, stream);
 }
 
 }  // namespace
@@ -340,7 +341,7 @@ Status moe_reference(const MoeArgs& args, Stream stream) {
     reference_down_kernel<<<down_grid, kWarp, 0, stream>>>(args, down, e, hidden, results);
   }
   const Status status = launched();
-  return status == Status::kOk ? combine(args, results, stream) : status;
+  return status == Status::kOk ? combine(args, results, Type::kF32, stream) : status;
 }
 
 }  // namespace kt::kernels::cuda
