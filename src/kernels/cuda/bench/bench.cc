@@ -255,14 +255,15 @@ void run(Harness& h, const std::set<std::string>& families) {
   Status status = Status::kOk;
   const auto blas = BlasLt::open(&status);
   if (wanted("gemm") && blas != nullptr) {
-    for (const std::int64_t m : {128, 512, 1024, 4096}) bench_gemm(h, *blas, {7168, 7168}, m);
+    for (const std::int64_t m : {64, 128, 256, 512, 1024, 2048, 4096})
+      bench_gemm(h, *blas, {7168, 7168}, m);
   }
   if (wanted("moe")) {
     const Experts qwen{"Qwen3-30B-A3B", 128, 8, 2048, 768},
         deepseek{"DeepSeek-V3, 64 experts", 64, 8, 7168, 2048};
-    for (const std::int64_t m : {1, 2, 4, 8, 32, 256, 512, 2048, 8192})
+    for (const std::int64_t m : {1, 2, 4, 8, 16, 32, 64, 256, 512, 2048, 8192})
       bench_moe(h, qwen, Format::kQ4_K, m);
-    for (const std::int64_t m : {1, 4, 16}) bench_moe(h, deepseek, Format::kQ4_K, m);
+    for (const std::int64_t m : {1, 4, 16, 256, 1024}) bench_moe(h, deepseek, Format::kQ4_K, m);
     bench_moe(h, qwen, Format::kQ6_K, 1);
     bench_moe(h, qwen, Format::kBF16, 1);
   }

@@ -124,13 +124,25 @@ double slab_cost(const GemmArgs& args) {
   return 8.0 + weights * 1.05e-6 + product;
 }
 
+/// What decoding beside the products adds to the cost of a plan, which is that of 4 bits: measured
+/// for Q6_K and Q8_0.
+double decoding_cost(formats::Format format) {
+  switch (format) {
+    case formats::Format::kQ5_K:
+    case formats::Format::kQ6_K: return 1.08;
+    case formats::Format::kQ8_0:
+    case formats::Format::kF8_E4M3_B128: return 1.14;
+    default: return 1.0;
+  }
+}
+
 /// Whether weights are decoded beside the products, and how.
 bool decodes_beside(const GemmArgs& args, const DeviceInfo& device, ManyPlan* plan) {
   const auto misaligned = reinterpret_cast<std::uintptr_t>(args.x) % 16 +
                           static_cast<std::uintptr_t>(args.x_stride % 8 + args.w.k % 8);
   if (args.m <= kSkinnyRows || misaligned != 0 || !has_many_rows(args.w.format)) return false;
   *plan = plan_many_rows(args.w.n, args.w.k, args.m, device.n_sms);
-  return args.m <= kDirectRows || plan->cost <= slab_cost(args);
+  return args.m <= kDirectRows || plan->cost * decoding_cost(args.w.format) <= slab_cost(args);
 }
 
 Status gemm_beside(const GemmArgs& args, const ManyPlan& plan, Stream stream) {

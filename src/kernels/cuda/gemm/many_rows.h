@@ -34,10 +34,10 @@ struct ManyArgs {
 };
 
 /// How a dense product is shared out: rows of x that a block multiplies at a time (64, 128 or 256);
-/// parts of k (1, 2, 4 or 8, at most k / 256; 256 rows: 1); and the microseconds that this takes an
-/// H100, about.
+/// blocks of a cluster that have the same ones (1 or 2); parts of k (1, 2, 4 or 8, at most k / 256,
+/// with share at most 8 blocks); and the microseconds that this takes an H100, about.
 struct ManyPlan {
-  int rows = 256, splits = 1;
+  int rows = 256, share = 2, splits = 1;
   double cost = 0.0;
 };
 ManyPlan plan_many_rows(std::int64_t n, std::int64_t k, std::int64_t m, int n_sms);

@@ -18,7 +18,7 @@ constexpr std::int64_t kMaxSorted = kSortThreads;  // experts: one for each thre
 constexpr std::int64_t kReferenceTokens = 64;
 
 /// Rows of an expert, on average, from which the products of many rows pay.
-constexpr std::int64_t kManyPerExpert = 2;
+constexpr std::int64_t kManyPerExpert = 4;
 
 const ExpertKernels* find(formats::Format format) {
   switch (format) {
