@@ -137,15 +137,15 @@ double decoding_cost(formats::Format format) {
 }
 
 /// Whether weights are decoded beside the products, and how.
-bool decodes_beside(const GemmArgs& args, const DeviceInfo& device, ManyPlan* plan) {
+bool decodes_beside(const GemmArgs& args, const DeviceInfo& device, ManyLaunches* plan) {
   const auto misaligned = reinterpret_cast<std::uintptr_t>(args.x) % 16 +
                           static_cast<std::uintptr_t>(args.x_stride % 8 + args.w.k % 8);
   if (args.m <= kSkinnyRows || misaligned != 0 || !has_many_rows(args.w.format)) return false;
-  *plan = plan_many_rows(args.w.n, args.w.k, args.m, device.n_sms);
+  *plan = plan_many_launches(args.w.n, args.w.k, args.m, device.n_sms);
   return args.m <= kDirectRows || plan->cost * decoding_cost(args.w.format) <= slab_cost(args);
 }
 
-Status gemm_beside(const GemmArgs& args, const ManyPlan& plan, Stream stream) {
+Status gemm_beside(const GemmArgs& args, const ManyLaunches& plan, Stream stream) {
   ManyArgs many;
   many.first = args.w.tiles;
   many.n = args.w.n;
@@ -156,8 +156,14 @@ Status gemm_beside(const GemmArgs& args, const ManyPlan& plan, Stream stream) {
   many.out_type = args.y_type;
   many.out_stride = args.y_stride;
   many.bias = args.bias;
-  many.m = args.m;
-  return multiply_many_rows(args.w.format, many, plan, stream);
+  many.m = plan.rows;
+  const Status status = multiply_many_rows(args.w.format, many, plan.first, stream);
+  if (status != Status::kOk || plan.rows == args.m) return status;
+  many.x += plan.rows * args.x_stride;
+  many.out = static_cast<std::byte*>(args.y) +
+             static_cast<std::size_t>(plan.rows * args.y_stride) * type_bytes(args.y_type);
+  many.m = args.m - plan.rows;
+  return multiply_many_rows(args.w.format, many, plan.rest, stream);
 }
 
 Status gemm_in_slabs(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream stream) {
@@ -243,7 +249,7 @@ Status gemm(const GemmArgs& args, const DeviceInfo& device, BlasLt* blas, Stream
   const TileKernels* kernels = find_tile_kernels(args.w.format);
   if (kernels == nullptr || args.x_type != Type::kBF16) return Status::kUnsupported;
   if (!valid(args)) return Status::kBadArgument;
-  ManyPlan plan;
+  ManyLaunches plan;
   if (decodes_beside(args, device, &plan)) return gemm_beside(args, plan, stream);
   if (args.m > kDirectRows) return gemm_in_slabs(args, device, blas, stream);
   const GemmArgs* one = &args;
@@ -292,7 +298,7 @@ Status gemm_siblings(const SiblingsArgs& args, const DeviceInfo& device, BlasLt*
   int n_formats = 0;
   for (int i = 0; i < args.count; ++i) {
     const GemmArgs& product = products[static_cast<std::size_t>(i)];
-    ManyPlan plan;
+    ManyLaunches plan;
     const bool beside = decodes_beside(product, device, &plan);
     if (beside || first.m > kDirectRows) {
       const Status status = beside ? gemm_beside(product, plan, stream)

@@ -244,6 +244,25 @@ TEST(ManyPlan, IsWhatWasMeasured) {
   expect(16, 128, 40, 64, 1);
 }
 
+TEST(ManyPlan, TakesWhatIsLeftOfWholeRoundsByItself) {
+  // 28 pieces of work for each 256 rows of x, 66 at a time.
+  const ManyLaunches two = plan_many_launches(7168, 7168, 2048, 132);
+  EXPECT_EQ(two.rows, 7 * 256);
+  EXPECT_EQ(two.first.rows, 256);
+  EXPECT_LT(two.cost, plan_many_rows(7168, 7168, 2048, 132).cost);
+  for (const std::int64_t m : {40, 256, 512, 1024, 4096})
+    EXPECT_EQ(plan_many_launches(7168, 7168, m, 132).rows, m);
+}
+
+TEST_P(Gemm, ManyRowsInTwoLaunches) {
+  constexpr std::int64_t kN = 1024, kK = 256, kM = 4500;
+  if (GetParam() != Format::kQ4_K) GTEST_SKIP() << "one format is enough";
+  if (!has_many_rows(GetParam()) || plan_many_launches(kN, kK, kM, info_.n_sms).rows == kM)
+    GTEST_SKIP() << "one launch on this device";
+  expect_product(Weights(GetParam(), kN, kK, 48), kM, Path::kGemm, Type::kBF16, Type::kBF16, 0x3p-9,
+                 true, info_, nullptr);
+}
+
 TEST_P(Gemm, ManyRows) {
   Status status = Status::kOk;
   const auto blas = BlasLt::open(&status);

@@ -48,6 +48,19 @@ ManyPlan plan_many_rows(std::int64_t n, std::int64_t k, std::int64_t m, int n_sm
   return best;
 }
 
+ManyLaunches plan_many_launches(std::int64_t n, std::int64_t k, std::int64_t m, int n_sms) {
+  ManyLaunches best{m, plan_many_rows(n, k, m, n_sms), {}, 0.0};
+  best.cost = best.first.cost;
+  const std::int64_t column = parts(n, 256), clusters = std::max(n_sms / 2, 1);
+  const std::int64_t whole_rounds = column * (m / 256) / clusters;
+  const std::int64_t rows = whole_rounds * clusters / column * 256;
+  if (rows == 0 || rows >= m) return best;
+  ManyLaunches two{rows, plan_many_rows(n, k, rows, n_sms), plan_many_rows(n, k, m - rows, n_sms),
+                   0.0};
+  two.cost = two.first.cost + two.rest.cost;
+  return two.cost < best.cost ? two : best;
+}
+
 bool has_many_rows(formats::Format format) { return find(format) != nullptr && has_wgmma(); }
 
 Status multiply_many_rows(formats::Format format, const ManyArgs& args, const ManyPlan& plan,

@@ -42,6 +42,15 @@ struct ManyPlan {
 };
 ManyPlan plan_many_rows(std::int64_t n, std::int64_t k, std::int64_t m, int n_sms);
 
+/// A dense product in one launch, or in two, the first with the first `rows` rows of x: where in
+/// one the last round of blocks would be few.
+struct ManyLaunches {
+  std::int64_t rows = 0;  // m: one launch
+  ManyPlan first, rest;
+  double cost = 0.0;
+};
+ManyLaunches plan_many_launches(std::int64_t n, std::int64_t k, std::int64_t m, int n_sms);
+
 /// Whether this format has kernels and the thread's device runs them. They want x 16-byte aligned,
 /// x_stride and k multiples of 8.
 bool has_many_rows(formats::Format format);
