@@ -307,6 +307,19 @@ def test_logits_by_every_path(tmp_path, dummy):
         np.testing.assert_allclose(other, whole, atol=2e-4 * np.abs(whole).max(), err_msg=str(flags))
 
 
+def test_profile_of_experts(tmp_path, dummy):
+    tokens, output, uses = tmp_path / "tokens.json", tmp_path / "logits.npy", tmp_path / "uses.json"
+    tokens.write_text(json.dumps(list(range(3, 40))))
+    run = ["logits", "--model", dummy, "--tokens-file", tokens, "--output", output, "--gpus", "0"]
+    run_kt(*run, "--save-expert-profile", uses)
+    layers = json.loads(uses.read_text())["uses"]
+    assert list(layers) == ["model.layers.0.mlp.experts", "model.layers.1.mlp.experts"]
+    assert all(len(counts) == 4 and sum(counts) == 37 * 2 for counts in layers.values())
+    run_kt(*run, "--expert-profile", uses)
+    done = run_kt(*run, "--save-expert-profile", tmp_path / "nowhere" / "uses.json")
+    assert "nowhere" in done.stderr  # late, and the logits are there
+
+
 def test_prompt_longer_than_the_context(tmp_path, dummy):
     ids, out = tmp_path / "ids.json", tmp_path / "out.npy"
     ids.write_text(json.dumps([1] * 600))

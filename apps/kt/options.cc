@@ -119,7 +119,7 @@ void add_run_options(CLI::App& command, session::RunOptions& options) {
   number(command, "-c,--ctx", options.context, whole_number(0, no_limit), "N",
          "Context in tokens; 0: the model's, at most 8192, and what fits")
       ->group(group);
-  number(command, "--chunk", options.chunk_size, whole_number(0, 65536), "N",
+  number(command, "--chunk", options.chunk_size, whole_number(0, 16384), "N",
          "Prompt tokens per prefill step; 0: 512, or 2048 where experts are streamed")
       ->group(group);
   add_choice(command, "--stream-experts", options.stream_experts, {"auto", "on", "off"},
@@ -169,6 +169,16 @@ void add_model_options(CLI::App& command, session::Options& options) {
           },
           "Memory of each GPU to use at most; what is free when not given")
       ->type_name("24GiB")
+      ->group(group);
+  command
+      .add_option("--expert-profile", options.expert_profile,
+                  "Which experts GPUs begin with: uses that were saved, or an imatrix (GGUF)")
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--save-expert-profile", options.save_expert_profile,
+                  "Write at the end how often each expert was chosen")
+      ->type_name("FILE")
       ->group(group);
   number(command, "--defer-experts", options.defer_experts, whole_number(0, 64), "N",
          "Let N of a token's CPU experts come a layer later, beside the GPU; changes values")

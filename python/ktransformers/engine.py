@@ -335,6 +335,8 @@ class Engine:
         "on" or "off".
     expert_cache: where not all experts fit the GPUs, whether these hold some of each layer: "auto" (those used most),
         "fixed" (always the same) or "off" (whole layers).
+    expert_profile: a file that save_expert_profile wrote, or an importance matrix (GGUF): the experts on GPUs at first
+        are those that it says are used most.
     gpus: use so many GPUs at most; None: all that there are, 0: none.
     gpu_memory: of each GPU's memory at most, e.g. "24GiB"; empty: what is free.
     gpu_plugin: the GPU plug-in; None: what KT_GPU_PLUGIN names, or libkt_cuda.so beside the program `kt`.
@@ -357,6 +359,7 @@ class Engine:
     def __init__(self, model: str | os.PathLike[str], rules: str | os.PathLike[str] | None = None, *,
                  context: int = 0, threads: int = 0, act: str = "q16", kv: str = "f16", isa: str = "",
                  chunk_size: int = 0, stream_experts: str = "auto", expert_cache: str = "auto",
+                 expert_profile: str | os.PathLike[str] | None = None,
                  gpus: int | None = None, gpu_memory: str = "", gpu_plugin: str | os.PathLike[str] | None = None,
                  gpu_graphs: bool = True, defer_experts: int = 0, speculate: str = "none",
                  plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
@@ -369,6 +372,7 @@ class Engine:
         options = _native.Options()
         set_options(options, {**self._run_options, "model": os.fspath(model), "isa": isa, "trace": trace,
                               "speculate": speculate, "gpu_graphs": gpu_graphs, "defer_experts": defer_experts,
+                              "expert_profile": os.fspath(expert_profile or ""),
                               "gpu_memory": gpu_memory, "gpu_plugin": os.fspath(gpu_plugin or ""),
                               **({} if gpus is None else {"gpus": gpus}),
                               "emulate_gpus": emulate_gpus, "emulate_nodes": emulate_nodes,
@@ -492,6 +496,11 @@ class Engine:
         """Writes what every module did so far as a Chrome trace (ui.perfetto.dev); needs trace=True. Raises
         UsageError, IoError."""
         self._worker.write_trace(os.fspath(path))
+
+    def save_expert_profile(self, path: str | os.PathLike[str]) -> None:
+        """Writes how often each expert was chosen so far, for expert_profile of another engine. Raises
+        UnsupportedError where the CPU computes no routed experts, IoError."""
+        self._worker.save_expert_profile(os.fspath(path))
 
     def cancel(self) -> None:
         """Ends all running requests at the next step; they return what they have, with "cancelled"."""

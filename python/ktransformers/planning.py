@@ -10,7 +10,7 @@ from typing import Any
 from ktransformers import _native
 from ktransformers.errors import UsageError
 
-_RANGES = {"context": (0, 2 ** 62), "threads": (0, 1024), "chunk_size": (0, 65536), "defer_experts": (0, 64),
+_RANGES = {"context": (0, 2 ** 62), "threads": (0, 1024), "chunk_size": (0, 16384), "defer_experts": (0, 64),
            "gpus": (0, 8), "emulate_gpus": (0, 64), "emulate_nodes": (0, 64)}
 
 

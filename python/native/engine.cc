@@ -7,8 +7,10 @@
 
 #include "base/error.h"
 #include "module.h"
+#include "io/atomic_file.h"
 #include "placement/explain.h"
 #include "placement/machine.h"
+#include "session/expert_profile.h"
 #include "session/plan_json.h"
 #include "session/trace_file.h"
 #include "session/worker.h"
@@ -252,6 +254,10 @@ void write_trace(Worker& worker, const std::string& path) {
   });
 }
 
+void save_expert_profile(Worker& worker, const std::string& path) {
+  worker.call([&](session::Session& s) { io::write_file(path, session::expert_uses(s.model())); });
+}
+
 // (JSON, rule file)
 std::tuple<std::string, std::string> plan(const session::PlanRequest& request) {
   const session::PlannedModel planned = session::plan_model(request);
@@ -289,6 +295,7 @@ void add_options(nb::module_& m) {
             o.gpu_memory = text.empty() ? 0 : placement::parse_bytes(text, "gpu_memory");
           })
       .def_rw("gpu_plugin", &Options::gpu_plugin)
+      .def_rw("expert_profile", &Options::expert_profile)
       .def_rw("emulate_gpus", &Options::emulate_gpus)
       .def_rw("emulate_nodes", &Options::emulate_nodes)
       .def_rw("trace", &Options::trace)
@@ -345,6 +352,7 @@ void add_worker(nb::module_& m) {
            "The array [n_tokens, n_vocab] float32 is complete when the request has ended.")
       .def("cancel_all", &Worker::cancel_all, kNoLock)
       .def("write_trace", &write_trace, "path"_a, kNoLock)
+      .def("save_expert_profile", &save_expert_profile, "path"_a, kNoLock)
       .def("close", &Worker::close, kNoLock, "Ends every request and frees the model.");
 }
 

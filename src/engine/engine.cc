@@ -196,8 +196,8 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
   const operators::Batch batch = rows.batch();
   const operators::StepShape shape = operators::shape_of(batch);
   const bool records = programs != nullptr && !programs->front()->is_recorded();
-  operators::Step step{
-      batch, cpu_, arena_, pool_.layers(), trace_, records ? nullptr : &expert_use_, gpus_};
+  operators::ExpertUse* const use = records || rehearsing_ ? nullptr : &expert_use_;
+  operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_, use, gpus_};
   if (!gpus_.empty() && shape.max_rows == 1) step.deferral.n_experts = options_.defer_experts;
   for (std::size_t i = 0; i < gpus_.size(); ++i)
     gpus_[i]->begin(batch, shape, programs == nullptr ? nullptr : (*programs)[i].get());
@@ -707,6 +707,7 @@ void Engine::rehearse() {
   request.max_tokens = 0;
   Sequence sequence(0, std::move(request), vocab_size());
   KT_CHECK(ensure_pages(sequence, options_.chunk_size));
+  rehearsing_ = true;
   try_rows(sequence, options_.chunk_size);
   const std::vector<float> launched = try_rows(sequence, 1);
   if (options_.gpu_graphs && try_rows(sequence, 1) != launched) {
@@ -715,7 +716,7 @@ void Engine::rehearse() {
   }
   if (options_.layer_wise_threshold > 0 && layered_ != nullptr) rehearse_layer_wise(sequence);
   sequence.pages.truncate(pool_, 0);
-  expert_use_ = {};
+  rehearsing_ = false;
 }
 
 // A layer of every kind, for what prefill operators take of temporaries.

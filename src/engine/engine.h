@@ -229,6 +229,7 @@ class Engine {
   std::atomic<bool> cancel_{false};
   operators::Trace* trace_ = nullptr;
   operators::ExpertUse expert_use_;
+  bool rehearsing_ = false;  // what experts do is not counted
   Choices choices_;
 };
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/bytes.h"
+#include "io/names.h"
 #include "operators/row_ops.h"
 
 namespace kt::operators {
@@ -45,9 +46,11 @@ class ExpertCache::Layer {
   bool changed = false;               // since the table was sent
 };
 
-ExpertCache::ExpertCache(ExpertStream& stream, std::size_t expert_bytes, ExpertCacheMode mode)
+ExpertCache::ExpertCache(ExpertStream& stream, std::size_t expert_bytes, ExpertCacheMode mode,
+                         ExpertProfile profile)
     : stream_(stream),
       mode_(mode),
+      profile_(std::move(profile)),
       staging_(gpu().allocate_bytes(expert_bytes)),
       sent_(gpu().event(false)),
       free_(gpu().event(false)),
@@ -65,9 +68,12 @@ ExpertCache::Layer* ExpertCache::add(ExpertStream::Layer source, std::int64_t n_
     layer->tiles[p] = gpu().allocate_bytes(layer->each[p] * static_cast<std::size_t>(n_slots));
   }
   layer->table = gpu().allocate<std::int32_t>(source->n_experts);
-  for (std::int32_t e = 0; e < n_slots; ++e) {
-    gpu().check(stream_.bring(source, e, staging_, layer->tiles_of(e)), source->path.c_str());
-    layer->hot.put(e, e);
+  if (!profile_.empty()) layer->hot.expect(profile_.at(io::layer_of(source->path).value()));
+  const std::vector<std::int32_t> experts = layer->hot.most_used();
+  for (std::int32_t slot = 0; slot < n_slots; ++slot) {
+    const std::int32_t e = experts[static_cast<std::size_t>(slot)];
+    gpu().check(stream_.bring(source, e, staging_, layer->tiles_of(slot)), source->path.c_str());
+    layer->hot.put(e, slot);
   }
   gpu().check(gpu().api().stream_synchronize(stream_.copies()), source->path.c_str());
   gpu().upload(layer->table, layer->hot.slots().data(), layer->table_bytes());
@@ -171,7 +177,6 @@ void ExpertCache::start() {
   if (layers_.empty() || !may_move()) return;
   std::size_t bytes = 0;
   for (const auto& layer : layers_) {
-    layer->hot.forget();
     layer->image_at = bytes;
     bytes += aligned(layer->table_bytes());
   }

@@ -3,7 +3,8 @@
 //
 //   router's ids → GPU: place[id] = slot or -1 → moe(slots)      CPU: the ids whose place is -1
 //
-// Which ones: those that were used most, counted with ageing. Between steps a few that are used
+// Which ones: at first the first, or those that a profile says; then those that were used most,
+// counted with ageing. Between steps a few that are used
 // more than ones that are there take their slots (HotExperts). A slot changes hands in two steps:
 // first its old expert is the CPU's again, and the slot is filled on the stream of copies, after
 // all that may still read it; once it is full, its new expert becomes the GPU's. Tables and slots
@@ -22,16 +23,18 @@ namespace kt::operators {
 class ExpertCache {
  public:
   /// `stream` pins the experts and brings them; layers have at most so many bytes an expert. Takes
-  /// memory for one on its way. Throws kNoMemory.
-  ExpertCache(ExpertStream& stream, std::size_t expert_bytes, ExpertCacheMode mode);
+  /// memory for one on its way. A profile has all layers. Throws kNoMemory.
+  ExpertCache(ExpertStream& stream, std::size_t expert_bytes, ExpertCacheMode mode,
+              ExpertProfile profile = {});
   ~ExpertCache();
   ExpertCache(const ExpertCache&) = delete;
   ExpertCache& operator=(const ExpertCache&) = delete;
 
   backend::Gpu& gpu() const { return stream_.gpu(); }
 
-  /// Takes memory for n_slots experts of a layer and fills it with the first ones. Throws
-  /// kNoMemory. The handle is for the other functions; remove() comes before the stream's.
+  /// Takes memory for n_slots experts of a layer and fills it with those that the profile says are
+  /// used most, without one with the first. Throws kNoMemory. The handle is for the other
+  /// functions; remove() comes before the stream's.
   class Layer;
   Layer* add(ExpertStream::Layer source, std::int64_t n_slots);
   void remove(Layer* layer);
@@ -46,7 +49,7 @@ class ExpertCache {
   void run(Step& step, const Layer& layer, Activation& x, const Routing& routing,
            Activation& result) noexcept;
 
-  /// From now on experts may move, and the counts begin anew.
+  /// From now on experts may move.
   void start();
   /// Between steps, before one of n_rows rows. Errors are the GPU's; a step must not run after one.
   void update(GpuStep& gpu, std::int64_t n_rows) noexcept;
@@ -72,6 +75,7 @@ class ExpertCache {
 
   ExpertStream& stream_;
   ExpertCacheMode mode_;
+  ExpertProfile profile_;
   std::byte* staging_ = nullptr;
   std::vector<std::unique_ptr<Layer>> layers_;
   bool started_ = false;

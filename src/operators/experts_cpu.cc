@@ -73,7 +73,8 @@ class CpuExperts : public RoutedExperts {
         limit_(static_cast<float>(spec.config.moe.swiglu_limit)),
         gpu_(limit_ > 0.0f ? std::nullopt : at.experts_gpu()),
         mode_(at.placement().stream_experts),
-        n_on_gpu_(slots_of(at)) {}
+        n_on_gpu_(slots_of(at)),
+        uses_(static_cast<std::size_t>(n_experts_)) {}
   ~CpuExperts() override { leave_gpu(); }
 
   Kept kept(const io::WeightSource& source, backend::ActPolicy act) const override {
@@ -140,6 +141,7 @@ class CpuExperts : public RoutedExperts {
     return cached_ != nullptr && ExpertCache::holds(*cached_, expert);
   }
 
+  std::span<const std::uint64_t> uses() const override { return uses_; }
   bool on_cpu() const override { return true; }
   std::uint64_t weight_bytes() const override {
     std::uint64_t n = 0;
@@ -167,8 +169,7 @@ class CpuExperts : public RoutedExperts {
   Ticket do_submit(Step& step, Activation& x, Routing& routing) noexcept override {
     const bool divides = streams() && x.n_rows() >= backend::kBatchRows;
     routing.fetch(step, x.n_rows(), divides ? nullptr : &x);  // many rows only if they are wanted
-    if (cached_ != nullptr && step.expert_use != nullptr)
-      ExpertCache::count(*cached_, routing, x.n_rows());
+    if (step.expert_use != nullptr) count(routing, x.n_rows());
     Ticket ticket;
     const Routing rest =
         cached_ != nullptr && !routing.deferred ? use_cache(step, x, routing, ticket) : routing;
@@ -181,6 +182,13 @@ class CpuExperts : public RoutedExperts {
   }
 
   bool streams() const { return stream_ != nullptr && stream_->streams(); }
+
+  void count(const Routing& routing, std::int64_t n_rows) noexcept {
+    for (std::int64_t i = 0; i < n_rows * routing.n_active; ++i) {
+      if (routing.ids[i] >= 0) ++uses_[static_cast<std::size_t>(routing.ids[i])];
+    }
+    if (cached_ != nullptr) ExpertCache::count(*cached_, routing, n_rows);
+  }
 
   // The GPU gets the experts that it has; the others are left.
   Routing use_cache(Step& step, Activation& x, const Routing& routing, Ticket& ticket) noexcept {
@@ -561,6 +569,7 @@ class CpuExperts : public RoutedExperts {
   ExpertCache::Layer* cached_ = nullptr;  // null: the GPU has none
   backend::NodeBuffer storage_;           // of all matrices
   std::vector<Expert> experts_;
+  std::vector<std::uint64_t> uses_;  // [n_experts]
 };
 
 // The original's CPU kernel families, as what they do to the weights.

@@ -2,11 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace kt::operators {
 
 std::int64_t HotExperts::n_held() const {
   return std::count_if(expert_in_.begin(), expert_in_.end(), [](auto e) { return e >= 0; });
+}
+
+void HotExperts::expect(std::span<const float> uses) {
+  const double rows = kHalfLife / std::log(2.0);  // what ageing leaves of endlessly many
+  for (std::size_t e = 0; e < use_.size(); ++e) use_[e] = static_cast<float>(uses[e] * rows);
+}
+
+std::vector<std::int32_t> HotExperts::most_used() const {
+  std::vector<std::int32_t> experts(use_.size());
+  std::iota(experts.begin(), experts.end(), 0);
+  std::stable_sort(experts.begin(), experts.end(), [&](std::int32_t a, std::int32_t b) {
+    return use_[static_cast<std::size_t>(a)] > use_[static_cast<std::size_t>(b)];
+  });
+  return experts;
 }
 
 void HotExperts::put(std::int32_t expert, std::int32_t slot) {
@@ -32,12 +47,6 @@ void HotExperts::age() {
     use_[e] = use_[e] * old + static_cast<float>(fresh_[e]) * fresh;
     fresh_[e] = 0;
   }
-  fresh_rows_ = 0;
-}
-
-void HotExperts::forget() {
-  std::fill(use_.begin(), use_.end(), 0.0f);
-  std::fill(fresh_.begin(), fresh_.end(), 0);
   fresh_rows_ = 0;
 }
 

@@ -8,10 +8,16 @@
 // and a hot one comes in after some ten uses. Thread rule: a value.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace kt::operators {
+
+/// What is known of routers before a model runs: layer → how often a row chooses each of its
+/// experts, [n_experts], 0 to 1.
+using ExpertProfile = std::map<std::int64_t, std::vector<float>>;
 
 class HotExperts {
  public:
@@ -32,6 +38,11 @@ class HotExperts {
   std::int64_t n_experts() const { return static_cast<std::int64_t>(slot_of_.size()); }
   std::int64_t n_held() const;
 
+  /// As if rows had long chosen so: [n_experts] uses a row.
+  void expect(std::span<const float> uses);
+  /// All, those used most first, else in their order.
+  std::vector<std::int32_t> most_used() const;
+
   void put(std::int32_t expert, std::int32_t slot);
   /// Empties a slot.
   void drop(std::int32_t slot);
@@ -41,7 +52,6 @@ class HotExperts {
   void pass(std::int64_t n_rows) { fresh_rows_ += n_rows; }
   /// Adds the fresh counts, and lets all grow old by their rows.
   void age();
-  void forget();
 
   struct Change {
     float gain = 0.0f;  // uses

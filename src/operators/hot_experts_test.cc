@@ -90,8 +90,26 @@ TEST(HotExperts, AnEmptySlotTakesWhatWasUsed) {
   hot.drop(hot.slots()[3]);
   EXPECT_EQ(hot.n_held(), 0);
   EXPECT_FALSE(hot.holds(3));
-  hot.forget();
-  EXPECT_FALSE(hot.change());
+}
+
+TEST(HotExperts, WhatIsExpectedStaysUntilOthersAreUsedMore) {
+  HotExperts hot(4, 1);
+  EXPECT_EQ(hot.most_used(), (std::vector<std::int32_t>{0, 1, 2, 3}));
+  hot.expect(std::vector<float>{0.1f, 0.2f, 0.7f, 0.2f});
+  EXPECT_EQ(hot.most_used(), (std::vector<std::int32_t>{2, 1, 3, 0}));
+  hot.put(2, 0);
+  const auto use = [&](std::int32_t expert, int n_rows) {
+    for (int row = 0; row < n_rows; ++row) {
+      hot.use(expert);
+      hot.pass(1);
+      hot.age();
+    }
+  };
+  use(0, 60);
+  EXPECT_FALSE(hot.change()) << "60 rows are too few against what was expected";
+  use(0, 600);
+  ASSERT_TRUE(hot.change());
+  EXPECT_EQ(hot.change()->expert, 0);
 }
 
 TEST(HotExperts, ManyRowsAtOnceCountAsManyOneByOne) {

@@ -180,6 +180,9 @@ class Experts : public Module {
   virtual std::int64_t n_on_gpu() const { return 0; }
   /// Whether the GPU computes this one in this step, though on_cpu().
   virtual bool is_on_gpu(std::int32_t) const { return false; }
+  /// How often each was chosen since the model was opened, [n_experts]; empty: not counted, as on
+  /// GPUs. Rehearsals and measurements do not count.
+  virtual std::span<const std::uint64_t> uses() const { return {}; }
   /// Where the packed weights lie, for benches that read the same pages; empty: not in host memory.
   virtual std::vector<std::span<const std::byte>> packed_memory() const { return {}; }
 

@@ -28,6 +28,8 @@ struct Arrangement {
   std::int64_t chunk = 16;  // steps of few rows
   int nodes = 0;
   std::string isa = "";
+  std::string profile = "";
+  std::string save = "";
 };
 
 class ExpertCacheSession : public ::testing::Test {
@@ -48,6 +50,8 @@ class ExpertCacheSession : public ::testing::Test {
     options.defer_experts = setup.defer;
     options.emulate_nodes = setup.nodes;
     options.isa = setup.isa;
+    options.expert_profile = setup.profile;
+    options.save_expert_profile = setup.save;
     options.rules = ::testing::TempDir() + "/expert_cache.yaml";
     options.device = "cuda:0";
     std::ofstream rules(options.rules);
@@ -211,6 +215,23 @@ TEST_F(ExpertCacheSession, ExpertsThatAreUsedMoreTakeThePlaceOfOthers) {
     expect_close(logits_of(*session, constant(120)), wanted[1]);
     expect_close(logits_of(*session, constant(7)), wanted[0]);
   }
+}
+
+TEST_F(ExpertCacheSession, BeginsWithTheExpertsOfAProfile) {
+  const std::string path = ::testing::TempDir() + "/uses.json";
+  const auto hits_of_one_run = [&](const Arrangement& setup) {
+    return hits(*open(setup), constant(120));
+  };
+  // Counted on the CPU alone: three of a row's experts are two of three uses or more.
+  hits_of_one_run({.save = path});
+  const double first = hits_of_one_run({.n_on_gpu = 3, .cache = "fixed"});
+  EXPECT_GT(hits_of_one_run({.n_on_gpu = 3, .cache = "fixed", .profile = path}),
+            std::max(0.8, first));
+  EXPECT_GT(hits_of_one_run({.n_on_gpu = 3, .profile = path}), std::max(0.8, first));
+  std::ofstream(path)
+      << R"({"format": "kt-expert-uses", "uses": {"model.layers.0.mlp.experts": [1,1,1,1,1,1,1,1]}})";
+  EXPECT_THROW(open({.n_on_gpu = 3, .profile = path}), Error) << "a layer is missing";
+  EXPECT_NO_THROW(open({.n_on_gpu = 0, .profile = path}));
 }
 
 TEST_F(ExpertCacheSession, ExpertsOfDeferredRanksCountToo) {

@@ -10,6 +10,7 @@ namespace kt::session {
 namespace {
 
 using Entries = std::map<std::string, std::vector<float>>;
+using Counts = std::map<std::string, std::vector<float>, std::less<>>;
 
 // A weight must be finite and not negative; anything else means the file is damaged.
 void check_values(const std::string& path, const std::string& tensor,
@@ -32,15 +33,20 @@ std::vector<float> read_f32(const io::GgufFile& file, const io::GgufTensor& t) {
   return values;
 }
 
+Counts counts_in(const io::GgufFile& file) {
+  constexpr std::string_view kCounts = ".counts";
+  Counts counts;
+  for (const io::GgufTensor& t : file.tensors()) {
+    if (t.name.ends_with(kCounts))
+      counts.emplace(t.name.substr(0, t.name.size() - kCounts.size()), read_f32(file, t));
+  }
+  return counts;
+}
+
 Entries read_gguf(const std::string& path) {
   const io::GgufFile file = io::GgufFile::open(path);
   constexpr std::string_view kSums = ".in_sum2";
-  std::map<std::string, std::vector<float>, std::less<>> counts;
-  for (const io::GgufTensor& t : file.tensors()) {
-    if (t.name.ends_with(".counts")) {
-      counts.emplace(t.name.substr(0, t.name.size() - 7), read_f32(file, t));
-    }
-  }
+  const Counts counts = counts_in(file);
   Entries entries;
   for (const io::GgufTensor& t : file.tensors()) {
     if (!t.name.ends_with(kSums)) continue;
@@ -87,6 +93,8 @@ Entries read_legacy(const std::string& path, std::span<const std::byte> bytes) {
 }
 
 }  // namespace
+
+Counts read_counts(const std::string& path) { return counts_in(io::GgufFile::open(path)); }
 
 ImportanceMatrix ImportanceMatrix::open(const std::string& path) {
   const io::MmapFile file(path);

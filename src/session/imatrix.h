@@ -9,6 +9,10 @@
 
 namespace kt::session {
 
+/// How often matrices were used: tensor → one count, or one for each expert. Of the GGUF form;
+/// throws kNotFound, kBadFile.
+std::map<std::string, std::vector<float>, std::less<>> read_counts(const std::string& path);
+
 class ImportanceMatrix {
  public:
   ImportanceMatrix() = default;

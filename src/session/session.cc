@@ -7,13 +7,16 @@
 
 #include "base/bytes.h"
 #include "base/topology.h"
+#include "io/atomic_file.h"
 #include "io/files.h"
+#include "io/names.h"
 #include "operators/expert_cache.h"
 #include "operators/expert_stream.h"
 #include "operators/layered.h"
 #include "operators/phased.h"
 #include "session/choices.h"
 #include "session/dummy_source.h"
+#include "session/expert_profile.h"
 #include "session/gpu_checks.h"
 #include "session/kv_identity.h"
 #include "session/nodes.h"
@@ -65,7 +68,14 @@ operators::Loader::Progress make_progress(const Options& options, std::uint64_t 
 
 }  // namespace
 
-Session::~Session() = default;
+Session::~Session() {
+  if (save_expert_profile_.empty()) return;
+  try {
+    io::write_file(save_expert_profile_, expert_uses(*model_));
+  } catch (const std::exception& e) {
+    if (on_warning_) on_warning_(fmt::format("{}\n", e.what()));
+  }
+}
 
 std::unique_ptr<Session> Session::open(const Options& options) {
   return assemble(options, io::open_weights(resolve_model(options.model)));
@@ -140,6 +150,9 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   }
   s->engine_ = std::make_unique<engine::Engine>(*s->model_, *s->cpu_, engine_options, s->gpus_);
   s->try_gpus();
+  if (!options.save_expert_profile.empty()) expert_uses(*s->model_);  // or throw now
+  s->save_expert_profile_ = options.save_expert_profile;
+  s->on_warning_ = options.on_warning;
   if (options.trace || !options.trace_file.empty()) {
     constexpr std::size_t kZones = std::size_t{1} << 20;
     s->trace_ = std::make_unique<operators::Trace>(kZones);
@@ -217,6 +230,7 @@ void Session::open_streams(const Options& options, const placement::Plan& plan) 
     here.expert = std::max(here.expert, static_cast<std::size_t>(m.bytes) / n);
     here.cached |= m.n_on_gpu > 0;
   }
+  const operators::ExpertProfile profile = open_expert_profile(options, plan);
   for (const auto& gpu : gpus_) {
     const auto it = largest.find(gpu->index());
     if (it == largest.end()) continue;
@@ -225,7 +239,7 @@ void Session::open_streams(const Options& options, const placement::Plan& plan) 
         *gpu, operators::stream_sizes(expert, gpu->reserved()), placement_.stream_experts));
     if (cached) {
       caches_.push_back(std::make_unique<operators::ExpertCache>(*streams_.back(), expert,
-                                                                 placement_.expert_cache));
+                                                                 placement_.expert_cache, profile));
     }
   }
   lacks_expert_room_ = options.rules.empty() && !streams_.empty() && caches_.empty() &&
@@ -233,6 +247,17 @@ void Session::open_streams(const Options& options, const placement::Plan& plan) 
                        std::none_of(plan.modules.begin(), plan.modules.end(), [](const auto& m) {
                          return m.part == placement::Part::kExperts && m.device != "cpu";
                        });
+}
+
+operators::ExpertProfile Session::open_expert_profile(const Options& options,
+                                                      const placement::Plan& plan) const {
+  if (options.expert_profile.empty()) return {};
+  operators::ExpertProfile profile = read_expert_profile(options.expert_profile, config());
+  for (const placement::ModuleCost& m : plan.modules) {
+    if (m.n_on_gpu > 0 && !profile.contains(io::layer_of(m.path).value_or(-1)))
+      fail(ErrorCode::kMismatch, options.expert_profile, "counts no experts of '{}'", m.path);
+  }
+  return profile;
 }
 
 void Session::use_nodes(const Options& options, const placement::Plan& plan) {

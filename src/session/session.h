@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "io/weight_source.h"
 #include "models/model.h"
+#include "operators/hot_experts.h"
 #include "session/gpu_machine.h"
 #include "session/placing.h"
 #include "text/chat_template.h"
@@ -27,20 +28,22 @@ namespace kt::session {
 inline constexpr int kAllGpus = -1;
 
 struct Options : RunOptions {
-  std::string model;               // path, or a name of the registry (registry.h)
-  std::string isa;                 // empty: the best; else ref, avx2, avx512, amx
-  int emulate_gpus = 0;            // GPUs that the CPU stands in for
-  int gpus = kAllGpus;             // GPUs to use at most, if there are any
-  std::string gpu_graphs = "on";   // or "off": steps on GPUs are launched kernel by kernel
-  std::int64_t defer_experts = 0;  // of each token's: added a layer later, while decoding
-  std::uint64_t gpu_memory = 0;    // bytes of each GPU's memory to use at most; 0: what is free
-  std::string gpu_plugin;          // file of the GPU plug-in; empty: GpuLibrary::find
-  int emulate_nodes = 0;           // NUMA nodes to make of this machine; 0: those it has
-  std::string speculate = "none";  // or "prompt-lookup"
-  bool trace = false;              // record trace zones
-  std::string trace_file;          // Chrome trace that the caller writes at the end; empty: none
-  std::string chat_template;       // file to take instead of the model's own; empty: none
-  bool need_text = true;           // false: a missing tokenizer is no error
+  std::string model;                // path, or a name of the registry (registry.h)
+  std::string isa;                  // empty: the best; else ref, avx2, avx512, amx
+  int emulate_gpus = 0;             // GPUs that the CPU stands in for
+  int gpus = kAllGpus;              // GPUs to use at most, if there are any
+  std::string gpu_graphs = "on";    // or "off": steps on GPUs are launched kernel by kernel
+  std::int64_t defer_experts = 0;   // of each token's: added a layer later, while decoding
+  std::string expert_profile;       // file of uses that experts on GPUs begin with; empty: none
+  std::string save_expert_profile;  // file for those of this session, at its end; empty: none
+  std::uint64_t gpu_memory = 0;     // bytes of each GPU's memory to use at most; 0: what is free
+  std::string gpu_plugin;           // file of the GPU plug-in; empty: GpuLibrary::find
+  int emulate_nodes = 0;            // NUMA nodes to make of this machine; 0: those it has
+  std::string speculate = "none";   // or "prompt-lookup"
+  bool trace = false;               // record trace zones
+  std::string trace_file;           // Chrome trace that the caller writes at the end; empty: none
+  std::string chat_template;        // file to take instead of the model's own; empty: none
+  bool need_text = true;            // false: a missing tokenizer is no error
   std::shared_ptr<io::PageStore> page_store;  // engine/engine.h; sessions may share it
   /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
   std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
@@ -100,6 +103,9 @@ class Session {
   void set_prefill_aside();
   /// On GPUs that experts of the CPU go to.
   void open_streams(const Options& options, const placement::Plan& plan);
+  /// What Options::expert_profile says of the layers that the plan wants it for.
+  operators::ExpertProfile open_expert_profile(const Options& options,
+                                               const placement::Plan& plan) const;
   void try_gpus();
   /// With several NUMA nodes: the CPU anew, as the nodes' memory allows.
   void use_nodes(const Options& options, const placement::Plan& plan);
@@ -119,6 +125,8 @@ class Session {
   mutable std::once_flag grammars_once_;
   mutable std::unique_ptr<text::GrammarFactory> grammars_;
   LoadReport report_;
+  std::string save_expert_profile_;
+  OnWarning on_warning_;
   bool lacks_expert_room_ = false;  // on GPUs, that the planner would use
 };
 

@@ -137,6 +137,12 @@ def test_rules_progress_and_trace(tmp_path):
     assert any(zone["name"] == "model.layers.3.mlp.experts" for zone in zones)
     with pytest.raises(errors.IoError):
         engine.write_trace(tmp_path)
+    engine.save_expert_profile(tmp_path / "uses.json")
+    uses = json.loads((tmp_path / "uses.json").read_text())["uses"]
+    assert {sum(layer) % engine.config.n_active_experts for layer in uses.values()} == {0}
+    assert sum(uses["model.layers.3.mlp.experts"]) > 0
+    with pytest.raises(errors.IoError):
+        engine.save_expert_profile(tmp_path)
     engine.close()
 
 
@@ -341,7 +347,7 @@ BAD_RULES = "- match:\n    name: 'experts$'\n  replace:\n    class: ktransformer
     ({"context": -1}, errors.UsageError, "context: -1"),
     ({"context": 5000}, errors.UsageError, "5000"),
     ({"threads": 5000}, errors.UsageError, "threads: 5000"),
-    ({"chunk_size": -1}, errors.UsageError, "chunk_size: -1 is not a number from 0 to 65536"),
+    ({"chunk_size": -1}, errors.UsageError, "chunk_size: -1 is not a number from 0 to 16384"),
     ({"stream_experts": "yes"}, errors.UsageError, "'yes' is not known; use auto, on or off"),
     ({"expert_cache": "yes"}, errors.UsageError, "'yes' is not known; use auto, fixed or off"),
     ({"gpu_graphs": "off"}, TypeError, "gpu_graphs: 'off' is not True or False"),
