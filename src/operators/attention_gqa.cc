@@ -100,6 +100,8 @@ class CpuGroupedQuery : public GroupedQueryBase {
 
 // In bf16, with the cache of its layer on the GPU.
 class GpuGroupedQuery : public GroupedQueryBase {
+  using AttentionArgs = kernels::cuda::AttentionArgs;
+
  public:
   GpuGroupedQuery(const Builder& at, const GqaSpec& spec)
       : GroupedQueryBase(at, spec), gpu_(*at.gpu()) {}
@@ -121,7 +123,7 @@ class GpuGroupedQuery : public GroupedQueryBase {
     const tensor::KvLayerView& kv = step.kv[static_cast<std::size_t>(layer)];
     const kernels::cuda::HeadsArgs heads = heads_of(step, gpu, q, k, v, kv);
     Activation mixed(step, x.n_rows(), q_proj_->n_out(), GpuType::kBF16);
-    attend(gpu, heads, kv, mixed);
+    attend(step, gpu, heads, kv, mixed);
     o_proj_->run(step, mixed, delta);
   }
 
@@ -162,10 +164,10 @@ class GpuGroupedQuery : public GroupedQueryBase {
     return on;
   }
 
-  void attend(GpuStep& gpu, const kernels::cuda::HeadsArgs& heads, const tensor::KvLayerView& kv,
-              Activation& mixed) noexcept {
+  void attend(Step& step, GpuStep& gpu, const kernels::cuda::HeadsArgs& heads,
+              const tensor::KvLayerView& kv, Activation& mixed) noexcept {
     const GpuStep::Sequences& sequences = gpu.sequences();
-    kernels::cuda::AttentionArgs args;
+    AttentionArgs args;
     args.q = heads.q;
     args.q_token_stride = heads.q_stride;
     args.q_head_stride = head_dim_;
@@ -183,7 +185,42 @@ class GpuGroupedQuery : public GroupedQueryBase {
     args.scale = scale_;
     args.window = window_;
     args.out = mixed.write_on(gpu);
-    gpu_attend(gpu, path().c_str(), args, &heads);
+    const std::int64_t n_alone = rows_alone(step);
+    if (n_alone == 0 || n_alone == args.n_items) {
+      gpu_attend(gpu, path().c_str(), args, &heads);
+      return;
+    }
+    gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.prepare_heads(heads, stream); });
+    const auto sequences_of_step = step.batch.sequences;
+    attend_some(gpu, args, sequences_of_step.first(static_cast<std::size_t>(n_alone)), 0);
+    attend_some(gpu, args, sequences_of_step.subspan(static_cast<std::size_t>(n_alone)), n_alone);
+  }
+
+  // How many sequences at the front have one row, in steps that others make large: their keys are
+  // divided among more blocks than those of a prompt. Steps of few rows are recorded, and must all
+  // do the same.
+  static std::int64_t rows_alone(const Step& step) {
+    if (step.n_rows() < backend::kBatchRows) return 0;
+    const auto& all = step.batch.sequences;
+    return std::find_if(all.begin(), all.end(), [](const auto& s) { return s.n_rows > 1; }) -
+           all.begin();
+  }
+
+  // `some`: sequences from the `first`-th on.
+  void attend_some(GpuStep& gpu, AttentionArgs args, std::span<const SequenceRows> some,
+                   std::int64_t first) noexcept {
+    args.first_row = some.front().row_begin;
+    args.q = static_cast<const std::uint16_t*>(args.q) + args.first_row * args.q_token_stride;
+    args.out = static_cast<std::uint16_t*>(args.out) + args.first_row * n_heads_ * head_dim_;
+    args.items += first;
+    args.n_items = static_cast<std::int64_t>(some.size());
+    args.n_rows = args.max_item_rows = args.max_keys = 0;
+    for (const SequenceRows& s : some) {
+      args.n_rows += s.n_rows;
+      args.max_item_rows = std::max(args.max_item_rows, s.n_rows);
+      args.max_keys = std::max(args.max_keys, s.position + s.n_rows);
+    }
+    gpu_attend(gpu, path().c_str(), args);
   }
 
   int gpu_;

@@ -239,7 +239,8 @@ class GpuLatent : public LatentBase {
     keys.sin = rotary_.sin_on(gpu) + rows.row * mla_.qk_rope_dim / 2;
     multiply(gpu, keys);
 
-    AttentionArgs args = attention(rows, q_latent, o_latent);
+    AttentionArgs args =
+        attention(rows, at_row(q_latent, rows.row, latent_dim()), at_row(o_latent, rows.row, rank));
     args.q_token_stride = n_heads_ * latent_dim();
     args.q_head_stride = latent_dim();
     args.k = args.v = rows.cache;
@@ -277,7 +278,9 @@ class GpuLatent : public LatentBase {
     const std::size_t mark = gpu.mark();
     auto* memory = static_cast<std::uint16_t*>(gpu.allocate(expand_bytes_));
     const std::int64_t v = mla_.v_head_dim;
-    void* part = gpu.allocate(head_bytes(rows.all_rows, v));
+    auto* part = static_cast<std::uint16_t*>(gpu.allocate(head_bytes(rows.n_rows, v)));
+    std::uint16_t* mixed = at_row(rows.mixed, rows.row, v);
+    std::uint16_t* q = at_row(rows.q, rows.row, q_head_dim());
     const KvCache latents = widened(rows);
     rotate(rows);
     for (std::int64_t head = 0; head < n_heads_; head += heads_at_once) {
@@ -286,7 +289,7 @@ class GpuLatent : public LatentBase {
       std::uint16_t* values = keys + rows.max_keys * n * q_head_dim();
       expand(rows, latents, head, n, keys, values);
       const bool whole = n == n_heads_;
-      AttentionArgs args = attention(rows, rows.q + head * q_head_dim(), whole ? rows.mixed : part);
+      AttentionArgs args = attention(rows, q + head * q_head_dim(), whole ? mixed : part);
       args.q_token_stride = n_heads_ * q_head_dim();
       args.q_head_stride = q_head_dim();
       args.k = {keys, n * q_head_dim(), q_head_dim()};
@@ -298,9 +301,9 @@ class GpuLatent : public LatentBase {
       gpu_attend(gpu, path().c_str(), args);
       if (whole) break;
       backend::Copy2d copy;
-      copy.to = at_row(rows.mixed, rows.row, v) + head * v;
+      copy.to = mixed + head * v;
       copy.to_stride = head_bytes(1, v);
-      copy.from = static_cast<std::uint16_t*>(part) + rows.row * n * v;
+      copy.from = part;
       copy.from_stride = copy.row_bytes = static_cast<std::size_t>(n * v) * 2;
       copy.n_rows = static_cast<std::size_t>(rows.n_rows);
       copy.kind = backend::CopyKind::kOnDevice;
@@ -351,12 +354,14 @@ class GpuLatent : public LatentBase {
     launch(gpu, [&](auto& k, auto stream) { return k.rope(args, stream); });
   }
 
+  // `q` and `out` begin with the rows'.
   AttentionArgs attention(const Rows& rows, const void* q, void* out) const noexcept {
     AttentionArgs args;
     args.q = q;
     args.items = rows.gpu.sequences().items + rows.item;
     args.n_items = rows.n_items;
-    args.n_rows = rows.all_rows;
+    args.first_row = rows.row;
+    args.n_rows = rows.n_rows;
     args.max_item_rows = rows.max_rows;
     args.max_keys = rows.max_keys;
     args.scale = scale_;

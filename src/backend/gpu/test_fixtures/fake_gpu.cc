@@ -302,7 +302,6 @@ std::int64_t rows_of(const Args& args) {
     return launch("moe_reference", stream, [args] { host_kernels::moe(args); });
   };
   LOOPS(widen_cache, WidenArgs);
-  LOOPS(store_kv, StoreKvArgs);
   LOOPS(store_latents, StoreLatentsArgs);
   LOOPS(head_products, HeadProductsArgs);
   LOOPS(prepare_heads, HeadsArgs);

@@ -79,7 +79,7 @@ void turn(const float* x, const float* cos, const float* sin, std::int64_t half,
 
 void attend(const AttentionArgs& a, const SequenceItem& item, std::int64_t token,
             std::int64_t head) {
-  const std::int64_t row = item.row_begin + token, position = item.position + token;
+  const std::int64_t row = item.row_begin - a.first_row + token, position = item.position + token;
   const std::int64_t kv_head = head / (a.n_heads / a.n_kv_heads);
   const std::int64_t first = a.window > 0 ? std::max<std::int64_t>(0, position - a.window + 1) : 0;
   const auto q =
@@ -203,7 +203,10 @@ void moe(const MoeArgs& a) {
   }
 }
 
+// All n_rows are the kernel's to write, those of no item too.
 void attention(const AttentionArgs& a) {
+  for (std::int64_t i = 0; i < a.n_rows * a.n_heads * a.dim_v; ++i)
+    store(a.out, a.out_type, i, NAN);
   for (std::int64_t i = 0; i < a.n_items; ++i) {
     for (std::int64_t token = 0; token < a.items[i].n_rows; ++token) {
       for (std::int64_t head = 0; head < a.n_heads; ++head) attend(a, a.items[i], token, head);
@@ -218,19 +221,6 @@ void widen_cache(const WidenArgs& a) {
     for (std::int64_t p = 0; p < item.position + item.n_rows; ++p) {
       for (std::int64_t d = 0; d < to.row_stride; ++d) {
         cached(to, a.table, item.table, p, 0).put(d, cached(a.from, a.table, item.table, p, 0)[d]);
-      }
-    }
-  }
-}
-
-void store_kv(const StoreKvArgs& a) {
-  for (std::int64_t i = 0; i < a.n_items; ++i) {
-    const SequenceItem& item = a.items[i];
-    for (std::int64_t token = 0; token < item.n_rows; ++token) {
-      for (std::int64_t h = 0; h < a.n_heads; ++h) {
-        const Cached to = cached(a.cache, a.table, item.table, item.position + token, h);
-        const std::int64_t from = (item.row_begin + token) * a.token_stride + h * a.head_stride;
-        for (std::int64_t d = 0; d < a.dim; ++d) to.put(d, load(a.x, a.type, from + d));
       }
     }
   }

@@ -16,7 +16,6 @@ void gemm(const GemmArgs& args, float factor);
 void moe(const MoeArgs& args);
 void attention(const AttentionArgs& args);
 void widen_cache(const WidenArgs& args);
-void store_kv(const StoreKvArgs& args);
 void store_latents(const StoreLatentsArgs& args);
 void head_products(const HeadProductsArgs& args);
 void prepare_heads(const HeadsArgs& args);

@@ -27,8 +27,8 @@ std::int64_t rows_of(const AttentionArgs& args) {
 
 /// Whether hopper_*.cu serve: enough rows to fill half of their tiles.
 bool on_hopper(const AttentionArgs& args) {
-  return !args.portable && args.scale > 0.0f && rows_of(args) > (is_mla(args) ? 16 : 64) &&
-         has_wgmma();
+  return !args.portable && !args.small && args.scale > 0.0f &&
+         rows_of(args) > (is_mla(args) ? 16 : 64) && has_wgmma();
 }
 
 bool valid(const AttentionArgs& args) {
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kCombineThreads)
     __syncthreads();
 #pragma unroll 1
     for (int s = tid; s < count; s += kCombineThreads)
-      weights[s] = exp2f(lse[(begin + s) * n + index] - top);
+      weights[s] = top == -INFINITY ? 0.0f : exp2f(lse[(begin + s) * n + index] - top);
     __syncthreads();
     for (int s = 0; s < count; ++s) total += weights[s];
     constexpr int kBatch = 4;  // loads under way
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kCombineThreads)
       }
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
-        if (!(w[j] > 0.0f)) continue;  // a split that saw no key wrote nothing
+        if (w[j] == 0.0f) continue;  // a split that saw no key wrote nothing
         sum = make_float4(sum.x + w[j] * v[j].x, sum.y + w[j] * v[j].y, sum.z + w[j] * v[j].z,
                           sum.w + w[j] * v[j].w);
       }
@@ -120,13 +120,14 @@ __global__ void __launch_bounds__(kCombineThreads)
   const float results[] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    store_float(args.out, args.out_type, index * args.dim_v + 4 * tid + i, results[i] / total);
+    store_float(args.out, args.out_type, index * args.dim_v + 4 * tid + i,
+                total == 0.0f ? 0.0f : results[i] / total);
   }
 }
 
 /// One warp for each (row, head): scores to the work memory, then weights times values, in f32.
 __global__ void reference_kernel(AttentionArgs args) {
-  const SequenceItem item = args.items[blockIdx.z];
+  const SequenceItem item = item_of(args, blockIdx.z);
   const std::int64_t token = blockIdx.y, head = blockIdx.x;
   if (token >= item.n_rows) return;
   const std::int64_t row = item.row_begin + token, position = item.position + token;
@@ -158,22 +159,8 @@ __global__ void reference_kernel(AttentionArgs args) {
     for (std::int64_t p = begin; p <= position; ++p) {
       sum += scores[p] * cache_head(values, args.table, item.table, p, kv_head)[d];
     }
-    store_float(args.out, args.out_type, (row * args.n_heads + head) * args.dim_v + d, sum / total);
-  }
-}
-
-__global__ void store_kernel(StoreKvArgs args) {
-  start_next();
-  await_previous();
-  const SequenceItem item = args.items[blockIdx.y];
-  const std::int64_t token = blockIdx.x;
-  if (token >= item.n_rows) return;
-  for (std::int64_t i = threadIdx.x; i < args.n_heads * args.dim; i += blockDim.x) {
-    const std::int64_t head = i / args.dim, d = i % args.dim;
-    const float v =
-        load_as_float(args.x, args.type,
-                      (item.row_begin + token) * args.token_stride + head * args.head_stride + d);
-    cache_head(args.cache, args.table, item.table, item.position + token, head).store(d, v);
+    store_float(args.out, args.out_type, (row * args.n_heads + head) * args.dim_v + d,
+                total == 0.0f ? 0.0f : sum / total);
   }
 }
 
@@ -235,12 +222,15 @@ Status widen_streams(AttentionArgs& args, Stream stream) {
 Status attend(AttentionArgs args, const HeadsArgs* heads, Stream stream) {
   const Launch kernel = find(args.dim_qk, args.dim_v);
   if (kernel == nullptr) return Status::kUnsupported;
-  if (!valid(args) || !aligned(args.k) || !aligned(args.v)) return Status::kBadArgument;
+  if (!valid(args) || !aligned(args.k) || !aligned(args.v) ||
+      (heads != nullptr && args.first_row != 0))
+    return Status::kBadArgument;
   if (args.workspace_bytes < attention_workspace(args)) return Status::kNoWorkspace;
   const std::int64_t n_splits = split_count(args);
   Status status = Status::kOk;
   if (widens(args))
-    status = args.k.n_pages > 0 ? widen_streams(args, stream) : Status::kBadArgument;
+    status = args.k.n_pages > 0 && args.v.n_pages > 0 ? widen_streams(args, stream)
+                                                      : Status::kBadArgument;
   if (status != Status::kOk) return status;
   status = !on_hopper(args) ? kernel(args, heads, stream)
            : is_mla(args)   ? launch_mla(args, stream)
@@ -331,14 +321,6 @@ Status widen_cache(const WidenArgs& args, Stream stream) {
   const dim3 grid(static_cast<unsigned>(div_up(args.max_keys, kPageLen)),
                   static_cast<unsigned>(args.n_items));
   return launch(widen_kernel, grid, kWidenThreads, 0, stream, args);
-}
-
-Status store_kv(const StoreKvArgs& args, Stream stream) {
-  if (args.n_items <= 0 || args.max_item_rows <= 0 || args.dim <= 0 || args.n_heads <= 0) {
-    return Status::kBadArgument;
-  }
-  const dim3 grid(static_cast<unsigned>(args.max_item_rows), static_cast<unsigned>(args.n_items));
-  return launch(store_kernel, grid, 128, 0, stream, args);
 }
 
 }  // namespace kt::kernels::cuda

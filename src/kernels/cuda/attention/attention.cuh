@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs ar
   auto* rescale = reinterpret_cast<float*>(weights + S::kRows * S::kWeightStride);
   float* row_sums = rescale + S::kRows;
 
-  const SequenceItem item = args.items[blockIdx.z];
+  const SequenceItem item = item_of(args, blockIdx.z);
   const std::int64_t kv_head = blockIdx.y / m_blocks;
   const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.y % m_blocks) * S::kRows;
   const std::int64_t group = args.n_heads / args.n_kv_heads;
@@ -133,11 +133,13 @@ __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs ar
   auto* partial_lse = static_cast<float*>(args.workspace);  // [splits, n_rows, n_heads]
   float* partial = partial_lse + (gridDim.x * args.n_rows * args.n_heads + 3) / 4 * 4;
   if (key >= key_end) {  // nothing here for these rows
-    for (int i = threadIdx.x; i < S::kRows && splits; i += S::kThreads) {
+    for (int i = threadIdx.x; i < S::kRows; i += S::kThreads) {
       const QueryRow row(args, item, kv_head, first_row + i);
       if (!row.valid) continue;
-      partial_lse[(split * args.n_rows + item.row_begin + row.token) * args.n_heads + row.head] =
-          -INFINITY;
+      if (!splits) clear_result(args, (item.row_begin + row.token) * args.n_heads + row.head);
+      if (splits)
+        partial_lse[(split * args.n_rows + item.row_begin + row.token) * args.n_heads + row.head] =
+            -INFINITY;
     }
     return;
   }
@@ -287,11 +289,11 @@ __global__ void __launch_bounds__(S::kThreads) attention_kernel(AttentionArgs ar
   }
 
   if (my_part == 0) {
-    row_sums[my_row] = sum > 0.0f ? 1.0f / sum : 0.0f;
+    row_sums[my_row] = sum == 0.0f ? 0.0f : 1.0f / sum;
     const QueryRow row(args, item, kv_head, first_row + my_row);
     if (splits && row.valid) {
       partial_lse[(split * args.n_rows + item.row_begin + row.token) * args.n_heads + row.head] =
-          sum > 0.0f ? top + log2f(sum) : -INFINITY;
+          sum == 0.0f ? -INFINITY : top + log2f(sum);
     }
   }
   __syncthreads();
@@ -342,6 +344,14 @@ Status launch_attention(const AttentionArgs& args, Stream stream) {
                 static_cast<int>(m_blocks));
 }
 
+/// The first of two shapes that shared memory holds.
+template <class Wide, class Small>
+Status launch_fitting(const AttentionArgs& args, Stream stream) {
+  static_assert(Small::kSharedBytes <= 99 * 1024);
+  const bool fits = !args.small && Wide::kSharedBytes <= most_shared();
+  return fits ? launch_attention<Wide>(args, stream) : launch_attention<Small>(args, stream);
+}
+
 /// Few query rows: few_rows.cuh, or one row tile whose warps share the keys. Many: four row tiles.
 template <int kDimQk, int kDimV>
 Status launch_grouped(const AttentionArgs& args, const HeadsArgs* heads, Stream stream) {
@@ -349,10 +359,14 @@ Status launch_grouped(const AttentionArgs& args, const HeadsArgs* heads, Stream 
   if constexpr (kDimQk == kDimV && kDimV <= 128) {
     if (rows <= kFewRows) return launch_few_rows<kDimV>(args, heads, stream);
   }
-  if (rows <= 16)
-    return launch_attention<AttentionShape<kDimQk, kDimV, false, 1, 4, 64>>(args, stream);
-  return launch_attention<AttentionShape<kDimQk, kDimV, false, 4, 4, (kDimQk > 128 ? 32 : 64)>>(
-      args, stream);
+  constexpr bool kWide = kDimV > 128;
+  if (rows <= 16) {
+    return launch_fitting<
+        AttentionShape<kDimQk, kDimV, false, 1, 4, 64>,
+        AttentionShape<kDimQk, kDimV, false, 1, (kWide ? 2 : 4), (kWide ? 32 : 64)>>(args, stream);
+  }
+  return launch_fitting<AttentionShape<kDimQk, kDimV, false, 4, 4, (kDimQk > 128 ? 32 : 64)>,
+                        AttentionShape<kDimQk, kDimV, false, (kWide ? 2 : 4), 4, 32>>(args, stream);
 }
 
 /// `heads` is null but where attention.cu found that few_rows.cuh prepares them.

@@ -6,10 +6,11 @@
 // One kernel serves decode and prompts, grouped heads and absorbed MLA: the query rows of a block
 // are (token, head of the group) pairs of one sequence and kv head. The keys of a sequence are
 // divided into splits of split_keys positions, each with a softmax of its own; a second kernel adds
-// the splits in order, so that a row's result depends on split_keys but not on what else is in the
-// batch. MLA: one stream, v its first dim_v values, one kv head. Caches in E4M3 are read as they
-// are, or made bf16 first for Hopper's prompts, whose tiles come by the copy engine
-// (docs/adr/0025). attention_reference() is the slow twin. Thread rule: status.h.
+// the splits in order, so that a row's result depends on split_keys and on the kernel, which the
+// largest number of rows of a sequence decides. MLA: one stream, v its first dim_v values, one kv
+// head. Caches in E4M3 are read as they are, or made bf16 first for Hopper's prompts, whose tiles
+// come by the copy engine (docs/adr/0025). attention_reference() is the slow twin. Thread rule:
+// status.h.
 #pragma once
 #include "kernels/cuda/status.h"
 
@@ -45,24 +46,26 @@ struct PageTable {
 };
 
 struct AttentionArgs {
-  const void* q = nullptr;  // [n_rows, n_heads, dim_qk] bf16
+  const void* q = nullptr;     // [n_rows, n_heads, dim_qk] bf16
+  std::int64_t first_row = 0;  // of the batch: what q and out begin with
   std::int64_t q_token_stride = 0, q_head_stride = 0;
   KvCache k, v;  // one base: MLA, v is read from k
   PageTable table;
   const SequenceItem* items = nullptr;  // [n_items], device memory
   std::int64_t n_items = 0;
-  std::int64_t n_rows = 0;         // of all items
+  std::int64_t n_rows = 0;         // of all items, which follow one another
   std::int64_t max_item_rows = 0;  // bounds of what the items will say, for the launch
   std::int64_t max_keys = 0;       // greatest position + 1
   std::int64_t n_heads = 0, n_kv_heads = 0, dim_qk = 0, dim_v = 0;
   float scale = 1.0f;
   std::int64_t window = 0;      // 0: none
   std::int64_t split_keys = 0;  // a multiple of kPageLen: attention_split_keys()
-  void* out = nullptr;          // [n_rows, n_heads, dim_v], contiguous
+  void* out = nullptr;          // [n_rows, n_heads, dim_v], contiguous; rows of no item: anything
   Type out_type = Type::kBF16;
   void* workspace = nullptr;  // attention_workspace() bytes, or those of the slow twin
   std::size_t workspace_bytes = 0;
   bool portable = false;  // without Hopper's instructions, on any device
+  bool small = false;     // portable, in the 99 KiB of shared memory that devices have at least
 };
 
 /// Whether a kernel exists: kernels.inc.
@@ -96,22 +99,9 @@ constexpr KvCache widened(const KvCache& cache, void* to) {
   return {to, cache.row_stride, cache.head_stride, CacheType::kBF16, cache.n_pages};
 }
 
-/// Writes rows of one stream to the cache: x [n_rows, n_heads, dim] goes to each row's position.
-struct StoreKvArgs {
-  const void* x = nullptr;
-  Type type = Type::kBF16;
-  std::int64_t token_stride = 0, head_stride = 0;
-  std::int64_t n_heads = 0, dim = 0;
-  KvCache cache;
-  PageTable table;
-  const SequenceItem* items = nullptr;
-  std::int64_t n_items = 0, max_item_rows = 0;
-};
-Status store_kv(const StoreKvArgs& args, Stream stream);
-
 /// The heads of a step on their way to attention: q and k normed (weights given), rotated (halves),
-/// q in place; k and v written to the cache at each row's position. As add_rms_norm(), rope() and
-/// store_kv() do it, but rounded once.
+/// q in place; k and v written to the cache at each row's position. As add_rms_norm() and rope()
+/// do it, but rounded once.
 struct HeadsArgs {
   void* q = nullptr;        // [n_rows, n_heads, d] bf16, q_stride between rows
   const void* k = nullptr;  // [n_rows, n_kv_heads, d] bf16

@@ -109,7 +109,10 @@ void expect_rows(const Case& c, const Cache& cache, const std::vector<float>& q,
   }
 }
 
-enum class Form : std::uint8_t { kDevice, kPortable, kReference };
+enum class Form : std::uint8_t { kDevice, kPortable, kSmall, kReference };
+
+constexpr std::int64_t kBefore = 3, kBehind = 2;  // rows of other sequences in the batch
+constexpr float kUntouched = 77.0f;
 
 /// The result, after a comparison with loops.
 std::vector<float> run_form(Case c, const DeviceInfo& info, Form form) {
@@ -117,20 +120,22 @@ std::vector<float> run_form(Case c, const DeviceInfo& info, Form form) {
   AttentionArgs args;
   for (SequenceItem& item : c.items) {
     item.table = static_cast<std::int32_t>(&item - c.items.data());
-    item.row_begin = static_cast<std::int32_t>(args.n_rows);
+    item.row_begin = static_cast<std::int32_t>(kBefore + args.n_rows);
     args.n_rows += item.n_rows;
     args.max_item_rows = std::max<std::int64_t>(args.max_item_rows, item.n_rows);
     args.max_keys = std::max<std::int64_t>(args.max_keys, item.position + item.n_rows);
   }
   const Cache cache(c, args.max_keys);
-  const std::vector<float> q = rounded(gaussian(args.n_rows * c.n_heads * c.dim_qk, 8));
+  const std::int64_t all_rows = kBefore + args.n_rows + kBehind, result = c.n_heads * c.dim_v;
+  const std::vector<float> q = rounded(gaussian(all_rows * c.n_heads * c.dim_qk, 8));
   const Device<std::uint16_t> q_device(as_bf16(q));
   const Device<std::uint8_t> k(as_cache(cache.k, c.type)), v(as_cache(cache.v, c.type));
   const auto n_pages = static_cast<std::int64_t>(cache.pages.size());
   const Device<std::int32_t> pages(cache.pages);
   const Device<SequenceItem> items(c.items);
-  Device<float> out(args.n_rows * c.n_heads * c.dim_v);
-  args.q = q_device.get();
+  Device<float> out(std::vector<float>(static_cast<std::size_t>(all_rows * result), kUntouched));
+  args.first_row = kBefore;
+  args.q = q_device.get() + kBefore * c.n_heads * c.dim_qk;
   args.q_token_stride = c.n_heads * c.dim_qk;
   args.q_head_stride = c.dim_qk;
   args.k = {k.get(), cache.k_stride, c.dim_qk, c.type, n_pages};
@@ -144,9 +149,10 @@ std::vector<float> run_form(Case c, const DeviceInfo& info, Form form) {
   args.dim_v = c.dim_v;
   args.scale = 1.0f / std::sqrt(static_cast<float>(c.dim_qk));
   args.window = c.window;
-  args.out = out.get();
+  args.out = out.get() + kBefore * result;
   args.out_type = Type::kF32;
   args.portable = form == Form::kPortable;
+  args.small = form == Form::kSmall;
   args.split_keys = c.split_keys != 0 ? c.split_keys : attention_split_keys(args, info);
   Device<std::byte> workspace(static_cast<std::int64_t>(
       reference ? attention_reference_workspace(args) : attention_workspace(args)));
@@ -156,12 +162,14 @@ std::vector<float> run_form(Case c, const DeviceInfo& info, Form form) {
   EXPECT_EQ(status, Status::kOk) << status_text(status) << ": " << device_error_text();
   std::vector<float> got = out.host();
   expect_rows(c, cache, q, got, args.scale, reference ? 1e-5 : 0x1p-7);
+  EXPECT_EQ(std::count(got.begin(), got.end(), kUntouched), (kBefore + kBehind) * result);
   return got;
 }
 
 void run_case(const Case& c, const DeviceInfo& info) {
   run_form(c, info, Form::kDevice);
   run_form(c, info, Form::kPortable);
+  run_form(c, info, Form::kSmall);
 }
 
 std::vector<SequenceItem> decode_items() {
@@ -280,43 +288,56 @@ TEST_F(AttentionOnce, RefusesWhatItCannotDo) {
   EXPECT_EQ(attention(args, nullptr), Status::kBadArgument);
 }
 
-TEST_F(AttentionOnce, StoresRowsInPages) {
-  const std::int64_t n_heads = 2, dim = 24;
-  const std::vector<std::int32_t> pages = {3, 1, 0, 2};
-  const std::vector<SequenceItem> items = {{0, 3, 62, 0}, {3, 1, 5, 1}};
-  std::vector<float> x = gaussian(4 * n_heads * dim, 1);
-  x[0] = 447.0f;
-  x[1] = -1000.0f;  // beyond E4M3
-  x[2] = 0.005f;    // among its subnormals
-  x[3] = -0.0009f;  // below them
-  const Device<float> x_device(x);
-  const Device<std::int32_t> pages_device(pages);
-  const Device<SequenceItem> items_device(items);
-  for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3}) {
-    Device<std::uint8_t> cache(4 * kPageLen * n_heads * dim * cache_bytes(type));
-    StoreKvArgs args{x_device.get(),
-                     Type::kF32,
-                     n_heads * dim,
-                     dim,
-                     n_heads,
-                     dim,
-                     {cache.get(), n_heads * dim, dim, type, 4},
-                     {pages_device.get(), 2},
-                     items_device.get(),
-                     2,
-                     3};
-    ASSERT_EQ(store_kv(args, nullptr), Status::kOk);
-    const std::vector<float> got = cached_floats(cache.host(), type),
-                             want = cached_floats(as_cache(x, type), type);
-    const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen + 0,
-                                 0 * kPageLen + 5};
-    std::int64_t n_written = 0;
-    for (const float v : got) n_written += !std::isnan(v);
-    EXPECT_EQ(n_written, 4 * n_heads * dim);
-    for (std::int64_t i = 0; i < 4 * n_heads * dim; ++i) {
-      const auto at =
-          static_cast<std::size_t>(rows[i / (n_heads * dim)] * n_heads * dim + i % (n_heads * dim));
-      EXPECT_EQ(got[at], want[static_cast<std::size_t>(i)]);
+/// A row before the first key, as padding has, and one whose only key is NaN.
+TEST_F(AttentionOnce, NoKeysAreZerosAndNaNStays) {
+  for (const std::int64_t dim : {64, 128, 192, 256, 576}) {
+    const bool mla = dim == 576;
+    const std::int64_t dim_v = mla ? 512 : dim == 192 ? 128 : dim, n_heads = mla ? 32 : 8;
+    for (const std::int64_t split : {64, 256}) {
+      for (const std::int64_t n_rows : {1, 20}) {
+        for (const Form form : {Form::kDevice, Form::kPortable, Form::kSmall}) {
+          SCOPED_TRACE(fmt::format("{} split {} rows {} form {}", dim, split, n_rows,
+                                   static_cast<int>(form)));
+          const std::vector<SequenceItem> items = {
+              {0, static_cast<std::int32_t>(n_rows), static_cast<std::int32_t>(-n_rows), 0},
+              {static_cast<std::int32_t>(n_rows), 1, 190, 0}};
+          std::vector<float> cache(static_cast<std::size_t>(4 * kPageLen * dim), 0.5f);
+          cache[static_cast<std::size_t>(70 * dim)] = NAN;
+          const Device<std::uint16_t> keys(as_bf16(cache)),
+              q(as_bf16(gaussian((n_rows + 1) * n_heads * dim, 1)));
+          const Device<std::int32_t> pages(std::vector<std::int32_t>{0, 1, 2, 3});
+          const Device<SequenceItem> items_device(items);
+          Device<float> out((n_rows + 1) * n_heads * dim_v);
+          AttentionArgs args;
+          args.q = q.get();
+          args.q_token_stride = n_heads * dim;
+          args.q_head_stride = dim;
+          args.k = args.v = {keys.get(), dim, dim, CacheType::kBF16, 4};
+          args.table = {pages.get(), 4};
+          args.items = items_device.get();
+          args.n_items = 2;
+          args.n_rows = n_rows + 1;
+          args.max_item_rows = n_rows;
+          args.max_keys = 191;
+          args.n_heads = n_heads;
+          args.n_kv_heads = 1;
+          args.dim_qk = dim;
+          args.dim_v = dim_v;
+          args.split_keys = split;
+          args.out = out.get();
+          args.out_type = Type::kF32;
+          args.portable = form == Form::kPortable;
+          args.small = form == Form::kSmall;
+          Device<std::byte> workspace(static_cast<std::int64_t>(attention_workspace(args)));
+          args.workspace = workspace.get();
+          args.workspace_bytes = workspace.bytes();
+          ASSERT_EQ(attention(args, nullptr), Status::kOk) << device_error_text();
+          const std::vector<float> got = out.host();
+          for (std::int64_t i = 0; i < n_rows * n_heads * dim_v; ++i)
+            ASSERT_EQ(got[static_cast<std::size_t>(i)], 0.0f) << i;
+          EXPECT_TRUE(std::isnan(got.back()));
+        }
+      }
     }
   }
 }

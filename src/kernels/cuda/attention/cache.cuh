@@ -12,6 +12,19 @@
 
 namespace kt::kernels::cuda {
 
+/// An item whose rows are counted from what q and out begin with.
+__device__ inline SequenceItem item_of(const AttentionArgs& args, unsigned index) {
+  SequenceItem item = args.items[index];
+  item.row_begin -= static_cast<std::int32_t>(args.first_row);
+  return item;
+}
+
+/// Zeros for a (row, head) that sees no key.
+__device__ inline void clear_result(const AttentionArgs& args, std::int64_t result) {
+  for (std::int64_t d = 0; d < args.dim_v; ++d)
+    store_float(args.out, args.out_type, result * args.dim_v + d, 0.0f);
+}
+
 __device__ inline std::int64_t cache_row(const PageTable& table, std::int32_t index,
                                          std::int64_t position) {
   const std::int64_t page = table.pages[index * table.stride + position / kPageLen];

@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kFewWarps* kWarp)
   auto& shared = *reinterpret_cast<FewShared<kDim>*>(shared_memory);
   start_next();
   await_previous();
-  const SequenceItem item = args.items[blockIdx.z];
+  const SequenceItem item = item_of(args, blockIdx.z);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int kv_head = blockIdx.y, group = static_cast<int>(args.n_heads / args.n_kv_heads);
   const int n_rows = item.n_rows * group, window = static_cast<int>(args.window);
@@ -282,13 +282,13 @@ __global__ void __launch_bounds__(kFewWarps* kWarp)
       sum = make_float4(sum.x + factor * v.x, sum.y + factor * v.y, sum.z + factor * v.z,
                         sum.w + factor * v.w);
     }
-    const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+    const float scale = total == 0.0f ? 0.0f : 1.0f / total;
     sum = make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale);
     const std::int64_t at =
         (item.row_begin + r / group) * args.n_heads + kv_head * group + r % group;
     if (splits) {
       if (d == 0)
-        partial_lse[blockIdx.x * results + at] = total > 0.0f ? top + log2f(total) : -INFINITY;
+        partial_lse[blockIdx.x * results + at] = total == 0.0f ? -INFINITY : top + log2f(total);
       *reinterpret_cast<float4*>(partial + (blockIdx.x * results + at) * kDim + d) = sum;
     } else if (args.out_type == Type::kF32) {
       *reinterpret_cast<float4*>(static_cast<float*>(args.out) + at * kDim + d) = sum;

@@ -177,6 +177,55 @@ void expect_same_on_the_way(CacheType type) {
   }
 }
 
+TEST_F(Heads, CachesInE4M3EndAtTheLargestAndKeepSubnormals) {
+  const std::int64_t n_heads = 2, d = 24, n_rows = 4, n = n_rows * n_heads * d;
+  const std::vector<std::int32_t> pages = {3, 1, 0, 2};
+  const std::vector<SequenceItem> items = {{0, 3, 62, 0}, {3, 1, 5, 1}};
+  std::vector<float> x = gaussian(n, 1);
+  x[0] = 447.0f;
+  x[1] = -1000.0f;  // beyond E4M3
+  x[2] = 0.005f;    // among its subnormals
+  x[3] = -0.0009f;  // below them
+  x = rounded(x);
+  const Device<std::uint16_t> x_device(as_bf16(x));
+  Device<std::uint16_t> q_device(as_bf16(x));
+  const Device<float> cos(std::vector<float>(n_rows * d / 2, 1.0f)),
+      sin(std::vector<float>(n_rows * d / 2, 0.0f));
+  const Device<std::int32_t> pages_device(pages);
+  const Device<SequenceItem> items_device(items);
+  for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3}) {
+    const std::int64_t bytes = 4 * kPageLen * n_heads * d * cache_bytes(type);
+    Device<std::uint8_t> k_cache(bytes), v_cache(bytes);
+    HeadsArgs args;
+    args.q = q_device.get();
+    args.k = args.v = x_device.get();
+    args.q_stride = args.k_stride = args.v_stride = n_heads * d;
+    args.n_heads = args.n_kv_heads = n_heads;
+    args.d = d;
+    args.cos = cos.get();
+    args.sin = sin.get();
+    args.k_cache = {k_cache.get(), n_heads * d, d, type};
+    args.v_cache = {v_cache.get(), n_heads * d, d, type};
+    args.table = {pages_device.get(), 2};
+    args.items = items_device.get();
+    args.n_items = 2;
+    args.max_item_rows = 3;
+    ASSERT_EQ(prepare_heads(args, nullptr), Status::kOk) << device_error_text();
+    const std::vector<float> want = cached_floats(as_cache(x, type), type);
+    const std::int64_t rows[] = {3 * kPageLen + 62, 3 * kPageLen + 63, 1 * kPageLen + 0,
+                                 0 * kPageLen + 5};
+    for (const Device<std::uint8_t>* cache : {&k_cache, &v_cache}) {
+      const std::vector<float> got = cached_floats(cache->host(), type);
+      EXPECT_EQ(std::count_if(got.begin(), got.end(), [](float v) { return !std::isnan(v); }), n);
+      for (std::int64_t i = 0; i < n; ++i) {
+        const auto at =
+            static_cast<std::size_t>(rows[i / (n_heads * d)] * n_heads * d + i % (n_heads * d));
+        EXPECT_EQ(got[at], want[static_cast<std::size_t>(i)]) << i;
+      }
+    }
+  }
+}
+
 TEST_F(Heads, PreparesHeadsOnTheWay) {
   for (const CacheType type : {CacheType::kBF16, CacheType::kE4M3}) expect_same_on_the_way(type);
 }

@@ -26,7 +26,7 @@ struct BlockRange {
   int key, key_end;
 
   __device__ BlockRange(const AttentionArgs& args, int kv_head_, int m_block, int rows, int tile)
-      : item(args.items[blockIdx.z]), kv_head(kv_head_), split(static_cast<int>(blockIdx.x)) {
+      : item(item_of(args, blockIdx.z)), kv_head(kv_head_), split(static_cast<int>(blockIdx.x)) {
     group = static_cast<int>(args.n_heads / args.n_kv_heads);
     first_row = m_block * rows;
     n_rows = min(rows, item.n_rows * group - first_row);  // none: not positive
@@ -52,11 +52,17 @@ struct BlockRange {
   }
 };
 
-/// The sums of a split for rows of a block that saw none of its keys.
+/// The results of rows of a block that saw none of the keys, or the sums of a split.
 __device__ inline void leave_empty(const AttentionArgs& args, const BlockRange& range) {
   auto* lse = static_cast<float*>(args.workspace);
-  for (int r = threadIdx.x; r < range.n_rows && gridDim.x > 1; r += blockDim.x)
-    lse[(range.split * args.n_rows + range.token(r)) * args.n_heads + range.head(r)] = -INFINITY;
+  for (int r = threadIdx.x; r < range.n_rows; r += blockDim.x) {
+    const std::int64_t result = range.token(r) * args.n_heads + range.head(r);
+    if (gridDim.x == 1) {
+      clear_result(args, result);
+    } else {
+      lse[range.split * args.n_rows * args.n_heads + result] = -INFINITY;
+    }
+  }
 }
 
 /// The first of the 64 positions from `key` in the pages, none behind the last page with keys.
@@ -182,9 +188,9 @@ __device__ void store_results(const AttentionArgs& args, const BlockRange& range
     if (rows[h] >= range.n_rows) continue;
     const std::int64_t result = range.token(rows[h]) * args.n_heads + range.head(rows[h]);
     const std::int64_t in_split = range.split * args.n_rows * args.n_heads + result;
-    const float factor = total[h] > 0.0f ? 1.0f / total[h] : 0.0f;
+    const float factor = total[h] == 0.0f ? 0.0f : 1.0f / total[h];
     if (splits && t == 0 && column == 0)
-      lse[in_split] = total[h] > 0.0f ? top[h] + log2f(total[h]) : -INFINITY;
+      lse[in_split] = total[h] == 0.0f ? -INFINITY : top[h] + log2f(total[h]);
 #pragma unroll
     for (int n = 0; n < kN / 4; ++n) {
       const float low = out[4 * n + 2 * h] * factor, high = out[4 * n + 2 * h + 1] * factor;

@@ -6,10 +6,12 @@
 // With programmatic dependent launch (compute capability 9) blocks of a kernel come onto
 // multiprocessors as soon as all blocks of the one before have called start_next(). Every thread of
 // every kernel calls await_previous() before it ends and before it reads or writes anything but
-// weights; so a kernel that has ended means that all before it have. Thread rule: as status.h.
+// weights, or by read_early(); so a kernel that has ended means that all before it have. Thread
+// rule: as status.h.
 #pragma once
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <utility>
 
 #include "kernels/cuda/device/errors.h"
@@ -37,6 +39,17 @@ __device__ inline void await_previous() {
 #endif
 }
 
+/// The exception: what a kernel that has ended wrote, as the one before the one before has when the
+/// one before lets others come only after its own await_previous(). Past L1, which may hold what
+/// was there before.
+template <class V>
+__device__ V read_early(const V* from) {
+  static_assert(sizeof(V) == 4);
+  std::uint32_t bits;
+  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(bits) : "l"(from) : "memory");
+  return *reinterpret_cast<const V*>(&bits);
+}
+
 /// Whether the thread's device overlaps kernels in this way.
 bool overlaps_launches();
 
@@ -51,6 +64,8 @@ std::size_t most_shared();
 template <class... Parameters, class... Args>
 Status launch_clusters(unsigned cluster_y, void (*kernel)(Parameters...), dim3 grid,
                        unsigned threads, std::size_t shared, Stream stream, Args&&... args) {
+  constexpr unsigned kMost = 65535;  // blocks above one another
+  if (grid.y > kMost || grid.z > kMost) return Status::kBadArgument;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(threads);

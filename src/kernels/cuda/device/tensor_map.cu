@@ -22,7 +22,10 @@ Encode find_encode() {
 
 Status make_map(const RowsMap& rows, CUtensorMap* map) {
   static const Encode encode = find_encode();
-  if (encode == nullptr) return Status::kDeviceFailed;
+  if (encode == nullptr) {
+    remember_error("the driver has no cuTensorMapEncodeTiled");
+    return Status::kDeviceFailed;
+  }
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(rows.columns),
                               static_cast<cuuint64_t>(rows.heads),
                               static_cast<cuuint64_t>(rows.rows)};
@@ -34,7 +37,9 @@ Status make_map(const RowsMap& rows, CUtensorMap* map) {
       encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(rows.base), sizes, strides,
              box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? Status::kOk : Status::kDeviceFailed;
+  if (result == CUDA_SUCCESS) return Status::kOk;
+  remember_error("cuTensorMapEncodeTiled: error %d", static_cast<int>(result));
+  return Status::kDeviceFailed;
 }
 
 }  // namespace kt::kernels::cuda

@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "kernels/cuda/device/errors.h"
+
 namespace kt::kernels::cuda {
 namespace {
 
@@ -12,8 +14,15 @@ namespace {
 struct Shape {
   std::int64_t m = 0, n = 0, k = 0, x_stride = 0, y_stride = 0;
   Type y_type = Type::kF32;
+  std::uint32_t x_align = 0, y_align = 0;  // bytes
   bool operator==(const Shape&) const = default;
 };
+
+/// The largest power of two up to 256 that divides an address.
+std::uint32_t alignment(const void* p) {
+  const auto bits = reinterpret_cast<std::uintptr_t>(p) | 256;
+  return static_cast<std::uint32_t>(bits & -bits);
+}
 
 struct Known {
   Shape shape;
@@ -77,7 +86,10 @@ std::unique_ptr<BlasLt> BlasLt::open(Status* status) {
   *status = Status::kNoLibrary;
   if (library->handle == nullptr || !library->find_all()) return nullptr;
   *status = Status::kDeviceFailed;
-  if (library->create(&library->lt) != CUBLAS_STATUS_SUCCESS) return nullptr;
+  if (const cublasStatus_t made = library->create(&library->lt); made != CUBLAS_STATUS_SUCCESS) {
+    remember_error("cublasLtCreate: status %d", static_cast<int>(made));
+    return nullptr;
+  }
   *status = Status::kOk;
   return std::unique_ptr<BlasLt>(new BlasLt(std::move(library)));
 }
@@ -98,7 +110,14 @@ Status BlasLt::multiply(const BlasLtArgs& args, Stream stream) noexcept {
       lib.layout(&y, out, args.n, args.m, args.y_stride);
   if (!described) return Status::kBadArgument;
 
-  const Shape shape{args.m, args.n, args.k, args.x_stride, args.y_stride, args.y_type};
+  const Shape shape{args.m,
+                    args.n,
+                    args.k,
+                    args.x_stride,
+                    args.y_stride,
+                    args.y_type,
+                    alignment(args.x),
+                    alignment(args.y)};
   Known* found = nullptr;
   for (Known& known : lib.known) {
     if (known.shape == shape) found = &known;
@@ -112,6 +131,12 @@ Status BlasLt::multiply(const BlasLtArgs& args, Stream stream) noexcept {
         lib.init_preference(&preference, sizeof preference) == CUBLAS_STATUS_SUCCESS &&
         lib.set_preference(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
                            sizeof bytes) == CUBLAS_STATUS_SUCCESS &&
+        lib.set_preference(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &shape.x_align,
+                           sizeof shape.x_align) == CUBLAS_STATUS_SUCCESS &&
+        lib.set_preference(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &shape.y_align,
+                           sizeof shape.y_align) == CUBLAS_STATUS_SUCCESS &&
+        lib.set_preference(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &shape.y_align,
+                           sizeof shape.y_align) == CUBLAS_STATUS_SUCCESS &&
         lib.heuristic(lib.lt, &desc, &w, &x, &y, &y, &preference, 1, &result, &n_results) ==
             CUBLAS_STATUS_SUCCESS;
     if (!asked || n_results == 0) return Status::kUnsupported;
@@ -122,7 +147,9 @@ Status BlasLt::multiply(const BlasLtArgs& args, Stream stream) noexcept {
   const cublasStatus_t status =
       lib.matmul(lib.lt, &desc, &one, args.w, &w, args.x, &x, &zero, args.y, &y, args.y, &y,
                  &found->algo, args.workspace, kBlasWorkspaceBytes, stream);
-  return status == CUBLAS_STATUS_SUCCESS ? Status::kOk : Status::kDeviceFailed;
+  if (status == CUBLAS_STATUS_SUCCESS) return Status::kOk;
+  remember_error("cublasLtMatmul: status %d", static_cast<int>(status));
+  return Status::kDeviceFailed;
 }
 
 }  // namespace kt::kernels::cuda

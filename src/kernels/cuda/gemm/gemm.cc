@@ -140,7 +140,8 @@ double decoding_cost(formats::Format format) {
 bool decodes_beside(const GemmArgs& args, const DeviceInfo& device, ManyLaunches* plan) {
   const auto misaligned = reinterpret_cast<std::uintptr_t>(args.x) % 16 +
                           static_cast<std::uintptr_t>(args.x_stride % 8 + args.w.k % 8);
-  if (args.m <= kSkinnyRows || misaligned != 0 || !has_many_rows(args.w.format)) return false;
+  if (args.portable || args.m <= kSkinnyRows || misaligned != 0 || !has_many_rows(args.w.format))
+    return false;
   *plan = plan_many_launches(args.w.n, args.w.k, args.m, device.n_sms);
   return args.m <= kDirectRows || plan->cost * decoding_cost(args.w.format) <= slab_cost(args);
 }

@@ -76,6 +76,7 @@ struct GemmArgs {
   void* workspace = nullptr;  // gemm_workspace() bytes
   std::size_t workspace_bytes = 0;
   const float* bias = nullptr;  // [n], added to every row
+  bool portable = false;        // without Hopper's instructions, on any device
 };
 
 /// Work memory of gemm() for up to m rows of x; the slow twin wants reference_slab_bytes().

@@ -63,7 +63,7 @@ struct Problem {
   std::int64_t m, n, k;
 };
 
-enum class Path { kGemm, kReference };
+enum class Path { kGemm, kPortable, kReference };
 
 /// Runs one product of x (bf16 values) and compares. relative: bound by Σ|w·x|, else by max|w| ·
 /// Σ|x|.
@@ -76,9 +76,9 @@ void expect_product(const Weights& w, std::int64_t m, Path path, Type x_type, Ty
   const Device<float> x_f32(x);
   Device<float> y_f32(m * y_stride);
   Device<std::uint16_t> y_bf16(m * y_stride);
-  Device<std::byte> workspace(static_cast<std::int64_t>(path == Path::kGemm
-                                                            ? gemm_workspace(packed.matrix, m, info)
-                                                            : reference_slab_bytes(packed.matrix)));
+  const bool reference = path == Path::kReference;
+  Device<std::byte> workspace(static_cast<std::int64_t>(
+      reference ? reference_slab_bytes(packed.matrix) : gemm_workspace(packed.matrix, m, info)));
   GemmArgs args;
   args.w = packed.matrix;
   args.x = x_type == Type::kF32 ? static_cast<const void*>(x_f32.get()) : x_bf16.get();
@@ -90,8 +90,8 @@ void expect_product(const Weights& w, std::int64_t m, Path path, Type x_type, Ty
   args.y_stride = y_stride;
   args.workspace = workspace.get();
   args.workspace_bytes = workspace.bytes();
-  const Status status =
-      path == Path::kGemm ? gemm(args, info, blas, nullptr) : gemm_reference(args, nullptr);
+  args.portable = path == Path::kPortable;
+  const Status status = reference ? gemm_reference(args, nullptr) : gemm(args, info, blas, nullptr);
   ASSERT_EQ(status, Status::kOk) << status_text(status) << ": " << device_error_text();
   const std::vector<float> y = y_type == Type::kF32 ? y_f32.host() : as_floats(y_bf16.host());
   Compare compare(std::string(formats::traits(w.format).name) + " m " + std::to_string(m) + " n " +
@@ -150,6 +150,8 @@ TEST_P(Gemm, FewRows) {
     const bool beside = p.m > kSkinnyRows && has_many_rows(GetParam());
     expect_product(w, p.m, Path::kGemm, Type::kBF16, p.m % 2 ? Type::kF32 : Type::kBF16,
                    beside ? 0x3p-9 : 8e-6, beside, info_, nullptr);
+    if (beside)
+      expect_product(w, p.m, Path::kPortable, Type::kBF16, Type::kF32, 8e-6, false, info_, nullptr);
   }
 }
 
@@ -158,6 +160,17 @@ TEST_P(Gemm, FewRowsOfLongRows) {
   for (const std::int64_t m : {1, 4, 7, 13, 32}) {
     expect_product(Weights(GetParam(), 21, k, 11), m, Path::kGemm, Type::kBF16, Type::kF32, 8e-6,
                    false, info_, nullptr);
+  }
+}
+
+TEST_P(Gemm, FewRowsAsOnASmallDevice) {
+  DeviceInfo small = info_;
+  small.n_sms = 84;
+  small.shared_bytes = 99 * 1024;
+  const std::int64_t k = 4096 + block() * (block() < 256 ? 1 : 3);
+  for (const std::int64_t m : {1, 3, 9, 16, 31}) {
+    expect_product(Weights(GetParam(), 333, k, 12), m, Path::kGemm, Type::kBF16, Type::kF32, 8e-6,
+                   false, small, nullptr);
   }
 }
 
@@ -271,6 +284,7 @@ TEST_P(Gemm, ManyRows) {
     const Weights w(GetParam(), 208, 256, 17);
     const double tolerance = has_many_rows(GetParam()) ? 0x3p-9 : 0x1p-8;
     expect_product(w, 100, Path::kGemm, Type::kBF16, y, tolerance, true, info_, blas.get());
+    expect_product(w, 100, Path::kPortable, Type::kBF16, y, tolerance, true, info_, blas.get());
   }
 }
 
@@ -426,7 +440,9 @@ TEST_F(GemmOnce, OverlappedLaunchesSeeWhatWasWritten) {
     for (int i = 0; i < 200; ++i) {
       args.y = i % 2 == 0 ? a.get() : b.get();
       EXPECT_EQ(gemm(args, info_, nullptr, nullptr), Status::kOk);
-      if (synchronise) EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      if (synchronise) {
+        EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      }
       args.x = args.y;
     }
     return b.host();

@@ -18,10 +18,15 @@ namespace many {
 template <class T, int kTiles, bool kSmall>
 __device__ bool find_piece(const ManyArgs& args, int row_groups, int index, Job* job) {
   const int piece = index / row_groups;
-  if (piece >= args.n_pieces[kSmall]) return false;
-  const Piece p = args.pieces[kSmall ? args.n_pieces[0] + piece : piece];
+  if (piece >= read_early(args.n_pieces + kSmall)) return false;
+  const Piece* p = args.pieces + (kSmall ? read_early(args.n_pieces) + piece : piece);
   const int k_tiles = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
-  *job = {index % row_groups * kTiles, p.expert, p.begin, p.count, 0, k_tiles};
+  *job = {index % row_groups * kTiles,
+          read_early(&p->expert),
+          read_early(&p->begin),
+          read_early(&p->count),
+          0,
+          k_tiles};
   return true;
 }
 
@@ -35,7 +40,7 @@ __device__ void gather(const ManyArgs& args, const Job& job, const Shared<P>& sh
   const std::uint16_t* rows[kMine];
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {
-    const int pair = args.pairs[job.begin + min(first + 16 * i, job.rows - 1)];
+    const int pair = read_early(args.pairs + job.begin + min(first + 16 * i, job.rows - 1));
     rows[i] = args.x + pair / args.rows_of_x * args.x_stride + 8 * piece;
   }
   const int k = static_cast<int>(args.k);
@@ -76,7 +81,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Shared<P> shared(raw_shared);
   if (threadIdx.x == 0) shared.init_barriers(kGroup, 1);
   __syncthreads();
-  // The small ones come once the others have what they read, which is the same, and need not wait.
+  // The small ones come once the others have what they read, which is the same, and need not wait:
+  // x comes past L1 too.
   if constexpr (!kSmall) await_previous();
   start_next();
   Job job;

@@ -60,6 +60,8 @@ __global__ void unpack_kernel(const Byte* tiles, std::int64_t n_rows, std::int64
                               std::int64_t n_tiles, void* out, Type out_type) {
   start_next();
   await_previous();
+  // Loads of weights may go above that, and these may have been packed just before.
+  asm volatile("" : "+l"(tiles)::"memory");
   __shared__ __align__(16) std::uint32_t table[HasTable<T> ? kTableBytes / 4 : 4];
   if constexpr (HasTable<T>) {
     fill_table<T>(table);

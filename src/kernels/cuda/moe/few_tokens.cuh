@@ -13,15 +13,6 @@
 
 namespace kt::kernels::cuda {
 
-/// What the kernel before the one before wrote, read before await_previous(): past L1.
-template <class V>
-__device__ V read_early(const V* from) {
-  static_assert(sizeof(V) == 4);
-  std::uint32_t bits;
-  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(bits) : "l"(from) : "memory");
-  return *reinterpret_cast<const V*>(&bits);
-}
-
 /// Row tile `row_tile` of an expert. Experts that are elsewhere are read as expert 0, and their
 /// results left out.
 template <class T>
@@ -154,27 +145,46 @@ __global__ void __launch_bounds__(kRowWarps<T>* kWarp, 1)
   }
 }
 
-/// kUnsupported where shared memory does not hold the rows.
+/// How the blocks of a launch share the units: gate and up of a row tile of one expert, or a row
+/// tile of all experts.
+struct FewPlan {
+  RowPlan rows;
+  std::int64_t units = 0;
+  std::size_t shared = 0;  // bytes
+};
+
 template <class T>
-Status launch_few(const FewArgs& args, Stream stream) {
+FewPlan plan_few(const FewArgs& args) {
   const bool gate = args.second != nullptr;
   const std::int64_t k_tiles = div_up<std::int64_t>(args.k, T::kK);
   const std::int64_t row_tiles = div_up<std::int64_t>(args.n, kRowsOfTile);
-  // A unit: gate and up of a row tile of one expert, or a row tile of all experts.
-  const std::int64_t units = gate ? row_tiles * args.n_active : row_tiles;
-  const RowPlan plan =
-      plan_rows(units, gate ? 2 : args.n_active, k_tiles, multiprocessors(), kRowWarps<T>);
-  const std::size_t own = gate ? 0 : DownShared::bytes(args.n_active, plan.most * args.n_active);
-  const std::size_t shared =
-      table_bytes<T>() + (gate ? 1 : args.n_active) * row_bytes<T>(k_tiles) + plan.sums_bytes + own;
-  if (shared > most_shared()) return Status::kUnsupported;
-  void (*kernel)(FewArgs, int) = gate ? few_gate_kernel<T> : few_down_kernel<T>;
-  const Status status = allow_shared(kernel, shared);
+  FewPlan plan;
+  plan.units = gate ? row_tiles * args.n_active : row_tiles;
+  plan.rows =
+      plan_rows(plan.units, gate ? 2 : args.n_active, k_tiles, multiprocessors(), kRowWarps<T>);
+  plan.shared = table_bytes<T>() + (gate ? 1 : args.n_active) * row_bytes<T>(k_tiles) +
+                plan.rows.sums_bytes +
+                (gate ? 0 : DownShared::bytes(args.n_active, plan.rows.most * args.n_active));
+  return plan;
+}
+
+template <class T>
+bool few_fit(const FewArgs& args) {
+  return plan_few<T>(args).shared <= most_shared();
+}
+
+/// kUnsupported where shared memory does not hold the rows.
+template <class T>
+Status launch_few(const FewArgs& args, Stream stream) {
+  const FewPlan plan = plan_few<T>(args);
+  if (plan.shared > most_shared()) return Status::kUnsupported;
+  void (*kernel)(FewArgs, int) = args.second != nullptr ? few_gate_kernel<T> : few_down_kernel<T>;
+  const Status status = allow_shared(kernel, plan.shared);
   if (status != Status::kOk) return status;
-  const dim3 grid(static_cast<unsigned>(div_up<std::int64_t>(units, plan.most)),
+  const dim3 grid(static_cast<unsigned>(div_up<std::int64_t>(plan.units, plan.rows.most)),
                   static_cast<unsigned>(args.m));
-  return launch(kernel, grid, static_cast<unsigned>(plan.warps * kWarp), shared, stream, args,
-                plan.most);
+  return launch(kernel, grid, static_cast<unsigned>(plan.rows.warps * kWarp), plan.shared, stream,
+                args, plan.rows.most);
 }
 
 }  // namespace kt::kernels::cuda

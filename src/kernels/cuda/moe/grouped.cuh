@@ -118,9 +118,9 @@ Status launch_grouped(const GroupedArgs& args, Stream stream) {
 }  // namespace kt::kernels::cuda
 
 /// Instantiates the expert kernels of one format.
-#define KT_EXPERT_KERNELS(format, T)                                       \
-  template <>                                                              \
-  const ExpertKernels& expert_kernels<formats::Format::format>() {         \
-    static const ExpertKernels row = {&launch_few<T>, &launch_grouped<T>}; \
-    return row;                                                            \
+#define KT_EXPERT_KERNELS(format, T)                                                    \
+  template <>                                                                           \
+  const ExpertKernels& expert_kernels<formats::Format::format>() {                      \
+    static const ExpertKernels row = {&few_fit<T>, &launch_few<T>, &launch_grouped<T>}; \
+    return row;                                                                         \
   }

@@ -49,6 +49,8 @@ struct GroupedArgs {
 };
 
 struct ExpertKernels {
+  /// Whether shared memory of the thread's device holds what few() wants.
+  bool (*few_fit)(const FewArgs& args) = nullptr;
   Status (*few)(const FewArgs& args, Stream stream) = nullptr;
   Status (*grouped)(const GroupedArgs& args, Stream stream) = nullptr;
 };

@@ -3,8 +3,9 @@
 //
 //   expert(e, x) = down[e] · (silu(gate[e]·x) · (up[e]·x))
 //
-// Weights are packed by gemm/gemm.h, one expert after the other. Few tokens: one launch computes
-// gate, up and the activation of all (token, expert) pairs, one down and the weighted sum. More:
+// Weights are packed by gemm/gemm.h, one expert after the other. About as many (token, expert) pairs
+// as experts, or fewer: one launch computes gate, up and the activation of all, one down and the
+// weighted sum. More:
 // pairs are grouped by expert on the device, so that up to 32 rows share each read of the weights
 // (128 on Hopper, gemm/many_rows.h), and the weighted results are added by a launch of their own.
 // Sums are in the order of the slots. Ids outside [0, n_experts) are computed elsewhere and left
@@ -33,7 +34,8 @@ struct MoeArgs {
   void* y = nullptr;                  // [m, d_model], y_stride elements apart
   Type y_type = Type::kF32;
   std::int64_t y_stride = 0;
-  bool add = false;  // to what y holds, instead of overwriting it
+  bool add = false;       // to what y holds, instead of overwriting it
+  bool portable = false;  // without Hopper's instructions, on any device
   void* workspace = nullptr;
   std::size_t workspace_bytes = 0;
 };

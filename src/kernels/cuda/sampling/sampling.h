@@ -27,7 +27,7 @@ struct alignas(16) RowList {
 struct ListArgs {
   const float* logits = nullptr;  // [m, n], stride elements apart
   std::int64_t m = 0, n = 0, stride = 0;
-  const float* scales = nullptr;  // [m], not negative
+  const float* scales = nullptr;  // [m], above 0
   RowList* lists = nullptr;       // [m], device memory or, by device address, pinned memory
   std::uint32_t* flag = nullptr;  // holds `value` once all lists are there; null: none
   std::uint32_t value = 0;
