@@ -6,8 +6,8 @@
 #include <nanobind/stl/vector.h>
 
 #include "base/error.h"
-#include "module.h"
 #include "io/atomic_file.h"
+#include "module.h"
 #include "placement/explain.h"
 #include "placement/machine.h"
 #include "session/expert_profile.h"

@@ -190,10 +190,9 @@ class GpuGroupedQuery : public GroupedQueryBase {
       gpu_attend(gpu, path().c_str(), args, &heads);
       return;
     }
-    gpu.run(path().c_str(), [&](auto& k, auto stream) { return k.prepare_heads(heads, stream); });
-    const auto sequences_of_step = step.batch.sequences;
-    attend_some(gpu, args, sequences_of_step.first(static_cast<std::size_t>(n_alone)), 0);
-    attend_some(gpu, args, sequences_of_step.subspan(static_cast<std::size_t>(n_alone)), n_alone);
+    const std::span<const SequenceRows> all = step.batch.sequences;
+    attend_some(gpu, heads, args, all.first(static_cast<std::size_t>(n_alone)), 0);
+    attend_some(gpu, heads, args, all.subspan(static_cast<std::size_t>(n_alone)), n_alone);
   }
 
   // How many sequences at the front have one row, in steps that others make large: their keys are
@@ -207,8 +206,8 @@ class GpuGroupedQuery : public GroupedQueryBase {
   }
 
   // `some`: sequences from the `first`-th on.
-  void attend_some(GpuStep& gpu, AttentionArgs args, std::span<const SequenceRows> some,
-                   std::int64_t first) noexcept {
+  void attend_some(GpuStep& gpu, kernels::cuda::HeadsArgs heads, AttentionArgs args,
+                   std::span<const SequenceRows> some, std::int64_t first) noexcept {
     args.first_row = some.front().row_begin;
     args.q = static_cast<const std::uint16_t*>(args.q) + args.first_row * args.q_token_stride;
     args.out = static_cast<std::uint16_t*>(args.out) + args.first_row * n_heads_ * head_dim_;
@@ -220,6 +219,11 @@ class GpuGroupedQuery : public GroupedQueryBase {
       args.max_item_rows = std::max(args.max_item_rows, s.n_rows);
       args.max_keys = std::max(args.max_keys, s.position + s.n_rows);
     }
+    heads.items = args.items;
+    heads.n_items = args.n_items;
+    heads.max_item_rows = args.max_item_rows;
+    const auto prepare = [&](auto& k, auto stream) { return k.prepare_heads(heads, stream); };
+    gpu.run(path().c_str(), prepare);
     gpu_attend(gpu, path().c_str(), args);
   }
 

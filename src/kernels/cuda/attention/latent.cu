@@ -18,6 +18,8 @@ __device__ void turn(const std::uint16_t* x, std::int64_t pair, float c, float s
 
 __global__ void store_latents_kernel(StoreLatentsArgs args) {
   __shared__ float parts[kStoreThreads / kWarp];
+  start_next();
+  await_previous();
   const SequenceItem item = args.items[blockIdx.y];
   const std::int64_t token = blockIdx.x;
   if (token >= item.n_rows) return;
@@ -84,10 +86,13 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(HeadProductsArgs 
   const int split = warp % kSplit, tile = warp / kSplit;
   const std::int64_t head = blockIdx.y, first = static_cast<std::int64_t>(blockIdx.z) * 8 * kGroups;
   const std::int64_t row = (static_cast<std::int64_t>(blockIdx.x) * kTiles + tile) * 16;
+  start_next();
   if (args.tail > 0 && blockIdx.x == gridDim.x - 1) {
+    await_previous();
     move_tails(args, head, first, min(first + 8 * kGroups, args.m));
     return;
   }
+  if (args.pages != nullptr) await_previous();
   const auto* w = static_cast<const std::uint16_t*>(args.w) + head * args.n * args.k;
   const std::uint16_t* rows[2] = {w + min(row + g, args.n - 1) * args.k,
                                   w + min(row + g + 8, args.n - 1) * args.k};
@@ -108,6 +113,7 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(HeadProductsArgs 
 #pragma unroll
       for (int h = 0; h < 2; ++h) a[i][h] = at < end ? load_once(rows[h] + at) : zeros;
     }
+    await_previous();  // the first time; the first weights are on their way
 #pragma unroll
     for (int i = 0; i < kDeep; ++i) {
       const std::int64_t at = k + 32 * i + 8 * t;
@@ -126,6 +132,7 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(HeadProductsArgs 
       }
     }
   }
+  await_previous();  // a part may be empty
   if constexpr (kSplit > 1) {
     if (split > 0) {
 #pragma unroll
@@ -163,6 +170,8 @@ __global__ void __launch_bounds__(kTileThreads) tile_kernel(HeadProductsArgs arg
                 kXStride = S::kXStride, kWRows = S::kWRows, kWStride = S::kWStride;
   extern __shared__ __align__(16) unsigned char shared_memory[];
   auto& [xs, ws] = *reinterpret_cast<S*>(shared_memory);
+  start_next();
+  await_previous();
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const std::int64_t head = blockIdx.z;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kRows;
@@ -288,8 +297,7 @@ Status launch_few(const HeadProductsArgs& args, Stream stream) {
   constexpr std::int64_t kRows = kFewThreads / kWarp / kSplit * 16;
   const dim3 grid(grid_size(div_up(args.n, kRows) + (args.tail > 0)), grid_size(args.n_heads),
                   grid_size(div_up<std::int64_t>(args.m, 8 * kGroups)));
-  few_rows_kernel<kSplit, kGroups><<<grid, kFewThreads, 0, stream>>>(args);
-  return launched();
+  return launch(few_rows_kernel<kSplit, kGroups>, grid, kFewThreads, 0, stream, args);
 }
 
 /// Long sums are shared by the warps of a block.
@@ -304,8 +312,7 @@ Status launch_tiles(const HeadProductsArgs& args, dim3 grid, Stream stream) {
   constexpr std::size_t kBytes = sizeof(Tiles<kTransposed>);
   const Status status = allow_shared(tile_kernel<kTransposed>, kBytes);
   if (status != Status::kOk) return status;
-  tile_kernel<kTransposed><<<grid, kTileThreads, kBytes, stream>>>(args);
-  return launched();
+  return launch(tile_kernel<kTransposed>, grid, kTileThreads, kBytes, stream, args);
 }
 
 Status launch_tiles(const HeadProductsArgs& args, Stream stream) {
@@ -323,8 +330,7 @@ Status store_latents(const StoreLatentsArgs& args, Stream stream) {
       args.rope % 2 != 0)
     return Status::kBadArgument;
   const dim3 grid(grid_size(args.max_item_rows), grid_size(args.n_items));
-  store_latents_kernel<<<grid, kStoreThreads, 0, stream>>>(args);
-  return launched();
+  return launch(store_latents_kernel, grid, kStoreThreads, 0, stream, args);
 }
 
 Status head_products(const HeadProductsArgs& args, Stream stream) {

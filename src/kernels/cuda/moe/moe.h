@@ -3,13 +3,12 @@
 //
 //   expert(e, x) = down[e] · (silu(gate[e]·x) · (up[e]·x))
 //
-// Weights are packed by gemm/gemm.h, one expert after the other. About as many (token, expert) pairs
-// as experts, or fewer: one launch computes gate, up and the activation of all, one down and the
-// weighted sum. More:
-// pairs are grouped by expert on the device, so that up to 32 rows share each read of the weights
-// (128 on Hopper, gemm/many_rows.h), and the weighted results are added by a launch of their own.
-// Sums are in the order of the slots. Ids outside [0, n_experts) are computed elsewhere and left
-// out here. moe_reference() is the slow twin. Thread rule: status.h.
+// Weights are packed by gemm/gemm.h, one expert after the other. About as many (token, expert)
+// pairs as experts, or fewer: one launch computes gate, up and the activation of all, one down and
+// the weighted sum. More: pairs are grouped by expert on the device, so that up to 32 rows share
+// each read of the weights (128 on Hopper, gemm/many_rows.h), and the weighted results are added by
+// a launch of their own. Sums are in the order of the slots. Ids outside [0, n_experts) are
+// computed elsewhere and left out here. moe_reference() is the slow twin. Thread rule: status.h.
 #pragma once
 #include "formats/format.h"
 #include "kernels/cuda/status.h"
