@@ -270,15 +270,21 @@ GpuProgram::Slot GpuStep::next_slot(std::size_t bytes, bool tagged) noexcept {
   return slot;
 }
 
-// f(first row, rows, bytes of a row, pinned memory for them) for parts that the pinned memory
-// holds.
+// f(part, pinned memory for it) for parts that the pinned memory holds: rows, or columns of one.
 template <class F>
 void GpuStep::for_parts(std::int64_t n_rows, std::int64_t n_cols, Type type, F&& f) noexcept {
   const std::size_t row_bytes = static_cast<std::size_t>(n_cols) * type_bytes(type);
-  const auto at_once = static_cast<std::int64_t>(kStagingBytes / aligned(row_bytes));
-  for (std::int64_t begin = 0; begin < n_rows; begin += at_once) {
-    const std::int64_t n = std::min(at_once, n_rows - begin);
-    f(begin, n, row_bytes, stage(row_bytes * static_cast<std::size_t>(n)));
+  const auto most_rows = static_cast<std::int64_t>(kStagingBytes / std::max(row_bytes, kAlign));
+  const auto most_cols = static_cast<std::int64_t>(kStagingBytes / type_bytes(type));
+  const std::int64_t rows = std::max<std::int64_t>(most_rows, 1);
+  const std::int64_t cols = most_rows > 0 ? n_cols : most_cols;
+  for (std::int64_t row = 0; row < n_rows; row += rows) {
+    for (std::int64_t col = 0; col < n_cols; col += cols) {
+      Part part{row, std::min(rows, n_rows - row), col, std::min(cols, n_cols - col)};
+      part.offset = static_cast<std::size_t>(row * n_cols + col) * type_bytes(type);
+      part.bytes = static_cast<std::size_t>(part.n_rows * part.n_cols) * type_bytes(type);
+      f(part, stage(part.bytes));
+    }
   }
 }
 
@@ -302,16 +308,13 @@ void GpuStep::upload(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
 }
 
 void GpuStep::upload_now(tensor::ConstMatrixF rows, void* to, Type type) noexcept {
-  for_parts(rows.n_rows, rows.n_cols, type,
-            [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* from) {
-              store_rows(pool_, rows.rows(begin, n), type, from);
-              auto* part =
-                  static_cast<std::byte*>(to) + static_cast<std::size_t>(begin) * row_bytes;
-              run("sending rows to a GPU", [&](auto& k, auto stream) {
-                return k.copy(part, from, row_bytes * static_cast<std::size_t>(n),
-                              CopyKind::kToDevice, stream);
-              });
-            });
+  for_parts(rows.n_rows, rows.n_cols, type, [&](const Part& part, std::byte* from) {
+    store_rows(pool_, part.of(rows), type, from);
+    run("sending rows to a GPU", [&](auto& k, auto stream) {
+      return k.copy(static_cast<std::byte*>(to) + part.offset, from, part.bytes,
+                    CopyKind::kToDevice, stream);
+    });
+  });
 }
 
 void GpuStep::add(tensor::ConstMatrixF rows, void* sum, Type type) noexcept {
@@ -371,17 +374,14 @@ void GpuStep::download(std::span<const Fetch> fetches) noexcept {
 }
 
 void GpuStep::fetch_now(const Fetch& fetch) noexcept {
-  for_parts(fetch.to.n_rows, fetch.to.n_cols, fetch.type,
-            [&](std::int64_t begin, std::int64_t n, std::size_t row_bytes, std::byte* at) {
-              const auto* part = static_cast<const std::byte*>(fetch.rows) +
-                                 static_cast<std::size_t>(begin) * row_bytes;
-              run("fetching rows from a GPU", [&](auto& k, auto stream) {
-                return k.copy(at, part, row_bytes * static_cast<std::size_t>(n), CopyKind::kToHost,
-                              stream);
-              });
-              wait();
-              if (error_.empty()) load_rows(pool_, at, fetch.type, fetch.to.rows(begin, n));
-            });
+  for_parts(fetch.to.n_rows, fetch.to.n_cols, fetch.type, [&](const Part& part, std::byte* at) {
+    run("fetching rows from a GPU", [&](auto& k, auto stream) {
+      return k.copy(at, static_cast<const std::byte*>(fetch.rows) + part.offset, part.bytes,
+                    CopyKind::kToHost, stream);
+    });
+    wait();
+    if (error_.empty()) load_rows(pool_, at, fetch.type, part.of(fetch.to));
+  });
 }
 
 // A step that is recorded writes them where the host reads them.

@@ -114,6 +114,15 @@ class GpuStep {
   void note(const char* who, kernels::cuda::Status status) noexcept;
   void wait() noexcept;
   std::byte* stage(std::size_t bytes) noexcept;
+  // Of a matrix: rows, or columns of one row; where they lie on the GPU.
+  struct Part {
+    std::int64_t row, n_rows, col, n_cols;
+    std::size_t offset = 0, bytes = 0;
+    template <class Matrix>
+    Matrix of(const Matrix& m) const {
+      return {m.row(row) + col, n_rows, n_cols, m.stride};
+    }
+  };
   template <class F>
   void for_parts(std::int64_t n_rows, std::int64_t n_cols, kernels::cuda::Type type,
                  F&& f) noexcept;
