@@ -189,12 +189,18 @@ void Engine::prepare(std::int64_t n_rows) {
   options_.before_step(gpus_, n_rows);
 }
 
+operators::StepShape Engine::shape_of(const Rows& rows) {
+  operators::StepShape shape = operators::shape_of(rows.batch());
+  shape.max_keys = std::max(shape.max_keys, rows.max_keys);
+  return shape;
+}
+
 // With programs that are not recorded yet, the step only records them.
 template <class F>
 void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs) {
   arena_.reset();
   const operators::Batch batch = rows.batch();
-  const operators::StepShape shape = operators::shape_of(batch);
+  const operators::StepShape shape = shape_of(rows);
   const bool records = programs != nullptr && !programs->front()->is_recorded();
   operators::ExpertUse* const use = records || rehearsing_ ? nullptr : &expert_use_;
   operators::Step step{batch, cpu_, arena_, pool_.layers(), trace_, use, gpus_};
@@ -221,7 +227,7 @@ StepLogits Engine::run_rows(const Rows& rows) {
     if (!step.batch.list_scales.empty()) step.lists = &logits.lists();
     model_.run(step, logits.target());
   };
-  const operators::StepShape shape = operators::shape_of(rows.batch());
+  const operators::StepShape shape = shape_of(rows);
   prepare(shape.n_rows);
   // Traces tell of what the host does, which is little in a graph.
   const bool may_replay = options_.gpu_graphs && trace_ == nullptr && !gpus_.empty();
@@ -685,10 +691,12 @@ std::vector<float> Engine::embed(std::vector<std::int32_t> tokens, Pooling pooli
   return sum;
 }
 
-// The last row's logits of a step of n rows.
+// The last row's logits of a step of n rows, with memory for the longest context where they are
+// many.
 std::vector<float> Engine::try_rows(Sequence& sequence, std::int64_t n) {
   Rows rows;
   add_rows(sequence, sequence.n_tokens() - n, n, rows);
+  if (n > 1) rows.max_keys = options_.context;
   StepLogits logits = run_rows(rows);
   const std::span<const float> row = logits.row(0);
   if (!finite(row)) {
@@ -723,6 +731,7 @@ void Engine::rehearse() {
 void Engine::rehearse_layer_wise(Sequence& sequence) {
   Rows rows;
   add_rows(sequence, 0, options_.chunk_size, rows);
+  rows.max_keys = options_.context;
   operators::Loader loader = options_.make_loader();
   std::set<std::string> kinds;
   for (std::int64_t i = 0; i < layered_->n_layers(); ++i) {

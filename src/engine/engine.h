@@ -163,6 +163,7 @@ class Engine {
     std::vector<Sequence*> owners;  // of each entry of sequences
     std::vector<float> list_scales;
     bool lists = false;  // will do for some of the logits
+    std::int64_t max_keys = 0;  // take memory for so many, where sequences have fewer
     operators::Batch batch() const {
       const bool listed = lists && list_scales.size() <= StepLogits::kMostListed;
       return {tokens, positions, sequences, logit_rows,
@@ -185,6 +186,7 @@ class Engine {
   std::vector<Rows> collect_rows(bool* decodes_only);
   void add_rows(Sequence& sequence, std::int64_t position, std::int64_t n, Rows& rows);
   void prepare(std::int64_t n_rows);
+  static operators::StepShape shape_of(const Rows& rows);
   template <class F>
   void with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs = nullptr);
   StepLogits run_rows(const Rows& rows);

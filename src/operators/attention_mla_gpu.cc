@@ -195,11 +195,18 @@ class GpuLatent : public LatentBase {
     const std::size_t mark = all.gpu.mark();
     all.gpu.allocate(head_bytes(all.all_rows, latent_dim()));
     all.gpu.allocate(head_bytes(all.all_rows, mla_.kv_lora_rank));
+    all.gpu.allocate(score_bytes(all, latent_dim(), mla_.kv_lora_rank));
     all.gpu.release(mark);
     all.gpu.allocate(expand_bytes_);
     all.gpu.allocate(head_bytes(all.all_rows, mla_.v_head_dim));
     all.gpu.allocate(bytes_to_widen(all.cache));
+    all.gpu.allocate(score_bytes(all, q_head_dim(), mla_.v_head_dim));
     all.gpu.release(mark);
+  }
+
+  std::size_t score_bytes(const Rows& all, std::int64_t dim_qk, std::int64_t dim_v) const {
+    const std::int64_t max_keys = all.gpu.sequences().max_keys;
+    return gpu_score_bytes(all.all_rows, n_heads_, max_keys, dim_qk, dim_v);
   }
 
   static std::size_t bytes_to_widen(const KvCache& cache) {

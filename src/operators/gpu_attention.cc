@@ -43,6 +43,12 @@ void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args
   gpu.release(mark);
 }
 
+std::size_t gpu_score_bytes(std::int64_t n_rows, std::int64_t n_heads, std::int64_t n_keys,
+                            std::int64_t dim_qk, std::int64_t dim_v) {
+  if (gpu_attends(dim_qk, dim_v)) return 0;
+  return static_cast<std::size_t>(n_rows * n_heads * n_keys) * sizeof(float);
+}
+
 std::size_t gpu_expand_bytes(const io::ModelConfig& c) {
   constexpr std::int64_t kMost = std::int64_t{128} << 20;
   const std::int64_t values = c.mla.qk_nope_dim + c.mla.qk_rope_dim + c.mla.v_head_dim;
@@ -52,13 +58,13 @@ std::size_t gpu_expand_bytes(const io::ModelConfig& c) {
 
 std::size_t gpu_attention_bytes(const io::ModelConfig& c, std::int64_t chunk,
                                 std::int64_t context) {
-  const bool latent = c.mla.kv_lora_rank > 0;
+  const auto scores = [&](std::int64_t dim_qk, std::int64_t dim_v) {
+    return gpu_score_bytes(chunk, c.n_heads, context, dim_qk, dim_v);
+  };
   const std::int64_t rank = c.mla.kv_lora_rank, rope = c.mla.qk_rope_dim;
-  const bool fast = latent ? gpu_attends(rank + rope, rank) &&
-                                 gpu_attends(c.mla.qk_nope_dim + rope, c.mla.v_head_dim)
-                           : gpu_attends(c.head_dim, c.head_dim);
-  const auto scores = fast ? 0 : static_cast<std::size_t>(chunk * c.n_heads * context) * 4;
-  return scores + (latent ? gpu_expand_bytes(c) : 0);
+  if (rank == 0) return scores(c.head_dim, c.head_dim);
+  return std::max(scores(rank + rope, rank), scores(c.mla.qk_nope_dim + rope, c.mla.v_head_dim)) +
+         gpu_expand_bytes(c);
 }
 
 std::size_t gpu_widened_bytes(const io::ModelConfig& c, tensor::Format format,

@@ -19,6 +19,10 @@ bool gpu_attends(std::int64_t dim_qk, std::int64_t dim_v);
 void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args,
                 const kernels::cuda::HeadsArgs* heads = nullptr) noexcept;
 
+/// Scores of a slow twin; 0 where there is a kernel.
+std::size_t gpu_score_bytes(std::int64_t n_rows, std::int64_t n_heads, std::int64_t n_keys,
+                            std::int64_t dim_qk, std::int64_t dim_v);
+
 /// Memory for keys and values per head that latent attention makes for a prompt of any length, in
 /// one go or a few heads at a time.
 std::size_t gpu_expand_bytes(const io::ModelConfig& config);
@@ -29,8 +33,7 @@ std::size_t gpu_attention_bytes(const io::ModelConfig& config, std::int64_t chun
                                 std::int64_t context);
 
 /// Memory in which a layer's cache of n_tokens is made bf16 for kernels that read nothing else,
-/// where
-/// --kv is `format`.
+/// where --kv is `format`.
 std::size_t gpu_widened_bytes(const io::ModelConfig& config, tensor::Format format,
                               std::int64_t n_tokens);
 

@@ -112,17 +112,37 @@ void* GpuStep::allocate(std::size_t bytes) noexcept {
     used_ = from + bytes;
     return piece.data + (from - piece.begin);
   }
-  const std::size_t left = gpu_.reserved() - std::min(gpu_.reserved(), gpu_.used() + kAlign);
-  const std::size_t size = std::max(bytes, std::min(kPieceBytes, left));
-  const std::size_t begin = pieces_.empty() ? 0 : pieces_.back().begin + pieces_.back().size;
   try {
-    pieces_.push_back({gpu_.allocate_bytes(size), begin, size});
+    return grow(bytes);
   } catch (const std::exception& e) {
     error_ =
         std::string(e.what()) + "; lower --chunk or --ctx, or let kt use more of it (--gpu-memory)";
     error_code_ = ErrorCode::kNoMemory;
     return nullptr;
   }
+}
+
+// The last piece grows where nothing lies behind it, so that requests that become larger take no
+// more than the largest; else a new one begins.
+void* GpuStep::grow(std::size_t bytes) {
+  const auto piece_bytes = [&](std::size_t least) {
+    const std::size_t left = gpu_.reserved() - std::min(gpu_.reserved(), gpu_.used() + kAlign);
+    return std::max(least, std::min(kPieceBytes, left / kAlign * kAlign));
+  };
+  if (!pieces_.empty()) {
+    Piece& last = pieces_.back();
+    const std::size_t from = std::max(used_, last.begin), end = last.begin + last.size;
+    const std::size_t mark = gpu_.mark(), more = piece_bytes(from + bytes - end);
+    if (gpu_.allocate_bytes(more) == last.data + last.size) {
+      last.size += more;
+      used_ = from + bytes;
+      return last.data + (from - last.begin);
+    }
+    gpu_.release(mark);
+  }
+  const std::size_t begin = pieces_.empty() ? 0 : pieces_.back().begin + pieces_.back().size;
+  const std::size_t size = piece_bytes(bytes);
+  pieces_.push_back({gpu_.allocate_bytes(size), begin, size});
   used_ = begin + bytes;
   return pieces_.back().data;
 }

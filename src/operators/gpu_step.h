@@ -111,6 +111,7 @@ class GpuStep {
 
  private:
   enum class Mode : std::uint8_t { kLaunch, kRecord, kReplay };
+  void* grow(std::size_t bytes);
   void note(const char* who, kernels::cuda::Status status) noexcept;
   void wait() noexcept;
   std::byte* stage(std::size_t bytes) noexcept;

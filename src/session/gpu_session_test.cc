@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 
 #include "backend/gpu/test_fixtures/fake_gpu.h"
@@ -92,19 +93,26 @@ class GpuSession : public ::testing::Test {
     put_experts_on_cpu(options);
     return open(options, 0, config, type);
   }
-  // The same model with 128 experts of 0.8 MiB, a layer of which does not fit a slot.
-  static std::string large_config() {
+  static std::string config_with(std::initializer_list<std::pair<const char*, int>> values) {
     std::ifstream in(kConfig);
     std::string text(std::istreambuf_iterator<char>(in), {});
-    const auto set = [&](const std::string& name, int value) {
-      const std::size_t at = text.find("\"" + name + "\": ") + name.size() + 4;
+    for (const auto& [name, value] : values) {
+      const std::size_t at = text.find(fmt::format("\"{}\": ", name)) + std::strlen(name) + 4;
       text.replace(at, text.find(',', at) - at, std::to_string(value));
-    };
-    set("num_experts", 128);
-    set("moe_intermediate_size", 1024);
+    }
     const std::string path = testing::TempDir() + "/kt_gpu_session_config.json";
     std::ofstream(path) << text;
     return path;
+  }
+  // The same model with 128 experts of 0.8 MiB, a layer of which does not fit a slot.
+  static std::string large_config() {
+    return config_with({{"num_experts", 128}, {"moe_intermediate_size", 1024}});
+  }
+  // Of the first GPU, as the report says.
+  static double mib_in_use(const Session& session) {
+    const std::string& text = session.load_report().gpus;
+    const std::size_t end = text.find(" MiB in use");
+    return end == std::string::npos ? 0.0 : std::stod(text.substr(text.rfind(' ', end - 1)));
   }
   // Of a prompt of several steps, the last of few rows.
   static std::vector<float> prompt_logits(Session& session) {
@@ -157,6 +165,21 @@ TEST_F(GpuSession, ReservesAllAtOnceAndSaysSo) {
   EXPECT_NE(session->load_report().gpus.find("cuda:0: Stand-in GPU"), std::string::npos);
   EXPECT_NE(session->load_report().gpus.find("of 1.0 GiB reserved"), std::string::npos);
   EXPECT_EQ(session->engine().generate(request()).tokens.size(), 8u);
+}
+
+// Scores of heads that no kernel is for: [512 rows, 8 heads, keys].
+TEST_F(GpuSession, MemoryForTheLongestContextIsThereBeforeTheFirstRequest) {
+  const std::string config = config_with({{"max_position_embeddings", 16384}});
+  const auto in_use = [&](std::int64_t context) {
+    Options options;
+    options.context = context;
+    return mib_in_use(*open(options, 0, config));
+  };
+  const double least = 512.0 * 8 * 16384 * 4 / (1 << 20);
+  const double short_context = in_use(1024), long_context = in_use(16384);
+  EXPECT_GT(short_context, 0.0);
+  EXPECT_GT(long_context, least);
+  EXPECT_LT(short_context, least);
 }
 
 TEST_F(GpuSession, ReplayedStepsEqualLaunchedOnes) {

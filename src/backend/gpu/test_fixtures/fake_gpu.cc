@@ -40,6 +40,7 @@ struct CUgraphExec_st {
 };
 
 extern "C" __attribute__((visibility("default"))) kt::backend::FakeGpuSettings fake_gpu_settings;
+extern "C" __attribute__((visibility("default"))) const kt::backend::GpuApi* kt_gpu_api();
 kt::backend::FakeGpuSettings fake_gpu_settings;
 
 namespace kt::backend {
@@ -320,7 +321,12 @@ std::int64_t rows_of(const Args& args) {
     return launch("pack_n16", stream, [args] { host_kernels::pack_n16(args); });
   };
   set_lists(api);
+  api.attention_reference_workspace = [](const AttentionArgs& args) {
+    return static_cast<std::size_t>(args.n_rows * args.n_heads * args.max_keys) * sizeof(float);
+  };
   api.attention_reference = [](const AttentionArgs& args, Stream stream) {
+    if (args.workspace_bytes < kt_gpu_api()->attention_reference_workspace(args))
+      return Status::kNoWorkspace;
     return launch("attention", stream, [args] { host_kernels::attention(args); });
   };
 }
