@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/step_logits.h"
+
 namespace kt::engine {
 namespace {
 
@@ -41,11 +43,16 @@ std::string first_not_finite(operators::Model& model, operators::Layered& layere
     if (!finite_rows(x)) return child_of(layered.layer(i), "Attention");
     if (!finite_rows(delta)) return child_of(layered.layer(i), "Mlp", "Moe");
   }
-  if (!finite_rows(layered.hidden(step, x, delta))) return child_of(decoder, "Norm");
-  const tensor::MatrixF logits = step.arena.matrix(
-      static_cast<std::int64_t>(step.batch.logit_rows.size()), model.vocab_size());
-  layered.head(step, x, delta, logits);
-  return finite_rows(logits) ? std::string() : child_of(model, "Linear");
+  const tensor::ConstMatrixF hidden = layered.hidden(step, x, delta);
+  if (!finite_rows(hidden)) return child_of(decoder, "Norm");
+  for (std::int64_t begin = 0; begin < hidden.n_rows; begin += StepLogits::kMostInPiece) {
+    const operators::StepScope scope(step);
+    const std::int64_t n = std::min(StepLogits::kMostInPiece, hidden.n_rows - begin);
+    const tensor::MatrixF logits = step.arena.matrix(n, model.vocab_size());
+    layered.project(step, hidden.rows(begin, n), logits);
+    if (!finite_rows(logits)) return child_of(model, "Linear");
+  }
+  return {};
 }
 
 }  // namespace

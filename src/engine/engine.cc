@@ -20,6 +20,14 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+std::vector<float> contiguous(tensor::ConstMatrixF rows) {
+  std::vector<float> all;
+  all.reserve(static_cast<std::size_t>(rows.n_rows * rows.n_cols));
+  for (std::int64_t r = 0; r < rows.n_rows; ++r)
+    all.insert(all.end(), rows.row(r), rows.row(r) + rows.n_cols);
+  return all;
+}
+
 }  // namespace
 
 Engine::Engine(operators::Model& model, backend::Cpu& cpu, const EngineOptions& options,
@@ -77,88 +85,6 @@ Engine::RequestId Engine::submit(Request request) {
   return id;
 }
 
-// Starts from the longest prefix that another sequence has cached; of one that still grows, whole
-// pages, which it does not write any more.
-void Engine::reuse_prefix(Sequence& sequence) {
-  if (!sequence.request.reuse_prefix || sequence.request.on_prompt_logits) return;
-  Sequence* best = nullptr;
-  std::int64_t best_length = 0;
-  for (const auto& other : sequences_) {
-    if (other->state == Sequence::State::kQueued) continue;
-    const bool grows = other->state == Sequence::State::kRunning;
-    const std::int64_t most = std::min(other->n_cached, sequence.n_tokens() - 1);
-    std::int64_t n = 0;
-    while (n < most && other->tokens[static_cast<std::size_t>(n)] ==
-                           sequence.tokens[static_cast<std::size_t>(n)]) {
-      ++n;
-    }
-    if (grows) n -= n % tensor::kKvPageLen;
-    if (n > best_length) {
-      best = other.get();
-      best_length = n;
-    }
-  }
-  if (best == nullptr) return;
-  if (best->state == Sequence::State::kFinished && best_length == best->n_cached) {
-    // Nothing of it is left for others.
-    sequence.pages = std::move(best->pages);
-    std::erase_if(sequences_, [best](const auto& s) { return s.get() == best; });
-  } else {
-    sequence.pages = best->pages.share(pool_, best_length);
-  }
-  sequence.n_cached = best_length;
-  if (sequence.result.tokens.empty()) sequence.result.n_cached = best_length;
-}
-
-// Pages for the rows from those cached up to n_tokens; the longest unused sequences give way, from
-// their ends.
-bool Engine::ensure_pages(Sequence& sequence, std::int64_t n_tokens) {
-  while (!sequence.pages.make_room(pool_, sequence.n_cached, n_tokens)) {
-    const auto oldest =
-        std::min_element(sequences_.begin(), sequences_.end(), [](const auto& a, const auto& b) {
-          const auto key = [](const auto& s) {
-            return std::pair(s->state != Sequence::State::kFinished, s->last_used);
-          };
-          return key(a) < key(b);
-        });
-    if (oldest == sequences_.end() || (*oldest)->state != Sequence::State::kFinished) return false;
-    Sequence& s = **oldest;
-    const std::int64_t last = s.pages.size() - 1;
-    if (last >= 0) {
-      store(s, last, io::PageStore::IfBusy::kDrop);
-      s.pages.truncate(pool_, last * tensor::kKvPageLen);
-      s.n_cached = std::min(s.n_cached, last * tensor::kKvPageLen);
-    }
-    if (last <= 0) sequences_.erase(oldest);
-  }
-  return true;
-}
-
-// ensure_pages for the i-th of those that run; those behind it give way, then it itself does.
-bool Engine::make_room(std::vector<Sequence*>& running, std::size_t i, std::int64_t n_tokens) {
-  Sequence& sequence = *running[i];
-  const auto wait_again = [this](Sequence& s) {
-    for (std::int64_t page = 0; page < s.pages.size(); ++page)
-      store(s, page, io::PageStore::IfBusy::kDrop);
-    s.pages.truncate(pool_, 0);
-    s.n_cached = 0;
-    s.state = Sequence::State::kQueued;
-  };
-  while (!ensure_pages(sequence, n_tokens)) {
-    if (running.size() > i + 1) {
-      wait_again(*running.back());
-      running.pop_back();
-    } else if (i > 0) {
-      wait_again(sequence);
-      return false;
-    } else {
-      finish(sequence, FinishReason::kContextFull);
-      return false;
-    }
-  }
-  return true;
-}
-
 // Appends n of the sequence's uncached tokens to the batch, guessed ones among them.
 void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Rows& rows) {
   operators::SequenceRows s;
@@ -169,6 +95,7 @@ void Engine::add_rows(Sequence& sequence, std::int64_t first, std::int64_t n, Ro
   rows.sequences.push_back(s);
   rows.owners.push_back(&sequence);
   const bool every_row = sequence.request.on_prompt_logits && sequence.in_prompt();
+  rows.every_row |= every_row;
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t position = first + i, behind = position - sequence.n_tokens();
     if (every_row || behind >= -1) {
@@ -219,7 +146,27 @@ void Engine::with_step(const Rows& rows, F&& run, const StepGraphs::Programs* pr
   operators::check_errors(gpus_);
 }
 
+// The logits of hidden rows, a contiguous [n, d_model].
+StepLogits Engine::in_pieces(std::vector<float> hidden) {
+  const std::int64_t d = layered_->d_model(), n = std::ssize(hidden) / d;
+  return {n, vocab_size(), [this, hidden = std::move(hidden), d](auto first, auto logits) {
+            Rows rows;  // a step in which nothing but the head runs
+            rows.tokens.resize(static_cast<std::size_t>(logits.n_rows));
+            rows.positions.resize(rows.tokens.size());
+            with_step(rows, [&](operators::Step& step) {
+              layered_->project(step, {hidden.data() + first * d, logits.n_rows, d, d}, logits);
+            });
+          }};
+}
+
 StepLogits Engine::run_rows(const Rows& rows) {
+  if (rows.in_pieces() && layered_ != nullptr) {
+    std::vector<float> hidden;
+    prepare(std::ssize(rows.tokens));
+    with_step(rows,
+              [&](operators::Step& step) { hidden = contiguous(layered_->run_hidden(step)); });
+    return in_pieces(std::move(hidden));
+  }
   StepLogits logits;
   const auto run = [&](operators::Step& step) {
     const auto n = static_cast<std::int64_t>(rows.logit_rows.size());
@@ -295,11 +242,17 @@ void Engine::run_layer_wise(Sequence& s) {
     const auto count = static_cast<std::int64_t>(chunk.tokens.size());
     const auto chunk_start = Clock::now();
     StepLogits logits;
+    std::vector<float> last;  // hidden rows
     with_step(chunk, [&](operators::Step& step) {
-      const auto n_logits = static_cast<std::int64_t>(chunk.logit_rows.size());
-      logits = StepLogits(arena_.matrix(n_logits, vocab_size()));
-      layered_->head(step, x.rows(row, count), delta.rows(row, count), logits.target());
+      const tensor::MatrixF in = x.rows(row, count), pending = delta.rows(row, count);
+      if (chunk.in_pieces()) {
+        last = contiguous(layered_->hidden(step, in, pending));
+        return;
+      }
+      logits = StepLogits(arena_.matrix(std::ssize(chunk.logit_rows), vocab_size()));
+      layered_->head(step, in, pending, logits.target());
     });
+    if (chunk.in_pieces()) logits = in_pieces(std::move(last));
     seconds += seconds_since(chunk_start);
     row += count;
     std::int64_t logit_row = 0;
@@ -501,12 +454,12 @@ void Engine::take_outputs(Sequence& s, std::int64_t n_rows, StepLogits& logits,
   const std::int64_t n_logits = every_row ? n_rows : (last ? 1 : 0);
   *logit_row += n_logits + n_draft;  // before anything can throw: others come behind it
   for (std::int64_t i = 0; i < n_logits; ++i) {
+    const auto start = Clock::now();
     if (!check_finite(s, logits, first + i, s.n_cached + n_rows - n_logits + i)) return;
-  }
-  if (every_row) {
+    if (!every_row) continue;
+    s.result.prefill_seconds += seconds_since(start);  // of what is made only now
     // After waiting again, rows of generated tokens can be behind the prompt's.
-    const std::int64_t n = std::min(n_rows, s.result.n_prompt - s.n_cached);
-    for (std::int64_t i = 0; i < n; ++i)
+    if (s.n_cached + i < s.result.n_prompt)
       s.request.on_prompt_logits(s.n_cached + i, logits.row(first + i));
   }
   s.n_cached += n_rows;
@@ -717,6 +670,10 @@ void Engine::rehearse() {
   KT_CHECK(ensure_pages(sequence, options_.chunk_size));
   rehearsing_ = true;
   try_rows(sequence, options_.chunk_size);
+  if (layered_ != nullptr) {  // the head of as many rows as it is asked for at once
+    const std::int64_t n = StepLogits::kMostInPiece * layered_->d_model();
+    in_pieces(std::vector<float>(static_cast<std::size_t>(n))).row(0);
+  }
   const std::vector<float> launched = try_rows(sequence, 1);
   if (options_.gpu_graphs && try_rows(sequence, 1) != launched) {
     fail(ErrorCode::kInternal, {},

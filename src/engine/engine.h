@@ -162,10 +162,14 @@ class Engine {
     std::vector<operators::SequenceRows> sequences;
     std::vector<Sequence*> owners;  // of each entry of sequences
     std::vector<float> list_scales;
-    bool lists = false;  // will do for some of the logits
+    bool lists = false;         // will do for some of the logits
+    bool every_row = false;     // of a prompt wants its logits
     std::int64_t max_keys = 0;  // take memory for so many, where sequences have fewer
+    bool in_pieces() const {
+      return every_row && std::ssize(logit_rows) > StepLogits::kMostInPiece;
+    }
     operators::Batch batch() const {
-      const bool listed = lists && list_scales.size() <= StepLogits::kMostListed;
+      const bool listed = lists && !in_pieces() && list_scales.size() <= StepLogits::kMostListed;
       return {tokens, positions, sequences, logit_rows,
               listed ? std::span(list_scales) : std::span<const float>()};
     }
@@ -190,6 +194,7 @@ class Engine {
   template <class F>
   void with_step(const Rows& rows, F&& run, const StepGraphs::Programs* programs = nullptr);
   StepLogits run_rows(const Rows& rows);
+  StepLogits in_pieces(std::vector<float> hidden);
   std::vector<float> try_rows(Sequence& sequence, std::int64_t n);
   bool run_or_end(const Rows& rows, StepLogits* logits);
   void end_all();

@@ -1,6 +1,7 @@
 #include "engine/step_logits.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/canary.h"
@@ -9,7 +10,31 @@
 
 namespace kt::engine {
 
+StepLogits::StepLogits(std::int64_t n_rows, std::int64_t vocab_size, Make make)
+    : make_(std::move(make)) {
+  const std::int64_t most = std::min(n_rows, kMostInPiece);
+  piece_ = tensor::Buffer(static_cast<std::size_t>(most * vocab_size) * sizeof(float));
+  rows_ = {piece_.as<float>(), n_rows, vocab_size, vocab_size};
+}
+
+// Pieces of like size, so that none has the few rows that are computed in another way.
+void StepLogits::make_piece_of(std::int64_t i) {
+  const std::int64_t n = rows_.n_rows, n_pieces = (n + kMostInPiece - 1) / kMostInPiece;
+  const auto end_of = [&](std::int64_t piece) { return (piece + 1) * n / n_pieces; };
+  std::int64_t piece = i * n_pieces / n;
+  while (end_of(piece) <= i) ++piece;
+  begin_ = end_ = 0;  // none, should it throw
+  const std::int64_t begin = end_of(piece - 1), end = end_of(piece);
+  make_(begin, {rows_.data, end - begin, rows_.n_cols, rows_.stride});
+  begin_ = begin;
+  end_ = end;
+}
+
 std::span<const float> StepLogits::row(std::int64_t i) {
+  if (make_) {
+    if (i < begin_ || i >= end_) make_piece_of(i);
+    return {rows_.row(i - begin_), static_cast<std::size_t>(rows_.n_cols)};
+  }
   if (lists_.gpu != nullptr) {
     fetched_.resize(static_cast<std::size_t>(rows_.n_rows));
     if (!fetched_[static_cast<std::size_t>(i)]) {
@@ -38,6 +63,7 @@ std::optional<ShortList> StepLogits::list(std::int64_t i) const {
 bool StepLogits::finite(std::int64_t i) { return list(i).has_value() || engine::finite(row(i)); }
 
 void StepLogits::fetch_all() {
+  if (make_) return;
   for (std::int64_t i = 0; i < rows_.n_rows; ++i) row(i);
 }
 

@@ -23,6 +23,11 @@ class Layered {
   /// Rows that left the last layer, normed: [batch.logit_rows.size(), d_model], in the step's
   /// arena.
   virtual ConstMatrixF hidden(Step& step, MatrixF x, MatrixF delta) noexcept = 0;
+  /// Model::run up to these rows.
+  virtual ConstMatrixF run_hidden(Step& step) noexcept = 0;
+  /// logits [hidden.n_rows, vocab_size] of rows that hidden() or run_hidden() gave, or a part of
+  /// them.
+  virtual void project(Step& step, ConstMatrixF hidden, MatrixF logits) noexcept = 0;
   /// logits [batch.logit_rows.size(), vocab_size] of rows that left the last layer.
   virtual void head(Step& step, MatrixF x, MatrixF delta, MatrixF logits) noexcept = 0;
 };

@@ -182,6 +182,32 @@ TEST_F(GpuSession, MemoryForTheLongestContextIsThereBeforeTheFirstRequest) {
   EXPECT_LT(short_context, least);
 }
 
+// The head's [64, 1500] are more than any other product's [130, 512].
+TEST_F(GpuSession, LogitsOfAllRowsOfAPromptAreMadeInPieces) {
+  constexpr std::size_t kVocabulary = 1500, kRows = 130;
+  const std::string config =
+      config_with({{"vocab_size", kVocabulary}, {"max_position_embeddings", 512}});
+  std::vector<std::vector<float>> all;
+  for (const std::int64_t chunk : {512, 60}) {
+    const auto session = open(0, chunk, config);
+    settings_.most_outputs = 0;
+    engine::Request prompt = request();
+    prompt.prompt.resize(kRows);
+    for (std::size_t i = 0; i < kRows; ++i)
+      prompt.prompt[i] = static_cast<std::int32_t>(i * 7 % 200);
+    prompt.max_tokens = 2;
+    std::vector<float>& logits = all.emplace_back();
+    prompt.on_prompt_logits = [&](std::int64_t row, std::span<const float> of_row) {
+      EXPECT_EQ(static_cast<std::size_t>(row) * kVocabulary, logits.size());
+      logits.insert(logits.end(), of_row.begin(), of_row.end());
+    };
+    EXPECT_EQ(session->engine().generate(prompt).tokens.size(), 2u);
+    EXPECT_LE(settings_.most_outputs, 64 * kVocabulary);
+    EXPECT_EQ(logits.size(), kRows * kVocabulary);
+  }
+  EXPECT_EQ(all[0], all[1]);
+}
+
 TEST_F(GpuSession, ReplayedStepsEqualLaunchedOnes) {
   for (const bool experts_on_cpu : {false, true}) {
     auto session = open_with_graphs("off", experts_on_cpu);

@@ -133,6 +133,10 @@ class CausalLm : public Model, public Layered {
     Activation rows = Activation::on(step, x), pending = Activation::on(step, delta);
     return model_.last_rows(step, rows, pending).f32();
   }
+  ConstMatrixF run_hidden(Step& step) noexcept override { return model_.run(step, d_model_).f32(); }
+  void project(Step& step, ConstMatrixF hidden, MatrixF logits) noexcept override {
+    project(step, Activation(step, hidden, GpuType::kBF16), logits);
+  }
   void head(Step& step, MatrixF x, MatrixF delta, MatrixF logits) noexcept override {
     Activation rows = Activation::on(step, x), pending = Activation::on(step, delta);
     project(step, model_.last_rows(step, rows, pending), logits);

@@ -3,6 +3,7 @@
 // which has much memory. FAKE_… (CMakeLists.txt) says which, and what is wrong with it.
 #include "backend/gpu/test_fixtures/fake_gpu.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -354,6 +355,8 @@ void set_kernels(GpuApi& api) {
   static constexpr float kFactor = 1.0f;
 #endif
   api.gemm = [](const GemmArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
+    const auto n_outputs = static_cast<std::size_t>(args.m * args.w.n);
+    settings.most_outputs = std::max(settings.most_outputs, n_outputs);
     return launch("gemm", stream, [args] { host_kernels::gemm(args, kFactor); });
   };
   api.gemm_siblings = [](const SiblingsArgs& args, const DeviceInfo&, BlasLt*, Stream stream) {
