@@ -132,6 +132,12 @@ int serve(ServeArgs args) {
         args.otlp_endpoint,
         [](const std::string& message) { std::fprintf(stderr, "kt: %s\n", message.c_str()); }});
   }
+  std::atomic<bool> ready{false};  // ready_screen() tells of the first model's first opening
+  args.model.on_open = [&](const std::string& id, const session::LoadReport& report) {
+    if (!ready) return;
+    const std::string gpus = report.gpus.empty() ? "" : report.gpus + "\n";
+    std::fprintf(stderr, "kt: %s: %s%s", id.c_str(), load_line(report).c_str(), gpus.c_str());
+  };
   serve::Models models(
       model_options(args),
       args.keep_alive < 0
@@ -160,6 +166,7 @@ int serve(ServeArgs args) {
     if (await_model(*model, [&] { return n_signals > 0; })) {
       std::fprintf(stderr, "serving %s at %s\n", model->facts().id.c_str(),
                    url(args, server.port()).c_str());
+      ready = true;
     }
   } catch (...) {
     interrupts.set_handler([] {});

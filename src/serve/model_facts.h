@@ -23,6 +23,8 @@ struct ModelOptions {
   session::Options session;
   std::size_t max_running = 16;
   std::size_t max_waiting = 512;
+  /// Called each time that it was opened, on its thread; may be empty.
+  std::function<void(const std::string& id, const session::LoadReport& report)> on_open;
 };
 
 struct ModelFacts {

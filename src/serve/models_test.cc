@@ -145,27 +145,93 @@ std::string outcome(session::Worker& worker) {
   }
 }
 
-TEST(Models, AGpuThatIsLostEndsItsModelAndNoOther) {
-  const std::string plugin = KT_FAKE_GPU_FOLDER "/libfake_gpu_whole.so";
-  std::string problem;
-  const auto object = SharedObject::open(plugin, SharedObject::Unload::kNever, &problem);
-  const auto lose = reinterpret_cast<void (*)(bool)>(object->symbol("fake_gpu_lose"));
-  ModelOptions on_gpu = tiny_moe("on a GPU"), other = tiny_moe("other");
-  on_gpu.session.gpu_plugin = plugin;
+// Models on stand-ins of GPUs.
+class ModelsOnGpus : public ::testing::Test {
+ protected:
+  ModelsOnGpus()
+      : object_(SharedObject::open(kPlugin, SharedObject::Unload::kNever, &problem_)),
+        lose_(reinterpret_cast<void (*)(bool)>(object_->symbol("fake_gpu_lose"))) {}
+  ~ModelsOnGpus() override { lose_(false); }
+
+  // Each opening's line is kept.
+  ModelOptions on_gpu(const std::string& id) {
+    ModelOptions options = tiny_moe(id);
+    options.session.gpu_plugin = kPlugin;
+    options.on_open = [this](const std::string& model, const session::LoadReport& report) {
+      const std::lock_guard lock(mutex_);
+      openings_.push_back(model + ": " + report.gpus.substr(0, report.gpus.find(',')));
+    };
+    return options;
+  }
+  std::vector<std::string> openings() {
+    const std::lock_guard lock(mutex_);
+    return openings_;
+  }
+
+  static constexpr const char* kPlugin = KT_FAKE_GPU_FOLDER "/libfake_gpu_whole.so";
+  std::string problem_;
+  std::unique_ptr<SharedObject> object_;
+  void (*lose_)(bool);
+  std::mutex mutex_;
+  std::vector<std::string> openings_;
+};
+
+TEST_F(ModelsOnGpus, AGpuThatIsLostEndsItsModelAndNoOther) {
+  ModelOptions other = tiny_moe("other");
   other.session.gpus = 0;
-  Models models({on_gpu, other}, Models::kForever);
+  Models models({on_gpu("on a GPU"), other}, Models::kForever);
   const auto first = models.peek({});
   ASSERT_TRUE(first->wait_open(std::chrono::minutes(1)));
   const NamedModel keep_other = wait_for_model(models, "other");
   EXPECT_EQ(outcome(first->worker()), "a reply");
-  lose(true);
+  lose_(true);
   EXPECT_NE(outcome(first->worker()).find("the device failed"), std::string::npos);
   for (int i = 0; i < 1000 && first->state() != ServedModel::State::kBroken; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_NE(outcome(first->worker()).find("the device failed"), std::string::npos);
   EXPECT_THROW(first->facts(), Error);  // as /health does
   EXPECT_EQ(outcome(models.peek("other")->worker()), "a reply");
-  lose(false);
+  // The next request opens it anew: while the GPU fails that is an error, and no model on the CPU.
+  for (int i = 0; i < 2; ++i) {
+    try {
+      models.get("on a GPU");
+      ADD_FAILURE() << "no error";
+    } catch (const Loading& loading) {
+      try {
+        loading.model()->wait_open(std::chrono::minutes(1));
+        ADD_FAILURE() << "no error";
+      } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kIo);
+        EXPECT_NE(std::string(e.what()).find("GPU 0 (Stand-in GPU)"), std::string::npos)
+            << e.what();
+      }
+    }
+  }
+  lose_(false);
+  const NamedModel again = wait_for_model(models, "on a GPU");
+  EXPECT_EQ(outcome(models.peek({})->worker()), "a reply");
+  EXPECT_EQ(openings(), std::vector<std::string>(2, "on a GPU: cuda:0: Stand-in GPU"));
+}
+
+// Each has all memory of one of the two.
+TEST_F(ModelsOnGpus, AModelThatIsIdleGivesItsGpuToTheNext) {
+  Models models({on_gpu("a"), on_gpu("b"), on_gpu("c")}, Models::kForever);
+  ASSERT_TRUE(models.peek({})->wait_open(std::chrono::minutes(1)));
+  const NamedModel b = wait_for_model(models, "b");
+  const NamedModel c = wait_for_model(models, "c");
+  EXPECT_EQ(models.peek("a"), nullptr);
+  EXPECT_EQ(openings(),
+            (std::vector<std::string>{"a: cuda:0: Stand-in GPU",
+                                      "b: cuda:0 (Stand-in GPU) is left out: 256.0 MiB are free",
+                                      "c: cuda:0: Stand-in GPU"}));
+  try {
+    wait_for_model(models, "a");  // the others are in use
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kNoMemory);
+    EXPECT_NE(std::string(e.what()).find("other models here hold 3.8 GiB"), std::string::npos)
+        << e.what();
+  }
 }
 
 }  // namespace

@@ -33,8 +33,10 @@ void ServedModel::note_state(const session::Session* session, const std::excepti
   std::shared_ptr<const ModelFacts> facts;
   std::exception_ptr why = error;
   try {
-    if (session != nullptr)
+    if (session != nullptr) {
+      if (options_.on_open) options_.on_open(options_.id, session->load_report());
       facts = std::make_shared<const ModelFacts>(read_facts(*session, options_));
+    }
   } catch (...) {
     why = std::current_exception();
   }

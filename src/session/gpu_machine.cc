@@ -6,6 +6,30 @@
 #include "operators/step.h"
 
 namespace kt::session {
+namespace {
+
+struct Free {
+  std::size_t bytes = 0, held = 0;  // held: by other models of this process
+};
+
+// Nothing of a GPU whose memory is so full that it cannot even be asked. Throws kIo when it fails.
+Free free_of(const backend::GpuApi& api, int device, const backend::GpuDescription& description) {
+  using backend::Status;
+  Free free;
+  std::size_t total = 0;
+  Status status = api.use_device(device);
+  if (status == Status::kOk) status = api.device_memory(&free.bytes, &total);
+  if (status == Status::kNoMemory) return {};
+  if (status != Status::kOk) {
+    fail(ErrorCode::kIo, fmt::format("GPU {} ({})", device, description.name),
+         "does not work: {}; CUDA_VISIBLE_DEVICES can hide it, --gpus 0 uses none",
+         api.error_text());
+  }
+  free.held = api.device_held();
+  return free;
+}
+
+}  // namespace
 
 GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes) {
   // What the driver takes later; the planner leaves a margin too. Less is not worth it.
@@ -22,23 +46,30 @@ GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes) {
   const backend::GpuApi& api = machine.library->api();
   const std::size_t n = std::min(list.gpus.size(), operators::kMaxGpus);
   int n_used = 0;
+  bool others_hold = false;  // what would do
   for (std::size_t i = 0; i < n && (most < 0 || n_used < most); ++i) {
-    std::size_t free = 0, total = 0;
-    using kernels::cuda::Status;
-    const bool works = api.use_device(static_cast<int>(i)) == Status::kOk &&
-                       api.device_memory(&free, &total) == Status::kOk;
-    const std::string problem = works ? human_bytes(free) + " are free" : api.error_text();
-    std::size_t usable = free > kDriver ? free - kDriver : 0;
-    if (bytes > 0) usable = std::min<std::size_t>(usable, bytes);
-    if (!works || usable < kLeast) {
-      usable = 0;
-      machine.left_out +=
-          fmt::format("{}cuda:{} ({}) is left out: {}", machine.left_out.empty() ? "" : "\n", i,
-                      list.gpus[i].name, problem);
+    const Free memory = free_of(api, static_cast<int>(i), list.gpus[i]);
+    const auto usable = [&](std::size_t free) {
+      const std::size_t left = free > kDriver ? free - kDriver : 0;
+      const std::size_t wanted = bytes > 0 ? std::min<std::size_t>(left, bytes) : left;
+      return wanted < kLeast ? 0 : wanted;
+    };
+    if (usable(memory.bytes) == 0) {
+      machine.left_out += fmt::format("{}cuda:{} ({}) is left out: {} are free",
+                                      machine.left_out.empty() ? "" : "\n", i, list.gpus[i].name,
+                                      human_bytes(memory.bytes));
+      if (memory.held > 0) {
+        machine.left_out += fmt::format(", other models here hold {}", human_bytes(memory.held));
+      }
+      others_hold |= usable(memory.bytes + memory.held) > 0;
     } else {
       ++n_used;
     }
-    machine.gpus.push_back({usable, 0.0, 0.0});
+    machine.gpus.push_back({usable(memory.bytes), 0.0, 0.0});
+  }
+  if (n_used == 0 && others_hold) {
+    fail(ErrorCode::kNoMemory, "GPU memory",
+         "{}; close one, give each less (--gpu-memory), or --gpus 0", machine.left_out);
   }
   while (!machine.gpus.empty() && machine.gpus.back().bytes == 0) machine.gpus.pop_back();
   return machine;

@@ -20,7 +20,8 @@ struct GpuMachine {
 /// At most `most` GPUs (kAllGpus: all), at most `bytes` of each (0: what is free but for a margin).
 /// One that has too little keeps its number, with 0 bytes, and does not count. None when there is
 /// no plug-in or no driver, unless one was asked for: then throws as GpuLibrary::open. Throws
-/// kUsage when `bytes` are too few.
+/// kUsage when `bytes` are too few, kIo when a GPU fails, and kNoMemory when none has enough while
+/// other models of this process hold memory that would do.
 GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes);
 
 /// Throws kUnsupported for numerics that GPUs do not have.

@@ -4,6 +4,8 @@
 #include <cuda_runtime.h>
 
 #include <cstdio>
+#include <map>
+#include <mutex>
 
 #include "backend/gpu/gpu_api.h"
 #include "kernels/cuda/device/errors.h"
@@ -72,8 +74,42 @@ Status device_memory(std::size_t* free, std::size_t* total) {
   return outcome(cudaMemGetInfo(free, total));
 }
 
-Status device_malloc(std::size_t bytes, void** out) { return outcome(cudaMalloc(out, bytes)); }
-void device_free(void* data) { outcome(cudaFree(data)); }
+// What device_malloc gave and device_free has not taken back; of all models of this process.
+struct Held {
+  struct Block {
+    int device;
+    std::size_t bytes;
+  };
+  std::mutex mutex;
+  std::map<const void*, Block> blocks;
+};
+Held& held() {
+  static Held held;
+  return held;
+}
+
+Status device_malloc(std::size_t bytes, void** out) {
+  int device = 0;
+  Status status = outcome(cudaGetDevice(&device));
+  if (status == Status::kOk) status = outcome(cudaMalloc(out, bytes));
+  if (status != Status::kOk) return status;
+  const std::lock_guard lock(held().mutex);
+  held().blocks[*out] = {device, bytes};
+  return status;
+}
+void device_free(void* data) {
+  outcome(cudaFree(data));
+  const std::lock_guard lock(held().mutex);
+  held().blocks.erase(data);
+}
+std::size_t device_held() {
+  int device = 0;
+  if (outcome(cudaGetDevice(&device)) != Status::kOk) return 0;
+  const std::lock_guard lock(held().mutex);
+  std::size_t sum = 0;
+  for (const auto& [data, block] : held().blocks) sum += block.device == device ? block.bytes : 0;
+  return sum;
+}
 
 Status host_malloc(std::size_t bytes, void** out) {
   return outcome(cudaHostAlloc(out, bytes, cudaHostAllocPortable | cudaHostAllocMapped));

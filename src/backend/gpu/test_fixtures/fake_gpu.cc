@@ -97,13 +97,17 @@ Status make(const char* call, T value, T** out) {
   return status;
 }
 
-std::size_t device_bytes() {
-  const bool taken = settings.taken_on < 0 || settings.taken_on == settings.device;
-  std::size_t sum = taken ? settings.taken_bytes : 0;
+std::size_t device_held() {
+  std::size_t sum = 0;
   for (const auto& [data, block] : device_blocks) {
     if (block.device == settings.device) sum += block.bytes;
   }
   return sum;
+}
+
+std::size_t device_bytes() {
+  const bool taken = settings.taken_on < 0 || settings.taken_on == settings.device;
+  return (taken ? settings.taken_bytes : 0) + device_held();
 }
 
 Status allocate(const char* call, std::size_t bytes, void** out) {
@@ -150,6 +154,7 @@ void set_devices(GpuApi& api) {
     device_blocks.erase(data);
     give_back(data);
   };
+  api.device_held = device_held;
   api.host_malloc = [](std::size_t bytes, void** out) {
     return allocate("host_malloc", bytes, out);
   };
