@@ -200,6 +200,14 @@ def attention_cases(ops):
                    want, 8e-3)
 
 
+def current_device_stays(ops) -> None:
+    """The first op on another GPU opens it."""
+    for index in range(1, torch.cuda.device_count()):
+        device = f"cuda:{index}"
+        ops.rms_norm(torch.ones(1, 8, device=device), torch.ones(8, device=device))
+        check(f"the current device after an op on {device}", torch.cuda.current_device() == 0)
+
+
 def refusals(ops, errors, device) -> None:
     """What has to be said instead of done."""
     x, w = torch.randn(2, 512, device=device), ops.pack(torch.randn(64, 512), "Q4_K", device=device)
@@ -210,6 +218,10 @@ def refusals(ops, errors, device) -> None:
             "another format": lambda: ops.linear(x, w.data, "Q4_0", 64),
             "tensors on two devices": lambda: ops.linear(x, on_cpu.data, "Q4_K", 64),
             "the same through torch.ops": lambda: torch.ops.ktransformers.linear(x, on_cpu.data, None, "Q4_K", 64, "q16"),
+            "attention of rows without a sequence": lambda: ops.attention(
+                x.view(2, 4, 128), *torch.zeros(2, 0, PAGE, 4, 128, device=device),
+                torch.zeros(0, dtype=torch.int32, device=device), None,
+                torch.zeros(1, dtype=torch.int32, device=device)),
             "quantize": lambda: ops.quantize(x, "Q8_0")}.items():
         try:
             call()
@@ -249,6 +261,7 @@ def main() -> int:
     from ktransformers import cuda_ops, errors, ops
     torch.manual_seed(4)
     n_cases = 0
+    current_device_stays(ops)
     for index in range(torch.cuda.device_count()):
         device = f"cuda:{index}"
         ops.rms_norm(torch.ones(1, 8, device=device), torch.ones(8, device=device))  # opens it

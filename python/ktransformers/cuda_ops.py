@@ -79,11 +79,10 @@ def _describe(array: _Array, device: torch.device) -> tuple:
 
 def _launch(device: torch.device, name: str, *arguments) -> None:
     """The kernel's launches on torch's current stream; arguments live at least until they are queued."""
-    gpu = _gpu(device)
     memory = _Memory(device)
     given = [_describe(x, device) if isinstance(x, _Array) else x for x in arguments]
-    with torch.cuda.device(device):
-        getattr(gpu, name)(torch.cuda.current_stream(device).cuda_stream, memory, *given)
+    with torch.cuda.device(device):  # opening a GPU makes it the thread's
+        getattr(_gpu(device), name)(torch.cuda.current_stream(device).cuda_stream, memory, *given)
 
 
 # Tensors in the types and layouts that kernels want.
@@ -303,11 +302,13 @@ def attention(q, k_cache, v_cache, lengths, block_table, query_starts, scale, wi
         raise UsageError(f"has shape {list(lengths.shape)}; [{q.shape[0]}] is wanted, or query_starts", "lengths")
     if query_starts is not None and query_starts.shape != (n + 1,):
         raise UsageError(f"has shape {list(query_starts.shape)}; [{n + 1}] is wanted", "query_starts")
+    if not n and q.shape[0]:
+        raise UsageError(f"has no sequence for the {q.shape[0]} rows of q", "lengths")
     if block_table is None:
         if k.shape[0] != n or v.shape[:2] != k.shape[:2]:
             raise UsageError(f"has shape {list(k.shape)}; the caches are wanted with {n} sequences", "k_cache")
         k, v = _as_pages("k_cache", k), _as_pages("v_cache", v)
-        block_table = torch.arange(k.shape[0], dtype=torch.int32, device=device).view(n, -1)
+        block_table = torch.arange(k.shape[0], dtype=torch.int32, device=device).view(n, k.shape[0] // max(n, 1))
     table = block_table.detach().to(torch.int32)
     out = _out(q, q.shape[0], q.shape[1], v.shape[-1])
     if q.shape[0]:

@@ -140,7 +140,9 @@ std::int64_t values_of(const View& rows, const formats::FormatTraits& traits) {
   return rows.dim(1) / block * traits.block_len;
 }
 
-/// Rows of a format to tiles, without a header.
+/// Rows of a format to tiles, without a header. Products read tiles before the launch ahead of them
+/// is over, where that is a kernel: a fill of other memory comes between, which waits for the tiles
+/// and is waited for, in recorded graphs too.
 void pack(Device& device, std::uintptr_t stream, const nb::callable& allocate,
           const DeviceArray& rows_in, const std::string& format, const DeviceArray& out_in) {
   const Call call = call_on(stream, allocate);
@@ -150,8 +152,12 @@ void pack(Device& device, std::uintptr_t stream, const nb::callable& allocate,
   want_contiguous(rows);
   const std::int64_t k = values_of(rows, formats::traits(f));
   want_shape(out, {static_cast<std::int64_t>(device.plugin().tile_bytes(f, rows.dim(0), k))});
+  constexpr std::size_t kFilled = 4;
+  void* between = call.memory(kFilled);
   device.run("pack", [&] {
-    return device.api().pack(f, rows.data, rows.dim(0), k, out.data, call.stream);
+    const GpuApi& api = device.api();
+    const cuda::Status status = api.pack(f, rows.data, rows.dim(0), k, out.data, call.stream);
+    return status == cuda::Status::kOk ? api.fill(between, 0, kFilled, call.stream) : status;
   });
 }
 
