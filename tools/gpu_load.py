@@ -10,7 +10,6 @@ import argparse
 import os
 import pathlib
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -37,13 +36,18 @@ def read_rate(path: pathlib.Path) -> float:
 
 def load(kt: str, path: pathlib.Path, flags: list) -> tuple:
     """(bytes per second, seconds, peak bytes) of a load, the generated tokens' line printed."""
-    done = subprocess.run([kt, "bench", path, "--gpu-memory", "24GiB", "-p", "16", "-n", "16", "-r", "1", *flags],
-                          capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    found = re.search(r"loaded (.+?) in ([\d.]+) s, ([\d.]+) GB/s", done.stderr)
-    print("  " + "\n  ".join(line for line in (done.stderr + done.stdout).splitlines() if "\r" not in line))
-    return float(found[3]) * 1e9, float(found[2]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    with tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen([kt, "bench", path, "--gpu-memory", "24GiB", "-p", "16", "-n", "16", "-r", "1", *flags],
+                                 stdout=said, stderr=said)
+        _, status, usage = os.wait4(child.pid, 0)  # of this child alone
+        child.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        text = said.read()
+    if child.returncode != 0:
+        raise RuntimeError(text)
+    found = re.search(r"loaded (.+?) in ([\d.]+) s, ([\d.]+) GB/s", text)
+    print("  " + "\n  ".join(line for line in text.splitlines() if "\r" not in line))
+    return float(found[3]) * 1e9, float(found[2]), usage.ru_maxrss << 10
 
 
 def main() -> int:

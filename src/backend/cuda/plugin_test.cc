@@ -131,7 +131,9 @@ TEST_F(CudaPlugin, HandsOverToTheCpuAndBackInsideAGraph) {
   };
   std::printf("one hand-over and back, of %zu: p50 %.2f us, p99 %.2f us, largest %.2f us\n",
               micros.size(), at(0.5), at(0.99), micros.back());
-  EXPECT_LT(at(0.5), 50.0);
+  const bool hopper = gpu.description().major >= 9;
+  EXPECT_LT(at(0.5), hopper ? 8.0 : 50.0);
+  if (hopper) EXPECT_LT(at(0.99), 30.0);  // 15 where nobody else is on the machine
 }
 
 // All that a model may use: where the check at its start fails, it is not opened.
