@@ -16,11 +16,6 @@ using kernels::cuda::Status;
 /// A step of decoding reads hundreds of experts: as few as these cost it a hundredth.
 constexpr std::size_t kMovesAStep = 4;
 
-std::size_t aligned(std::size_t bytes) {
-  constexpr std::size_t kAlign = backend::Gpu::kAlignment;
-  return (bytes + kAlign - 1) / kAlign * kAlign;
-}
-
 }  // namespace
 
 class ExpertCache::Layer {

@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "base/least_seconds.h"
+
 namespace kt::operators {
 namespace {
 
@@ -13,13 +15,6 @@ double seconds(F&& f) {
   const auto start = std::chrono::steady_clock::now();
   f();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-template <class F>
-double least_seconds(int runs, F&& f) {
-  double least = seconds(f);
-  for (int i = 1; i < runs; ++i) least = std::min(least, seconds(f));
-  return least;
 }
 
 class Measurement {

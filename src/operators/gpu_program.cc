@@ -11,10 +11,7 @@ namespace {
 using backend::Status;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kAlign = 256;
 constexpr std::size_t kFlagBytes = 64;  // a line each, so that nobody's write disturbs another's
-
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 // One for each transfer, and one for the end.
 std::size_t flags_bytes(std::size_t n) { return aligned((n + 1) * kFlagBytes); }

@@ -20,7 +20,7 @@ using kernels::cuda::Type;
 using kernels::cuda::type_bytes;
 
 constexpr std::size_t kPieceBytes = std::size_t{64} << 20;
-constexpr std::size_t kAlign = 256;
+constexpr std::size_t kAlign = backend::Gpu::kAlignment;
 
 constexpr const char* kOtherTransfers =
     "a step exchanges other rows with the host than the one of its shape that was recorded";
@@ -32,8 +32,6 @@ std::int64_t round_keys(std::int64_t n) {
     size = std::has_single_bit(static_cast<std::uint64_t>(size)) ? size / 2 * 3 : size / 3 * 4;
   return size;
 }
-
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 void store_row(const float* from, std::int64_t n, Type type, std::byte* to) {
   if (type == Type::kF32) {

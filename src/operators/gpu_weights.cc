@@ -63,9 +63,8 @@ class Sender {
            "tensor '{}' has rows of {} bytes, more than can be sent to a GPU", info.stored_name,
            row_bytes);
     }
-    constexpr std::size_t kAlign = backend::Gpu::kAlignment;
     for (std::int64_t row = 0; row < n;) {
-      bytes_ = std::min((bytes_ + kAlign - 1) / kAlign * kAlign, kPieceBytes);
+      bytes_ = std::min(aligned(bytes_), kPieceBytes);
       const auto fit = static_cast<std::int64_t>((kPieceBytes - bytes_) / row_bytes);
       const std::int64_t count = n - row <= fit ? n - row : fit / kTileRows * kTileRows;
       if (count > 0) {

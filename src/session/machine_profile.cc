@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/env.h"
+#include "base/least_seconds.h"
 #include "base/noise.h"
 #include "base/topology.h"
 #include "io/atomic_file.h"

@@ -1,9 +1,11 @@
 #include "session/product_profile.h"
 
+#include <algorithm>
 #include <numeric>
 #include <random>
 #include <span>
 
+#include "base/least_seconds.h"
 #include "base/noise.h"
 
 namespace kt::session {

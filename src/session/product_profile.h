@@ -8,9 +8,6 @@
 //
 // Thread rule: one thread; the work is parallel inside.
 #pragma once
-#include <algorithm>
-#include <chrono>
-#include <limits>
 #include <string_view>
 #include <vector>
 
@@ -29,18 +26,5 @@ struct ProductProfile {
 /// format that can be encoded.
 ProductProfile measure_products(backend::Cpu& cpu, placement::WeightKind kind, std::int64_t k,
                                 std::uint64_t bytes);
-
-/// Least of some runs of f(): other programs only add time.
-template <class F>
-double least_seconds(int runs, F&& f) {
-  using Clock = std::chrono::steady_clock;
-  double least = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < runs; ++i) {
-    const auto start = Clock::now();
-    f();
-    least = std::min(least, std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  return least;
-}
 
 }  // namespace kt::session

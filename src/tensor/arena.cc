@@ -2,12 +2,14 @@
 
 #include <algorithm>
 
+#include "base/align.h"
+
 namespace kt::tensor {
 
 void* Arena::allocate_bytes(std::size_t bytes) {
   constexpr std::size_t kAlign = 64;
   constexpr std::size_t kMinChunk = std::size_t{4} << 20;
-  bytes = std::max(kAlign, (bytes + kAlign - 1) / kAlign * kAlign);
+  bytes = std::max(kAlign, aligned(bytes, kAlign));
   for (std::size_t i = 0; i < chunks_.size(); ++i) {
     const std::size_t end = starts_[i] + chunks_[i].size();
     if (used_ + bytes > end && used_ < end) used_ = end;  // does not fit: skip this chunk's tail
@@ -18,7 +20,7 @@ void* Arena::allocate_bytes(std::size_t bytes) {
     }
   }
   const std::size_t start = chunks_.empty() ? 0 : starts_.back() + chunks_.back().size();
-  const std::size_t size = (std::max(bytes, kMinChunk) + kAlign - 1) / kAlign * kAlign;
+  const std::size_t size = aligned(std::max(bytes, kMinChunk), kAlign);
   chunks_.emplace_back(size);
   starts_.push_back(start);
   used_ = start + bytes;

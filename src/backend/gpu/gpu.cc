@@ -84,7 +84,7 @@ void Gpu::reserve(std::size_t bytes) {
 }
 
 std::byte* Gpu::allocate_bytes(std::size_t bytes) {
-  const std::size_t begin = (used_ + kAlignment - 1) / kAlignment * kAlignment;
+  const std::size_t begin = aligned(used_, kAlignment);
   if (begin > end_ || bytes > end_ - begin) {
     fail(ErrorCode::kNoMemory, fmt::format("GPU {} ({})", device_, description_.name),
          "{} more are wanted, {} are left of the {} that were reserved", human_bytes(bytes),

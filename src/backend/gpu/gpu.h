@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "backend/gpu/gpu_library.h"
+#include "base/align.h"
 
 namespace kt::backend {
 
