@@ -36,8 +36,13 @@ class ExpertCacheSession : public ::testing::Test {
  protected:
   ExpertCacheSession()
       : object_(SharedObject::open(kPlugin, SharedObject::Unload::kNever, &problem_)),
-        settings_(*static_cast<backend::FakeGpuSettings*>(object_->symbol("fake_gpu_settings"))) {}
-  ~ExpertCacheSession() override { settings_.failing = nullptr; }
+        settings_(*static_cast<backend::FakeGpuSettings*>(object_->symbol("fake_gpu_settings"))) {
+    settings_.late = true;
+  }
+  ~ExpertCacheSession() override {
+    settings_.failing = nullptr;
+    settings_.late = false;
+  }
 
   static std::unique_ptr<Session> open(const Arrangement& setup) {
     Options options;

@@ -22,8 +22,13 @@ class GpuSession : public ::testing::Test {
  protected:
   GpuSession()
       : object_(SharedObject::open(kPlugin, SharedObject::Unload::kNever, &problem_)),
-        settings_(*static_cast<backend::FakeGpuSettings*>(object_->symbol("fake_gpu_settings"))) {}
-  ~GpuSession() override { settings_.failing = nullptr; }
+        settings_(*static_cast<backend::FakeGpuSettings*>(object_->symbol("fake_gpu_settings"))) {
+    settings_.late = true;
+  }
+  ~GpuSession() override {
+    settings_.failing = nullptr;
+    settings_.late = false;
+  }
 
   static std::unique_ptr<Session> open(std::uint64_t gpu_memory = 0, std::int64_t chunk = 128,
                                        const std::string& config = kConfig) {

@@ -1,6 +1,6 @@
-// A GPU plug-in without a GPU: two devices of host memory, streams that run at once, and graphs on
-// a thread of their own; products as loops over decoded rows; other kernels only in the whole one,
-// which has much memory. FAKE_… (CMakeLists.txt) says which, and what is wrong with it.
+// A GPU plug-in without a GPU: two devices of host memory, streams that run at once or late, and
+// graphs on a thread of their own; products as loops over decoded rows; other kernels only in the
+// whole one, which has much memory. FAKE_… (CMakeLists.txt) says which, and what is wrong with it.
 #include "backend/gpu/test_fixtures/fake_gpu.h"
 
 #include <algorithm>
@@ -26,15 +26,29 @@ struct CUstream_st {
   Work work;
   std::thread graph;  // that runs
   std::atomic<bool> runs{false}, died{false};
+  bool late = false;  // what it is given waits in work until somebody waits for it
+  std::size_t n_done = 0;
 
   explicit CUstream_st(int of) : device(of) {}
   ~CUstream_st() { join(); }
+  // Those before the n-th, which is counted from the stream's first.
+  void run_late(std::size_t n) {
+    for (; n_done < n; ++n_done) std::exchange(work[n_done], {})();
+  }
   void join() {
     if (graph.joinable()) graph.join();
   }
 };
 struct CUevent_st {
   Clock::time_point when;
+  CUstream_st* late = nullptr;  // where it is recorded, and has not come yet
+  std::size_t n_before = 0;     // work of that stream, itself among it
+
+  bool done() const { return late == nullptr || late->n_done >= n_before; }
+  void wait() {
+    if (late != nullptr) late->run_late(n_before);
+    late = nullptr;
+  }
 };
 struct CUgraphExec_st {
   Work work;
@@ -56,6 +70,7 @@ struct Block {
   std::size_t bytes;
 };
 std::map<void*, Block> device_blocks;
+std::map<int, int> n_streams;  // of each device
 
 Status outcome(const char* call) {
   const auto failing = [](const char* what) { return std::strcmp(settings.failing, what) == 0; };
@@ -72,7 +87,7 @@ Status enqueue(const char* call, Stream stream, F&& f) {
     f();
     return Status::kOk;
   }
-  if (stream->recording) {
+  if (stream->recording || stream->late) {
     stream->work.emplace_back(std::forward<F>(f));
   } else {
     stream->join();
@@ -176,38 +191,58 @@ void set_streams(GpuApi& api) {
     const Status status = outcome("stream_create");
     if (status != Status::kOk) return status;
     *out = new CUstream_st(settings.device);
+    (*out)->late = n_streams[settings.device]++ > 0 && settings.late;
     ++settings.n_held;
     return status;
   };
   api.stream_destroy = [](Stream stream) {
+    if (stream->late) stream->run_late(stream->work.size());
+    --n_streams[stream->device];
     delete stream;
     --settings.n_held;
   };
   api.stream_synchronize = [](Stream stream) {
     stream->join();
+    if (stream->late) stream->run_late(stream->work.size());
     return stream->died ? Status::kDeviceFailed : outcome("stream_synchronize");
   };
   api.stream_idle = [](Stream stream, bool* idle) {
     *idle = !stream->runs;
     return stream->died ? Status::kDeviceFailed : outcome("stream_idle");
   };
-  api.stream_wait_event = [](Stream, GpuEventHandle) { return outcome("stream_wait_event"); };
+  api.stream_wait_event = [](Stream, GpuEventHandle event) {
+    const Status status = outcome("stream_wait_event");
+    if (status == Status::kOk) event->wait();
+    return status;
+  };
   api.event_create = [](bool, GpuEventHandle* out) {
     return make("event_create", CUevent_st(), out);
   };
   api.event_destroy = [](GpuEventHandle event) {
+    event->wait();
     delete event;
     --settings.n_held;
   };
   api.event_record = [](GpuEventHandle event, Stream stream) {
-    return enqueue("event_record", stream, [event] { event->when = Clock::now(); });
+    if (event->late != stream) event->wait();
+    const Status status = enqueue("event_record", stream, [event] { event->when = Clock::now(); });
+    event->late = status == Status::kOk && stream->late ? stream : nullptr;
+    event->n_before = stream->work.size();
+    return status;
   };
-  api.event_synchronize = [](GpuEventHandle) { return outcome("event_synchronize"); };
-  api.event_done = [](GpuEventHandle, bool* done) {
-    *done = true;
+  api.event_synchronize = [](GpuEventHandle event) {
+    const Status status = outcome("event_synchronize");
+    if (status == Status::kOk) event->wait();
+    return status;
+  };
+  api.event_done = [](GpuEventHandle event, bool* done) {
+    *done = event->done();
+    event->wait();  // it comes soon after
     return outcome("event_done");
   };
   api.event_elapsed = [](GpuEventHandle from, GpuEventHandle to, float* milliseconds) {
+    from->wait();
+    to->wait();
     *milliseconds = std::chrono::duration<float, std::milli>(to->when - from->when).count();
     return outcome("event_elapsed");
   };

@@ -13,10 +13,11 @@ struct FakeGpuSettings {
   const char* failing = nullptr;  // the call that fails, by its name in gpu_api.inc; or "all"
   Status failure = Status::kDeviceFailed;
   std::int32_t listed = kernels::cuda::kListed;  // of a row of logits at most; 0: lists of no rows
-  std::size_t most_outputs = 0;                  // values that a product gave at most
-  std::int64_t nan_row = -1;                     // of products, which gets a NaN
-  int device = -1;                               // that use_device was last called for
-  std::size_t n_held = 0;                        // of everything that must be given back
+  bool late = false;             // streams but the first of a device run when they are waited for
+  std::size_t most_outputs = 0;  // values that a product gave at most
+  std::int64_t nan_row = -1;     // of products, which gets a NaN
+  int device = -1;               // that use_device was last called for
+  std::size_t n_held = 0;        // of everything that must be given back
 };
 
 }  // namespace kt::backend
