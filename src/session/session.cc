@@ -269,8 +269,8 @@ void Session::use_nodes(const Options& options, const placement::Plan& plan) {
   cpu_ = std::make_unique<backend::Cpu>(std::move(nodes.place), caps, act_policy(options.act));
 }
 
-// A step as large as prompts make them, so that the temporaries of all steps are reserved before
-// the first request, and what is wrong with a GPU shows now.
+// A step as large as prompts make them, so that temporaries are reserved before the first request,
+// but for rows that decode beside it, and what is wrong with a GPU shows now.
 void Session::try_gpus() {
   report_.gpus = gpu_machine_.left_out;
   if (gpus_.empty()) return;
