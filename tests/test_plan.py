@@ -229,6 +229,16 @@ def test_prefill_speed_is_operations_over_rate():
     assert result["speed"]["prefill_limit"] == "CPU compute"
 
 
+@pytest.mark.parametrize("machine", [[], ["--gpu", "8GiB@450GB/s@60TFLOPS"]])
+def test_a_dense_model_is_planned(machine):
+    c = read_config("Llama-3.1-8B")
+    result = plan(config_path("Llama-3.1-8B"), "--format", "BF16", "--ram", "64GiB@10GB/s", *machine)
+    mlp = 3 * c["hidden_size"] * c["intermediate_size"] * c["num_hidden_layers"]
+    assert by_class(result, "file_bytes")["dense layers"] == mlp * BITS["BF16"] / 8
+    assert 0 < result["speed"]["load_seconds"] and 0 < result["speed"]["decode"] < 80e9 / result["file_bytes"]
+    assert not any(m["gpu_experts"] for m in result["modules"])
+
+
 # Context and refusals ------------------------------------------------------------------------------------
 
 def test_the_largest_context_fits_and_one_page_more_does_not():

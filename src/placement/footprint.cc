@@ -150,6 +150,7 @@ std::uint64_t stream_bytes(const io::ModelConfig& config, const std::vector<Modu
 
 std::uint64_t expert_bytes_on_gpu(const ModuleCost& experts, std::int64_t n_experts,
                                   std::int64_t n) {
+  if (n == 0) return 0;  // all that a model without experts asks for
   const std::uint64_t all = bytes_on(experts.kept, false, {});
   return (all + static_cast<std::uint64_t>(n_experts) - 1) / static_cast<std::uint64_t>(n_experts) *
          static_cast<std::uint64_t>(n);
