@@ -1,8 +1,22 @@
 #include "operators/gpu_attention.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 namespace kt::operators {
+namespace {
+
+// The product of positive numbers, or `most` where it is larger: contexts in files may be absurd.
+std::int64_t product(std::initializer_list<std::int64_t> factors, std::int64_t most) {
+  std::int64_t all = 1;
+  for (const std::int64_t factor : factors) {
+    if (factor > most / all) return most;
+    all *= factor;
+  }
+  return all;
+}
+
+}  // namespace
 
 kernels::cuda::CacheType gpu_cache_type(tensor::Format format) {
   using kernels::cuda::CacheType;
@@ -46,14 +60,14 @@ void gpu_attend(GpuStep& gpu, const char* who, kernels::cuda::AttentionArgs args
 std::size_t gpu_score_bytes(std::int64_t n_rows, std::int64_t n_heads, std::int64_t n_keys,
                             std::int64_t dim_qk, std::int64_t dim_v) {
   if (gpu_attends(dim_qk, dim_v)) return 0;
-  return static_cast<std::size_t>(n_rows * n_heads * n_keys) * sizeof(float);
+  constexpr std::int64_t kAbsurd = std::int64_t{1} << 60;  // more than any GPU has
+  return static_cast<std::size_t>(product({4, n_rows, n_heads, n_keys}, kAbsurd));
 }
 
 std::size_t gpu_expand_bytes(const io::ModelConfig& c) {
   constexpr std::int64_t kMost = std::int64_t{128} << 20;
   const std::int64_t values = c.mla.qk_nope_dim + c.mla.qk_rope_dim + c.mla.v_head_dim;
-  const std::int64_t whole = c.max_context * c.n_heads * values * 2;
-  return static_cast<std::size_t>(std::min(whole, kMost));
+  return static_cast<std::size_t>(product({2, c.n_heads, values, c.max_context}, kMost));
 }
 
 std::size_t gpu_attention_bytes(const io::ModelConfig& c, std::int64_t chunk,
