@@ -11,8 +11,7 @@ namespace {
 constexpr double kHandOff = 20e-6;  // seconds until the other device sees what was written
 
 // -1 for the CPU and for GPUs that it stands in for.
-int gpu_index(const std::string& device, const Machine& machine) {
-  const auto index = operators::gpu_index(device);
+int real_gpu(std::optional<int> index, const Machine& machine) {
   return index && *index < static_cast<int>(machine.gpus.size()) ? *index : -1;
 }
 
@@ -64,7 +63,7 @@ class StepTimer {
   void regions(double n) { add(Resource::kCpuOverhead, n * in_.machine.cpu.region); }
 
   void module(const ModuleCost& m) {
-    const int gpu = gpu_index(m.device, in_.machine);
+    const int gpu = real_gpu(operators::gpu_index(m.device), in_.machine);
     double share = 1.0;  // of the weights that are touched
     ProductRows rows = same_rows(m.part == Part::kHead ? 1 : n_rows());
     if (m.kind == "Experts") {
@@ -158,7 +157,7 @@ class StepTimer {
   }
 
   void attend(std::size_t layer) {
-    if (layer >= in_.kv.size() || layer >= in_.layer_device.size()) return;
+    if (layer >= in_.kv.size()) return;
     const io::ModelConfig& c = in_.config;
     const bool latent = c.mla.kv_lora_rank > 0;
     const std::int64_t dim_v = latent ? c.mla.kv_lora_rank : c.head_dim;
@@ -168,7 +167,7 @@ class StepTimer {
                          (static_cast<double>(position_) + rows_);
     const double macs =
         rows_ * seen * static_cast<double>(c.n_heads) * static_cast<double>(dim_qk + dim_v);
-    const int gpu = gpu_index(in_.layer_device[layer], in_.machine);
+    const int gpu = real_gpu(in_.kv[layer].gpu, in_.machine);
     if (gpu >= 0) {
       const Gpu& g = in_.machine.gpus[static_cast<std::size_t>(gpu)];
       const double read = bytes / (kUsable * g.bandwidth);

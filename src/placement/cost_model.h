@@ -10,7 +10,6 @@
 // ones on a GPU hide behind routed experts on the CPU. Thread rule: pure.
 #pragma once
 #include <array>
-#include <string>
 #include <vector>
 
 #include "placement/footprint.h"
@@ -40,8 +39,6 @@ struct CostInput {
   const std::vector<tensor::KvLayerSpec>& kv;
   formats::Format kv_format = formats::Format::kF16;
   const Machine& machine;
-  /// Device of each layer's attention: "cpu", "cuda:0".
-  const std::vector<std::string>& layer_device;
 };
 
 StepTime step_time(const CostInput& input, const StepShape& shape);

@@ -38,6 +38,13 @@ std::string format_text(const operators::Kept& kept) {
   return text;
 }
 
+// The GPU of the module above, which exchanges rows with experts on the CPU.
+std::optional<int> gpu_of_block(const std::string& path, const operators::Placement& placement) {
+  const std::size_t dot = path.rfind('.');
+  if (placement.devices.emulated || dot == std::string::npos) return {};
+  return operators::gpu_index(placement.at(std::string_view(path).substr(0, dot)).device);
+}
+
 }  // namespace
 
 std::string_view part_name(Part part) {
@@ -83,14 +90,15 @@ std::vector<ModuleCost> footprint(operators::Model& model, const operators::Plac
     cost.path = module.path();
     cost.kind = module.kind();
     cost.op = module.op();
-    cost.device = module.site().device;
     cost.part = part_of(module);
+    cost.device = cost.part == Part::kEmbedding ? "cpu" : module.site().device;
     cost.layer = split_layer(cost.path).number;
     cost.reason = placement.at(cost.path).reason;
     cost.format = format_text(cost.kept);
     const bool packed = cost.part != Part::kEmbedding && on_cpu(cost.device, packing);
     cost.bytes = bytes_on(cost.kept, packed, packing);
     if (const auto* experts = dynamic_cast<const operators::Experts*>(&module)) {
+      if (cost.device == "cpu") cost.block_gpu = gpu_of_block(cost.path, placement);
       if (can_stream(cost)) {
         cost.streams_to = experts->streams_to();
         cost.n_on_gpu = experts->n_on_gpu();

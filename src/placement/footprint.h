@@ -25,7 +25,7 @@ struct ModuleCost {
   std::string path;
   std::string_view kind;
   std::string op;
-  std::string device;
+  std::string device;  // that holds and computes it; of an embedding always the CPU
   std::string reason;
   std::string format;  // for people: "Q4_K+Q6_K"
   Part part = Part::kOther;
@@ -36,7 +36,8 @@ struct ModuleCost {
   /// has none.
   std::string prefill_device;
   std::uint64_t prefill_bytes = 0;
-  std::optional<int> streams_to;  // the GPU that experts of the CPU may go to
+  std::optional<int> block_gpu;   // of experts on the CPU: the GPU that their block is on
+  std::optional<int> streams_to;  // the same, if it may compute some of them
   std::int64_t n_on_gpu = 0;      // experts that are there too
 };
 

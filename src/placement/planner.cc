@@ -1,8 +1,6 @@
 #include "placement/planner.h"
 
 #include <algorithm>
-#include <map>
-#include <set>
 
 #include "base/bytes.h"
 #include "models/model.h"
@@ -95,16 +93,8 @@ class Planner {
     const std::vector<std::uint64_t> bytes = stream_bytes(context, false);
     if (std::all_of(bytes.begin(), bytes.end(), [](std::uint64_t b) { return b == 0; }))
       return false;
-    const Assignment assignment = decides() ? assign(context) : Assignment{};
-    for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
-      const ModuleCost& m = plan_.modules[i];
-      if (m.part != Part::kExperts) continue;
-      if (decides() ? assignment.gpu[i] < 0 &&
-                          assignment.layer_gpu[static_cast<std::size_t>(m.layer)] >= 0
-                    : m.streams_to.has_value())
-        return true;
-    }
-    return false;
+    const std::vector<int> to = where(decides() ? assign(context) : Assignment{}).streams;
+    return std::any_of(to.begin(), to.end(), [](int gpu) { return gpu >= 0; });
   }
 
   std::int64_t wanted_context() const {
@@ -171,30 +161,38 @@ class Planner {
     return need(context, decides() && !placed_ ? assign(context) : Assignment{});
   }
 
-  // With modules where they are, or where an assignment puts them.
-  Need need(std::int64_t context, const Assignment& assignment) const {
-    std::vector<std::string> device_of(plan_.modules.size());
-    std::vector<std::uint64_t> bytes(plan_.modules.size());
-    std::vector<std::int64_t> n_on_gpu(plan_.modules.size());
-    std::vector<std::string> layer_device = attention_devices(plan_.modules);
+  // What is where: as the model is placed, or as an assignment that is considered puts it.
+  struct Where {
+    std::vector<std::string> modules;     // each one's device
+    std::vector<std::uint64_t> bytes;     // on it
+    std::vector<int> caches;              // each layer's GPU; -1: the CPU
+    std::vector<int> blocks;              // of each module of experts on the CPU: its block's GPU
+    std::vector<int> streams;             // the same, if that may compute some of them
+    std::vector<std::int64_t> n_on_gpus;  // of each module's experts
+  };
+
+  Where where(const Assignment& assignment) const {
+    const bool placed = assignment.gpu.empty();
+    Where w;
     for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
-      device_of[i] = plan_.modules[i].device;
-      bytes[i] = plan_.modules[i].bytes;
-      n_on_gpu[i] = plan_.modules[i].n_on_gpu;
+      const ModuleCost& m = plan_.modules[i];
+      const int gpu = placed ? -1 : assignment.gpu[i];
+      w.modules.push_back(gpu < 0 ? m.device : operators::gpu_name(gpu));
+      w.bytes.push_back(gpu < 0 ? m.bytes : choices_[i].bytes);
+      w.n_on_gpus.push_back(placed ? m.n_on_gpu : assignment.n_on_gpu[i]);
+      const bool goes = !placed && m.part == Part::kExperts && gpu < 0 && m.layer >= 0;
+      const int layer = goes ? assignment.layer_gpu[static_cast<std::size_t>(m.layer)] : -1;
+      w.blocks.push_back(placed ? m.block_gpu.value_or(-1) : layer);
+      w.streams.push_back(placed ? m.streams_to.value_or(-1) : can_stream(m) ? layer : -1);
     }
-    if (!assignment.gpu.empty()) {
-      for (std::size_t i = 0; i < plan_.modules.size(); ++i) {
-        if (assignment.gpu[i] < 0) continue;
-        device_of[i] = operators::gpu_name(assignment.gpu[i]);
-        bytes[i] = choices_[i].bytes;
-      }
-      for (std::size_t l = 0; l < layer_device.size(); ++l) {
-        if (assignment.layer_gpu[l] >= 0)
-          layer_device[l] = operators::gpu_name(assignment.layer_gpu[l]);
-      }
-      n_on_gpu = assignment.n_on_gpu;
-    }
-    Need n = sum_up(context, device_of, bytes, layer_device, n_on_gpu);
+    if (!placed) w.caches = assignment.layer_gpu;
+    for (std::size_t l = w.caches.size(); l < kv_.size(); ++l) w.caches.push_back(kv_[l].gpu);
+    return w;
+  }
+
+  Need need(std::int64_t context, const Assignment& assignment) const {
+    Need n;
+    n.devices = sum_up(context, where(assignment));
     for (const DevicePlan& d : n.devices) {
       n.fits = n.fits && d.used() <= d.capacity;
       n.total += d.used();
@@ -203,75 +201,61 @@ class Planner {
     return n;
   }
 
-  Need sum_up(std::int64_t context, const std::vector<std::string>& device_of,
-              const std::vector<std::uint64_t>& bytes, const std::vector<std::string>& layer_device,
-              const std::vector<std::int64_t>& n_on_gpu) const {
-    Need n;
-    n.devices.push_back({"cpu", machine_.ram, {}, 0, workspace(context), kRamMargin});
+  // The plan of a GPU; of the CPU, which stands in where there is none.
+  static DevicePlan& at(std::optional<int> gpu, std::vector<DevicePlan>& devices) {
+    const bool exists = gpu && *gpu >= 0 && static_cast<std::size_t>(*gpu) + 1 < devices.size();
+    return devices[exists ? static_cast<std::size_t>(*gpu) + 1 : 0];
+  }
+
+  std::vector<DevicePlan> sum_up(std::int64_t context, const Where& w) const {
+    std::vector<DevicePlan> devices;
+    devices.push_back({"cpu", machine_.ram, {}, 0, workspace(context), kRamMargin});
     for (std::size_t g = 0; g < machine_.gpus.size(); ++g) {
-      n.devices.push_back({operators::gpu_name(static_cast<int>(g)),
-                           machine_.gpus[g].bytes,
-                           {},
-                           0,
-                           0,
-                           gpu_margin(machine_.gpus[g])});
+      devices.push_back({operators::gpu_name(static_cast<int>(g)),
+                         machine_.gpus[g].bytes,
+                         {},
+                         0,
+                         0,
+                         gpu_margin(machine_.gpus[g])});
     }
-    const auto at = [&](const std::string& device) -> DevicePlan& {
-      for (DevicePlan& d : n.devices) {
-        if (d.name == device) return d;
-      }
-      return n.devices.front();  // the CPU stands in
-    };
-    for (std::size_t i = 0; i < device_of.size(); ++i) {
-      DevicePlan& d = at(device_of[i]);
-      d.parts[static_cast<std::size_t>(plan_.modules[i].part)] += bytes[i];
-      if (d.name != "cpu") d.workspace = gpu_workspace(context);
-      if (n_on_gpu[i] == 0) continue;
+    const std::uint64_t work = gpu_workspace(context);
+    for (std::size_t i = 0; i < w.modules.size(); ++i) {
       const ModuleCost& m = plan_.modules[i];
-      at(layer_device[static_cast<std::size_t>(m.layer)])
-          .parts[static_cast<std::size_t>(Part::kExperts)] +=
-          expert_bytes_on_gpu(m, config_.moe.n_experts, n_on_gpu[i]);
+      DevicePlan& d = at(operators::gpu_index(w.modules[i]), devices);
+      d.parts[static_cast<std::size_t>(m.part)] += w.bytes[i];
+      for (DevicePlan* used : {&d, &at(w.blocks[i], devices)}) {
+        if (used != &devices.front()) used->workspace = work;
+      }
+      at(w.streams[i], devices).parts[static_cast<std::size_t>(Part::kExperts)] +=
+          expert_bytes_on_gpu(m, config_.moe.n_experts, w.n_on_gpus[i]);
     }
     const std::int64_t pages = (cached(context) + kPage - 1) / kPage * kPage;
-    for (std::size_t l = 0; l < kv_.size(); ++l) {
-      at(layer_device[l]).kv += times(kv_layer_bytes(kv_[l], options_.kv_format), pages);
-    }
-    add_layer_wise(context, n.devices);
-    add_streams(stream_bytes(context, has_some(n_on_gpu)), device_of, layer_device, n.devices);
-    add_exchange(device_of, layer_device, n.devices);
-    return n;
+    for (std::size_t l = 0; l < kv_.size(); ++l)
+      at(w.caches[l], devices).kv += times(kv_layer_bytes(kv_[l], options_.kv_format), pages);
+    add_layer_wise(context, devices);
+    add_streams(stream_bytes(context, has_some(w.n_on_gpus)), w, devices);
+    add_exchange(w, devices);
+    return devices;
   }
 
   // What GPUs need to which experts of the CPU go.
-  void add_streams(std::vector<std::uint64_t> bytes, const std::vector<std::string>& device_of,
-                   const std::vector<std::string>& layer_device,
+  void add_streams(std::vector<std::uint64_t> bytes, const Where& w,
                    std::vector<DevicePlan>& devices) const {
-    for (std::size_t i = 0; i < device_of.size(); ++i) {
-      const ModuleCost& m = plan_.modules[i];
-      if (m.part != Part::kExperts || device_of[i] != "cpu" || m.layer < 0) continue;
-      const auto gpu = operators::gpu_index(layer_device[static_cast<std::size_t>(m.layer)]);
-      if (!gpu || static_cast<std::size_t>(*gpu) >= bytes.size()) continue;  // the CPU stands in
-      std::uint64_t& once = bytes[static_cast<std::size_t>(*gpu)];
-      devices[static_cast<std::size_t>(*gpu) + 1].workspace += once;
-      once = 0;
+    for (const int to : w.streams) {
+      const auto gpu = static_cast<std::size_t>(to);
+      if (to < 0 || gpu >= bytes.size()) continue;  // the CPU stands in
+      devices[gpu + 1].workspace += bytes[gpu];
+      bytes[gpu] = 0;
     }
   }
 
   // Pinned memory of the host for each GPU in use; recorded steps exchange rows with experts of the
   // CPU.
-  void add_exchange(const std::vector<std::string>& device_of,
-                    const std::vector<std::string>& layer_device,
-                    std::vector<DevicePlan>& devices) const {
-    std::set<std::string> exchanging;
-    for (std::size_t i = 0; i < device_of.size(); ++i) {
-      const ModuleCost& m = plan_.modules[i];
-      if (m.part == Part::kExperts && device_of[i] == "cpu" && m.layer >= 0)
-        exchanging.insert(layer_device[static_cast<std::size_t>(m.layer)]);
-    }
+  static void add_exchange(const Where& w, std::vector<DevicePlan>& devices) {
     for (std::size_t g = 1; g < devices.size(); ++g) {
       if (devices[g].workspace == 0) continue;
       devices.front().workspace += operators::GpuStep::kPinnedBytes;
-      if (exchanging.contains(devices[g].name))
+      if (std::count(w.blocks.begin(), w.blocks.end(), static_cast<int>(g) - 1) > 0)
         devices.front().workspace += operators::GpuProgram::kAllBytes;
     }
   }
@@ -283,17 +267,6 @@ class Planner {
     devices.front().workspace += rows;
     for (DevicePlan& d : devices)
       d.workspace += prefill_growth(plan_.modules, options_.packing, d.name);
-  }
-
-  static std::vector<std::string> attention_devices(const std::vector<ModuleCost>& modules) {
-    std::vector<std::string> devices;
-    for (const ModuleCost& m : modules) {
-      if (m.layer < 0) continue;
-      if (m.layer >= static_cast<std::int64_t>(devices.size()))
-        devices.resize(static_cast<std::size_t>(m.layer) + 1, "cpu");
-      if (m.part == Part::kAttention) devices[static_cast<std::size_t>(m.layer)] = m.device;
-    }
-    return devices;
   }
 
   // Largest multiple of a page that fits; 0 when none does.
@@ -361,6 +334,7 @@ class Planner {
     place_on_gpus(*plan_.model, fill_input(plan_.context), assignment, plan_.placement);
     plan_.model = models::build_model(config_, plan_.placement);
     plan_.modules = footprint(*plan_.model, plan_.placement, source_, options_.packing);
+    kv_ = plan_.model->state_spec();
     placed_ = true;
   }
 
@@ -383,8 +357,7 @@ class Planner {
   }
 
   Speed speed() const {
-    const std::vector<std::string> devices = attention_devices(plan_.modules);
-    const CostInput input{config_, plan_.modules, kv_, options_.kv_format, machine_, devices};
+    const CostInput input{config_, plan_.modules, kv_, options_.kv_format, machine_};
     Speed s;
     load_time(s);
     s.prompt = std::min<std::int64_t>(512, plan_.context);
