@@ -25,10 +25,12 @@ std::int64_t rows_of(const AttentionArgs& args) {
   return args.max_item_rows * (args.n_heads / args.n_kv_heads);
 }
 
-/// Whether hopper_*.cu serve: enough rows to fill half of their tiles.
+/// Whether hopper_*.cu serve: enough rows to fill half of their tiles; MLA, queries without gaps.
 bool on_hopper(const AttentionArgs& args) {
-  return !args.portable && !args.small && args.scale > 0.0f &&
-         rows_of(args) > (is_mla(args) ? 16 : 64) && has_wgmma();
+  const bool fits =
+      is_mla(args) ? rows_of(args) > 16 && args.q_token_stride == args.n_heads * args.q_head_stride
+                   : rows_of(args) > 64;
+  return fits && !args.portable && !args.small && args.scale > 0.0f && has_wgmma();
 }
 
 bool valid(const AttentionArgs& args) {
@@ -49,8 +51,9 @@ bool aligned(const KvCache& cache) {
   return cache.row_stride * bytes % 16 == 0 && cache.head_stride * bytes % 16 == 0;
 }
 
-std::size_t lse_floats(const AttentionArgs& args) {
-  return static_cast<std::size_t>((split_count(args) * args.n_rows * args.n_heads + 3) / 4 * 4);
+/// Results that a launch leaves for combine_kernel().
+std::int64_t parts_of(const AttentionArgs& args) {
+  return is_mla(args) && on_hopper(args) ? mla_splits(args).clusters : split_count(args);
 }
 
 constexpr int kCombineThreads = 128;
@@ -92,7 +95,7 @@ __global__ void __launch_bounds__(kCombineThreads)
       weights[s] = top == -INFINITY ? 0.0f : exp2f(lse[(begin + s) * n + index] - top);
     __syncthreads();
     for (int s = 0; s < count; ++s) total += weights[s];
-    constexpr int kBatch = 4;  // loads under way
+    constexpr int kBatch = 8;  // loads under way
     for (int s = tid / fours; s < count; s += kBatch * groups) {
       float w[kBatch];
       float4 v[kBatch];
@@ -199,10 +202,9 @@ bool widens(const AttentionArgs& args) {
 }
 
 std::size_t split_bytes(const AttentionArgs& args) {
-  const std::int64_t n_splits = split_count(args);
-  if (n_splits == 1) return 0;
-  const auto rows = static_cast<std::size_t>(n_splits * args.n_rows * args.n_heads);
-  return (lse_floats(args) + rows * static_cast<std::size_t>(args.dim_v)) * 4;
+  const std::int64_t parts = parts_of(args), rows = parts * args.n_rows * args.n_heads;
+  if (parts == 1) return 0;
+  return static_cast<std::size_t>((rows + 3) / 4 * 4 + rows * args.dim_v) * 4;
 }
 
 /// Makes bf16 of the streams, behind the sums of splits, and args of that.
@@ -226,7 +228,7 @@ Status attend(AttentionArgs args, const HeadsArgs* heads, Stream stream) {
       (heads != nullptr && args.first_row != 0))
     return Status::kBadArgument;
   if (args.workspace_bytes < attention_workspace(args)) return Status::kNoWorkspace;
-  const std::int64_t n_splits = split_count(args);
+  const std::int64_t n_parts = parts_of(args);
   Status status = Status::kOk;
   if (widens(args))
     status = args.k.n_pages > 0 && args.v.n_pages > 0 ? widen_streams(args, stream)
@@ -235,25 +237,25 @@ Status attend(AttentionArgs args, const HeadsArgs* heads, Stream stream) {
   status = !on_hopper(args) ? kernel(args, heads, stream)
            : is_mla(args)   ? launch_mla(args, stream)
                             : launch_prompt(args, stream);
-  if (status != Status::kOk || n_splits == 1) return status;
+  if (status != Status::kOk || n_parts == 1) return status;
   const std::int64_t results = args.n_rows * args.n_heads;
   return launch(combine_kernel, static_cast<unsigned>(results), kCombineThreads, 0, stream, args,
-                n_splits);
+                n_parts);
 }
 
-/// A multiprocessor takes one block of hopper_*.cu. As many splits as take the least time, counted
-/// in pages that a block walks over: prompts, four more for each wave; MLA, a seventh of one for
-/// each block of the launch (on an H100 0.3 of 2.1 µs, from launches of 64 and 128 blocks).
-std::int64_t hopper_split_keys(const AttentionArgs& args, const DeviceInfo& device) {
-  const std::int64_t n_sms = device.n_sms, block_rows = is_mla(args) ? 64 : 128;
-  const std::int64_t blocks = args.n_items * args.n_kv_heads * div_up(rows_of(args), block_rows);
+/// A multiprocessor takes one block of hopper_prompt.cu. As many splits as take the least time,
+/// counted in pages that a block walks over, four more for each wave.
+std::int64_t prompt_split_keys(const AttentionArgs& args, const DeviceInfo& device) {
+  const std::int64_t n_sms = device.n_sms;
+  const std::int64_t blocks =
+      args.n_items * args.n_kv_heads * div_up(rows_of(args), std::int64_t{128});
   const std::int64_t pages = div_up(args.max_keys, kPageLen);
   const std::int64_t most = std::max<std::int64_t>(2 * n_sms / blocks, 1);
   std::int64_t best = pages, least = INT64_MAX;
   for (std::int64_t splits = 1; splits <= std::min(most, pages); ++splits) {
     const std::int64_t length = div_up(div_up(pages, splits), std::int64_t{2}) * 2;
-    const std::int64_t all = blocks * div_up(pages, length), waves = div_up(all, n_sms);
-    const std::int64_t time = waves * length + (is_mla(args) ? all / 7 : 4 * waves);
+    const std::int64_t waves = div_up(blocks * div_up(pages, length), n_sms);
+    const std::int64_t time = waves * (length + 4);
     if (time >= least) continue;
     least = time;
     best = length;
@@ -270,7 +272,7 @@ bool has_attention(std::int64_t dim_qk, std::int64_t dim_v) {
 std::int64_t attention_split_keys(const AttentionArgs& args, const DeviceInfo& device) {
   constexpr std::int64_t kFewest = 4 * kPageLen;  // shorter ones cost more to add than they save
   const std::int64_t rows = rows_of(args);
-  if (on_hopper(args)) return hopper_split_keys(args, device);
+  if (on_hopper(args)) return is_mla(args) ? mla_split_keys(args) : prompt_split_keys(args, device);
   const std::int64_t blocks =
       args.n_items * args.n_kv_heads * div_up<std::int64_t>(rows, rows <= 16 ? 16 : 64);
   // A block of few rows keeps more of a multiprocessor busy, and walks over keys for as long as a

@@ -247,6 +247,15 @@ TEST_F(Mla, Decode) {
   run_case({576, 512, 20, 1, decode_items(), 128}, info_);
 }
 
+TEST_F(Mla, SplitsInClusters) {
+  // On Hopper up to 8 of a cluster, those of clusters by a launch; 40 sequences need no splits.
+  for (const std::int64_t split : {128, 256, 512, 1024})
+    run_case({576, 512, 128, 1, {{0, 1, 2900}, {0, 1, 70}}, split}, info_);
+  std::vector<SequenceItem> many;
+  for (int i = 0; i < 40; ++i) many.push_back({0, 1, 130 + i});
+  for (const std::int64_t split : {0, 64}) run_case({576, 512, 64, 1, many, split}, info_);
+}
+
 TEST_F(Mla, FewTokens) {
   const std::vector<SequenceItem> items = {{0, 4, 500}, {0, 1, 3}, {0, 2, 62}, {0, 5, 125}};
   run_case({576, 512, 128, 1, items, 256}, info_);

@@ -38,6 +38,17 @@ struct BlockRange {
       if (oldest > key) key += (oldest - key) / tile * tile;
     }
   }
+  /// Absorbed MLA: an even share of what any row sees, in whole pairs of tiles, whatever
+  /// split_keys.
+  __device__ void share_keys(const AttentionArgs& args, int splits, int tile) {
+    const int end = position(n_rows - 1) + 1;
+    int begin = 0;
+    if (args.window > 0)
+      begin = max(position(0) - static_cast<int>(args.window) + 1, 0) / tile * tile;
+    const int length = div_up(div_up(end - begin, splits), 2 * tile) * 2 * tile;
+    key = begin + split * length;
+    key_end = min(key + length, end);
+  }
   __device__ int position(int row) const { return item.position + (first_row + row) / group; }
   __device__ std::int64_t token(int row) const {
     return item.row_begin + (first_row + row) / group;
@@ -207,6 +218,15 @@ __device__ void store_results(const AttentionArgs& args, const BlockRange& range
     }
   }
 }
+
+/// How the splits of absorbed MLA are added: `cluster` neighbours by themselves, then `clusters` of
+/// these sums by another launch.
+struct MlaSplits {
+  std::int64_t cluster, clusters;
+};
+MlaSplits mla_splits(const AttentionArgs& args);
+/// AttentionArgs::split_keys that take the least time on the thread's device.
+std::int64_t mla_split_keys(const AttentionArgs& args);
 
 /// Many query rows of heads [dim_qk, dim_v], and absorbed MLA; both need has_wgmma().
 Status launch_prompt(const AttentionArgs& args, Stream stream);

@@ -11,7 +11,10 @@
 // so that one's products run while the other works on weights. Columns 0-255 of tile a and 256-575
 // of tile b come free first and are refilled first (hopper_mla.cuh). The order of tiles is
 // FlashMLA's ("seesaw").
-#include "kernels/cuda/attention/hopper_mla.cuh"
+#include <array>
+#include <atomic>
+
+#include "kernels/cuda/attention/hopper_mla_sums.cuh"
 
 namespace kt::kernels::cuda {
 namespace {
@@ -20,22 +23,6 @@ using namespace mla;
 
 #ifdef KT_HOPPER
 using namespace hopper;
-
-/// s (+)= queries · keysᵀ over left or right columns.
-__device__ void add_scores(float (&s)[kTile / 2], const Shared& shared, int tile, int part,
-                           bool accumulate) {
-  const int first = part == 0 ? 0 : kLeftBlocks, end = part == 0 ? kLeftBlocks : kBlocks;
-  const std::uint64_t q = here(b_descriptor(shared.queries)),
-                      k = here(b_descriptor(shared.columns(tile, 0)));
-#pragma unroll
-  for (int b = first; b < end; ++b) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int at = b * (kBlockBytes >> 4) + 2 * j;
-      wgmma_ss<kTile>(s, q + at, k + at, accumulate || b > first || j > 0);
-    }
-  }
-}
 
 /// out += weights · values, 256 columns of them.
 __device__ void add_values(float (&out)[128], const std::uint32_t (&p)[4][4], const Shared& shared,
@@ -91,13 +78,23 @@ __device__ void release(const Shared& shared, int tile, int part) {
 }
 
 /// Starts scores of warpgroup kSide's tile over the columns that come first, those of the values of
-/// its own, or over the others.
-template <int kSide, bool kFirst>
+/// its own, or over the others. kByBlock: products begin when their block of columns is there.
+template <bool kByBlock, int kSide, bool kFirst>
 __device__ void start_scores(float (&s)[kTile / 2], const Shared& shared, int pair) {
-  constexpr int kPart = kFirst ? kSide : 1 - kSide;
-  barrier_wait(shared.full(kSide, kPart), pair % 2);
+  constexpr int kLeft = (kSide == 0) == kFirst;
+  constexpr int first = kLeft ? 0 : kLeftBlocks, end = kLeft ? kLeftBlocks : kBlocks;
+  const std::uint64_t q = here(b_descriptor(shared.queries)),
+                      k = here(b_descriptor(shared.columns(kSide, 0)));
   wgmma_fence();
-  add_scores(s, shared, kSide, kPart, !kFirst);
+#pragma unroll
+  for (int b = first; b < end; ++b) {
+    if (kByBlock || b == first) barrier_wait(shared.full(kSide, b), pair % 2);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int at = b * (kBlockBytes >> 4) + 2 * j;
+      wgmma_ss<kTile>(s, q + at, k + at, !kFirst || b > first || j > 0);
+    }
+  }
   wgmma_commit();
 }
 
@@ -118,7 +115,7 @@ __device__ void rise(State& state, const float (&next)[2], float (&factor)[2]) {
 }
 
 /// A pair of tiles by warpgroup 0: weights of tile a, left columns of values.
-template <bool kLast>
+template <bool kByBlock, bool kLast>
 __device__ void step_left(State& state, const Shared& shared, const AttentionArgs& args,
                           const BlockRange& range, const Rows& rows, int pair) {
   std::uint32_t own[4][4], other[4][4];
@@ -160,10 +157,10 @@ __device__ void step_left(State& state, const Shared& shared, const AttentionArg
   add_values(state.out, other, shared, 1, 0);
   wgmma_commit();
   if constexpr (!kLast) {
-    start_scores<0, true>(state.s, shared, pair + 1);
+    start_scores<kByBlock, 0, true>(state.s, shared, pair + 1);
     wgmma_wait<1>();
     release(shared, 1, 0);
-    start_scores<0, false>(state.s, shared, pair + 1);
+    start_scores<kByBlock, 0, false>(state.s, shared, pair + 1);
   }
   wgmma_wait<0>();
   wgmma_settle(state.s);
@@ -171,7 +168,7 @@ __device__ void step_left(State& state, const Shared& shared, const AttentionArg
 }
 
 /// The same by warpgroup 1: weights of tile b, right columns.
-template <bool kLast>
+template <bool kByBlock, bool kLast>
 __device__ void step_right(State& state, const Shared& shared, const AttentionArgs& args,
                            const BlockRange& range, const Rows& rows, int pair) {
   std::uint32_t own[4][4], other[4][4];
@@ -202,106 +199,218 @@ __device__ void step_right(State& state, const Shared& shared, const AttentionAr
   if constexpr (!kLast) {
     wgmma_wait<1>();
     release(shared, 1, 1);
-    start_scores<1, true>(state.s, shared, pair + 1);
+    start_scores<kByBlock, 1, true>(state.s, shared, pair + 1);
     wgmma_wait<1>();
     release(shared, 0, 1);
-    start_scores<1, false>(state.s, shared, pair + 1);
+    start_scores<kByBlock, 1, false>(state.s, shared, pair + 1);
   }
   wgmma_wait<0>();
   wgmma_settle(state.s);
   wgmma_settle(state.out);
 }
+
+/// All pairs of tiles by warpgroup kSide.
+template <bool kByBlock, int kSide>
+__device__ void walk(State& state, const Shared& shared, const AttentionArgs& args,
+                     const BlockRange& range, const Rows& rows, int n_pairs) {
+  start_scores<kByBlock, kSide, true>(state.s, shared, 0);
+  start_scores<kByBlock, kSide, false>(state.s, shared, 0);
+  wgmma_wait<0>();
+  wgmma_settle(state.s);
+#pragma unroll 1
+  for (int pair = 0; pair + 1 < n_pairs; ++pair) {
+    if constexpr (kSide == 0)
+      step_left<kByBlock, false>(state, shared, args, range, rows, pair);
+    else
+      step_right<kByBlock, false>(state, shared, args, range, rows, pair);
+  }
+  if constexpr (kSide == 0)
+    step_left<kByBlock, true>(state, shared, args, range, rows, n_pairs - 1);
+  else
+    step_right<kByBlock, true>(state, shared, args, range, rows, n_pairs - 1);
+}
+
+/// The block's rows over its keys, by both warpgroups; leaves their sums to the cluster.
+template <bool kByBlock>
+__device__ void multiply(const Shared& shared, const AttentionArgs& args, const BlockRange& range,
+                         int warpgroup, int n_pairs) {
+  const Rows rows(args, range);
+  State state;
+#pragma unroll
+  for (int i = 0; i < 128; ++i) state.out[i] = 0.0f;
+  state.top[0] = state.top[1] = -INFINITY;
+  state.sum[0] = state.sum[1] = 0.0f;
+  if (n_pairs > 0) {
+    barrier_wait(shared_address(&shared.small->queries), 0);
+    if (warpgroup == 0)
+      walk<kByBlock, 0>(state, shared, args, range, rows, n_pairs);
+    else
+      walk<kByBlock, 1>(state, shared, args, range, rows, n_pairs);
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    state.sum[h] += __shfl_xor_sync(~0u, state.sum[h], 1);
+    state.sum[h] += __shfl_xor_sync(~0u, state.sum[h], 2);
+  }
+  rows.write(shared.small->sums[warpgroup], state.sum);
+  sync_some(kBothBarrier, 2 * kWarpgroup);
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+    state.sum[h] = shared.small->sums[0][rows.local[h]] + shared.small->sums[1][rows.local[h]];
+  leave_sums(shared, rows.local, state.out, state.top, state.sum, warpgroup);
+}
 #endif
 
+/// blockIdx: {split, rows, sequence}.
 template <CacheType kType>
 __global__ void __launch_bounds__(kThreads, 1)
-    mla_kernel(const AttentionArgs args, const __grid_constant__ CUtensorMap map) {
+    mla_kernel(const AttentionArgs args, const __grid_constant__ CUtensorMap keys,
+               const __grid_constant__ CUtensorMap queries) {
 #ifdef KT_HOPPER
   extern __shared__ __align__(1024) unsigned char shared_memory[];
   start_next();
-  await_previous();
-  const BlockRange range(args, 0, static_cast<int>(blockIdx.y), kRows, kTile);
-  if (range.n_rows <= 0) return;
-  if (range.key >= range.key_end) return leave_empty(args, range);
   const Shared shared(shared_memory);
   if (threadIdx.x == 0) {
-    for (int i = 0; i < 4; ++i) {
-      barrier_init(shared.full(i / 2, i % 2), kType == CacheType::kBF16 ? 1 : kWarpgroup);
-      barrier_init(shared.empty(i / 2, i % 2), kWarpgroup / kWarp);
+    barrier_init(shared_address(&shared.small->queries), 1);
+    for (int tile = 0; tile < 2; ++tile) {
+      for (int b = 0; b < kBlocks; ++b)
+        barrier_init(shared.full(tile, b), kType == CacheType::kBF16 ? 1 : kWarpgroup);
+      for (int part = 0; part < 2; ++part)
+        barrier_init(shared.empty(tile, part), kWarpgroup / kWarp);
     }
     fence_barriers();
   }
   __syncthreads();
-  const int n_pairs = div_up(range.key_end - range.key, 2 * kTile);
+  await_previous();
+  BlockRange range(args, 0, static_cast<int>(blockIdx.y), kRows, kTile);
+  if (range.n_rows <= 0) return;
+  range.share_keys(args, static_cast<int>(gridDim.x), kTile);
+  const int n_pairs = div_up(max(range.key_end - range.key, 0), 2 * kTile);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   constexpr int kRegisters = kType == CacheType::kBF16 ? 24 : 40;  // of a thread that loads
   if (warpgroup == 2) {
     give_registers<kRegisters>();
+    if (threadIdx.x == 2 * kWarpgroup && n_pairs > 0) load_queries(shared, queries, args, range);
     if constexpr (kType == CacheType::kE4M3) {
+      __syncwarp();
       widen_tiles(shared, args, range, n_pairs);
     } else {
-      if (threadIdx.x == 2 * kWarpgroup) load_tiles(shared, map, args, range, n_pairs);
+      if (threadIdx.x == 2 * kWarpgroup) load_tiles(shared, keys, args, range, n_pairs);
+      __syncwarp();
     }
+    arrive_cluster();
+    wait_cluster();
   } else {
     take_registers<252 - kRegisters / 2>();
-    load_queries<kRows, 576>(shared.queries, args, range, threadIdx.x, 2 * kWarpgroup);
-    fence_proxy();
-    sync_some(kBothBarrier, 2 * kWarpgroup);
-    const Rows rows(args, range);
-    State state;
-#pragma unroll
-    for (int i = 0; i < 128; ++i) state.out[i] = 0.0f;
-    state.top[0] = state.top[1] = -INFINITY;
-    state.sum[0] = state.sum[1] = 0.0f;
-    if (warpgroup == 0) {
-      start_scores<0, true>(state.s, shared, 0);
-      start_scores<0, false>(state.s, shared, 0);
-      wgmma_wait<0>();
-      wgmma_settle(state.s);
-#pragma unroll 1
-      for (int pair = 0; pair + 1 < n_pairs; ++pair)
-        step_left<false>(state, shared, args, range, rows, pair);
-      step_left<true>(state, shared, args, range, rows, n_pairs - 1);
-    } else {
-      start_scores<1, true>(state.s, shared, 0);
-      start_scores<1, false>(state.s, shared, 0);
-      wgmma_wait<0>();
-      wgmma_settle(state.s);
-#pragma unroll 1
-      for (int pair = 0; pair + 1 < n_pairs; ++pair)
-        step_right<false>(state, shared, args, range, rows, pair);
-      step_right<true>(state, shared, args, range, rows, n_pairs - 1);
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      state.sum[h] += __shfl_xor_sync(~0u, state.sum[h], 1);
-      state.sum[h] += __shfl_xor_sync(~0u, state.sum[h], 2);
-    }
-    rows.write(shared.small->sums[warpgroup], state.sum);
-    sync_some(kBothBarrier, 2 * kWarpgroup);
-#pragma unroll
-    for (int h = 0; h < 2; ++h)
-      state.sum[h] = shared.small->sums[0][rows.local[h]] + shared.small->sums[1][rows.local[h]];
-    store_results(args, range, rows.local, state.out, state.top, state.sum, warpgroup * 256);
+    multiply<kType == CacheType::kBF16>(shared, args, range, warpgroup, n_pairs);
+    arrive_cluster();
+    wait_cluster();
+    add_sums(args, shared, range);
   }
+  leave_cluster();
 #endif
+}
+
+using Kernel = void (*)(AttentionArgs, CUtensorMap, CUtensorMap);
+Kernel kernel_of(const AttentionArgs& args) {
+  return args.k.type == CacheType::kE4M3 ? mla_kernel<CacheType::kE4M3>
+                                         : mla_kernel<CacheType::kBF16>;
+}
+
+unsigned grid_size(std::int64_t n) { return static_cast<unsigned>(n); }
+
+/// Clusters of 2^log2_size blocks that the thread's device runs at once, asked for once. Each lies
+/// in one group of multiprocessors, some of which are off: 66, 30 and 15 on an H100.
+std::int64_t clusters_at_once(const AttentionArgs& args, int log2_size) {
+  static std::array<std::array<std::atomic<int>, 4>, 64> known;
+  int device = 0;
+  if (status_of(cudaGetDevice(&device)) != Status::kOk || device < 0 || device >= 64) return 1;
+  std::atomic<int>& value =
+      known[static_cast<std::size_t>(device)][static_cast<std::size_t>(log2_size)];
+  if (value == 0) {
+    int n = 1;
+    if (allow_shared(kernel_of(args), kSharedBytes) == Status::kOk) {
+      cudaLaunchAttribute size = {};
+      size.id = cudaLaunchAttributeClusterDimension;
+      size.val.clusterDim.x = 1u << log2_size;
+      size.val.clusterDim.y = size.val.clusterDim.z = 1;
+      cudaLaunchConfig_t config = {};
+      config.gridDim = dim3(1u << log2_size);
+      config.blockDim = dim3(kThreads);
+      config.dynamicSmemBytes = kSharedBytes;
+      config.attrs = &size;
+      config.numAttrs = 1;
+      status_of(cudaOccupancyMaxActiveClusters(&n, kernel_of(args), &config));
+    }
+    value = std::max(n, 1);
+  }
+  return value;
+}
+
+/// Blocks that would be enough without splits.
+std::int64_t row_blocks(const AttentionArgs& args) {
+  return div_up<std::int64_t>(args.max_item_rows * args.n_heads, kRows);
+}
+
+struct Choice {
+  MlaSplits splits;
+  std::int64_t pages, time;  // of a block; ns
+};
+
+/// The best of clusters of 1, 2, 4 and 8 for at least n_splits. Times are fitted to an H100's, of
+/// which they are 3 % off: tiles, and the first ones most, take longer the more blocks load them,
+/// unless widening takes as long anyway; then sums read from other blocks, partial results written,
+/// and the launch that reads these.
+Choice choose(const AttentionArgs& args, std::int64_t n_splits) {
+  const std::int64_t groups = args.n_items * row_blocks(args);
+  const std::int64_t pages = div_up(args.max_keys, kPageLen);
+  Choice best = {};
+  for (int log2_size = 0; 1 << log2_size <= kMostCluster; ++log2_size) {
+    const std::int64_t size = 1 << log2_size, clusters = div_up(n_splits, size);
+    const std::int64_t length = div_up(div_up(pages, size * clusters), std::int64_t{2}) * 2;
+    const std::int64_t at_once = clusters_at_once(args, log2_size);
+    const std::int64_t waves = div_up(groups * clusters, at_once);
+    const std::int64_t running = std::min(groups * clusters, at_once) * size;
+    const std::int64_t page = args.k.type == CacheType::kE4M3 ? 2800 : 1560 + 6 * running;
+    std::int64_t time = waves * (3100 + 47 * running + page * length);
+    time += 4600 * (size - 1) / size;
+    if (clusters > 1) time += 1800 + 5000 / size + 60 * groups * clusters;
+    if (log2_size == 0 || time < best.time) best = {{size, clusters}, length, time};
+  }
+  return best;
 }
 
 }  // namespace
 
+MlaSplits mla_splits(const AttentionArgs& args) {
+  return choose(args, div_up(args.max_keys, args.split_keys)).splits;
+}
+
+std::int64_t mla_split_keys(const AttentionArgs& args) {
+  const std::int64_t pairs = div_up(args.max_keys, 2 * kPageLen);
+  const std::int64_t most = 2 * multiprocessors() / (args.n_items * row_blocks(args));
+  Choice best = choose(args, 1);
+  for (std::int64_t n = 2; n <= std::min(most, pairs); ++n) {
+    const Choice choice = choose(args, n);
+    if (choice.time < best.time) best = choice;
+  }
+  return best.pages * kPageLen;  // from which choose() comes to the same, or to fewer splits
+}
+
 Status launch_mla(const AttentionArgs& args, Stream stream) {
-  const bool widens = args.k.type == CacheType::kE4M3;
-  void (*kernel)(AttentionArgs, CUtensorMap) =
-      widens ? mla_kernel<CacheType::kE4M3> : mla_kernel<CacheType::kBF16>;
-  CUtensorMap map = {};
-  Status status = widens ? Status::kOk : cache_map(args.k, 576, 1, &map);
+  const MlaSplits splits = mla_splits(args);
+  const Kernel kernel = kernel_of(args);
+  CUtensorMap keys = {}, queries = {};
+  Status status = args.k.type == CacheType::kE4M3 ? Status::kOk : cache_map(args.k, 576, 1, &keys);
+  if (status == Status::kOk)
+    status =
+        make_map({args.q, args.n_rows * args.n_heads, 1, 576, args.q_head_stride, 0}, &queries);
   if (status == Status::kOk) status = allow_shared(kernel, kSharedBytes);
   if (status != Status::kOk) return status;
-  const dim3 grid(
-      static_cast<unsigned>(div_up(args.max_keys, args.split_keys)),
-      static_cast<unsigned>(div_up<std::int64_t>(args.max_item_rows * args.n_heads, kRows)),
-      static_cast<unsigned>(args.n_items));
-  return launch(kernel, grid, kThreads, kSharedBytes, stream, args, map);
+  const dim3 grid(grid_size(splits.cluster * splits.clusters), grid_size(row_blocks(args)),
+                  grid_size(args.n_items));
+  return launch_clusters(kernel, grid, grid_size(splits.cluster), kThreads, kSharedBytes, stream,
+                         args, keys, queries);
 }
 
 }  // namespace kt::kernels::cuda

@@ -13,11 +13,13 @@ namespace kt::kernels::cuda::mla {
 
 inline constexpr int kRows = 64, kTile = 64, kBlocks = 9;  // blocks of 64 columns
 inline constexpr int kBlockBytes = kTile * 128, kTileBytes = kBlocks * kBlockBytes;
+inline constexpr int kMostCluster = 8;
 inline constexpr int kThreads = 3 * hopper::kWarpgroup;
 
 struct Small {
-  std::uint64_t full[2][2], empty[2][2];  // [tile][left, right columns]
+  std::uint64_t queries, full[2][kBlocks], empty[2][2];  // [tile][left, right columns]
   float tops[2][kRows], sums[2][kRows];
+  float2 rows[kRows];  // maximum and sum, for the cluster (hopper_mla_sums.cuh)
 };
 inline constexpr int kWeightBytes = hopper::kWarpgroup * 64;
 inline constexpr int kSharedBytes = 3 * kTileBytes + kWeightBytes + static_cast<int>(sizeof(Small));
@@ -38,8 +40,8 @@ struct Shared {
         tiles(queries + kTileBytes),
         weights(tiles + 2 * kTileBytes),
         small(reinterpret_cast<Small*>(raw + 3 * kTileBytes + kWeightBytes)) {}
-  __device__ std::uint32_t full(int tile, int part) const {
-    return shared_address(&small->full[tile][part]);
+  __device__ std::uint32_t full(int tile, int block) const {
+    return shared_address(&small->full[tile][block]);
   }
   __device__ std::uint32_t empty(int tile, int part) const {
     return shared_address(&small->empty[tile][part]);
@@ -54,6 +56,16 @@ struct Shared {
   }
 };
 
+/// One thread: the queries, of which rows behind the last are those of others or zeros.
+__device__ inline void load_queries(const Shared& shared, const CUtensorMap& map,
+                                    const AttentionArgs& args, const BlockRange& range) {
+  const auto row = static_cast<int>(range.token(0) * args.n_heads + range.head(0));
+  const std::uint32_t barrier = shared_address(&shared.small->queries);
+  barrier_expect(barrier, kTileBytes);
+  for (int b = 0; b < kBlocks; ++b)
+    copy_box(shared.queries + b * kBlockBytes, &map, barrier, 64 * b, 0, row);
+}
+
 /// One thread: the pages of all tiles, in the order in which memory comes free.
 __device__ inline void load_tiles(const Shared& shared, const CUtensorMap& map,
                                   const AttentionArgs& args, const BlockRange& range, int n_pairs) {
@@ -61,9 +73,11 @@ __device__ inline void load_tiles(const Shared& shared, const CUtensorMap& map,
     if (pair > 0) barrier_wait(shared.empty(tile, part), (pair - 1) % 2);
     const int first = part == 0 ? 0 : kLeftBlocks, end = part == 0 ? kLeftBlocks : kBlocks;
     const std::uint32_t to = shared.tiles + tile * kTileBytes;
-    barrier_expect(shared.full(tile, part), (end - first) * kBlockBytes);
-    for (int b = first; b < end; ++b)
-      copy_box(to + b * kBlockBytes, &map, shared.full(tile, part), 64 * b, 0, row);
+    for (int b = first; b < end; ++b) {
+      const std::uint32_t barrier = shared.full(tile, b);
+      barrier_expect(barrier, kBlockBytes);
+      copy_box(to + b * kBlockBytes, &map, barrier, 64 * b, 0, row);
+    }
   };
   for (int pair = 0; pair < n_pairs; ++pair) {
     const int key = range.key + pair * 2 * kTile;
@@ -150,7 +164,7 @@ __device__ inline void widen_tiles(const Shared& shared, const AttentionArgs& ar
   };
   const auto widen = [&](int tile, int part) {
     Codes(shared, tile, part).widen();
-    barrier_arrive(shared.full(tile, part));
+    barrier_arrive(shared.full(tile, part == 0 ? 0 : kLeftBlocks));
   };
 #pragma unroll 1
   for (int pair = 0; pair < n_pairs; ++pair) {

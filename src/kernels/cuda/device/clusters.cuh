@@ -22,6 +22,14 @@ __device__ inline void wait_cluster() {
 #endif
 }
 
+/// Waits for all threads of the cluster without ordering what they wrote: the end of a kernel whose
+/// blocks have read each other's shared memory.
+__device__ inline void leave_cluster() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
+#endif
+}
+
 /// Where the first block of the cluster has what `mine` is here, in shared memory.
 template <class T>
 __device__ T* of_first_block(T* mine) {

@@ -1,5 +1,6 @@
 // More of Hopper's instructions (device/hopper.cuh), for attention: boxes of tensor maps, barriers
-// of some warps, products with both operands in shared memory and with a transposed one.
+// of some warps, shared memory of a cluster's other blocks, products with both operands in shared
+// memory and with a transposed one.
 //
 //   wgmma_ss<N>    d[64, N] (+)= A[64, 16] · B[N, 16]ᵀ   both in shared memory, rows along k
 //   wgmma_rs_t<N>  d[64, N]  += A[64, 16] · B[16, N]     A in registers, rows of B along n
@@ -45,6 +46,40 @@ __device__ inline void prefetch_bulk(const void* from, int bytes) {
 }
 __device__ inline void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/// Which of the blocks of its cluster this one is, and of how many.
+__device__ inline int cluster_rank() {
+  int rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ inline int cluster_size() {
+  int size;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+/// Where block `rank` of the cluster has what `address` is in this one's shared memory.
+__device__ inline std::uint32_t of_block(std::uint32_t address, int rank) {
+  std::uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+__device__ inline float2 load_remote_2(std::uint32_t from) {
+  float2 v;
+  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];"
+               : "=f"(v.x), "=f"(v.y)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+__device__ inline float4 load_remote_4(std::uint32_t from) {
+  float4 v;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
 }
 
 /// Rows along n: `lead` bytes from a block of 64 columns to the next; 16 rows further lie 2048
