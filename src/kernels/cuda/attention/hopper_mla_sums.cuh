@@ -81,7 +81,7 @@ __device__ inline void add_sums(const AttentionArgs& args, const Shared& shared,
     float top = mine.x;
 #pragma unroll
     for (int d = 1; d < kMostCluster; d *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
-    const float weight = mine.y > 0.0f ? exp2_fast(mine.x - top) : 0.0f;
+    const float weight = mine.y == 0.0f ? 0.0f : exp2_fast(mine.x - top);
     float total = weight * mine.y;
 #pragma unroll
     for (int d = 1; d < kMostCluster; d *= 2) total += __shfl_xor_sync(~0u, total, d);
@@ -109,9 +109,9 @@ __device__ inline void add_sums(const AttentionArgs& args, const Shared& shared,
     for (int j = 0; j < kAtOnce; ++j) v[j] = load_shared_4(place(j));
     add(0);
 
-    const float factor = total > 0.0f ? 1.0f / total : 0.0f;
+    const float factor = total == 0.0f ? 0.0f : 1.0f / total;
     if (clusters > 1 && threadIdx.x % 128 < kWarp && my_block == 0 && r + my_row < end)
-      lse[part + first + r + my_row] = total > 0.0f ? top + log2f(total) : -INFINITY;
+      lse[part + first + r + my_row] = total == 0.0f ? -INFINITY : top + log2f(total);
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const float f = __shfl_sync(~0u, factor, j * kMostCluster);
