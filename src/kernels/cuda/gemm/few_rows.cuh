@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/gemm/one_row.cuh"
@@ -55,6 +56,15 @@ __device__ inline void store_sums(const SkinnyArgs& args, int row_tile, int n, i
 
 __device__ inline float4 sum_of(const float4& a, const float4& b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+__device__ inline float4 as_float4(const float (&v)[4]) {
+  return make_float4(v[0], v[1], v[2], v[3]);
+}
+__device__ inline void add(float (&sum)[4], const float4& v) {
+  sum[0] += v.x;
+  sum[1] += v.y;
+  sum[2] += v.z;
+  sum[3] += v.w;
 }
 
 /// y = the sums of the parts of k, [part][row tile][n8][lane], added in order.
@@ -110,35 +120,68 @@ __device__ inline void store_in_cluster(float4* place, int rank, const float4& v
 #endif
 }
 
+/// a / d of small numbers without a division, which takes a kernel 100 clocks and more.
+struct Divisor {
+  int d = 1;
+  std::uint32_t factor = 1;  // 2^32 / d, rounded up
+  Divisor() = default;
+  explicit Divisor(int d_)
+      : d(d_), factor(static_cast<std::uint32_t>((std::uint64_t{1} << 32) / d_ + 1)) {}
+  /// Right while a · d < 2^32.
+  __device__ int of(int a) const { return d == 1 ? a : static_cast<int>(__umulhi(a, factor)); }
+};
+
+/// Consecutive parts of a whole, the first `more` one larger than `each`.
+struct Parts {
+  int each = 0, more = 0;
+  Parts() = default;
+  Parts(int whole, int parts) : each(whole / parts), more(whole % parts) {}
+  __device__ int begin(int i) const { return i * each + min(i, more); }
+  __device__ int size(int i) const { return each + (i < more ? 1 : 0); }
+};
+
+/// How the blocks and warps of a launch share it.
+struct FewRowsShares {
+  int all_k = 0;  // tiles of a row
+  Parts k, rows;
+  Divisor by_k, by_more_k, by_splits;  // k.each and one more
+  int warps_log2 = 0;
+  bool clustered = false;
+};
+
 template <class Config>
 __global__ void __maxnreg__(7 * 8192 / (Config::kWarps * kWarp))
-    few_rows_kernel(const __grid_constant__ SkinnyArgs args, bool clustered) {
+    few_rows_kernel(const __grid_constant__ SkinnyArgs args,
+                    const __grid_constant__ FewRowsShares shares) {
   using T = typename Config::Tile;
   constexpr int kN = Config::kN, kR = Config::kTogether;
   extern __shared__ __align__(16) Byte shared[];
   start_next();
+  const bool clustered = shares.clustered;
   if (clustered) arrive_cluster();
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  const int all_k = static_cast<int>(div_up<std::int64_t>(args.k, T::kK));
-  const int k_begin = all_k * blockIdx.y / gridDim.y;
-  const auto row_tiles = static_cast<unsigned>(args.row_tiles);
-  const int row_begin = row_tiles * blockIdx.x / gridDim.x,
-            row_end = row_tiles * (blockIdx.x + 1) / gridDim.x;
-  RowWalk walk;
-  walk.k_tiles = all_k * (blockIdx.y + 1) / gridDim.y - k_begin;
-  walk.rows = div_up(row_end - row_begin, kR);
-  const int k_tiles = walk.k_tiles, first = walk.first(warp), last = walk.first(warp + 1);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = 1 << shares.warps_log2;
+  const int all_k = shares.all_k, splits = gridDim.y, rank = blockIdx.y;
+  const int k_begin = shares.k.begin(rank), k_tiles = shares.k.size(rank);
+  const int row_begin = shares.rows.begin(blockIdx.x),
+            row_end = row_begin + shares.rows.size(blockIdx.x);
+  const int groups = (row_end - row_begin + kR - 1) / kR, items = groups * k_tiles;
+  // The items, a group's tiles of one k, of warp w: [first_of(w), first_of(w + 1)).
+  const auto first_of = [&](int w) {
+    return items < warps ? min(w, items) : w * items >> shares.warps_log2;
+  };
+  const int first = first_of(warp), last = first_of(warp + 1);
+  const int first_group = (k_tiles == shares.k.each ? shares.by_k : shares.by_more_k).of(first),
+            first_tile = first - first_group * k_tiles;
 
   typename Config::Ring ring(shared + warp * Config::Ring::kBytes);
   auto* sums = reinterpret_cast<float4*>(shared + warps * Config::Ring::kBytes);
-  const int splits = gridDim.y, rank = blockIdx.y;
   float4* parts = sums + warps * Config::kGroupFloat4s;  // [own group][split]
-  const int part_groups = clustered ? div_up(walk.rows, splits) * splits : 0;
-  const Staged<T, kN> x(reinterpret_cast<Byte*>(parts + part_groups * Config::kGroupFloat4s),
-                        k_tiles);
+  const int own_groups = clustered ? shares.by_splits.of(groups + splits - 1) : 0;
+  const Staged<T, kN> x(
+      reinterpret_cast<Byte*>(parts + own_groups * splits * Config::kGroupFloat4s), k_tiles);
 
   // The tiles that the ring is asked for next.
-  int ahead = first, ahead_group = first / k_tiles, ahead_tile = first % k_tiles;
+  int ahead = first, ahead_group = first_group, ahead_tile = first_tile;
   const Byte* from[kR] = {};
   const auto find = [&] {
 #pragma unroll
@@ -163,92 +206,75 @@ __global__ void __maxnreg__(7 * 8192 / (Config::kWarps * kWarp))
   if (first < last) find();
 #pragma unroll 1
   for (int i = 0; i < Config::kStages; ++i) load();
+  fill_table<T>(x.table);
   await_previous();
   stage<T, kN>(x, static_cast<int>(args.m), std::int64_t{k_begin} * T::kK, k_tiles, args.k,
-               rows_aligned(args.x, args.x_stride),
+               rows_aligned<16>(args.x, args.x_stride),
                [&](int r) { return args.x + r * args.x_stride; });
   __syncthreads();
 
-  float acc[kR][kN][4] = {};
+  float acc[kR][kN][4];
+  const auto for_each_sum = [&](auto&& call) {
+#pragma unroll
+    for (int i = 0; i < kR * kN; ++i) call(i, acc[i / kN][i % kN]);
+  };
   const auto finish = [&](int group) {
-#pragma unroll
-    for (int r = 0; r < kR; ++r) {
-      const int row_tile = row_begin + group * kR + r;
-      if (row_tile >= row_end) continue;
-#pragma unroll
-      for (int i = 0; i < kN; ++i) {
-        const float4 v = make_float4(acc[r][i][0], acc[r][i][1], acc[r][i][2], acc[r][i][3]);
-        const int place = (r * kN + i) * kWarp + lane;
-        if (splits == 1) {
-          store_sums(args, row_tile, i, lane, v);
-        } else if (clustered) {
-          store_in_cluster(parts + (group / splits * splits + rank) * Config::kGroupFloat4s + place,
-                           group % splits, v);
-        } else {
-          const std::int64_t tile = std::int64_t{rank} * args.row_tiles + row_tile;
-          static_cast<float4*>(args.workspace)[(tile * kN + i) * kWarp + lane] = v;
-        }
+    const int own = clustered ? shares.by_splits.of(group) : 0;
+    for_each_sum([&](int i, float(&sum)[4]) {
+      const int row_tile = row_begin + group * kR + i / kN, n = i % kN;
+      if (row_tile >= row_end) return;
+      const float4 v = as_float4(sum);
+      if (splits == 1) {
+        store_sums(args, row_tile, n, lane, v);
+      } else if (clustered) {
+        store_in_cluster(parts + (own * splits + rank) * Config::kGroupFloat4s + i * kWarp + lane,
+                         group - own * splits, v);
+      } else {
+        const std::int64_t tile = std::int64_t{rank} * args.row_tiles + row_tile;
+        static_cast<float4*>(args.workspace)[(tile * kN + n) * kWarp + lane] = v;
       }
-    }
+    });
   };
   if (clustered) await_cluster();
-  int group = first / k_tiles, tile = first % k_tiles;
-  bool began = tile == 0;  // the group's first tile was this warp's
+  int item = first, group = first_group, tile = first_tile;
+  bool ended = false;
+  while (!ended) {
+    const bool began = tile == 0;  // the group's first tile is this warp's
+    for_each_sum([](int, float(&v)[4]) { v[0] = v[1] = v[2] = v[3] = 0.0f; });
 #pragma unroll 1
-  for (int item = first; item < last; ++item) {
-    typename T::Raw raw[kR];
-    ring.take(raw);
-    load();
-    multiply_tiles<T, kN, kR>(raw, x, tile, acc);
-    if (++tile < k_tiles && (began || item + 1 < last)) continue;
-    if (began) {
-      finish(group);
-    } else {
-#pragma unroll
-      for (int r = 0; r < kR; ++r) {
-#pragma unroll
-        for (int i = 0; i < kN; ++i) {
-          sums[((warp * kR + r) * kN + i) * kWarp + lane] =
-              make_float4(acc[r][i][0], acc[r][i][1], acc[r][i][2], acc[r][i][3]);
-        }
-      }
+    for (; item < last && tile < k_tiles; ++item, ++tile) {
+      typename T::Raw raw[kR];
+      ring.take(raw);
+      load();
+      multiply_tiles<T, kN, kR>(raw, x, tile, acc);
     }
-#pragma unroll
-    for (int r = 0; r < kR; ++r) {
-#pragma unroll
-      for (int i = 0; i < kN; ++i) acc[r][i][0] = acc[r][i][1] = acc[r][i][2] = acc[r][i][3] = 0.0f;
+    ended = item == last;
+    float4* place = sums + warp * Config::kGroupFloat4s + lane;
+    if (!began) for_each_sum([&](int i, float(&v)[4]) { place[i * kWarp] = as_float4(v); });
+    if (ended) __syncthreads();
+    if (began && first < last) {
+      // Where others went on with the group:
+      const int end = (group + 1) * k_tiles;
+#pragma unroll 1
+      for (int w = warp + 1; ended && w < warps && first_of(w) < end; ++w) {
+        place += Config::kGroupFloat4s;
+        for_each_sum([&](int i, float(&v)[4]) { add(v, place[i * kWarp]); });
+      }
+      finish(group);
     }
     ++group;
     tile = 0;
-    began = true;
-  }
-  __syncthreads();
-  if (first < last && began && tile > 0) {
-    // The warp began a group that others went on with.
-    for (int w = warp + 1; walk.first(w) < (group + 1) * k_tiles; ++w) {
-#pragma unroll
-      for (int r = 0; r < kR; ++r) {
-#pragma unroll
-        for (int i = 0; i < kN; ++i) {
-          const float4 v = sums[((w * kR + r) * kN + i) * kWarp + lane];
-          acc[r][i][0] += v.x;
-          acc[r][i][1] += v.y;
-          acc[r][i][2] += v.z;
-          acc[r][i][3] += v.w;
-        }
-      }
-    }
-    finish(group);
   }
   if (!clustered) return;
   arrive_cluster();
   await_cluster();
-  for (int i = warp; i < part_groups / splits * kR * kN; i += warps) {
+  for (int i = warp; i < own_groups * kR * kN; i += warps) {
     const int own = i / (kR * kN), of_group = i % (kR * kN);
     const int row_tile = row_begin + (own * splits + rank) * kR + of_group / kN;
     if (row_tile >= row_end) continue;
     const float4* part = parts + own * splits * Config::kGroupFloat4s + of_group * kWarp + lane;
     float4 sum = part[0];
+#pragma unroll 4
     for (int s = 1; s < splits; ++s) sum = sum_of(sum, part[s * Config::kGroupFloat4s]);
     store_sums(args, row_tile, of_group % kN, lane, sum);
   }
@@ -302,8 +328,8 @@ struct FewRowsPlan {
 };
 
 template <class Config>
-FewRowsPlan plan_splits(std::int64_t row_tiles, std::int64_t k_tiles, std::int64_t splits,
-                        std::int64_t most_blocks, bool clustered, int warps,
+FewRowsPlan plan_splits(std::int64_t row_tiles, std::int64_t k_tiles, std::int64_t m,
+                        std::int64_t splits, std::int64_t most_blocks, bool clustered, int warps,
                         const DeviceInfo& device) {
   using T = typename Config::Tile;
   FewRowsPlan out;
@@ -321,34 +347,35 @@ FewRowsPlan plan_splits(std::int64_t row_tiles, std::int64_t k_tiles, std::int64
   const std::int64_t partial = splits * row_tiles * Config::kN * kWarp * 16;
   if (splits > 1 && !clustered) out.plan.workspace_bytes = static_cast<std::size_t>(partial);
   // Fitted to an H100: a multiprocessor's share of the memory is 24 bytes in a ns, alone it gets
-  // 28; 256 k of a row tile take a warp 375 ns for each 8 rows of x; x is staged; sums of other
-  // blocks take their time.
+  // 28; 256 k of a row tile take a warp 375 ns for each 8 rows of x; 9 values of x are staged in a
+  // ns; sums of other blocks take their time, and blocks of a cluster wait for the slowest.
   constexpr int kN = Config::kN;
   const std::int64_t items = div_up(groups * count, std::int64_t{warps});
   const std::int64_t work =
       std::max({row_tiles * k_tiles * T::kBytes / (24 * device.n_sms),
                 rows * count * T::kBytes / 28, items * Config::kTogether * kN * T::kK * 3 / 2});
   const std::int64_t sums = splits == 1 ? 0
-                            : clustered ? 1000 + 250 * splits
+                            : clustered ? 400 + 110 * splits + work * splits / 100
                                         : 2000 + partial / 2000;
-  out.cost = work + count * T::kK * kN * (kN == 1 ? 7 : 12) / 10 + sums;
+  out.cost = work + count * T::kK * m * 11 / 100 + sums;
   return out;
 }
 
 template <class Config>
-SkinnyPlan plan_few_rows(std::int64_t row_tiles, std::int64_t k, const DeviceInfo& device) {
+SkinnyPlan plan_few_rows(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
+                         const DeviceInfo& device) {
   const std::int64_t k_tiles = div_up<std::int64_t>(k, Config::Tile::kK);
   FewRowsPlan apart, together;
   for (int warps = Config::kWarps; warps > 0 && apart.cost < 0; warps /= 2) {
     for (std::int64_t splits = 1; splits <= k_tiles; ++splits) {
-      const FewRowsPlan plan = plan_splits<Config>(row_tiles, k_tiles, splits,
+      const FewRowsPlan plan = plan_splits<Config>(row_tiles, k_tiles, m, splits,
                                                    std::max<std::int64_t>(device.n_sms / splits, 1),
                                                    false, warps, device);
       if (plan.better_than(apart)) apart = plan;
       if (splits == 1 || splits > kMostClustered) continue;
       const int clusters = clusters_at_once<Config>(static_cast<int>(splits));
       const FewRowsPlan cluster =
-          plan_splits<Config>(row_tiles, k_tiles, splits, clusters, true, warps, device);
+          plan_splits<Config>(row_tiles, k_tiles, m, splits, clusters, true, warps, device);
       if (cluster.better_than(together)) together = cluster;
     }
   }
@@ -363,10 +390,19 @@ Status launch_few_rows(const SkinnyArgs& args, const SkinnyPlan& plan, Stream st
   Status status = allow_shared(few_rows_kernel<Config>, plan.shared_bytes);
   if (status != Status::kOk) return status;
   const auto splits = static_cast<unsigned>(plan.splits);
+  FewRowsShares shares;
+  shares.all_k = static_cast<int>(div_up<std::int64_t>(args.k, Config::Tile::kK));
+  shares.k = Parts(shares.all_k, plan.splits);
+  shares.rows = Parts(args.row_tiles, plan.blocks);
+  shares.by_k = Divisor(shares.k.each);
+  shares.by_more_k = Divisor(shares.k.each + 1);
+  shares.by_splits = Divisor(plan.splits);
+  shares.warps_log2 = std::bit_width(static_cast<unsigned>(plan.warps)) - 1;
+  shares.clustered = plan.clustered;
   status = launch_clusters(plan.clustered ? splits : 1, few_rows_kernel<Config>,
                            dim3(static_cast<unsigned>(plan.blocks), splits),
                            static_cast<unsigned>(plan.warps * kWarp), plan.shared_bytes, stream,
-                           args, plan.clustered);
+                           args, shares);
   if (status != Status::kOk || plan.splits == 1 || plan.clustered) return status;
   constexpr int kAddWarps = 8;
   const int fragments = args.row_tiles * Config::kN;

@@ -58,88 +58,123 @@ __device__ inline uint2 load_quad(const std::uint16_t* from, std::int64_t left) 
   return v;
 }
 
-/// Whether all rows of x start at multiples of 8 bytes.
-__device__ inline bool rows_aligned(const void* x, std::int64_t stride) {
-  return (reinterpret_cast<std::uintptr_t>(x) | static_cast<std::uintptr_t>(stride * 2)) % 8 == 0;
+/// Whether all rows of x start at multiples of kBytes.
+template <int kBytes>
+__device__ bool rows_aligned(const void* x, std::int64_t stride) {
+  const auto bytes = static_cast<std::uintptr_t>(stride * 2);
+  return (reinterpret_cast<std::uintptr_t>(x) | bytes) % kBytes == 0;
 }
 
-/// Makes the sums of `rows` staged rows, by products with constants. Called by whole blocks.
+/// 256 values of row `row` of x on their way to shared memory: sub-blocks 8 · eight and on, of
+/// sub-block 8 · eight + lane / 4 the eight that begin at 8 · (lane % 4). Below 0: none.
+struct StagedPiece {
+  int row = -1, eight = 0;
+  uint4 v = {};
+};
+
+/// Writes the sums of a piece's groups: 16 rows of ones times it, in which its sub-blocks are
+/// columns, two in each lane.
 template <class T, int kN>
-__device__ void stage_sums(const Staged<T, kN>& x, int rows, int k_tiles) {
-  const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
-  const int n8s = div_up(rows, 8);
-  const std::uint32_t offset = bf16_pair(-T::kOffset, -T::kOffset);
-  const std::uint32_t all[4] = {offset, offset, offset, offset};
-  for (int i = warp; i < k_tiles * x.kSums * n8s; i += warps) {
-    const int group = i / n8s, n = i % n8s, begin = group * T::kGroup;
-    float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-    for (int k = 0; k < T::kGroup; k += 16) {
-      const uint4 b = x.columns((begin + k) / 32, n);
-      const bool odd = (begin + k) % 32 != 0;
-      mma_bf16(c, all, odd ? b.z : b.x, odd ? b.w : b.y);
-    }
-    if (lane < 4) x.sums[(group * kN + n) * 4 + lane] = make_float4(c[0], c[1], c[2], c[3]);
+__device__ void put_sums(const Staged<T, kN>& to, const StagedPiece& piece, int subs) {
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const int n = piece.row / 8, column = piece.row % 8;
+  constexpr std::uint32_t kOnes[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+  constexpr bool kHalves = T::kGroup == 16;  // of a sub-block: lanes 0 and 1, lanes 2 and 3
+  const uint4 v = piece.v;
+  float c[4] = {}, d[4] = {};
+  if constexpr (kHalves) {
+    const std::uint32_t first = t < 2 ? ~0u : 0;
+    mma_bf16(c, kOnes, v.x & first, v.y & first);
+    mma_bf16(c, kOnes, v.z & first, v.w & first);
+    mma_bf16(d, kOnes, v.x & ~first, v.y & ~first);
+    mma_bf16(d, kOnes, v.z & ~first, v.w & ~first);
+  } else {
+    mma_bf16(c, kOnes, v.x, v.y);
+    mma_bf16(c, kOnes, v.z, v.w);
+  }
+  // Each sum twice in a float4, by the lanes of two g.
+  const auto put = [&](int group, int half, float sum) {
+    float* place = reinterpret_cast<float*>(to.sums + (group * kN + n) * 4 + column / 2);
+    place[column % 2 + 2 * half] = -T::kOffset * sum;
+  };
+  const int sub = piece.eight * 8 + 2 * t;
+  if constexpr (T::kGroup <= 32) {
+    const int e = g % 2;
+    const float first = e == 0 ? c[0] : c[1], second = e == 0 ? d[0] : d[1];
+    const int group = kHalves ? 2 * (sub + e) + g / 4 : sub + e;
+    if (g < (kHalves ? 8 : 4) && sub + e < subs) put(group, g / 2 % 2, g < 4 ? first : second);
+  } else {
+    float sum = c[0] + c[1];
+    if constexpr (T::kGroup == 128) sum += __shfl_xor_sync(~0u, sum, 1);
+    if (g < 2 && sub < subs && sub % (T::kGroup / 32) == 0) put(sub / (T::kGroup / 32), g, sum);
   }
   if constexpr (HasMinCodes<T>) {
     static_assert(T::kGroup == 32 && T::kK == 256);
-    // Here x is the first factor, whose rows lie as columns of the second do.
-    for (int i = warp; i < k_tiles * n8s; i += warps) {
-      const int tile = i / n8s, n = i % n8s;
-      float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    std::uint32_t terms[3];
 #pragma unroll
-      for (int s = 0; s < 8; ++s) {
-        const uint4 v = x.columns(tile * 8 + s, n);
-        const std::uint32_t one = lane / 4 == s ? 0x3f803f80u : 0;
-        const std::uint32_t first[4] = {v.x, 0, v.y, 0}, second[4] = {v.z, 0, v.w, 0};
-        mma_bf16(c, first, one, one);
-        mma_bf16(c, second, one, one);
-      }
-      std::uint32_t terms[3];
-#pragma unroll
-      for (std::uint32_t& term : terms) {
-        term = bf16_pair(c[0], c[1]);
-        c[0] -= low_bf16(term);
-        c[1] -= high_bf16(term);
-      }
-      x.min_sums[(tile * kN + n) * kWarp + lane] = make_uint4(terms[0], terms[1], terms[2], 0);
+    for (std::uint32_t& term : terms) {
+      term = bf16_pair(c[0], c[1]);
+      c[0] -= low_bf16(term);
+      c[1] -= high_bf16(term);
+    }
+    if (g == 4) {
+      to.min_sums[(piece.eight * kN + n) * kWarp + column * 4 + t] =
+          make_uint4(terms[0], terms[1], terms[2], 0);
     }
   }
 }
 
 /// Brings k_tiles tiles' values of `rows` rows from k = begin on to shared memory, zeros past
-/// `end`. row(i) is row i's memory, `aligned` as of rows_aligned(). Rows past `rows` hold anything.
-/// Called by whole blocks, which synchronise before and after.
+/// `end`, and makes their sums. row(i) is row i's memory, `aligned` whether all rows start at
+/// multiples of 16 bytes. Rows past `rows` hold anything. Called by whole blocks, which synchronise
+/// before and after, and fill the table.
 template <class T, int kN, class Row>
 __device__ void stage(const Staged<T, kN>& to, int rows, std::int64_t begin, int k_tiles,
                       std::int64_t end, bool aligned, Row&& row) {
-  fill_table<T>(to.table);
+  constexpr int kAtOnce = 4;
   const int subs = k_tiles * T::kK / 32, warps = blockDim.x / kWarp;
   const int lane = threadIdx.x % kWarp, t = lane % 4;
   const bool whole = aligned && begin + subs * 32 <= end;
-  // A warp brings 256 values of a row at a time. Blocks begin in different places, so that they do
-  // not all want the same part of L2.
-  const int pieces = div_up(subs, 8) * rows, turn = blockIdx.x * 5 % pieces;
-  for (int i = threadIdx.x / kWarp; i < pieces; i += warps) {
-    const int piece = i + turn < pieces ? i + turn : i + turn - pieces;
-    const int r = piece % rows, s = piece / rows * 8 + lane / 4;
-    if (s >= subs) continue;
-    const std::int64_t at = begin + s * 32 + t * 4;
-    const std::uint16_t* from = row(r) + at;
-    std::uint16_t* place = to.x + ((s * to.kRows + r) * 4 + t) * 8;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
+  // Blocks begin in different places, so that they do not all want the same part of L2.
+  const int eights = div_up(subs, 8), turn = (blockIdx.x * 0x9e37u % 0x10000u) * eights >> 16;
+  int eight = 0, r = threadIdx.x / kWarp;
+  const auto load = [&](StagedPiece& piece) {
+    for (; r >= rows; r -= rows) ++eight;
+    piece.row = eight < eights ? r : -1;
+    if (piece.row < 0) return;
+    piece.eight = eight + turn < eights ? eight + turn : eight + turn - eights;
+    piece.v = make_uint4(0, 0, 0, 0);
+    const int sub = piece.eight * 8 + lane / 4;
+    if (sub < subs) {
+      const std::int64_t at = begin + sub * 32 + t * 8;
+      const std::uint16_t* from = row(r) + at;
       if (whole) {
-        copy_async<8>(place + 4 * h, from + 16 * h);
+        piece.v = *reinterpret_cast<const uint4*>(from);
       } else {
-        *reinterpret_cast<uint2*>(place + 4 * h) = load_quad(from + 16 * h, end - at - 16 * h);
+        const uint2 low = load_quad(from, end - at), high = load_quad(from + 4, end - at - 4);
+        piece.v = make_uint4(low.x, low.y, high.x, high.y);
       }
     }
-  }
-  asm volatile("cp.async.wait_all;" ::: "memory");
-  if constexpr (needs_sums<T>()) {
-    __syncthreads();
-    stage_sums<T, kN>(to, rows, k_tiles);
+    r += warps;
+  };
+  StagedPiece pieces[kAtOnce];
+#pragma unroll
+  for (StagedPiece& piece : pieces) load(piece);
+  while (pieces[0].row >= 0) {
+#pragma unroll
+    for (StagedPiece& piece : pieces) {
+      if (piece.row < 0) break;
+      const int sub = piece.eight * 8 + lane / 4;
+      if (sub < subs) {
+        // Values 8t … 8t + 7 belong to two lanes: lane_value().
+        auto* place = reinterpret_cast<uint2*>(to.x) +
+                      ((sub * to.kRows + piece.row) * 4 + t % 2 * 2) * 2 + t / 2;
+        place[0] = make_uint2(piece.v.x, piece.v.y);
+        place[2] = make_uint2(piece.v.z, piece.v.w);
+      }
+      if constexpr (needs_sums<T>()) put_sums(to, piece, subs);
+      load(piece);
+    }
   }
 }
 

@@ -75,7 +75,7 @@ struct RowStager {
   __device__ RowStager(int rows_, const std::uint16_t* x_, int stride_, int k_, int k_tiles,
                        const To& to_)
       : x(x_), rows(rows_), stride(stride_), k(k_), quads(k_tiles * T::kK / 4), to(to_) {
-    whole = rows_aligned(x, stride) && k % 4 == 0;
+    whole = rows_aligned<8>(x, stride) && k % 4 == 0;
     settle();
   }
   __device__ void settle() {

@@ -203,7 +203,7 @@ Status launch_row(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream)
 /// Many columns want each x that was read multiplied with more row tiles, and the registers for it.
 template <class T, int kN>
 using FewRows =
-    std::conditional_t<kN == 1, FewRowsConfig<T, 1, 1, 16, few_rows_stages<T>(1, 16, 112 * 1024)>,
+    std::conditional_t<kN == 1, FewRowsConfig<T, 1, 1, 16, few_rows_stages<T>(1, 16, 76 * 1024)>,
                        FewRowsConfig<T, kN, 2, 8, few_rows_stages<T>(2, 8, 80 * 1024)>>;
 
 template <class T>
@@ -213,9 +213,13 @@ SkinnyPlan plan_skinny(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
     const SkinnyPlan row = plan_row<T>(row_tiles, k, device);
     if (row.shared_bytes <= kMostRowShared && row.shared_bytes <= device.shared_bytes) return row;
   }
-  if (m <= 8) return plan_few_rows<FewRows<T, 1>>(row_tiles, k, device);
-  if (m <= 16) return plan_few_rows<FewRows<T, 2>>(row_tiles, k, device);
-  return plan_few_rows<FewRows<T, 4>>(row_tiles, k, device);
+  for (const std::int64_t rows : kPlannedRows) {
+    if (m > rows) continue;
+    if (rows <= 8) return plan_few_rows<FewRows<T, 1>>(row_tiles, k, rows, device);
+    if (rows <= 16) return plan_few_rows<FewRows<T, 2>>(row_tiles, k, rows, device);
+    break;
+  }
+  return plan_few_rows<FewRows<T, 4>>(row_tiles, k, kSkinnyRows, device);
 }
 
 template <class T>

@@ -41,7 +41,7 @@ struct SkinnyPlan {
 };
 
 /// Rows of x at which plans change: any m is planned as the next of these.
-inline constexpr std::int64_t kPlannedRows[] = {1, 8, 16, kSkinnyRows};
+inline constexpr std::int64_t kPlannedRows[] = {1, 2, 4, 8, 16, kSkinnyRows};
 
 struct TileKernels {
   std::int64_t k = 0;  // of a tile

@@ -35,12 +35,13 @@ __global__ void __launch_bounds__(kGroupedWarps* kWarp, 2)
 
   constexpr int kMatrices = kGate ? 2 : 1;
   float acc[kMatrices][1][kN][4] = {};
+  fill_table<T>(Staged<T, kN>(shared, 0).table);
   for (int chunk = 0; chunk < k_tiles; chunk += chunk_tiles) {
     const int end = min(chunk + chunk_tiles, k_tiles);
     const Staged<T, kN> x(shared, end - chunk);
     if (chunk > 0) __syncthreads();
     stage<T, kN>(x, piece.count, static_cast<std::int64_t>(chunk) * T::kK, end - chunk, args.k,
-                 rows_aligned(args.x, args.x_stride),
+                 rows_aligned<16>(args.x, args.x_stride),
                  [&](int r) { return args.x + pair_of(r) / args.rows_of_x * args.x_stride; });
     __syncthreads();
     if (!inside) continue;
