@@ -90,7 +90,7 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-#ifdef KT_HOPPER
+#if KT_HOPPER()
 
 /// kRows query rows of kDim values as blocks of 64 columns, by `threads` threads; rows that are
 /// none become zeros. fence_proxy() and a barrier follow.

@@ -21,7 +21,7 @@ namespace {
 
 using namespace mla;
 
-#ifdef KT_HOPPER
+#if KT_HOPPER()
 using namespace hopper;
 
 /// out += weights · values, 256 columns of them.
@@ -266,7 +266,7 @@ template <CacheType kType>
 __global__ void __launch_bounds__(kThreads, 1)
     mla_kernel(const AttentionArgs args, const __grid_constant__ CUtensorMap keys,
                const __grid_constant__ CUtensorMap queries) {
-#ifdef KT_HOPPER
+#if KT_HOPPER()
   extern __shared__ __align__(1024) unsigned char shared_memory[];
   start_next();
   const Shared shared(shared_memory);
@@ -298,13 +298,11 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (threadIdx.x == 2 * kWarpgroup) load_tiles(shared, keys, args, range, n_pairs);
       __syncwarp();
     }
-    arrive_cluster();
-    wait_cluster();
+    sync_cluster();
   } else {
     take_registers<252 - kRegisters / 2>();
     multiply<kType == CacheType::kBF16>(shared, args, range, warpgroup, n_pairs);
-    arrive_cluster();
-    wait_cluster();
+    sync_cluster();
     add_sums(args, shared, range);
   }
   leave_cluster();
@@ -319,8 +317,8 @@ Kernel kernel_of(const AttentionArgs& args) {
 
 unsigned grid_size(std::int64_t n) { return static_cast<unsigned>(n); }
 
-/// Clusters of 2^log2_size blocks that the thread's device runs at once, asked for once. Each lies
-/// in one group of multiprocessors, some of which are off: 66, 30 and 15 on an H100.
+/// Clusters of 2^log2_size blocks that the thread's device runs at once, asked for once: 66,
+/// 30 and 15 of 2, 4 and 8 on an H100.
 std::int64_t clusters_at_once(const AttentionArgs& args, int log2_size) {
   static std::array<std::array<std::atomic<int>, 4>, 64> known;
   int device = 0;
@@ -328,20 +326,7 @@ std::int64_t clusters_at_once(const AttentionArgs& args, int log2_size) {
   std::atomic<int>& value =
       known[static_cast<std::size_t>(device)][static_cast<std::size_t>(log2_size)];
   if (value == 0) {
-    int n = 1;
-    if (allow_shared(kernel_of(args), kSharedBytes) == Status::kOk) {
-      cudaLaunchAttribute size = {};
-      size.id = cudaLaunchAttributeClusterDimension;
-      size.val.clusterDim.x = 1u << log2_size;
-      size.val.clusterDim.y = size.val.clusterDim.z = 1;
-      cudaLaunchConfig_t config = {};
-      config.gridDim = dim3(1u << log2_size);
-      config.blockDim = dim3(kThreads);
-      config.dynamicSmemBytes = kSharedBytes;
-      config.attrs = &size;
-      config.numAttrs = 1;
-      status_of(cudaOccupancyMaxActiveClusters(&n, kernel_of(args), &config));
-    }
+    const int n = most_clusters(kernel_of(args), dim3(1u << log2_size), kThreads, kSharedBytes);
     value = std::max(n, 1);
   }
   return value;
@@ -409,8 +394,8 @@ Status launch_mla(const AttentionArgs& args, Stream stream) {
   if (status != Status::kOk) return status;
   const dim3 grid(grid_size(splits.cluster * splits.clusters), grid_size(row_blocks(args)),
                   grid_size(args.n_items));
-  return launch_clusters(kernel, grid, grid_size(splits.cluster), kThreads, kSharedBytes, stream,
-                         args, keys, queries);
+  return launch_clusters(dim3(grid_size(splits.cluster)), kernel, grid, kThreads, kSharedBytes,
+                         stream, args, keys, queries);
 }
 
 }  // namespace kt::kernels::cuda

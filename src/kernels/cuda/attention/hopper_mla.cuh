@@ -25,7 +25,7 @@ inline constexpr int kWeightBytes = hopper::kWarpgroup * 64;
 inline constexpr int kSharedBytes = 3 * kTileBytes + kWeightBytes + static_cast<int>(sizeof(Small));
 static_assert(kSharedBytes <= 227 * 1024);
 
-#ifdef KT_HOPPER
+#if KT_HOPPER()
 using namespace hopper;
 
 inline constexpr int kLeftBlocks = 4;

@@ -11,7 +11,7 @@
 
 namespace kt::kernels::cuda::mla {
 
-#ifdef KT_HOPPER
+#if KT_HOPPER()
 
 /// Floats from row to row: lanes of eight rows write to different banks.
 inline constexpr int kSumStride = 512 + 8;
@@ -34,15 +34,6 @@ __device__ inline void leave_sums(const Shared& shared, const int (&rows)[2],
                    : "memory");
     }
   }
-}
-
-__device__ inline float4 load_shared_4(std::uint32_t from) {
-  float4 v;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(from)
-               : "memory");
-  return v;
 }
 
 /// Four columns of result `row` of [n_rows, n_heads].
@@ -76,7 +67,7 @@ __device__ inline void add_sums(const AttentionArgs& args, const Shared& shared,
     float2 mine = make_float2(-INFINITY, 0.0f);
     if (my_block < size) {
       const std::uint32_t rows = shared_address(&shared.small->rows[min(r + my_row, end - 1)]);
-      mine = load_remote_2(of_block(rows, block(my_block)));
+      mine = load_there_2(in_block(rows, block(my_block)));
     }
     float top = mine.x;
 #pragma unroll
@@ -101,12 +92,12 @@ __device__ inline void add_sums(const AttentionArgs& args, const Shared& shared,
 #pragma unroll 4
     for (int i = 1; i < size; ++i) {
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) v[j] = load_remote_4(of_block(place(j), block(i)));
+      for (int j = 0; j < kAtOnce; ++j) v[j] = load_there_4(in_block(place(j), block(i)));
       add(i);
     }
     // Through the cluster come 26 bytes a nanosecond, even of one's own.
 #pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) v[j] = load_shared_4(place(j));
+    for (int j = 0; j < kAtOnce; ++j) v[j] = load_shared(place(j));
     add(0);
 
     const float factor = total == 0.0f ? 0.0f : 1.0f / total;

@@ -24,7 +24,7 @@ struct PromptShape {
   static_assert(kSharedBytes <= 227 * 1024);
 };
 
-#ifdef KT_HOPPER
+#if KT_HOPPER()
 namespace prompt {
 using namespace hopper;
 
@@ -203,7 +203,7 @@ template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     prompt_kernel(const AttentionArgs args, const __grid_constant__ CUtensorMap k_map,
                   const __grid_constant__ CUtensorMap v_map, int heads_at_once) {
-#ifdef KT_HOPPER
+#if KT_HOPPER()
   using namespace prompt;
   extern __shared__ __align__(1024) unsigned char shared_memory[];
   start_next();

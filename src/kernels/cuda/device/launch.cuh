@@ -60,10 +60,10 @@ int multiprocessors();
 std::size_t most_shared();
 
 /// kernel<<<grid, threads, shared, stream>>>(args…), beginning before its predecessor has ended, in
-/// clusters of `cluster_y` blocks above one another (compute capability 9).
+/// clusters of blocks (compute capability 9; clusters.cuh).
 template <class... Parameters, class... Args>
-Status launch_clusters(unsigned cluster_y, void (*kernel)(Parameters...), dim3 grid,
-                       unsigned threads, std::size_t shared, Stream stream, Args&&... args) {
+Status launch_clusters(dim3 cluster, void (*kernel)(Parameters...), dim3 grid, unsigned threads,
+                       std::size_t shared, Stream stream, Args&&... args) {
   constexpr unsigned kMost = 65535;  // blocks above one another
   if (grid.y > kMost || grid.z > kMost) return Status::kBadArgument;
   cudaLaunchConfig_t config = {};
@@ -78,11 +78,10 @@ Status launch_clusters(unsigned cluster_y, void (*kernel)(Parameters...), dim3 g
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
   }
-  if (cluster_y > 1) {
-    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = cluster.val.clusterDim.z = 1;
-    cluster.val.clusterDim.y = cluster_y;
+  if (cluster.x * cluster.y * cluster.z > 1) {
+    cudaLaunchAttribute& together = attributes[config.numAttrs++];
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim = {cluster.x, cluster.y, cluster.z};
   }
   return status_of(
       cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Args>(args))...));
@@ -92,7 +91,8 @@ Status launch_clusters(unsigned cluster_y, void (*kernel)(Parameters...), dim3 g
 template <class... Parameters, class... Args>
 Status launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared,
               Stream stream, Args&&... args) {
-  return launch_clusters(1, kernel, grid, threads, shared, stream, std::forward<Args>(args)...);
+  return launch_clusters(dim3(), kernel, grid, threads, shared, stream,
+                         std::forward<Args>(args)...);
 }
 
 /// What a launch with <<<>>>, which overlaps nothing, came to.

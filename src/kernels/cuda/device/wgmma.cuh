@@ -1,85 +1,24 @@
-// More of Hopper's instructions (device/hopper.cuh), for attention: boxes of tensor maps, barriers
-// of some warps, shared memory of a cluster's other blocks, products with both operands in shared
-// memory and with a transposed one.
+// Products of warpgroups, of compute capability 9.0 (sm_90a):
 //
+//   wgmma<N>       d[64, N] (+)= A[64, 16] · B[N, 16]ᵀ   A in registers, rows of B along k
 //   wgmma_ss<N>    d[64, N] (+)= A[64, 16] · B[N, 16]ᵀ   both in shared memory, rows along k
-//   wgmma_rs_t<N>  d[64, N]  += A[64, 16] · B[16, N]     A in registers, rows of B along n
+//   wgmma_rs_t<N>  d[64, N] (+)= A[64, 16] · B[16, N]    A in registers, rows of B along n
 //
-// Tiles are blocks of 64 columns, rows of 128 bytes in swizzle128() order, as copy_box() writes
-// them. d and registers of A as mma_bf16() has them (numbers.cuh). Source: PTX ISA, "Asynchronous
-// Warpgroup Level Matrix Instructions". Thread rule: device code.
+// Warp w of four holds rows 16w … 16w + 15 of d and of A in registers, as mma_bf16() has them
+// (numbers.cuh), d in blocks of 8 columns. What lies in shared memory is described by
+// b_descriptor() or transposed_descriptor(). Source: PTX ISA, "Asynchronous Warpgroup Level Matrix
+// Instructions". Thread rule: device code.
 #pragma once
-#include <cuda.h>
-
 #include "kernels/cuda/device/hopper.cuh"
 
 namespace kt::kernels::cuda::hopper {
 
-inline constexpr int kWarpgroup = 128;  // threads
+#if KT_HOPPER()
 
-#ifdef KT_HOPPER
-
-/// After barrier_init(), before a barrier of the block.
-__device__ inline void fence_barriers() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-/// Named barriers 1 to 15, of `threads` threads.
-__device__ inline void sync_some(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-__device__ inline void arrive_some(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-/// The box of a tensor map that begins at (x, y, z), x in elements; its bytes arrive at `barrier`.
-__device__ inline void copy_box(std::uint32_t to, const CUtensorMap* map, std::uint32_t barrier,
-                                int x, int y, int z) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%3, %4, %5}], [%2];" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
-      : "memory");
-}
-/// Multiples of 16 bytes, aligned to 16, to L2.
-__device__ inline void prefetch_bulk(const void* from, int bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-__device__ inline void prefetch_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
-/// Which of the blocks of its cluster this one is, and of how many.
-__device__ inline int cluster_rank() {
-  int rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ inline int cluster_size() {
-  int size;
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-  return size;
-}
-/// Where block `rank` of the cluster has what `address` is in this one's shared memory.
-__device__ inline std::uint32_t of_block(std::uint32_t address, int rank) {
-  std::uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  return there;
-}
-__device__ inline float2 load_remote_2(std::uint32_t from) {
-  float2 v;
-  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];"
-               : "=f"(v.x), "=f"(v.y)
-               : "r"(from)
-               : "memory");
-  return v;
-}
-__device__ inline float4 load_remote_4(std::uint32_t from) {
-  float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(from)
-               : "memory");
-  return v;
+/// Rows of 64 bf16 values in swizzle128() order; the next 16 values of k lie 32 bytes further.
+__device__ inline std::uint64_t b_descriptor(std::uint32_t address) {
+  constexpr std::uint64_t kEightRows = 1024 >> 4, kSwizzle128 = 1;
+  return (address & 0x3ffffu) >> 4 | 1ull << 16 | kEightRows << 32 | kSwizzle128 << 62;
 }
 
 /// Rows along n: `lead` bytes from a block of 64 columns to the next; 16 rows further lie 2048
@@ -94,8 +33,26 @@ __device__ inline std::uint64_t here(std::uint64_t descriptor) {
   asm volatile("" : "+l"(descriptor));
   return descriptor;
 }
-#define KT_NAMES_32                                       \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15" \
+
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/// Until all but the last kPending groups are done.
+template <int kPending>
+__device__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+/// Keeps uses of acc behind the wait before this.
+template <int kCount>
+__device__ void wgmma_settle(float (&acc)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(acc[i])::"memory");
+}
+
+#define KT_NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define KT_NAMES_32 \
+  KT_NAMES_16       \
   ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define KT_NAMES_64                                                  \
   KT_NAMES_32                                                        \
@@ -110,11 +67,18 @@ __device__ inline std::uint64_t here(std::uint64_t descriptor) {
 #define KT_REGISTERS_8(d, i)                                                                  \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
+#define KT_REGISTERS_16(d, i) KT_REGISTERS_8(d, i), KT_REGISTERS_8(d, i + 8)
 #define KT_REGISTERS_32(d, i)                                                \
   KT_REGISTERS_8(d, i), KT_REGISTERS_8(d, i + 8), KT_REGISTERS_8(d, i + 16), \
       KT_REGISTERS_8(d, i + 24)
 #define KT_REGISTERS_64(d, i) KT_REGISTERS_32(d, i), KT_REGISTERS_32(d, i + 32)
 #define KT_REGISTERS_128(d, i) KT_REGISTERS_64(d, i), KT_REGISTERS_64(d, i + 64)
+#define KT_WGMMA_RS(n, names, registers, a_names, b_name, flag_name)                   \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " flag_name                           \
+               ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 {" names \
+               "}, {" a_names "}, " b_name ", p, 1, 1, 0;\n}"                          \
+               : registers                                                             \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 #define KT_WGMMA_SS(n, names, registers, a_name, b_name, flag_name)                    \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " flag_name                           \
                ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 {" names \
@@ -129,6 +93,21 @@ __device__ inline std::uint64_t here(std::uint64_t descriptor) {
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 
 /// accumulate 0: d is written, else added to.
+template <int kN>
+__device__ inline void wgmma(float (&d)[kN / 2], const std::uint32_t (&a)[4], std::uint64_t b,
+                             int accumulate) {
+  if constexpr (kN == 32) {
+    KT_WGMMA_RS("32", KT_NAMES_16, KT_REGISTERS_16(d, 0), "%16,%17,%18,%19", "%20", "%21");
+  } else if constexpr (kN == 64) {
+    KT_WGMMA_RS("64", KT_NAMES_32, KT_REGISTERS_32(d, 0), "%32,%33,%34,%35", "%36", "%37");
+  } else if constexpr (kN == 128) {
+    KT_WGMMA_RS("128", KT_NAMES_64, KT_REGISTERS_64(d, 0), "%64,%65,%66,%67", "%68", "%69");
+  } else {
+    static_assert(kN == 256);
+    KT_WGMMA_RS("256", KT_NAMES_128, KT_REGISTERS_128(d, 0), "%128,%129,%130,%131", "%132", "%133");
+  }
+}
+
 template <int kN>
 __device__ inline void wgmma_ss(float (&d)[kN / 2], std::uint64_t a, std::uint64_t b,
                                 int accumulate) {
@@ -154,13 +133,16 @@ __device__ inline void wgmma_rs_t(float (&d)[kN / 2], const std::uint32_t (&a)[4
   }
 }
 
+#undef KT_NAMES_16
 #undef KT_NAMES_32
 #undef KT_NAMES_64
 #undef KT_NAMES_128
 #undef KT_REGISTERS_8
+#undef KT_REGISTERS_16
 #undef KT_REGISTERS_32
 #undef KT_REGISTERS_64
 #undef KT_REGISTERS_128
+#undef KT_WGMMA_RS
 #undef KT_WGMMA_SS
 #undef KT_WGMMA_RS_T
 

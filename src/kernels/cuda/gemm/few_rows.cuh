@@ -12,7 +12,7 @@
 #include <atomic>
 #include <bit>
 
-#include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/device/clusters.cuh"
 #include "kernels/cuda/gemm/one_row.cuh"
 #include "kernels/cuda/gemm/tile_kernels.h"
 #include "kernels/cuda/gemm/tile_ring.cuh"
@@ -96,29 +96,6 @@ struct FewRowsConfig {
            Staged<T, kN>::bytes(k_tiles);
   }
 };
-
-/// Blocks of a cluster have all begun, or have written all that others read.
-__device__ inline void arrive_cluster() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-__device__ inline void await_cluster() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-/// Stores to the same place of shared memory in block `rank` of the cluster.
-__device__ inline void store_in_cluster(float4* place, int rank, const float4& v) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const auto here = static_cast<std::uint32_t>(__cvta_generic_to_shared(place));
-  std::uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(there), "f"(v.x), "f"(v.y),
-               "f"(v.z), "f"(v.w)
-               : "memory");
-#endif
-}
 
 /// a / d of small numbers without a division, which takes a kernel 100 clocks and more.
 struct Divisor {
@@ -227,15 +204,15 @@ __global__ void __maxnreg__(7 * 8192 / (Config::kWarps * kWarp))
       if (splits == 1) {
         store_sums(args, row_tile, n, lane, v);
       } else if (clustered) {
-        store_in_cluster(parts + (own * splits + rank) * Config::kGroupFloat4s + i * kWarp + lane,
-                         group - own * splits, v);
+        float4* place = parts + (own * splits + rank) * Config::kGroupFloat4s + i * kWarp + lane;
+        store_there(in_block(place, group - own * splits), v);
       } else {
         const std::int64_t tile = std::int64_t{rank} * args.row_tiles + row_tile;
         static_cast<float4*>(args.workspace)[(tile * kN + n) * kWarp + lane] = v;
       }
     });
   };
-  if (clustered) await_cluster();
+  if (clustered) wait_cluster();
   int item = first, group = first_group, tile = first_tile;
   bool ended = false;
   while (!ended) {
@@ -267,7 +244,7 @@ __global__ void __maxnreg__(7 * 8192 / (Config::kWarps * kWarp))
   }
   if (!clustered) return;
   arrive_cluster();
-  await_cluster();
+  wait_cluster();
   for (int i = warp; i < own_groups * kR * kN; i += warps) {
     const int own = i / (kR * kN), of_group = i % (kR * kN);
     const int row_tile = row_begin + (own * splits + rank) * kR + of_group / kN;
@@ -296,24 +273,10 @@ int clusters_at_once(int blocks) {
     return 0;
   std::atomic<int>& value = known[static_cast<std::size_t>(device * (kMostClustered + 1) + blocks)];
   if (value == 0) {
-    int shared = 0, count = 0;
+    int shared = 0;
     cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    const auto bytes = static_cast<std::size_t>(shared);
-    if (allow_shared(few_rows_kernel<Config>, bytes) != Status::kOk) return 0;
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = cluster.val.clusterDim.z = 1;
-    cluster.val.clusterDim.y = static_cast<unsigned>(blocks);
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(1, static_cast<unsigned>(blocks));
-    config.blockDim = dim3(Config::kWarps * kWarp);
-    config.dynamicSmemBytes = bytes;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    if (status_of(cudaOccupancyMaxActiveClusters(&count, few_rows_kernel<Config>, &config)) !=
-        Status::kOk)
-      return 0;
-    value = count + 1;
+    value = 1 + most_clusters(few_rows_kernel<Config>, dim3(1, static_cast<unsigned>(blocks)),
+                              Config::kWarps * kWarp, static_cast<std::size_t>(shared));
   }
   return value - 1;
 }
@@ -399,7 +362,7 @@ Status launch_few_rows(const SkinnyArgs& args, const SkinnyPlan& plan, Stream st
   shares.by_splits = Divisor(plan.splits);
   shares.warps_log2 = std::bit_width(static_cast<unsigned>(plan.warps)) - 1;
   shares.clustered = plan.clustered;
-  status = launch_clusters(plan.clustered ? splits : 1, few_rows_kernel<Config>,
+  status = launch_clusters(dim3(1, plan.clustered ? splits : 1), few_rows_kernel<Config>,
                            dim3(static_cast<unsigned>(plan.blocks), splits),
                            static_cast<unsigned>(plan.warps * kWarp), plan.shared_bytes, stream,
                            args, shares);

@@ -12,7 +12,7 @@
 namespace kt::kernels::cuda {
 namespace many {
 
-#ifdef KT_HOPPER
+#if KT_HOPPER()
 
 /// The `index`-th job; false: there are fewer.
 template <class T, int kTiles, bool kSmall>
@@ -73,7 +73,7 @@ __device__ void gather(const ManyArgs& args, const Job& job, const Shared<P>& sh
 template <class T, int kN, bool kGate>
 __global__ void __launch_bounds__(kThreads, 1)
     many_experts_kernel(const __grid_constant__ ManyArgs args, int row_groups) {
-#ifdef KT_HOPPER
+#if KT_HOPPER()
   using P = Plan<T, 2, kN>;
   constexpr int kTiles = kGate ? P::kRowTiles / 2 : P::kRowTiles;
   constexpr bool kSmall = kN == kSmallPairs;
@@ -96,8 +96,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     hopper::take_registers<P::kConsumer>();
     const int group = threadIdx.x / kGroup - 1;
-    const std::uint32_t x_empty =
-        threadIdx.x % kWarp == 0 ? hopper::in_block(shared.x_empty(0), 0) : 0;
+    const std::uint32_t x_empty = threadIdx.x % kWarp == 0 ? in_block(shared.x_empty(0), 0) : 0;
     for (int i = blockIdx.x; find(i); i += gridDim.x) {
       float acc[2][kN / 2];
       consume<T, P, 2, kN, true>(job, shared, group, x_empty, x_turn, w_turn, acc);

@@ -7,7 +7,8 @@
 //
 // Thread rule: device code.
 #pragma once
-#include "kernels/cuda/device/hopper_clusters.cuh"
+#include "kernels/cuda/device/clusters.cuh"
+#include "kernels/cuda/device/wgmma.cuh"
 #include "kernels/cuda/gemm/many_operand.cuh"
 #include "kernels/cuda/gemm/many_rows.h"
 
@@ -39,7 +40,7 @@ struct Plan {
   static_assert(kStages >= 3 && T::kBytes % 16 == 0);
 };
 
-#ifdef KT_HOPPER
+#if KT_HOPPER()
 
 /// A ring's place: index and the parity of its round.
 struct Turn {
@@ -183,7 +184,7 @@ __device__ void consume(const Job& job, const Shared<P>& shared, int group, std:
         hopper::wgmma_commit();
         hopper::wgmma_wait<kBuffers - 1>();
         if (j == kBuffers - 2) {  // the products of the stage before are done
-          if (last >= 0 && x_empty != 0) hopper::barrier_arrive_there(x_empty + 8 * last);
+          if (last >= 0 && x_empty != 0) arrive_there(x_empty + 8 * last);
           last = x_turn.index;
         }
       }
@@ -193,7 +194,7 @@ __device__ void consume(const Job& job, const Shared<P>& shared, int group, std:
   hopper::wgmma_wait<0>();
 #pragma unroll
   for (int i = 0; i < kHalves; ++i) hopper::wgmma_settle(acc[i]);
-  if (x_empty != 0) hopper::barrier_arrive_there(x_empty + 8 * last);
+  if (x_empty != 0) arrive_there(x_empty + 8 * last);
 }
 
 /// Whether out takes 16 bytes at a time.
@@ -239,7 +240,7 @@ __device__ void store_whole(const ManyArgs& args, const Job& job, int group, std
       const int at = thread / 8 + 16 * i, column = 64 * chunk + at;
       const std::int64_t to = row_of_out(args, job, column);
       if (column < begin || column >= end || to < 0 || row >= args.n) continue;
-      *reinterpret_cast<uint4*>(out + to * args.out_stride) =
+      *reinterpret_cast<float4*>(out + to * args.out_stride) =
           hopper::load_shared(place + hopper::swizzle128(at, 16 * piece));
     }
   }

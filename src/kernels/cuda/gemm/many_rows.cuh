@@ -13,14 +13,14 @@
 namespace kt::kernels::cuda {
 namespace many {
 
-#ifdef KT_HOPPER
+#if KT_HOPPER()
 
 /// A block's place in its cluster.
 struct Place {
   int share, splits;       // blocks with the same k, parts of k
   int member, part, rank;  // among both
   __device__ Place(int share_, int splits_) : share(share_), splits(splits_) {
-    rank = hopper::cluster_rank();
+    rank = cluster_rank();
     member = rank % share;
     part = rank / share;
   }
@@ -73,26 +73,26 @@ __device__ void add_parts(const Shared<P>& shared, const Place& place, float (&a
   const int mine = kN / 8 / place.splits;  // blocks of 8 columns
   const std::uint32_t thread = shared.x + (threadIdx.x - kGroup) * 16;
   constexpr int kStep = 2 * kGroup * 16;
-  hopper::sync_cluster();  // nobody reads x any more
+  sync_cluster();  // nobody reads x any more
 #pragma unroll
   for (int i = 0; i < kN / 8; ++i) {
     const int owner = i / mine;
     if (owner == place.part) continue;
     const std::uint32_t to = thread + (place.part * mine + i % mine) * kStep;
-    hopper::store_there(hopper::in_block(to, place.block(owner, place.member)), acc[4 * i],
-                        acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]);
+    store_there(in_block(to, place.block(owner, place.member)),
+                make_float4(acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]));
   }
-  hopper::sync_cluster();
+  sync_cluster();
 #pragma unroll
   for (int i = 0; i < kN / 8; ++i) {
     if (i / mine != place.part) continue;
     for (int part = 0; part < place.splits; ++part) {
       if (part == place.part) continue;
-      const uint4 v = hopper::load_shared(thread + (part * mine + i % mine) * kStep);
-      acc[4 * i] += __uint_as_float(v.x);
-      acc[4 * i + 1] += __uint_as_float(v.y);
-      acc[4 * i + 2] += __uint_as_float(v.z);
-      acc[4 * i + 3] += __uint_as_float(v.w);
+      const float4 v = hopper::load_shared(thread + (part * mine + i % mine) * kStep);
+      acc[4 * i] += v.x;
+      acc[4 * i + 1] += v.y;
+      acc[4 * i + 2] += v.z;
+      acc[4 * i + 3] += v.w;
     }
   }
 }
@@ -103,7 +103,7 @@ template <class T, int kN>
 __global__ void __launch_bounds__(kThreads, 1)
     many_rows_kernel(const __grid_constant__ ManyArgs args,
                      const __grid_constant__ CUtensorMap x_map, int share, int splits) {
-#ifdef KT_HOPPER
+#if KT_HOPPER()
   using P = Plan<T, 1, kN>;
   extern __shared__ __align__(1024) Byte raw_shared[];
   const Shared<P> shared(raw_shared);
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   start_next();
   if (threadIdx.x == 0) shared.init_barriers(1, share);
   __syncthreads();
-  if (share > 1) hopper::sync_cluster();
+  if (share > 1) sync_cluster();
   Job job;
   Turn turn, w_turn;
   if (threadIdx.x < kGroup) {
@@ -128,13 +128,13 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int i = cluster; find_job<T, kN>(args, place, i, &job); i += clusters)
         bring_x<T, P, kN>(&x_map, job, shared, place, turn);
     }
-    for (int i = 0; i < (splits > 1 ? 2 : share - 1); ++i) hopper::sync_cluster();
+    for (int i = 0; i < (splits > 1 ? 2 : share - 1); ++i) sync_cluster();
   } else {
     hopper::take_registers<P::kConsumer>();
     await_previous();
     const int group = threadIdx.x / kGroup - 1, lane = threadIdx.x % kWarp;
     const std::uint32_t x_empty =
-        lane < share ? hopper::in_block(shared.x_empty(0), place.block(place.part, lane)) : 0;
+        lane < share ? in_block(shared.x_empty(0), place.block(place.part, lane)) : 0;
     const int mine = kN / splits;
     for (int i = cluster; find_job<T, kN>(args, place, i, &job); i += clusters) {
       float acc[1][kN / 2];
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       store<P, kN>(args, job, shared, group, job.first_row * 16 + group * 64, place.part * mine,
                    (place.part + 1) * mine, acc[0]);
     }
-    if (splits == 1 && share > 1) hopper::sync_cluster();
+    if (splits == 1 && share > 1) sync_cluster();
   }
 #endif
 }
@@ -161,9 +161,9 @@ Status launch_many(const ManyArgs& args, const ManyPlan& plan, Stream stream) {
       div_up<std::int64_t>(args.n, 128 * plan.share) * div_up<std::int64_t>(args.m, kN);
   const std::int64_t most = plan.splits > 1 ? jobs : multiprocessors() / cluster;
   const std::int64_t blocks = (jobs < most ? jobs : most) * cluster;
-  return launch_clusters(kernel, dim3(static_cast<unsigned>(blocks)),
-                         static_cast<unsigned>(cluster), kThreads, P::kShared, stream, args, map,
-                         plan.share, plan.splits);
+  return launch_clusters(dim3(static_cast<unsigned>(cluster)), kernel,
+                         dim3(static_cast<unsigned>(blocks)), kThreads, P::kShared, stream, args,
+                         map, plan.share, plan.splits);
 }
 
 template <class T>

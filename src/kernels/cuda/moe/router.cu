@@ -101,16 +101,15 @@ __global__ void __launch_bounds__(kRouterWarps* kWarp, 1)
   multiply_router<kAhead>(walk, args.product, parts[threadIdx.x / kWarp]);
   __syncthreads();
   wait_cluster();
-  float* all = of_first_block(scores);
   for (int i = threadIdx.x; i < walk.items / walk.steps * kTileRows; i += blockDim.x) {
     const int row = i / static_cast<int>(kTileRows), r = i % static_cast<int>(kTileRows);
     float sum = 0.0f;
 #pragma unroll
     for (int warp = 0; warp < kRouterWarps; ++warp) sum += parts[warp][row][r];
-    all[(static_cast<int>(blockIdx.x) + row * kRouterBlocks) * kTileRows + r] = sum;
+    float* place = scores + (static_cast<int>(blockIdx.x) + row * kRouterBlocks) * kTileRows + r;
+    store_there(in_block(place, 0), sum);
   }
-  arrive_cluster();
-  wait_cluster();
+  sync_cluster();
   if (blockIdx.x == 0 && threadIdx.x < kWarp) choose_experts<kEach>(args.route, scores, 0);
 }
 
@@ -137,8 +136,8 @@ Status score_and_route(const RouterArgs& args, const DeviceInfo& device, BlasLt*
   void (*kernel)(RouterArgs) = choice.n_experts <= 128   ? router_kernel<4>
                                : choice.n_experts <= 256 ? router_kernel<8>
                                                          : router_kernel<16>;
-  return launch_clusters(kernel, kRouterBlocks, kRouterBlocks, kRouterWarps * kWarp, 0, stream,
-                         args);
+  return launch_clusters(dim3(kRouterBlocks), kernel, kRouterBlocks, kRouterWarps * kWarp, 0,
+                         stream, args);
 }
 
 }  // namespace kt::kernels::cuda
