@@ -13,6 +13,7 @@
 #include <bit>
 
 #include "kernels/cuda/device/clusters.cuh"
+#include "kernels/cuda/device/division.cuh"
 #include "kernels/cuda/gemm/one_row.cuh"
 #include "kernels/cuda/gemm/tile_kernels.h"
 #include "kernels/cuda/gemm/tile_ring.cuh"
@@ -95,26 +96,6 @@ struct FewRowsConfig {
            static_cast<std::size_t>(warps + part_groups) * kGroupFloat4s * 16 +
            Staged<T, kN>::bytes(k_tiles);
   }
-};
-
-/// a / d of small numbers without a division, which takes a kernel 100 clocks and more.
-struct Divisor {
-  int d = 1;
-  std::uint32_t factor = 1;  // 2^32 / d, rounded up
-  Divisor() = default;
-  explicit Divisor(int d_)
-      : d(d_), factor(static_cast<std::uint32_t>((std::uint64_t{1} << 32) / d_ + 1)) {}
-  /// Right while a · d < 2^32.
-  __device__ int of(int a) const { return d == 1 ? a : static_cast<int>(__umulhi(a, factor)); }
-};
-
-/// Consecutive parts of a whole, the first `more` one larger than `each`.
-struct Parts {
-  int each = 0, more = 0;
-  Parts() = default;
-  Parts(int whole, int parts) : each(whole / parts), more(whole % parts) {}
-  __device__ int begin(int i) const { return i * each + min(i, more); }
-  __device__ int size(int i) const { return each + (i < more ? 1 : 0); }
 };
 
 /// How the blocks and warps of a launch share it.
@@ -309,18 +290,18 @@ FewRowsPlan plan_splits(std::int64_t row_tiles, std::int64_t k_tiles, std::int64
   if (out.plan.shared_bytes > device.shared_bytes) return out;
   const std::int64_t partial = splits * row_tiles * Config::kN * kWarp * 16;
   if (splits > 1 && !clustered) out.plan.workspace_bytes = static_cast<std::size_t>(partial);
-  // Fitted to an H100: a multiprocessor's share of the memory is 24 bytes in a ns, alone it gets
-  // 28; 256 k of a row tile take a warp 375 ns for each 8 rows of x; 9 values of x are staged in a
-  // ns; sums of other blocks take their time, and blocks of a cluster wait for the slowest.
-  constexpr int kN = Config::kN;
-  const std::int64_t items = div_up(groups * count, std::int64_t{warps});
+  // In ns, fitted to an H100: a multiprocessor's share of the memory is 24 bytes in a ns, alone it
+  // gets 28; 256 k of a row tile take a warp 375 ns for each 8 rows of x, and no warp has half a
+  // tile; of x, 20 values are staged in a ns and 1.25 by each warp; sums of other blocks take their
+  // time, and blocks of a cluster wait for the slowest.
+  constexpr std::int64_t kItem = Config::kTogether * Config::kN * T::kK * 3 / 2;
   const std::int64_t work =
       std::max({row_tiles * k_tiles * T::kBytes / (24 * device.n_sms),
-                rows * count * T::kBytes / 28, items * Config::kTogether * kN * T::kK * 3 / 2});
+                rows * count * T::kBytes / 28, (2 * groups * count + warps) * kItem / (2 * warps)});
   const std::int64_t sums = splits == 1 ? 0
-                            : clustered ? 400 + 110 * splits + work * splits / 100
-                                        : 2000 + partial / 2000;
-  out.cost = work + count * T::kK * m * 11 / 100 + sums;
+                            : clustered ? 800 + 120 * splits + work * splits * splits / 700
+                                        : 4000 + partial / 2000;
+  out.cost = work + count * T::kK * m * (warps + 16) / (20 * warps) + sums;
   return out;
 }
 
