@@ -20,6 +20,7 @@ class GpuFaults : public ::testing::Test {
         settings_(*static_cast<backend::FakeGpuSettings*>(object_->symbol("fake_gpu_settings"))) {}
   ~GpuFaults() override {
     settings_.failing = nullptr;
+    settings_.failure = backend::Status::kDeviceFailed;
     settings_.taken_bytes = settings_.workspace = 0;
     settings_.taken_on = -1;
   }
@@ -159,6 +160,37 @@ TEST_F(GpuFaults, SomeoneElsesMemoryIsNotCountedOn) {
   EXPECT_EQ(open()->load_report().gpus,  // too little is left to be worth it
             "cuda:0 (Stand-in GPU) is left out: 600.0 MiB are free\n"
             "cuda:1 (Stand-in GPU) is left out: 600.0 MiB are free");
+}
+
+TEST_F(GpuFaults, AGpuThatDoesNotAnswerIsAnErrorAndNoModelOnTheCpu) {
+  for (const char* call : {"use_device", "device_memory", "all"}) {
+    settings_.failing = call;
+    try {
+      open();
+      ADD_FAILURE() << call << ": no error";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kIo);
+      EXPECT_NE(std::string(e.what()).find("GPU 0 (Stand-in GPU)"), std::string::npos) << e.what();
+    }
+  }
+  settings_.failure = backend::Status::kNoMemory;  // so full that it cannot be asked
+  settings_.failing = "use_device";
+  EXPECT_NE(open()->load_report().gpus.find("cuda:0 (Stand-in GPU) is left out: 0 B are free"),
+            std::string::npos);
+}
+
+TEST_F(GpuFaults, MemoryOfAnotherModelIsNotLeftOutSilently) {
+  settings_.taken_bytes = settings_.total_bytes - (std::size_t{600} << 20);
+  settings_.taken_on = 1;
+  const auto first = open();
+  try {
+    open();
+    FAIL() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kNoMemory);
+    for (const char* part : {"other models here hold 3.8 GiB", "--gpu-memory"})
+      EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+  }
 }
 
 TEST_F(GpuFaults, AFullGpuDoesNotHideTheOthers) {

@@ -148,7 +148,8 @@ void set_devices(GpuApi& api) {
     out->driver = 13000;
     out->total_bytes = settings.total_bytes;
     out->info = {4, 1 << 20};
-    return outcome("describe");
+    const bool lost = settings.failing != nullptr && std::strcmp(settings.failing, "all") == 0;
+    return lost ? Status::kOk : outcome("describe");  // the driver knows it all the same
   };
   api.use_device = [](int device) {
     settings.device = device;
