@@ -100,11 +100,12 @@ void ThreadPool::drain(std::int64_t share_of, int worker) noexcept {
 }
 
 void ThreadPool::work(int worker) noexcept {
+  if (kind_ == Kind::kEach) return call_(context_, 0, worker);
   const Range near = workers(node_of(worker));
   for (std::int64_t i = 0; i < near.size(); ++i) {
     drain(near.begin + (worker - near.begin + i) % near.size(), worker);
   }
-  if (within_nodes_) return;
+  if (kind_ == Kind::kTasksOfNodes) return;
   for (std::int64_t i = 0; i < n_threads_ - near.size(); ++i) {
     drain((near.end + i) % n_threads_, worker);
   }
@@ -135,7 +136,7 @@ void ThreadPool::run_region(Call call, void* context) noexcept {
       sched_yield();
     }
   };
-  if (within_nodes_) {  // what other nodes have not taken yet is for their workers only
+  if (kind_ == Kind::kTasksOfNodes) {  // what other nodes have not taken yet is for their workers only
     for (int w = 0; w < n_threads_; ++w) {
       const Share& share = shares_[static_cast<std::size_t>(w)];
       while (share.next.load(std::memory_order_relaxed) < share.end) wait();

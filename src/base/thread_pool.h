@@ -3,7 +3,8 @@
 // run(n, f) calls f(task, worker) once for each task in [0, n) and returns when all are done.
 // Workers get fixed contiguous shares and steal single tasks from the others' shares once theirs is
 // empty, from workers of their own NUMA node first. run_nodes(count, f) gives each node its own
-// tasks, which only its workers do: for work on memory of that node. A region ends when its tasks
+// tasks, which only its workers do: for work on memory of that node. run_each(f) calls f(worker) on
+// each worker, for work that f itself shares out. A region ends when its tasks
 // are done: workers that the system has not let run by then miss it. Between regions workers spin
 // for a short while (a step issues regions back to back) and then park in the kernel, so an idle
 // process uses no CPU. Thread rule: run() from one thread at a time; the caller is worker 0.
@@ -54,7 +55,7 @@ class ThreadPool {
       return;
     }
     share_out({0, n_threads_}, n_tasks);
-    within_nodes_ = false;
+    kind_ = Kind::kTasks;
     run_region(&invoke<std::remove_reference_t<F>>, address(f));
   }
 
@@ -67,12 +68,23 @@ class ThreadPool {
       return;
     }
     for (int node = 0; node < n_nodes(); ++node) share_out(workers(node), count(node));
-    within_nodes_ = true;
+    kind_ = Kind::kTasksOfNodes;
     const auto of_node = [&](std::int64_t task, int worker) { f(node_of(worker), task, worker); };
     run_region(&invoke<decltype(of_node)>, address(of_node));
   }
 
+  /// Calls f(worker) on the caller, and on every other worker that comes before the caller's call
+  /// returns. Nothing is shared out, so that nobody looks at the shares of others.
+  template <class F>
+  void run_each(F&& f) noexcept {
+    if (n_threads_ == 1) return f(0);
+    kind_ = Kind::kEach;
+    const auto once = [&](std::int64_t, int worker) { f(worker); };
+    run_region(&invoke<decltype(once)>, address(once));
+  }
+
  private:
+  enum class Kind : std::uint8_t { kTasks, kTasksOfNodes, kEach };
   using Call = void (*)(void*, std::int64_t, int);
   struct alignas(64) Share {
     std::atomic<std::int64_t> next{0};
@@ -106,7 +118,7 @@ class ThreadPool {
   std::vector<int> caller_was_on_;     // CPUs of the first caller, given back at the end
   std::thread::id first_caller_, caller_;
   std::unique_ptr<Share[]> shares_;
-  bool within_nodes_ = false;  // no stealing from other nodes
+  Kind kind_ = Kind::kTasks;
   Call call_ = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<std::uint32_t> epoch_{0};

@@ -11,6 +11,7 @@
 // row's result does not depend on the rest of the batch. On several NUMA nodes each has a part of
 // d_ff (gate, up) and of d_model (down) of every expert, and tasks for that part.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "operators/expert_blocking.h"
@@ -322,26 +323,51 @@ class CpuExperts : public RoutedExperts {
     float* scratch = step.arena.allocate<float>(step.cpu.pool.size() * scratch_size);
     const Chunks ff(step.cpu.pool, d_ff_, blocking.ff_chunk);
     const Chunks model(step.cpu.pool, d_model_, blocking.model_chunk);
-    const auto n_gate_up = [&](int node) { return groups.n_active * ff.count(node); };
-    const auto gate_up = [&](int node, std::int64_t task, int worker) {
-      gate_up_task(step, work, {ff, node, task, n_gate_up(node)}, scratch + worker * scratch_size);
+    // Of gate and up, then of down: tasks of the first experts, then of the others.
+    const std::int64_t n_first =
+        blocking.beside > 0 ? first_experts(groups.n_active) : groups.n_active;
+    const ExpertRange ranges[] = {{0, n_first}, {n_first, groups.n_active - n_first}};
+    const auto count = [&](std::size_t stage, int node) -> std::int64_t {
+      const ExpertRange range = ranges[stage % 2];
+      if (stage < 2) return range.n * ff.count(node);
+      return range.n > 0 || range.is_first() ? model.count(node) : 0;
     };
-    const auto n_down = [&](int node) { return model.count(node); };
-    const auto down = [&](int node, std::int64_t task, int worker) {
-      down_task(step, work, {model, node, task, n_down(node)}, scratch + worker * scratch_size);
+    const auto task = [&](std::size_t stage, int node, std::int64_t index, int worker) {
+      float* mine = scratch + worker * scratch_size;
+      const Task what = {stage < 2 ? ff : model, node, index, count(stage, node), ranges[stage % 2]};
+      stage < 2 ? gate_up_task(step, work, what, mine) : down_task(step, work, what, mine);
     };
     if (blocking.beside > 0) {
       KT_CHECK(!by_rows);  // tiles
+      work.first_done = make_flags(step, d_model_ / blocking.model_chunk + 1);
       const auto prepare = [&] {
         if (is_one_row) read_x();
       };
-      run_in_turn(step, prepare, n_gate_up, gate_up, n_down, down);
+      run_in_turn<4>(step, prepare, count, task);
     } else {
-      step.cpu.pool.run_nodes(n_gate_up, gate_up);
+      const auto run = [&](std::size_t stage) {
+        step.cpu.pool.run_nodes([&](int node) { return count(stage, node); },
+                                [&](int node, std::int64_t index, int worker) {
+                                  task(stage, node, index, worker);
+                                });
+      };
+      run(0);
       if (by_rows) work.hidden = round_rows(step, work.hidden, groups);
-      step.cpu.pool.run_nodes(n_down, down);
+      run(2);
     }
     return result;
+  }
+
+  // Half of them, in whole fours, as many as are multiplied by down at once.
+  static constexpr std::int64_t first_experts(std::int64_t n) {
+    constexpr std::int64_t kAtOnce = dot::kSideBySide;
+    return std::min(n, (n + 2 * kAtOnce - 1) / (2 * kAtOnce) * kAtOnce);
+  }
+
+  static std::atomic<bool>* make_flags(Step& step, std::int64_t n) noexcept {
+    auto* flags = step.arena.allocate<std::atomic<bool>>(n);
+    for (std::int64_t i = 0; i < n; ++i) new (&flags[i]) std::atomic<bool>(false);
+    return flags;
   }
 
   ExpertBlocking blocking_of_few(const backend::Cpu& cpu) const {
@@ -417,12 +443,22 @@ class CpuExperts : public RoutedExperts {
     Input gate_in, up_in;
     ActMatrix hidden;
     MatrixF result;
+    // Where down has tasks for the first experts and tasks for the others: whether the former have
+    // been added, for each model_chunk of columns.
+    std::atomic<bool>* first_done = nullptr;
   };
-  // One of `count` tasks of a node, which have columns cut into `chunks`.
+  // Active experts [first, first + n).
+  struct ExpertRange {
+    std::int64_t first, n;
+    bool is_first() const { return first == 0; }
+    std::int64_t end() const { return first + n; }
+  };
+  // One of `count` tasks of a node for some experts, which have columns cut into `chunks`.
   struct Task {
     const Chunks& chunks;
     int node;
     std::int64_t index, count;
+    ExpertRange experts;
   };
 
   // h of one expert, columns of d_ff.
@@ -430,13 +466,13 @@ class CpuExperts : public RoutedExperts {
     const Groups& groups = work.groups;
     const std::int64_t width = work.blocking.ff_chunk, panel = work.blocking.panel;
     const std::int64_t per_expert = task.chunks.count(task.node);
-    const std::int64_t e = groups.active[task.index / per_expert];
+    const std::int64_t e = groups.active[task.experts.first + task.index / per_expert];
     const auto [col, n] = task.chunks.at(task.node, task.index % per_expert);
     const Expert& expert = experts_[static_cast<std::size_t>(e)];
     float* up = gate + panel * width;
     const std::byte *next_gate = nullptr, *next_up = nullptr;
     if (task.index + 1 < task.count) {
-      const Expert& then = expert_of(groups, (task.index + 1) / per_expert);
+      const Expert& then = expert_of(groups, task.experts.first + (task.index + 1) / per_expert);
       const std::int64_t at = task.chunks.at(task.node, (task.index + 1) % per_expert).begin;
       next_gate = then.gate.rows_at(at);
       next_up = then.up.rows_at(at);
@@ -465,25 +501,31 @@ class CpuExperts : public RoutedExperts {
     return rows;
   }
 
-  // Columns of d_model of all rows: the sums over experts, in ascending order.
+  // Columns of d_model of all rows: the sums over the task's experts, in ascending order, added to
+  // those over the experts before them.
   void down_task(Step& step, const Work& work, const Task& task, float* out) const noexcept {
     const Groups& groups = work.groups;
     const MatrixF& result = work.result;
     const std::int64_t width = work.blocking.model_chunk;
     const auto [col, n] = task.chunks.at(task.node, task.index);
-    for (std::int64_t r = 0; r < result.n_rows; ++r)
-      std::fill(result.row(r) + col, result.row(r) + col + n, 0.0f);
+    std::atomic<bool>* first_done = work.first_done + col / width;
+    if (task.experts.is_first()) {
+      for (std::int64_t r = 0; r < result.n_rows; ++r)
+        std::fill(result.row(r) + col, result.row(r) + col + n, 0.0f);
+    }
     const auto add = [&, col = col, n = n](std::int64_t first, std::int64_t m, const float* from) {
+      if (!task.experts.is_first())
+        spin_until([&] { return first_done->load(std::memory_order_acquire); });
       for (std::int64_t i = 0; i < m; ++i) {
         step.cpu.elementwise->scale_add(from + i * width, groups.weight[first + i], n,
                                         result.row(groups.row[first + i]) + col);
       }
     };
-    for (std::int64_t a = 0; a < groups.n_active;) {
+    for (std::int64_t a = task.experts.first; a < task.experts.end();) {
       const std::int64_t e = groups.active[a], all = groups.end[e] - groups.begin[e];
       if (all <= work.blocking.beside) {
-        const std::int64_t n_beside = alike(groups, a);
-        down_beside(work, task, {a, n_beside, all}, out);
+        const std::int64_t n_beside = alike(groups, {a, task.experts.end() - a});
+        down_beside(work, task, {a, n_beside}, all, out);
         for (std::int64_t i = 0; i < n_beside; ++i)
           add(groups.begin[groups.active[a + i]], all, out + i * all * width);
         a += n_beside;
@@ -497,28 +539,28 @@ class CpuExperts : public RoutedExperts {
       }
       ++a;
     }
+    if (task.experts.is_first() && work.first_done != nullptr)
+      first_done->store(true, std::memory_order_release);
   }
 
   const Expert& expert_of(const Groups& groups, std::int64_t active) const {
     return experts_[static_cast<std::size_t>(groups.active[active])];
   }
 
-  // How many active experts from `a` on have as many rows, as far as they go side by side.
-  static std::int64_t alike(const Groups& groups, std::int64_t a) {
+  // How many of the experts have as many rows as the first, as far as they go side by side.
+  static std::int64_t alike(const Groups& groups, ExpertRange experts) {
     const auto rows = [&](std::int64_t i) {
-      return groups.end[groups.active[i]] - groups.begin[groups.active[i]];
+      const std::int32_t e = groups.active[experts.first + i];
+      return groups.end[e] - groups.begin[e];
     };
     std::int64_t n = 1;
-    while (n < dot::kSideBySide && a + n < groups.n_active && rows(a + n) == rows(a)) ++n;
+    while (n < std::min<std::int64_t>(dot::kSideBySide, experts.n) && rows(n) == rows(0)) ++n;
     return n;
   }
 
-  // Active experts [first, first + n), of m rows each.
-  struct Alike {
-    std::int64_t first, n, m;
-  };
-  // Their products with the task's columns of down, one expert after another in `out`.
-  void down_beside(const Work& work, const Task& task, const Alike& experts,
+  // Products of experts of m rows each with the task's columns of down, one expert after another in
+  // `out`.
+  void down_beside(const Work& work, const Task& task, ExpertRange experts, std::int64_t m,
                    float* out) const noexcept {
     const Groups& groups = work.groups;
     const std::int64_t width = work.blocking.model_chunk;
@@ -530,15 +572,15 @@ class CpuExperts : public RoutedExperts {
       const std::int64_t a = experts.first + i, later = a + experts.n;
       const PackedMatrix& down = expert_of(groups, a).down;
       const std::byte* next = nullptr;
-      if (later < groups.n_active) {
+      if (later < task.experts.end()) {
         next = expert_of(groups, later).down.rows_at(col);
       } else if (!last) {
-        next = expert_of(groups, i).down.rows_at(then);
+        next = expert_of(groups, task.experts.first + i).down.rows_at(then);
       }
       products[i] = {&down, work.hidden.view(groups.begin[groups.active[a]]),
-                     out + i * experts.m * width, next};
+                     out + i * m * width, next};
     }
-    backend::dot_beside({products, static_cast<std::size_t>(experts.n)}, experts.m, col, n, width);
+    backend::dot_beside({products, static_cast<std::size_t>(experts.n)}, m, col, n, width);
   }
 
   // NaN stays NaN.

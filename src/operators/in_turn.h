@@ -1,13 +1,14 @@
-// Two kinds of tasks in one parallel region: those of the second wait for all of the first, and
-// those of the first for what one worker prepares.
+// Stages of tasks in one parallel region, whose workers hardly wait for each other: tasks of a
+// stage may begin when all of the stage before the last are done, which they mostly are when a
+// worker has nothing left to do of the last.
 //
-//   each worker: prepare, if it is the first to come → first tasks, its share, then those that
-//   others have left → second tasks, ditto
+//   caller: opens the region, prepares what tasks of the first stage need     others: come meanwhile
+//   each worker, stage by stage: waits → tasks of its share → those that others have left
 //
-// Against two regions of the pool, behind work of the caller, it saves the way out of one and into
-// the other and lets workers come while there is nothing to do yet. Thread rule: called by the
-// thread that walks the tree.
+// Against one region of the pool for each stage it saves the wait for the last task of a stage, and
+// the way out of a region and into the next. Thread rule: called by the thread that walks the tree.
 #pragma once
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <new>
@@ -29,87 +30,95 @@ void spin_until(F&& reached) noexcept {
   }
 }
 
-/// Fixed contiguous shares of a kind of tasks for the workers of each node; once its share is
-/// empty, a worker takes single tasks of others of its node.
-class TaskShares {
+/// For each stage fixed contiguous shares of its tasks for the workers of each node; once its share
+/// is empty, a worker takes single tasks of others of its node.
+template <std::size_t kStages>
+class StageShares {
  public:
+  /// count(stage, node): how many tasks.
   template <class Count>
-  TaskShares(const Step& step, Count&& count) : pool_(step.cpu.pool) {
+  StageShares(const Step& step, Count&& count) : pool_(step.cpu.pool) {
     const int n = pool_.size();
     shares_ = step.arena.allocate<Share>(n);
     for (int begin = 0; begin < n;) {
       const int node = pool_.node_of(begin);
       int end = begin;
       while (end < n && pool_.node_of(end) == node) ++end;
-      const std::int64_t n_tasks = count(node), n_workers = end - begin;
-      total_ += n_tasks;
-      for (std::int64_t i = 0; i < n_workers; ++i) {
-        new (&shares_[begin + i])
-            Share{{n_tasks * i / n_workers}, n_tasks * (i + 1) / n_workers, begin, end};
+      for (int w = begin; w < end; ++w) (new (&shares_[w]) Share)->workers = {begin, end};
+      for (std::size_t s = 0; s < kStages; ++s) {
+        const auto n_tasks = static_cast<std::int32_t>(count(s, node));
+        total_[s] += n_tasks;
+        for (int w = begin; w < end; ++w) {
+          shares_[w].next[s].store(n_tasks * (w - begin) / (end - begin), std::memory_order_relaxed);
+          shares_[w].end[s] = n_tasks * (w - begin + 1) / (end - begin);
+        }
       }
       begin = end;
     }
   }
 
-  /// f(node, task, worker) for tasks until none is left on the worker's node.
+  /// f(node, task) for tasks of a stage until none is left on the worker's node.
   template <class F>
-  void work(int worker, F&& f) noexcept {
+  void work(std::size_t stage, int worker, F&& f) noexcept {
     const int node = pool_.node_of(worker);
-    const Share& mine = shares_[worker];
-    std::int64_t n_done = 0;
-    for (int at = worker, i = mine.first; i < mine.last; ++i) {
+    const auto [first, last] = shares_[worker].workers;
+    std::int32_t n_done = 0;
+    for (int at = worker, i = first; i < last; ++i) {
       Share& share = shares_[at];
-      while (true) {
-        const std::int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
-        if (task >= share.end) break;
-        f(node, task, worker);
+      const std::int32_t end = share.end[stage];
+      // Looks before it takes: most shares of others are empty, and a line that all have read is
+      // had sooner than one that all have changed.
+      while (share.next[stage].load(std::memory_order_relaxed) < end) {
+        const std::int32_t task = share.next[stage].fetch_add(1, std::memory_order_relaxed);
+        if (task >= end) break;
+        f(node, task);
         ++n_done;
       }
-      if (++at == mine.last) at = mine.first;
+      if (++at == last) at = first;
     }
-    done_.fetch_add(n_done, std::memory_order_release);
+    if (n_done > 0) done_[stage].n.fetch_add(n_done, std::memory_order_release);
   }
-  /// Until all tasks of all nodes are done, by workers that have begun them.
-  void wait() const noexcept {
-    spin_until([&] { return done_.load(std::memory_order_acquire) == total_; });
-  }
-  /// Workers of a node.
-  std::int64_t n_workers(int node) const {
-    std::int64_t n = 0;
-    for (int w = 0; w < pool_.size(); ++w) n += pool_.node_of(w) == node ? 1 : 0;
-    return n;
+  /// Until all tasks of a stage on all nodes are done, by workers that have begun them.
+  void wait(std::size_t stage) const noexcept {
+    spin_until([&] { return done_[stage].n.load(std::memory_order_acquire) == total_[stage]; });
   }
 
  private:
   struct alignas(64) Share {
-    std::atomic<std::int64_t> next;
-    std::int64_t end;
-    int first, last;  // workers of the node
+    std::array<std::atomic<std::int32_t>, kStages> next;
+    std::array<std::int32_t, kStages> end;
+    std::array<int, 2> workers;  // of the node
+  };
+  struct alignas(64) Done {
+    std::atomic<std::int32_t> n{0};
   };
   const ThreadPool& pool_;
   Share* shares_ = nullptr;  // [workers]
-  std::int64_t total_ = 0;
-  alignas(64) std::atomic<std::int64_t> done_{0};
+  std::array<std::int32_t, kStages> total_{};
+  std::array<Done, kStages> done_;
 };
 
-/// As prepare(), run_nodes(count_first, first) and then run_nodes(count_second, second).
-template <class Prepare, class CountFirst, class First, class CountSecond, class Second>
-void run_in_turn(Step& step, Prepare&& prepare, CountFirst&& count_first, First&& first,
-                 CountSecond&& count_second, Second&& second) noexcept {
-  TaskShares before(step, count_first), after(step, count_second);
-  std::atomic<bool> begun{false}, prepared{false};
-  step.cpu.pool.run_nodes([&](int node) { return before.n_workers(node); },
-                          [&](int, std::int64_t, int worker) {
-                            if (!begun.exchange(true, std::memory_order_relaxed)) {
-                              prepare();
-                              prepared.store(true, std::memory_order_release);
-                            }
-                            while (!prepared.load(std::memory_order_acquire))
-                              __builtin_ia32_pause();
-                            before.work(worker, first);
-                            before.wait();
-                            after.work(worker, second);
-                          });
+/// prepare(); then task(stage, node, index, worker) once for each index in [0, count(stage, node))
+/// of each stage and node.
+template <std::size_t kStages, class Prepare, class Count, class Task>
+void run_in_turn(Step& step, Prepare&& prepare, Count&& count, Task&& task) noexcept {
+  StageShares<kStages> shares(step, count);
+  alignas(64) std::atomic<bool> prepared{false};
+  step.cpu.pool.run_each([&](int worker) {
+    constexpr int kCaller = 0;
+    if (worker == kCaller) {
+      prepare();
+      prepared.store(true, std::memory_order_release);
+    }
+    while (!prepared.load(std::memory_order_acquire)) __builtin_ia32_pause();
+    for (std::size_t s = 0; s < kStages; ++s) {
+      if (s >= 2) shares.wait(s - 2);
+      shares.work(s, worker,
+                  [&](int node, std::int64_t index) { task(s, node, index, worker); });
+    }
+    if (worker != kCaller) return;
+    for (std::size_t s = kStages < 2 ? 0 : kStages - 2; s < kStages; ++s) shares.wait(s);
+  });
 }
 
 }  // namespace kt::operators
