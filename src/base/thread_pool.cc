@@ -136,7 +136,8 @@ void ThreadPool::run_region(Call call, void* context) noexcept {
       sched_yield();
     }
   };
-  if (kind_ == Kind::kTasksOfNodes) {  // what other nodes have not taken yet is for their workers only
+  if (kind_ ==
+      Kind::kTasksOfNodes) {  // what other nodes have not taken yet is for their workers only
     for (int w = 0; w < n_threads_; ++w) {
       const Share& share = shares_[static_cast<std::size_t>(w)];
       while (share.next.load(std::memory_order_relaxed) < share.end) wait();

@@ -132,7 +132,11 @@ class CpuExperts : public RoutedExperts {
 
   void collect(Step& step, Ticket& ticket, Activation& accumulate_into) noexcept override {
     if (ticket.streamed) add_rows(step, *ticket.streamed, accumulate_into);
-    if (ticket.result) add_rows(step, *ticket.result, accumulate_into);
+    if (GpuStep* gpu = ticket.sending.gpu) {
+      gpu->add(ticket.sending, accumulate_into.update_on(*gpu), accumulate_into.gpu_type());
+    } else if (ticket.result) {
+      add_rows(step, *ticket.result, accumulate_into);
+    }
   }
   std::optional<int> streams_to() const override {
     return mode_ == StreamExperts::kOff && n_on_gpu_ == 0 ? std::nullopt : gpu_;
@@ -177,7 +181,11 @@ class CpuExperts : public RoutedExperts {
     if (divides) {
       divide(step, x, rest, ticket);
     } else {
-      ticket.result = compute(step, x, rest, x.n_rows() * routing.n_active / n_experts_);
+      // Nobody else adds to the rows or reads them on the host.
+      if (x.gpu() != nullptr && !routing.deferred && !step.deferral.pending)
+        ticket.sending = x.gpu()->send(x.n_rows(), d_model_);
+      ticket.result =
+          compute(step, x, rest, x.n_rows() * routing.n_active / n_experts_, ticket.sending.values);
     }
     return ticket;
   }
@@ -292,8 +300,9 @@ class CpuExperts : public RoutedExperts {
     layer_ = nullptr;
   }
 
-  Activation compute(Step& step, Activation& x, const Routing& routing,
-                     std::int64_t n_each) noexcept {
+  // Rows are also put into `values` if its `to` is set.
+  Activation compute(Step& step, Activation& x, const Routing& routing, std::int64_t n_each,
+                     const GpuProgram::Values& values = {}) noexcept {
     const Expert& first = experts_.front();
     const Forms forms = {first.gate.form(x.n_rows(), n_each), first.up.form(x.n_rows(), n_each),
                          first.down.form(x.n_rows(), n_each)};
@@ -308,7 +317,7 @@ class CpuExperts : public RoutedExperts {
     if (tiles && !dot::is_tiles(forms.down)) blocking.model_chunk = ExpertBlocking{}.model_chunk;
     const Groups groups = group_rows(step, x.n_rows(), routing, blocking.align);
     Activation result(step, x.n_rows(), d_model_);
-    Work work{blocking, groups, {}, {}, {}, result.write()};
+    Work work{blocking, groups, {}, {}, {}, result.write(), values};
     const auto read_x = [&] {
       work.gate_in = gather(step, x, forms.gate, groups);
       work.up_in = forms.up == forms.gate ? work.gate_in : gather(step, x, forms.up, groups);
@@ -334,7 +343,8 @@ class CpuExperts : public RoutedExperts {
     };
     const auto task = [&](std::size_t stage, int node, std::int64_t index, int worker) {
       float* mine = scratch + worker * scratch_size;
-      const Task what = {stage < 2 ? ff : model, node, index, count(stage, node), ranges[stage % 2]};
+      const Task what = {stage < 2 ? ff : model, node, index, count(stage, node),
+                         ranges[stage % 2]};
       stage < 2 ? gate_up_task(step, work, what, mine) : down_task(step, work, what, mine);
     };
     if (blocking.beside > 0) {
@@ -346,10 +356,9 @@ class CpuExperts : public RoutedExperts {
       run_in_turn<4>(step, prepare, count, task);
     } else {
       const auto run = [&](std::size_t stage) {
-        step.cpu.pool.run_nodes([&](int node) { return count(stage, node); },
-                                [&](int node, std::int64_t index, int worker) {
-                                  task(stage, node, index, worker);
-                                });
+        step.cpu.pool.run_nodes(
+            [&](int node) { return count(stage, node); },
+            [&](int node, std::int64_t index, int worker) { task(stage, node, index, worker); });
       };
       run(0);
       if (by_rows) work.hidden = round_rows(step, work.hidden, groups);
@@ -443,6 +452,7 @@ class CpuExperts : public RoutedExperts {
     Input gate_in, up_in;
     ActMatrix hidden;
     MatrixF result;
+    GpuProgram::Values values;
     // Where down has tasks for the first experts and tasks for the others: whether the former have
     // been added, for each model_chunk of columns.
     std::atomic<bool>* first_done = nullptr;
@@ -541,6 +551,9 @@ class CpuExperts : public RoutedExperts {
     }
     if (task.experts.is_first() && work.first_done != nullptr)
       first_done->store(true, std::memory_order_release);
+    if (work.values.to == nullptr || task.experts.end() < groups.n_active) return;
+    for (std::int64_t r = 0; r < result.n_rows; ++r)
+      work.values.put(r * result.n_cols + col, result.row(r) + col, n);
   }
 
   const Expert& expert_of(const Groups& groups, std::int64_t active) const {
@@ -577,8 +590,8 @@ class CpuExperts : public RoutedExperts {
       } else if (!last) {
         next = expert_of(groups, task.experts.first + i).down.rows_at(then);
       }
-      products[i] = {&down, work.hidden.view(groups.begin[groups.active[a]]),
-                     out + i * m * width, next};
+      products[i] = {&down, work.hidden.view(groups.begin[groups.active[a]]), out + i * m * width,
+                     next};
     }
     backend::dot_beside({products, static_cast<std::size_t>(experts.n)}, m, col, n, width);
   }

@@ -98,14 +98,9 @@ Status GpuProgram::launch() noexcept {
   return gpu_.api().graph_launch(graph_.get(), gpu_.stream());
 }
 
-void GpuProgram::fill_tagged(const Slot& slot, tensor::ConstMatrixF rows) noexcept {
-  auto* to = reinterpret_cast<std::uint64_t*>(slot.data);
-  const std::uint64_t tag = std::uint64_t{tag_} << 32;
-  for (std::int64_t r = 0; r < rows.n_rows; ++r) {
-    for (std::int64_t i = 0; i < rows.n_cols; ++i)
-      store_past_caches(tag | std::bit_cast<std::uint32_t>(rows.row(r)[i]), to++);
-  }
-  __builtin_ia32_sfence();
+void GpuProgram::Values::put(std::int64_t at, const float* from, std::int64_t n) const noexcept {
+  for (std::int64_t i = 0; i < n; ++i)
+    store_past_caches(tag | std::bit_cast<std::uint32_t>(from[i]), to + at + i);
 }
 
 void GpuProgram::tag_all(const Slot& slot, std::size_t bytes) noexcept {

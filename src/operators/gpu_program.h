@@ -58,8 +58,16 @@ class GpuProgram {
   void fill(const Slot& slot) noexcept { __atomic_store_n(slot.full, kFull, __ATOMIC_RELEASE); }
   /// Of this run, from 1.
   std::uint32_t tag() const { return tag_; }
-  /// All values of a tagged slot.
-  void fill_tagged(const Slot& slot, tensor::ConstMatrixF rows) noexcept;
+  /// Values of a tagged slot, which any thread may put there. They leave for good with the thread's
+  /// next locked instruction or fence.
+  struct Values {
+    std::uint64_t* to = nullptr;
+    std::uint64_t tag = 0;
+    void put(std::int64_t at, const float* from, std::int64_t n) const noexcept;
+  };
+  Values values(const Slot& slot) const {
+    return {reinterpret_cast<std::uint64_t*>(slot.data), std::uint64_t{tag_} << 32};
+  }
   /// False when the GPU failed or ended without filling it.
   bool wait(const Slot& slot) noexcept;
   /// Whether the step took all transfers; if not, lets the GPU go on with what the slots hold.

@@ -65,6 +65,13 @@ void load_rows(ThreadPool& pool, const std::byte* from, Type type, tensor::Matri
   });
 }
 
+std::size_t tagged_bytes(std::int64_t n) {
+  return static_cast<std::size_t>(n) * sizeof(kernels::cuda::TaggedFloat);
+}
+bool takes_tags(std::int64_t n) {
+  return n % 2 == 0 && tagged_bytes(n) <= kernels::cuda::kTaggedBytes;
+}
+
 std::size_t bytes_of(tensor::ConstMatrixF rows, Type type) {
   return static_cast<std::size_t>(rows.n_rows * rows.n_cols) * type_bytes(type);
 }
@@ -336,15 +343,16 @@ void GpuStep::upload_now(tensor::ConstMatrixF rows, void* to, Type type) noexcep
 }
 
 void GpuStep::add(tensor::ConstMatrixF rows, void* sum, Type type) noexcept {
-  const std::int64_t n = rows.n_rows * rows.n_cols;
-  const std::size_t tagged = static_cast<std::size_t>(n) * sizeof(kernels::cuda::TaggedFloat);
-  const bool is_tagged = n % 2 == 0 && tagged <= kernels::cuda::kTaggedBytes;
-  if (is_tagged && mode_ != Mode::kLaunch)
-    return add_tagged(rows, sum, type, next_slot(tagged, true));
+  if (const Sending sending = send(rows.n_rows, rows.n_cols); sending.gpu != nullptr) {
+    for (std::int64_t r = 0; sending.values.to != nullptr && r < rows.n_rows; ++r)
+      sending.values.put(r * rows.n_cols, rows.row(r), rows.n_cols);
+    __builtin_ia32_sfence();
+    return add(sending, sum, type);
+  }
   const std::size_t mark = used_;
   void* from = allocate(bytes_of(rows, Type::kF32));
-  if (is_tagged) {
-    transferred_.add(tagged);
+  if (const std::int64_t n = rows.n_rows * rows.n_cols; takes_tags(n)) {
+    transferred_.add(tagged_bytes(n));
     upload_now(rows, from, Type::kF32);
   } else {
     upload(rows, from, Type::kF32);
@@ -355,16 +363,25 @@ void GpuStep::add(tensor::ConstMatrixF rows, void* sum, Type type) noexcept {
   used_ = mark;
 }
 
-void GpuStep::add_tagged(tensor::ConstMatrixF rows, void* sum, Type type,
-                         const GpuProgram::Slot& slot) noexcept {
-  if (slot.data != nullptr && mode_ == Mode::kReplay) program_->fill_tagged(slot, rows);
+GpuStep::Sending GpuStep::send(std::int64_t n_rows, std::int64_t n_cols) noexcept {
+  Sending rows;
+  rows.n = n_rows * n_cols;
+  if (mode_ == Mode::kLaunch || !takes_tags(rows.n)) return rows;
+  rows.gpu = this;
+  rows.slot = next_slot(tagged_bytes(rows.n), true);
+  if (rows.slot.data != nullptr && mode_ == Mode::kReplay)
+    rows.values = program_->values(rows.slot);
+  return rows;
+}
+
+void GpuStep::add(const Sending& rows, void* sum, Type type) noexcept {
   kernels::cuda::AddTaggedArgs args;
-  args.rows = reinterpret_cast<const kernels::cuda::TaggedFloat*>(slot.data_on_gpu);
+  args.rows = reinterpret_cast<const kernels::cuda::TaggedFloat*>(rows.slot.data_on_gpu);
   args.tag = tag_;
-  args.waited = slot.waited_on_gpu;
+  args.waited = rows.slot.waited_on_gpu;
   args.sum = sum;
   args.type = type;
-  args.n = rows.n_rows * rows.n_cols;
+  args.n = rows.n;
   run("a sum of rows from the host",
       [&](auto& k, auto stream) { return k.add_tagged(args, stream); });
 }

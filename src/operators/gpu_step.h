@@ -108,6 +108,16 @@ class GpuStep {
   void list(kernels::cuda::ListArgs args, std::span<kernels::cuda::RowList> to) noexcept;
   /// sum += rows, which are on the GPU, contiguous.
   void add(tensor::ConstMatrixF rows, void* sum, kernels::cuda::Type type) noexcept;
+  /// Rows for a later add(), of which the host may send what it has made of them; those that make
+  /// them put all of them into `values` if its `to` is set. Without a GPU: they cannot.
+  struct Sending {
+    GpuStep* gpu = nullptr;
+    GpuProgram::Slot slot;
+    std::int64_t n = 0;
+    GpuProgram::Values values;
+  };
+  Sending send(std::int64_t n_rows, std::int64_t n_cols) noexcept;
+  void add(const Sending& rows, void* sum, kernels::cuda::Type type) noexcept;
 
  private:
   enum class Mode : std::uint8_t { kLaunch, kRecord, kReplay };
@@ -132,8 +142,6 @@ class GpuStep {
   void start_program(const std::vector<std::byte>& batch) noexcept;
   GpuProgram::Slot next_slot(std::size_t bytes, bool tagged = false) noexcept;
   void upload_now(tensor::ConstMatrixF rows, void* to, kernels::cuda::Type type) noexcept;
-  void add_tagged(tensor::ConstMatrixF rows, void* sum, kernels::cuda::Type type,
-                  const GpuProgram::Slot& slot) noexcept;
   void fetch_now(const Fetch& fetch) noexcept;
   void publish(std::span<const Fetch> fetches, const GpuProgram::Slot& slot) noexcept;
 

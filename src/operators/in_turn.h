@@ -2,8 +2,8 @@
 // stage may begin when all of the stage before the last are done, which they mostly are when a
 // worker has nothing left to do of the last.
 //
-//   caller: opens the region, prepares what tasks of the first stage need     others: come meanwhile
-//   each worker, stage by stage: waits → tasks of its share → those that others have left
+//   caller: opens the region, prepares what tasks of the first stage need     others: come
+//   meanwhile each worker, stage by stage: waits → tasks of its share → those that others have left
 //
 // Against one region of the pool for each stage it saves the wait for the last task of a stage, and
 // the way out of a region and into the next. Thread rule: called by the thread that walks the tree.
@@ -49,7 +49,8 @@ class StageShares {
         const auto n_tasks = static_cast<std::int32_t>(count(s, node));
         total_[s] += n_tasks;
         for (int w = begin; w < end; ++w) {
-          shares_[w].next[s].store(n_tasks * (w - begin) / (end - begin), std::memory_order_relaxed);
+          shares_[w].next[s].store(n_tasks * (w - begin) / (end - begin),
+                                   std::memory_order_relaxed);
           shares_[w].end[s] = n_tasks * (w - begin + 1) / (end - begin);
         }
       }
@@ -113,8 +114,7 @@ void run_in_turn(Step& step, Prepare&& prepare, Count&& count, Task&& task) noex
     while (!prepared.load(std::memory_order_acquire)) __builtin_ia32_pause();
     for (std::size_t s = 0; s < kStages; ++s) {
       if (s >= 2) shares.wait(s - 2);
-      shares.work(s, worker,
-                  [&](int node, std::int64_t index) { task(s, node, index, worker); });
+      shares.work(s, worker, [&](int node, std::int64_t index) { task(s, node, index, worker); });
     }
     if (worker != kCaller) return;
     for (std::size_t s = kStages < 2 ? 0 : kStages - 2; s < kStages; ++s) shares.wait(s);

@@ -165,6 +165,7 @@ class Experts : public Module {
     Routing routing;
     bool overwrite = false;  // collect() overwrites what it is given, where overwrites()
     std::optional<Activation> streamed = {};  // what a GPU makes of some experts, to be added
+    GpuStep::Sending sending = {};            // with a GPU: `result` on its way there, to be added
   };
   Ticket submit(Step& step, Activation& x, Routing& routing) noexcept {
     const ZoneScope zone(hands_on() ? nullptr : step.trace, *this, x.n_rows());
