@@ -46,6 +46,21 @@ TEST(ThreadPool, RegionsEndWithoutWorkersThatDoNotRun) {
   EXPECT_EQ(sum, plain);
 }
 
+TEST(ThreadPool, EachWorkerIsCalledOnceAtMostAndTheCallerAlways) {
+  for (const int n_threads : {1, 3, 64}) {
+    ThreadPool pool(n_threads, {});
+    for (int region = 0; region < 1000; ++region) {
+      std::vector<std::atomic<int>> hits(static_cast<std::size_t>(n_threads));
+      pool.run_each([&](int worker) { ++hits[static_cast<std::size_t>(worker)]; });
+      EXPECT_EQ(hits[0], 1);
+      for (const auto& h : hits) EXPECT_LE(h, 1);
+    }
+    std::atomic<int> n{0};
+    pool.run(7, [&](std::int64_t, int) { ++n; });  // regions of another kind may follow
+    EXPECT_EQ(n, 7);
+  }
+}
+
 TEST(ThreadPool, OneSlowTaskDoesNotStopTheOthers) {
   ThreadPool pool(2, {});
   std::atomic<bool> others_done{false};

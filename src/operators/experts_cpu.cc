@@ -7,9 +7,10 @@
 //   down → then, tasks = chunk of d_model: for each expert in ascending id: result[row] +=
 //   weight · (h·downᵀ)
 //
-// Each output value is summed by one thread in expert order: no reduction across threads, and a
-// row's result does not depend on the rest of the batch. On several NUMA nodes each has a part of
-// d_ff (gate, up) and of d_model (down) of every expert, and tasks for that part.
+// Of few rows both kinds come in halves, for the first experts and for the others (in_turn.h). Each
+// output value is summed in expert order, by one thread after another: no reduction across threads,
+// and a row's result does not depend on the rest of the batch. On several NUMA nodes each has a
+// part of d_ff (gate, up) and of d_model (down) of every expert, and tasks for that part.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
