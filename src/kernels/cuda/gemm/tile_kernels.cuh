@@ -201,10 +201,11 @@ Status launch_row(const SkinnyArgs& args, const SkinnyPlan& plan, Stream stream)
 }
 
 /// Many columns want each x that was read multiplied with more row tiles, and the registers for it.
+/// Tables of codes take shared memory's time, so that tiles wait longer in the ring.
 template <class T, int kN>
-using FewRows =
-    std::conditional_t<kN == 1, FewRowsConfig<T, 1, 1, 16, few_rows_stages<T>(1, 16, 76 * 1024)>,
-                       FewRowsConfig<T, kN, 2, 8, few_rows_stages<T>(2, 8, 80 * 1024)>>;
+using FewRows = std::conditional_t<
+    kN == 1, FewRowsConfig<T, 1, 1, 16, few_rows_stages<T>(1, 16, (HasTable<T> ? 112 : 76) * 1024)>,
+    FewRowsConfig<T, kN, 2, 8, few_rows_stages<T>(2, 8, 80 * 1024)>>;
 
 template <class T>
 SkinnyPlan plan_skinny(std::int64_t row_tiles, std::int64_t k, std::int64_t m,
