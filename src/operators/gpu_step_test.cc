@@ -25,8 +25,7 @@ class GpuStepTest : public ::testing::Test {
 };
 
 TEST_F(GpuStepTest, RowsLargerThanThePinnedMemoryGoThereAndBack) {
-  constexpr std::int64_t kRows = 2, kCols = 2 * (GpuStep::kStagingBytes / 4) + 5,
-                         kStride = kCols + 3;
+  constexpr std::int64_t kRows = 2, kCols = GpuStep::kStagingBytes / 4 + 5, kStride = kCols + 3;
   std::vector<float> from(kRows * kStride), to(from.size());
   std::iota(from.begin(), from.end(), 0.0f);
   auto* there = gpu_.allocate<float>(kRows * kCols);
