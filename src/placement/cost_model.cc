@@ -82,7 +82,7 @@ class StepTimer {
     } else {
       const double here = static_cast<double>(m.n_on_gpu) /
                           static_cast<double>(std::max<std::int64_t>(1, in_.config.moe.n_experts));
-      cpu_products(m, share * (1.0 - here), rows);
+      if (!stream(m, share * (1.0 - here), rows)) cpu_products(m, share * (1.0 - here), rows);
       cpu_rest(m);
       if (m.n_on_gpu > 0 && m.streams_to)
         gpu_products(m, static_cast<std::size_t>(*m.streams_to), share * here, rows.m);
@@ -95,16 +95,33 @@ class StepTimer {
     return {static_cast<double>(n), n, n, static_cast<double>(backend::batch_tile_rows(n))};
   }
 
+  double cpu_seconds(const operators::KeptMatrix& w, double share, const ProductRows& rows) const {
+    const double pieces =
+        w.piece_rows == 0
+            ? 0.0
+            : static_cast<double>(w.count * ((w.n + w.piece_rows - 1) / w.piece_rows));
+    return in_.machine.cpu.seconds({{w.format, w.scales}, w.k, w.weights() * share, pieces * share},
+                                   rows);
+  }
+
+  // Whether experts of the CPU go to the GPU in this step: where the link is faster, or always.
+  bool stream(const ModuleCost& m, double share, const ProductRows& rows) {
+    using operators::StreamExperts;
+    if (m.streams == StreamExperts::kOff || n_rows() < backend::kBatchRows) return false;
+    const double sent = static_cast<double>(m.bytes) * share / (kUsable * in_.machine.link);
+    double here = 0.0;
+    for (const operators::KeptMatrix& w : m.kept.matrices) here += cpu_seconds(w, share, rows);
+    if (m.streams == StreamExperts::kAuto && here <= sent) return false;
+    add(Resource::kLink, sent);
+    cpu_experts_ += sent;  // the GPU goes on meanwhile
+    return true;
+  }
+
   void cpu_products(const ModuleCost& m, double share, const ProductRows& rows) {
     const CpuRates& cpu = in_.machine.cpu;
     for (const operators::KeptMatrix& w : m.kept.matrices) {
       const double weights = w.weights() * share;
-      const double pieces =
-          w.piece_rows == 0
-              ? 0.0
-              : static_cast<double>(w.count * ((w.n + w.piece_rows - 1) / w.piece_rows));
-      const double seconds =
-          cpu.seconds({{w.format, w.scales}, w.k, weights, pieces * share}, rows);
+      const double seconds = cpu_seconds(w, share, rows);
       const formats::FormatTraits& t = formats::traits(w.format);
       const double read = weights * static_cast<double>(t.block_bytes) /
                           static_cast<double>(t.block_len) / cpu.read;

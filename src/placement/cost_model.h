@@ -3,6 +3,7 @@
 //   CPU product      CpuRates::seconds (measured points, or a roofline)
 //   CPU attention    max(cache bytes / bandwidth, multiply-adds · measured time)
 //   GPU module       max(bytes / bandwidth, operations / rate), of which kUsable is reached
+//   streamed experts bytes of those that rows chose / link, where a step of many rows is faster so
 //   hand-off         rows over the link plus a fixed latency, at every change of device
 //
 // Routed experts: a batch of n rows touches E · (1 - (1 - A/E)^n) of E experts, when each row takes

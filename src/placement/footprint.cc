@@ -101,6 +101,7 @@ std::vector<ModuleCost> footprint(operators::Model& model, const operators::Plac
       if (cost.device == "cpu") cost.block_gpu = gpu_of_block(cost.path, placement);
       if (can_stream(cost)) {
         cost.streams_to = experts->streams_to();
+        if (cost.streams_to) cost.streams = placement.stream_experts;
         cost.n_on_gpu = experts->n_on_gpu();
       }
     }
@@ -113,6 +114,24 @@ std::vector<ModuleCost> footprint(operators::Model& model, const operators::Plac
     modules.push_back(std::move(cost));
   });
   return modules;
+}
+
+std::set<int> gpus_in_use(operators::Model& model, const operators::Placement& placement) {
+  std::set<int> used;
+  if (placement.devices.emulated) return used;
+  const auto add = [&](const std::string& device) {
+    if (const auto gpu = operators::gpu_index(device)) used.insert(*gpu);
+  };
+  operators::walk(model, [&](const operators::Module& m) {
+    constexpr std::string_view kOnCpu[] = {"Model", "Decoder", "DecoderLayer", "Rotary",
+                                           "Embedding"};
+    if (std::find(std::begin(kOnCpu), std::end(kOnCpu), m.kind()) == std::end(kOnCpu))
+      add(m.site().device);
+    const auto* phased = dynamic_cast<const operators::Phased*>(&m);
+    if (phased != nullptr && placement.layer_wise_threshold > 0)
+      add(phased->in(operators::Phase::kPrefill).site().device);
+  });
+  return used;
 }
 
 std::uint64_t prefill_growth(const std::vector<ModuleCost>& modules, const Packing& packing,

@@ -7,6 +7,7 @@
 // Thread rule: pure.
 #pragma once
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -38,7 +39,9 @@ struct ModuleCost {
   std::uint64_t prefill_bytes = 0;
   std::optional<int> block_gpu;   // of experts on the CPU: the GPU that their block is on
   std::optional<int> streams_to;  // the same, if it may compute some of them
-  std::int64_t n_on_gpu = 0;      // experts that are there too
+  /// Whether steps of many rows may send them there.
+  operators::StreamExperts streams = operators::StreamExperts::kOff;
+  std::int64_t n_on_gpu = 0;  // experts that are there too
 };
 
 /// How the CPU packs.
@@ -58,6 +61,9 @@ std::uint64_t resident_bytes(std::uint64_t bytes);
 /// Modules that own weights, in tree order. Throws kMismatch for missing tensors and wrong shapes.
 std::vector<ModuleCost> footprint(operators::Model& model, const operators::Placement& placement,
                                   const io::WeightSource& source, const Packing& packing);
+
+/// The GPUs that modules of a model are on, or come to for long prompts; none of emulated ones.
+std::set<int> gpus_in_use(operators::Model& model, const operators::Placement& placement);
 
 /// What a device takes more while layer-wise prefill is in the layer where that is most: the
 /// prefill operators hold weights there. Others were dropped before, or wait on their own device.

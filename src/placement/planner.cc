@@ -1,6 +1,7 @@
 #include "placement/planner.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/bytes.h"
 #include "models/model.h"
@@ -163,6 +164,7 @@ class Planner {
 
   // What is where: as the model is placed, or as an assignment that is considered puts it.
   struct Where {
+    std::set<int> gpus;                   // in use
     std::vector<std::string> modules;     // each one's device
     std::vector<std::uint64_t> bytes;     // on it
     std::vector<int> caches;              // each layer's GPU; -1: the CPU
@@ -185,8 +187,14 @@ class Planner {
       w.blocks.push_back(placed ? m.block_gpu.value_or(-1) : layer);
       w.streams.push_back(placed ? m.streams_to.value_or(-1) : can_stream(m) ? layer : -1);
     }
-    if (!placed) w.caches = assignment.layer_gpu;
-    for (std::size_t l = w.caches.size(); l < kv_.size(); ++l) w.caches.push_back(kv_[l].gpu);
+    if (placed) {
+      w.gpus = gpus_in_use(*plan_.model, plan_.placement);
+      for (const tensor::KvLayerSpec& layer : kv_) w.caches.push_back(layer.gpu);
+    } else {
+      w.caches = assignment.layer_gpu;
+      w.gpus.insert(assignment.gpu.begin(), assignment.gpu.end());
+      w.gpus.insert(w.caches.begin(), w.caches.end());
+    }
     return w;
   }
 
@@ -218,14 +226,14 @@ class Planner {
                          0,
                          gpu_margin(machine_.gpus[g])});
     }
-    const std::uint64_t work = gpu_workspace(context);
+    for (const int gpu : w.gpus) {
+      DevicePlan& d = at(gpu, devices);
+      if (&d != &devices.front()) d.workspace = gpu_workspace(context);
+    }
     for (std::size_t i = 0; i < w.modules.size(); ++i) {
       const ModuleCost& m = plan_.modules[i];
-      DevicePlan& d = at(operators::gpu_index(w.modules[i]), devices);
-      d.parts[static_cast<std::size_t>(m.part)] += w.bytes[i];
-      for (DevicePlan* used : {&d, &at(w.blocks[i], devices)}) {
-        if (used != &devices.front()) used->workspace = work;
-      }
+      at(operators::gpu_index(w.modules[i]), devices).parts[static_cast<std::size_t>(m.part)] +=
+          w.bytes[i];
       at(w.streams[i], devices).parts[static_cast<std::size_t>(Part::kExperts)] +=
           expert_bytes_on_gpu(m, config_.moe.n_experts, w.n_on_gpus[i]);
     }
@@ -339,6 +347,9 @@ class Planner {
   }
 
   void finish() {
+    // No prompt is long enough for layer-wise prefill: nothing is kept for it.
+    std::int64_t& threshold = plan_.placement.layer_wise_threshold;
+    if (plan_.context <= threshold) threshold = 0;
     const Need n = need(plan_.context);
     plan_.devices = n.devices;
     plan_.chunk_size = chunk_;
@@ -352,7 +363,11 @@ class Planner {
     if (!options_.report) return;
     if (!machine_.cpu.known() && options_.measure) machine_.cpu = options_.measure(plan_.modules);
     plan_.rates = machine_.cpu;
-    if (machine_.cpu.known()) plan_.speed = speed();
+    const bool known = std::none_of(machine_.gpus.begin(), machine_.gpus.end(), [](const Gpu& gpu) {
+      return gpu.bytes > 0 && gpu.bandwidth == 0.0;
+    });
+    if (machine_.cpu.known() && known) plan_.speed = speed();
+    if (!known) plan_.hints.push_back("no speed: too little of a GPU is free to measure its rates");
     add_hints();
   }
 

@@ -189,6 +189,7 @@ class Applier {
     entry.prefill_device = device_of(rule, "prefill_device", entry.device);
     if (row != nullptr) choose_operators(rule, *row, node, entry);
     check_taken(rule, row, entry);
+    if (node.kind == "Experts") check_slots(rule, node, entry);
     if (node.kind == "Decoder") read_model_kwargs(rule, entry);
     store(rule, node, std::move(entry));
   }
@@ -423,6 +424,19 @@ class Applier {
                       fmt::format("{} does not take '{}': it has no effect",
                                   row == nullptr ? "class 'default'" : row->name, shortened(name)));
     }
+  }
+
+  // Experts of the CPU have slots on the GPU of their block, whose rule came before.
+  void check_slots(const Rule& rule, const ModuleNode& node, const Placement::Entry& entry) {
+    const Kwarg* kwarg = find(rule, "gpu_experts");
+    if (kwarg == nullptr || is_none(kwarg->value) || entry.device != "cpu") return;
+    if (context_.foreign != nullptr || context_.devices.emulated) return;
+    const std::string block = node.stands_for.substr(0, node.stands_for.rfind('.'));
+    if (operators::gpu_index(placement_.at(block).device)) return;
+    errors_.warning(kwarg->name.at,
+                    fmt::format("gpu_experts has no effect on '{}': '{}' is on the CPU",
+                                node.stands_for, block),
+                    "a rule for the block with generate_device: cuda:N gives it a GPU");
   }
 
   std::string device_of(const Rule& rule, std::string_view key, const std::string& fallback) {

@@ -54,6 +54,28 @@ std::string rule(const std::string& match, const std::string& replace,
   return "- match: {" + match + "}\n  replace: {" + replace + "}\n" + more;
 }
 
+TEST(RuleWarnings, SlotsOfExpertsWhoseBlockIsOnTheCpu) {
+  const io::ModelConfig config = config_of("qwen3_moe");
+  const auto warnings = [&](const std::string& first) {
+    const std::string text =
+        first + rule("name: '\\.mlp\\.experts$'",
+                     "class: ktransformers.operators.experts.KTransformersExperts, kwargs: "
+                     "{generate_device: cpu, generate_op: KExpertsCPU, gpu_experts: 3}");
+    return apply_rules(parse_rules(text, "r.yaml"),
+                       {config, std::make_shared<const operators::Catalogue>(), {1, false}, "cpu"})
+        .warnings;
+  };
+  const auto on_cpu = warnings("");
+  ASSERT_EQ(on_cpu.size(), 1u);  // for all layers
+  EXPECT_NE(on_cpu[0].find("gpu_experts has no effect on 'model.layers.0.mlp.experts': "
+                           "'model.layers.0.mlp' is on the CPU"),
+            std::string::npos)
+      << on_cpu[0];
+  const std::string on_gpu =
+      rule("name: '\\.mlp$'", "class: default, kwargs: {generate_device: 'cuda:0'}");
+  EXPECT_TRUE(warnings(on_gpu).empty());
+}
+
 TEST(RuleErrors, ShowNothingThatATerminalWouldObey) {
   const std::string text =
       message_of("- match: {name: x}\n  replace: {\"\\e[2J\": größe, '\xe2\x80\xae': 1}\n");
