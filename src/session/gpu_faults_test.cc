@@ -158,8 +158,40 @@ TEST_F(GpuFaults, ADeviceThatIsLostEndsTheRequestsOfItsWorkerWithErrors) {
 TEST_F(GpuFaults, SomeoneElsesMemoryIsNotCountedOn) {
   settings_.taken_bytes = settings_.total_bytes - (std::size_t{600} << 20);
   EXPECT_EQ(open()->load_report().gpus,  // too little is left to be worth it
-            "cuda:0 (Stand-in GPU) is left out: 600.0 MiB are free\n"
-            "cuda:1 (Stand-in GPU) is left out: 600.0 MiB are free");
+            "cuda:0 (Stand-in GPU) is left out: 600.0 MiB are free, 1.25 GiB are wanted\n"
+            "cuda:1 (Stand-in GPU) is left out: 600.0 MiB are free, 1.25 GiB are wanted");
+}
+
+TEST_F(GpuFaults, FullGpusThatAreAskedForAreAnError) {
+  settings_.taken_bytes = settings_.total_bytes - (std::size_t{600} << 20);
+  Options options = gpu_options();
+  options.gpus = 2;
+  try {
+    find_gpus(options, {});
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
+    EXPECT_NE(std::string(e.what()).find("600.0 MiB are free, 1.25 GiB are wanted; cuda:1"),
+              std::string::npos)
+        << e.what();
+  }
+}
+
+TEST_F(GpuFaults, NumbersThatCannotBeAreRefused) {
+  const auto code = [](int gpus, std::int64_t defer) {
+    Options options = gpu_options();
+    options.gpus = gpus;
+    options.defer_experts = defer;
+    try {
+      open(options);
+    } catch (const Error& e) {
+      return e.code();
+    }
+    return ErrorCode::kInternal;
+  };
+  EXPECT_EQ(code(-5, 0), ErrorCode::kUsage);
+  EXPECT_EQ(code(9, 0), ErrorCode::kUsage);
+  EXPECT_EQ(code(1, -1), ErrorCode::kUsage);
 }
 
 TEST_F(GpuFaults, AGpuThatDoesNotAnswerIsAnErrorAndNoModelOnTheCpu) {
@@ -198,7 +230,8 @@ TEST_F(GpuFaults, AFullGpuDoesNotHideTheOthers) {
   settings_.taken_on = 0;
   const auto session = open();
   const std::string& gpus = session->load_report().gpus;
-  EXPECT_TRUE(gpus.starts_with("cuda:0 (Stand-in GPU) is left out: 600.0 MiB are free\ncuda:1: "))
+  EXPECT_TRUE(gpus.starts_with(
+      "cuda:0 (Stand-in GPU) is left out: 600.0 MiB are free, 1.25 GiB are wanted\ncuda:1: "))
       << gpus;
   EXPECT_EQ(session->engine().generate(request()).tokens.size(), 8u);
   int on_second = 0;

@@ -46,8 +46,9 @@ class GpuLayerWise : public testing::Test {
   ~GpuLayerWise() override { settings_.failing = nullptr; }
 
   static std::unique_ptr<Session> open(const std::string& rules, const std::string& stream = "auto",
-                                       const std::string& type = "Q8_0") {
+                                       const std::string& type = "Q8_0", std::int64_t context = 0) {
     Options options;
+    options.context = context;
     options.rules = testing::TempDir() + "/gpu_layer_wise.yaml";
     std::ofstream(options.rules) << rules;
     options.device = "cuda:0";
@@ -127,6 +128,15 @@ TEST_F(GpuLayerWise, FromTheGpuToTheCpuAndBack) {
       "off");
   EXPECT_EQ(run(*session, 110).logits, wanted.logits);
   EXPECT_EQ(run(*session, 110).logits, wanted.logits);
+}
+
+TEST_F(GpuLayerWise, NothingIsKeptForPromptsThatAreNeverLongEnough) {
+  const std::string rules = experts("'cuda:0'", "KExpertsGPU");
+  const auto reserved = [&](const std::string& more, std::int64_t context) {
+    return open(rules + more, "off", "Q8_0", context)->load_report().gpus;
+  };
+  EXPECT_EQ(reserved(kLayerWise, 40), reserved("", 40));
+  EXPECT_NE(reserved(kLayerWise, 41), reserved("", 41));
 }
 
 TEST_F(GpuLayerWise, WhatFailsOnTheWayEndsTheRequest) {

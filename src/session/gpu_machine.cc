@@ -29,22 +29,48 @@ Free free_of(const backend::GpuApi& api, int device, const backend::GpuDescripti
   return free;
 }
 
+// What is to be said where there is no GPU to use. Throws where one was asked for.
+std::string refuse_none(const RunOptions& options, const GpuMachine& machine,
+                        const std::string& driver, const OnWarning& on_warning) {
+  std::string why = machine.left_out.empty() ? driver : machine.left_out;
+  if (machine.library == nullptr)
+    why = fmt::format("no GPU plug-in ({}) is beside kt", backend::GpuLibrary::kFileName);
+  for (std::size_t at = 0; (at = why.find('\n')) != std::string::npos;) why.replace(at, 1, "; ");
+  const char* flag = options.gpus > 0 ? "--gpus" : "--gpu-plugin";
+  if (options.gpus > 0 || (!options.gpu_plugin.empty() && machine.left_out.empty())) {
+    fail(ErrorCode::kUnsupported, flag,
+         "there is no GPU to use: {}; without {}, or with --gpus 0, the CPU computes", why, flag);
+  }
+  if (options.gpu_memory > 0 && on_warning)
+    on_warning("warning: --gpu-memory has no effect, there is no GPU to use: " + why + "\n");
+  return why;
+}
+
 }  // namespace
 
-GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes) {
+GpuMachine find_gpus(const RunOptions& options, const OnWarning& on_warning) {
   // What the driver takes later; the planner leaves a margin too. Less is not worth it.
   constexpr std::size_t kDriver = std::size_t{256} << 20, kLeast = std::size_t{1} << 30;
+  const int most = options.gpus;
+  const std::uint64_t bytes = options.gpu_memory;
+  constexpr int kMost = static_cast<int>(operators::kMaxGpus);
+  if (most != kAllGpus && (most < 0 || most > kMost))
+    fail(ErrorCode::kUsage, "--gpus", "{}: 0 to {} are possible", most, kMost);
   GpuMachine machine;
   if (most == 0) return machine;
   if (bytes > 0 && bytes < kLeast) {
     fail(ErrorCode::kUsage, "--gpu-memory", "{} is too little: {} at least, or --gpus 0",
          human_bytes(bytes), human_bytes(kLeast));
   }
-  machine.library = backend::GpuLibrary::find(plugin);
-  if (machine.library == nullptr) return machine;
+  machine.library = backend::GpuLibrary::find(options.gpu_plugin);
+  if (machine.library == nullptr) {
+    machine.problem = refuse_none(options, machine, {}, on_warning);
+    return machine;
+  }
   const backend::GpuList list = machine.library->gpus();
   const backend::GpuApi& api = machine.library->api();
   const std::size_t n = std::min(list.gpus.size(), operators::kMaxGpus);
+  constexpr double kWanted = static_cast<double>(kLeast + kDriver) / (std::size_t{1} << 30);
   int n_used = 0;
   bool others_hold = false;  // what would do
   for (std::size_t i = 0; i < n && (most < 0 || n_used < most); ++i) {
@@ -55,9 +81,10 @@ GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes) {
       return wanted < kLeast ? 0 : wanted;
     };
     if (usable(memory.bytes) == 0) {
-      machine.left_out += fmt::format("{}cuda:{} ({}) is left out: {} are free",
-                                      machine.left_out.empty() ? "" : "\n", i, list.gpus[i].name,
-                                      human_bytes(memory.bytes));
+      machine.left_out +=
+          fmt::format("{}cuda:{} ({}) is left out: {} are free, {:.2f} GiB are wanted",
+                      machine.left_out.empty() ? "" : "\n", i, list.gpus[i].name,
+                      human_bytes(memory.bytes), kWanted);
       if (memory.held > 0) {
         machine.left_out += fmt::format(", other models here hold {}", human_bytes(memory.held));
       }
@@ -72,17 +99,9 @@ GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes) {
          "{}; close one, give each less (--gpu-memory), or --gpus 0", machine.left_out);
   }
   while (!machine.gpus.empty() && machine.gpus.back().bytes == 0) machine.gpus.pop_back();
+  if (machine.gpus.empty())
+    machine.problem = refuse_none(options, machine, list.problem, on_warning);
   return machine;
-}
-
-void check_gpu_options(const std::string& act, const std::string& kv) {
-  if (act == "f32") {
-    fail(ErrorCode::kUnsupported, "--act",
-         "f32: GPUs compute with bf16 activations; --gpus 0 uses none");
-  }
-  if (kv == "f16" || kv == "bf16" || kv == "f8_e4m3") return;
-  fail(ErrorCode::kUnsupported, "--kv",
-       "{}: GPUs keep keys and values in bf16 or f8_e4m3; --gpus 0 uses none", kv);
 }
 
 }  // namespace kt::session

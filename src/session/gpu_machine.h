@@ -8,6 +8,7 @@
 
 #include "backend/gpu/gpu.h"
 #include "placement/machine.h"
+#include "session/placing.h"
 
 namespace kt::session {
 
@@ -15,16 +16,15 @@ struct GpuMachine {
   std::shared_ptr<const backend::GpuLibrary> library;  // null: no plug-in
   std::vector<placement::Gpu> gpus;  // bytes: what may be used; rates are not known
   std::string left_out;              // for people, a line for each GPU that has too little
+  std::string problem;               // for people, why there is none; empty: none is wanted
 };
 
-/// At most `most` GPUs (kAllGpus: all), at most `bytes` of each (0: what is free but for a margin).
-/// One that has too little keeps its number, with 0 bytes, and does not count. None when there is
-/// no plug-in or no driver, unless one was asked for: then throws as GpuLibrary::open. Throws
-/// kUsage when `bytes` are too few, kIo when a GPU fails, and kNoMemory when none has enough while
-/// other models of this process hold memory that would do.
-GpuMachine find_gpus(const std::string& plugin, int most, std::uint64_t bytes);
-
-/// Throws kUnsupported for numerics that GPUs do not have.
-void check_gpu_options(const std::string& act, const std::string& kv);
+/// The GPUs that `gpus`, `gpu_memory` and `gpu_plugin` of the options allow. One that has too
+/// little memory keeps its number, with 0 bytes, and does not count. Where there is none, that is
+/// an error (kUnsupported) if a number of them was asked for, or a plug-in that shows none, and a
+/// warning if so much of their memory was. Throws kUsage for a number that cannot be and for memory
+/// that is too little, kIo when a GPU fails, kNoMemory when none has enough while other models of
+/// this process hold memory that would do, and as GpuLibrary::find.
+GpuMachine find_gpus(const RunOptions& options, const OnWarning& on_warning);
 
 }  // namespace kt::session

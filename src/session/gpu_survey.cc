@@ -7,17 +7,27 @@
 namespace kt::session {
 namespace {
 
+// Opened without memory: what is free is known once the device is in use.
+std::size_t free_bytes(const std::shared_ptr<const backend::GpuLibrary>& library, int device) {
+  const backend::Gpu opened(library, device, 0);
+  std::size_t free = 0, total = 0;
+  opened.check(opened.api().device_memory(&free, &total), "device_memory");
+  return free;
+}
+
+// How much of it to try.
+std::size_t part_of(std::size_t free) {
+  constexpr std::size_t kMost = std::size_t{640} << 20;
+  return std::min(free - free / 8, kMost);
+}
+
 SurveyedGpu survey(const std::shared_ptr<const backend::GpuLibrary>& library, int device,
                    const backend::GpuDescription& description) {
-  constexpr std::size_t kMost = std::size_t{640} << 20;
   SurveyedGpu result;
   result.description = description;
   try {
-    // Opened without memory first: what is free is known once the device is in use.
-    const backend::Gpu opened(library, device, 0);
-    std::size_t total = 0;
-    opened.check(opened.api().device_memory(&result.free_bytes, &total), "device_memory");
-    const std::size_t bytes = std::min(result.free_bytes - result.free_bytes / 8, kMost);
+    result.free_bytes = free_bytes(library, device);
+    const std::size_t bytes = part_of(result.free_bytes);
     if (bytes < backend::kGpuCheckBytes) {
       result.problem = "not tested: less than " + human_bytes(backend::kGpuCheckBytes) + " free";
       return result;
@@ -32,6 +42,14 @@ SurveyedGpu survey(const std::shared_ptr<const backend::GpuLibrary>& library, in
 }
 
 }  // namespace
+
+backend::GpuRates gpu_rates(const std::shared_ptr<const backend::GpuLibrary>& library, int device) {
+  constexpr std::size_t kLeast = std::size_t{128} << 20;  // half of which no cache holds
+  const std::size_t bytes = part_of(free_bytes(library, device));
+  if (bytes < kLeast) return {};
+  backend::Gpu gpu(library, device, bytes);
+  return backend::measure_gpu(gpu);
+}
 
 GpuSurvey survey_gpus(const std::string& plugin) {
   GpuSurvey result;

@@ -24,6 +24,10 @@ struct GpuSurvey {
   std::vector<SurveyedGpu> gpus;
 };
 
+/// Rates of a GPU, measured in a part of what is free of its memory; zeros where that is too
+/// little.
+backend::GpuRates gpu_rates(const std::shared_ptr<const backend::GpuLibrary>& library, int device);
+
 /// Opens the plug-in as GpuLibrary::find does and tries every GPU. A plug-in that was asked for and
 /// cannot be used throws; one that was found is a problem.
 GpuSurvey survey_gpus(const std::string& plugin);

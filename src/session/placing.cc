@@ -56,7 +56,25 @@ operators::Placement read_rules(const io::ModelConfig& config, const operators::
   for (const std::string& warning : result.warnings) {
     if (on_warning) on_warning(warning);
   }
+  const auto& entries = result.placement.entries;
+  const bool has_slots = std::any_of(entries.begin(), entries.end(), [](const auto& entry) {
+    return entry.second.kwargs.contains("gpu_experts");
+  });
+  if (has_slots && options.expert_cache == "off" && on_warning)
+    on_warning("warning: gpu_experts of " + options.rules +
+               " has no effect, the expert cache is off\n");
   return std::move(result.placement);
+}
+
+// Throws kUnsupported for numerics that GPUs do not have.
+void check_gpu_options(const RunOptions& options) {
+  if (options.act == "f32") {
+    fail(ErrorCode::kUnsupported, "--act",
+         "f32: GPUs compute with bf16 activations; --gpus 0 uses none");
+  }
+  if (options.kv == "f16" || options.kv == "bf16" || options.kv == "f8_e4m3") return;
+  fail(ErrorCode::kUnsupported, "--kv",
+       "{}: GPUs keep keys and values in bf16 or f8_e4m3; --gpus 0 uses none", options.kv);
 }
 
 }  // namespace
@@ -82,7 +100,9 @@ placement::Plan place(const io::WeightSource& source, const Place& place, const 
     given = read_rules(source.config(), place.devices, options, on_warning);
     plan_options.given = &given;
   }
-  return placement::plan(source, place.machine, plan_options);
+  placement::Plan plan = placement::plan(source, place.machine, plan_options);
+  if (!placement::gpus_in_use(*plan.model, plan.placement).empty()) check_gpu_options(options);
+  return plan;
 }
 
 }  // namespace kt::session

@@ -11,6 +11,8 @@
 
 namespace kt::session {
 
+inline constexpr int kAllGpus = -1;
+
 /// How a model is to run, as far as planning needs it.
 struct RunOptions {
   int n_threads = 0;              // 0: physical cores allowed to this process
@@ -24,6 +26,9 @@ struct RunOptions {
   std::string rules;                    // YAML rule file; empty: the planner decides
   std::vector<std::string> plugins;     // shared objects with operators
   std::string device;                   // of modules that no rule matches; empty: cpu
+  int gpus = kAllGpus;                  // GPUs of this machine to use at most, if there are any
+  std::uint64_t gpu_memory = 0;  // bytes of each GPU's memory to use at most; 0: what is free
+  std::string gpu_plugin;        // file of the GPU plug-in; empty: GpuLibrary::find
 };
 
 /// Where it is to run.
@@ -33,10 +38,11 @@ struct Place {
   operators::Devices devices;  // that rules may name
 };
 
-/// A warning about the rule file, of one or more whole lines.
+/// A warning about the rule file or the flags, of one or more whole lines.
 using OnWarning = std::function<void(const std::string&)>;
 
-/// Throws as placement::plan and read_rules. `measure`: the plan gets a report, with these rates
+/// Throws as placement::plan and read_rules; kUnsupported for numerics that the GPUs in use do not
+/// have. `measure`: the plan gets a report, with these rates
 /// when the machine has none (PlanOptions).
 placement::Plan place(const io::WeightSource& source, const Place& place, const RunOptions& options,
                       const OnWarning& on_warning,

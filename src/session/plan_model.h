@@ -12,15 +12,18 @@
 namespace kt::session {
 
 struct PlanRequest : RunOptions {
-  std::string model;              // path, registry name, or config.json
-  std::string format = "Q4_K_M";  // file type, with a config.json
-  std::vector<std::string> gpus;  // "24GiB@1000GB/s"
-  std::string ram;                // "128GiB@100GB/s"; empty: what this machine has
-  std::string link;               // "25GB/s"
+  std::string model;                    // path, registry name, or config.json
+  std::string format = "Q4_K_M";        // file type, with a config.json
+  std::vector<std::string> given_gpus;  // "24GiB@1000GB/s"; with these or ram, not this machine's
+  std::string ram;                      // "128GiB@100GB/s"; empty: what this machine has
+  std::string link;                     // "25GB/s"
   std::string disk;
   std::string cpu_flops;
   bool remeasure = false;
   std::uint64_t held = 0;  // bytes of this machine that count as free, though this process has them
+  /// What may be used of each of this machine's GPUs, found before this process took it; empty:
+  /// look.
+  std::vector<std::uint64_t> gpu_bytes;
 };
 
 struct PlannedModel {
@@ -28,10 +31,14 @@ struct PlannedModel {
   placement::Machine machine;
   placement::Plan plan;
   std::string format;                 // file type planned for; empty: the file's own
-  std::vector<std::string> warnings;  // of the rule file
+  std::vector<std::string> warnings;  // of the rule file and the flags
+  bool gpus_measured = false;         // there are GPUs, and their rates were measured
+  std::string gpu_notes;  // for people, lines: GPUs of this machine left out, or why there is none
 };
 
-/// Throws as placement::plan and read_rules; kUsage for flags that are no amounts or rates.
+/// Plans for the GPUs of this machine, with measured rates, unless a machine is given by hand.
+/// Throws as placement::plan, read_rules and find_gpus; kUsage for flags that are no amounts or
+/// rates.
 PlannedModel plan_model(const PlanRequest& request);
 
 }  // namespace kt::session

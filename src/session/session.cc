@@ -108,6 +108,9 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
   engine_options.kv_tokens = std::max(plan.context, options.cache_tokens);
   engine_options.kv_format = kv_format(options.kv);
   engine_options.prompt_lookup = looks_up_prompt(options.speculate);
+  if (options.defer_experts < 0)
+    fail(ErrorCode::kUsage, "--defer-experts", "{} experts: 0 or more are wanted",
+         options.defer_experts);
   if (options.defer_experts > 0 && engine_options.prompt_lookup) {
     fail(ErrorCode::kUsage, "--defer-experts",
          "not together with --speculate: guessed tokens are computed without it");
@@ -173,7 +176,7 @@ placement::Plan Session::place(const Options& options) {
   here.packing = {cpu_->caps, cpu_->act, cpu_->pool.size()};
   here.devices = {options.emulate_gpus, true};
   if (options.emulate_gpus == 0) {
-    gpu_machine_ = find_gpus(options.gpu_plugin, options.gpus, options.gpu_memory);
+    gpu_machine_ = find_gpus(options, options.on_warning);
     here.machine.gpus = gpu_machine_.gpus;
     here.packing.gpus = !gpu_machine_.gpus.empty();
     here.devices = {static_cast<int>(gpu_machine_.gpus.size()), false};
@@ -182,22 +185,7 @@ placement::Plan Session::place(const Options& options) {
 }
 
 void Session::open_gpus(const Options& options) {
-  std::set<int> used;
-  operators::walk(*model_, [&](const operators::Module& m) {
-    const std::optional<int> gpu = operators::gpu_index(m.site().device);
-    constexpr std::string_view kOnCpu[] = {"Model", "Decoder", "DecoderLayer", "Rotary",
-                                           "Embedding"};
-    const bool computes =
-        std::find(std::begin(kOnCpu), std::end(kOnCpu), m.kind()) == std::end(kOnCpu);
-    if (placement_.devices.emulated) return;
-    if (gpu && computes) used.insert(*gpu);
-    const auto* phased = dynamic_cast<const operators::Phased*>(&m);
-    if (phased == nullptr) return;
-    const auto prefill = operators::gpu_index(phased->in(operators::Phase::kPrefill).site().device);
-    if (prefill) used.insert(*prefill);
-  });
-  if (!used.empty()) check_gpu_options(options.act, options.kv);
-  for (const int index : used) {
+  for (const int index : placement::gpus_in_use(*model_, placement_)) {
     const std::size_t bytes = gpu_machine_.gpus[static_cast<std::size_t>(index)].bytes;
     gpus_.push_back(std::make_unique<backend::Gpu>(gpu_machine_.library, index, bytes));
   }

@@ -25,19 +25,14 @@ class ExpertStream;
 
 namespace kt::session {
 
-inline constexpr int kAllGpus = -1;
-
 struct Options : RunOptions {
   std::string model;                // path, or a name of the registry (registry.h)
   std::string isa;                  // empty: the best; else ref, avx2, avx512, amx
   int emulate_gpus = 0;             // GPUs that the CPU stands in for
-  int gpus = kAllGpus;              // GPUs to use at most, if there are any
   std::string gpu_graphs = "on";    // or "off": steps on GPUs are launched kernel by kernel
   std::int64_t defer_experts = 0;   // of each token's: added a layer later, while decoding
   std::string expert_profile;       // file of uses that experts on GPUs begin with; empty: none
   std::string save_expert_profile;  // file for those of this session, at its end; empty: none
-  std::uint64_t gpu_memory = 0;     // bytes of each GPU's memory to use at most; 0: what is free
-  std::string gpu_plugin;           // file of the GPU plug-in; empty: GpuLibrary::find
   int emulate_nodes = 0;            // NUMA nodes to make of this machine; 0: those it has
   std::string speculate = "none";   // or "prompt-lookup"
   bool trace = false;               // record trace zones
@@ -47,7 +42,8 @@ struct Options : RunOptions {
   std::shared_ptr<io::PageStore> page_store;  // engine/engine.h; sessions may share it
   /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
   std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
-  /// A warning about the rule file, of one or more whole lines; before weights are read.
+  /// A warning about the rule file or the flags, of one or more whole lines; before weights are
+  /// read.
   OnWarning on_warning;
 };
 
@@ -84,6 +80,8 @@ class Session {
   operators::Trace* trace() { return trace_.get(); }
   backend::Cpu& cpu() { return *cpu_; }
   const operators::Placement& placement() const { return placement_; }
+  /// The GPUs as they were before this session took their memory.
+  const GpuMachine& gpu_machine() const { return gpu_machine_; }
   const text::Tokenizer* tokenizer() const { return tokenizer_.get(); }        // may be null
   const text::ChatTemplate* chat_template() const { return template_.get(); }  // may be null
   /// Built by the first caller; any thread. Throws kUnsupported without a tokenizer or end tokens.
