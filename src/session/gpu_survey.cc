@@ -45,7 +45,7 @@ SurveyedGpu survey(const std::shared_ptr<const backend::GpuLibrary>& library, in
 
 backend::GpuRates gpu_rates(const std::shared_ptr<const backend::GpuLibrary>& library, int device) {
   constexpr std::size_t kLeast = std::size_t{128} << 20;  // half of which no cache holds
-  const std::size_t bytes = part_of(free_bytes(library, device));
+  const std::size_t bytes = std::min(part_of(free_bytes(library, device)), 2 * kLeast);
   if (bytes < kLeast) return {};
   backend::Gpu gpu(library, device, bytes);
   return backend::measure_gpu(gpu);
