@@ -1,4 +1,5 @@
 """`kt doctor` with stand-ins of the GPU plug-in (src/backend/gpu/test_fixtures), and what the real one exports."""
+import json
 import os
 import pathlib
 import re
@@ -7,6 +8,7 @@ import subprocess
 import pytest
 
 from support.kt import BUILD, kt_path, run_kt
+from support.models import tiny_moe_path
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REAL = ROOT / "build-cuda" / "lib" / "ktransformers" / "libkt_cuda.so"
@@ -64,6 +66,46 @@ def test_the_variable_names_a_plugin(kind, line):
                           env={**os.environ, "KT_GPU_PLUGIN": str(fake(kind))})
     assert done.returncode == 0, done.stderr
     assert re.search(rf"^GPU +{line}", done.stdout, re.M), done.stdout
+
+
+RUN, PLAN = ["run", "-p", "The", "-n", "1", "-c", "64", "-t", "2"], ["plan", "-c", "64", "-t", "2"]
+NONE = "there is no GPU to use: no NVIDIA driver on this machine"
+
+
+@pytest.mark.parametrize("command", [RUN, PLAN], ids=lambda command: command[0])
+def test_gpus_that_are_asked_for_and_not_there(command, monkeypatch):
+    """A number or a plug-in is an error, memory a warning, KT_GPU_PLUGIN nothing."""
+    monkeypatch.setenv("KT_GPU_PLUGIN", str(fake("no_gpu")))
+    for flags in (["--gpus", "1"], ["--gpu-plugin", fake("no_gpu")]):
+        done = run_kt(command[0], tiny_moe_path(), *command[1:], *flags, check=False)
+        assert done.returncode == UNSUPPORTED and done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"kt: error: {flags[0]}: {NONE}"), done.stderr
+    done = run_kt(command[0], tiny_moe_path(), *command[1:], "--gpu-memory", "4GiB")
+    assert f"warning: --gpu-memory has no effect, {NONE}\n" in done.stderr
+    for flags in ([], ["--gpus", "0", "--gpu-memory", "4GiB"]):
+        assert "GPU" not in run_kt(command[0], tiny_moe_path(), *command[1:], *flags).stderr
+
+
+def test_a_plan_says_why_it_has_no_gpu(monkeypatch):
+    monkeypatch.setenv("KT_GPU_PLUGIN", str(fake("no_gpu")))
+    shown = run_kt(PLAN[0], tiny_moe_path(), *PLAN[1:]).stdout
+    assert "\nno GPU here: no NVIDIA driver on this machine; --gpu plans for one\n" in shown
+    for flags in (["--gpus", "0"], ["--ram", "8GiB"]):
+        assert "no GPU" not in run_kt(PLAN[0], tiny_moe_path(), *PLAN[1:], *flags).stdout
+
+
+def test_plans_are_for_the_gpus_of_this_machine(tmp_path):
+    flags = ["--gpus", "1", "--gpu-memory", "1GiB", "--gpu-plugin", fake("whole")]
+    rules = tmp_path / "rules.yaml"
+    done = run_kt(PLAN[0], tiny_moe_path(), *PLAN[1:], *flags, "--json", "--write-rules", rules)
+    plan = json.loads(done.stdout)
+    assert [(d["name"], d["capacity"]) for d in plan["devices"][1:]] == [("cuda:0", 1 << 30)]
+    assert {m["device"] for m in plan["modules"]} == {"cpu", "cuda:0"} and plan["speed"]["decode"] > 0
+    assert "cuda:0" in rules.read_text()
+    run_kt(RUN[0], tiny_moe_path(), *RUN[1:], *flags, "--rules", rules)  # or an error: no device cuda:0
+    for more in (["--gpu", "1GiB@1000GB/s"], ["--ram", "8GiB"]):
+        done = run_kt(PLAN[0], tiny_moe_path(), *PLAN[1:], *flags, *more, check=False)
+        assert done.returncode == 2 and "not together with --gpu or --ram" in done.stderr
 
 
 def test_the_plugin_exports_one_symbol_and_needs_glibc_alone():

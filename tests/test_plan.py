@@ -16,7 +16,7 @@ from support.kt import kt_path, run_kt
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "tests" / "data" / "configs"
 GIB = 1 << 30
-NO_MEMORY = 7
+UNSUPPORTED, NO_MEMORY = 5, 7
 BITS = {"Q4_0": 4.5, "Q8_0": 8.5, "F16": 16, "BF16": 16, "F32": 32}  # blocks of 32 with an F16 scale
 
 BIG = {
@@ -284,6 +284,24 @@ def test_mistakes(args, words):
         assert word in done.stderr
 
 
+@pytest.mark.parametrize("flags", [["--kv", "q8_0"], ["--act", "f32"]])
+def test_what_gpus_cannot_do_is_refused(flags):
+    args = ["plan", config_path("Qwen3-30B-A3B"), "--ram", "64GiB@80GB/s", *flags]
+    done = run_kt(*args, "--gpu", "8GiB@450GB/s", check=False)
+    assert done.returncode == UNSUPPORTED and done.stderr.startswith(f"kt: error: {flags[0]}: {flags[1]}: GPUs")
+    run_kt(*args)
+
+
+def test_prompts_are_predicted_with_experts_that_come_over_the_link():
+    def prefill(*flags) -> tuple:
+        speed = plan(config_path("Qwen3-30B-A3B"), *BIG["Qwen3-30B-A3B"], *flags)["speed"]
+        return speed["prefill"], speed["prefill_limit"]
+    (streamed, limit), (off, _) = prefill(), prefill("--stream-experts", "off")
+    assert streamed > 1.1 * off and limit == "GPU link"
+    assert prefill("--pcie", "1GB/s")[1] == "CPU compute"  # where the link is slower, none come
+    assert prefill("--pcie", "1GB/s", "--stream-experts", "on")[0] < 0.5 * off
+
+
 # Rule files ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", BIG)
@@ -328,7 +346,7 @@ def measured_peak(config: pathlib.Path, kind: str, prompt: int, *flags) -> int:
     code = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=-3, stderr=-3); "
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
     bench = [kt_path(), "bench", "--dummy", config, "--type", kind, "-c", prompt + 2, "-p", prompt, "-n", "0",
-             "-r", "1", "--no-warmup", "-t", "2", *flags]
+             "-r", "1", "--no-warmup", "-t", "2", "--gpus", "0", *flags]
     done = subprocess.run([sys.executable, "-c", code, *map(str, bench)], capture_output=True, text=True, check=True)
     return int(done.stdout) * 1024
 
@@ -344,7 +362,7 @@ def small_config(name: str, folder: pathlib.Path, **changes) -> pathlib.Path:
                                                 ("DeepSeek-V2-Lite", "Q4_0", 3)])
 def test_peak_memory_is_as_planned(name, kind, layers, tmp_path):
     path = small_config(name, tmp_path, num_hidden_layers=layers)
-    planned = plan(path, "--format", kind, "--ctx", "514", "-t", "2")["peak_bytes"]
+    planned = plan(path, "--format", kind, "--ctx", "514", "-t", "2", "--gpus", "0")["peak_bytes"]
     assert planned == pytest.approx(measured_peak(path, kind, 512), rel=0.03)
 
 
@@ -385,7 +403,7 @@ def test_layer_wise_prefill_is_counted(tmp_path):
 def test_peak_memory_of_layer_wise_prefill_is_as_planned(tmp_path):
     path = small_config("Qwen3-30B-A3B", tmp_path, num_hidden_layers=3, num_experts=24)
     rules = layer_wise_rules(tmp_path, 64, "KExpertsTorch")
-    planned = plan(path, "--format", "Q8_0", "--ctx", "1026", "-t", "2", "--rules", rules)["peak_bytes"]
+    planned = plan(path, "--format", "Q8_0", "--ctx", "1026", "-t", "2", "--gpus", "0", "--rules", rules)["peak_bytes"]
     assert planned == pytest.approx(measured_peak(path, "Q8_0", 1024, "--rules", rules), rel=0.03)
 
 

@@ -30,10 +30,10 @@ void print_text(const session::PlannedModel& planned, bool modules) {
   if (!planned.format.empty()) text += " as " + planned.format;
   text += fmt::format(", context {}, at most {}\n\n", plan.context, plan.largest_context);
   text += placement::device_table(plan) + "\n" + placement::speed_text(plan);
-  text += planned.plan.rates.measured ? "measured rates of this CPU\n"
-                                      : "given rates, of which 80 % are counted on\n";
-  if (planned.machine.gpus.empty())
-    text += "no GPU: this build computes on the CPU; --gpu plans for one\n";
+  text += !planned.plan.rates.measured ? "given rates, of which 80 % are counted on\n"
+          : planned.gpus_measured      ? "measured rates of this CPU and its GPUs\n"
+                                       : "measured rates of this CPU\n";
+  if (!planned.gpu_notes.empty()) text += planned.gpu_notes + "\n";
   for (const std::string& hint : plan.hints) text += "- " + hint + "\n";
   if (modules) text += "\n" + placement::module_table(plan);
   std::fputs(text.c_str(), stdout);
@@ -57,8 +57,9 @@ int run_plan(const PlanArgs& args) {
 void add_machine_options(CLI::App& command, session::PlanRequest& request) {
   const std::string group = kMachineGroup;
   command
-      .add_option("--gpu", request.gpus,
-                  "A GPU: memory@bandwidth, or memory@bandwidth@operations; may be repeated")
+      .add_option("--gpu", request.given_gpus,
+                  "A GPU of another machine: memory@bandwidth, or memory@bandwidth@operations; may "
+                  "be repeated")
       ->type_name("GPU")
       ->allow_extra_args(false)
       ->group(group);

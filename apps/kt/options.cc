@@ -131,6 +131,23 @@ void add_run_options(CLI::App& command, session::RunOptions& options) {
              "only whole layers")
       ->capture_default_str()
       ->group(group);
+  number(command, "--gpus", options.gpus, whole_number(0, 8), "N",
+         "GPUs of this machine to use at most; all that there are when not given")
+      ->group(group);
+  command
+      .add_option_function<std::string>(
+          "--gpu-memory",
+          [&options](const std::string& text) {
+            options.gpu_memory = placement::parse_bytes(text, "--gpu-memory");
+          },
+          "Memory of each GPU to use at most; what is free when not given")
+      ->type_name("24GiB")
+      ->group(group);
+  command
+      .add_option("--gpu-plugin", options.gpu_plugin,
+                  "The GPU plug-in; libkt_cuda.so beside the program when not given")
+      ->type_name("FILE")
+      ->group(group);
 }
 
 void add_model_options(CLI::App& command, session::Options& options) {
@@ -158,18 +175,6 @@ void add_model_options(CLI::App& command, session::Options& options) {
                   "Write a Chrome trace (ui.perfetto.dev) with one zone per module path")
       ->type_name("FILE")
       ->group(group);
-  number(command, "--gpus", options.gpus, whole_number(0, 8), "N",
-         "GPUs to use at most; all that there are when not given")
-      ->group(group);
-  command
-      .add_option_function<std::string>(
-          "--gpu-memory",
-          [&options](const std::string& text) {
-            options.gpu_memory = placement::parse_bytes(text, "--gpu-memory");
-          },
-          "Memory of each GPU to use at most; what is free when not given")
-      ->type_name("24GiB")
-      ->group(group);
   command
       .add_option("--expert-profile", options.expert_profile,
                   "Which experts GPUs begin with: uses that were saved, or an imatrix (GGUF)")
@@ -186,11 +191,6 @@ void add_model_options(CLI::App& command, session::Options& options) {
   add_choice(command, "--gpu-graphs", options.gpu_graphs, {"on", "off"},
              "Replay decoding steps on GPUs instead of launching kernel by kernel")
       ->capture_default_str()
-      ->group(group);
-  command
-      .add_option("--gpu-plugin", options.gpu_plugin,
-                  "The GPU plug-in; libkt_cuda.so beside the program when not given")
-      ->type_name("FILE")
       ->group(group);
   number(command, "--emulate-gpus", options.emulate_gpus, whole_number(0, 64), "N",
          "Accept rules for N GPUs and let the CPU compute their part, to try a rule file")

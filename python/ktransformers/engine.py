@@ -369,12 +369,12 @@ class Engine:
             "rules": os.fspath(rules or ""), "context": context, "threads": threads, "act": act, "kv": kv,
             "chunk_size": chunk_size, "stream_experts": stream_experts, "expert_cache": expert_cache,
             "plugins": [os.fspath(path) for path in plugins], "device": device or ""}
+        gpu_options: dict[str, Any] = {} if gpus is None else {"gpus": gpus}
+        gpu_options |= {"gpu_memory": gpu_memory, "gpu_plugin": os.fspath(gpu_plugin or "")}
         options = _native.Options()
         set_options(options, {**self._run_options, "model": os.fspath(model), "isa": isa, "trace": trace,
                               "speculate": speculate, "gpu_graphs": gpu_graphs, "defer_experts": defer_experts,
-                              "expert_profile": os.fspath(expert_profile or ""),
-                              "gpu_memory": gpu_memory, "gpu_plugin": os.fspath(gpu_plugin or ""),
-                              **({} if gpus is None else {"gpus": gpus}),
+                              "expert_profile": os.fspath(expert_profile or ""), **gpu_options,
                               "emulate_gpus": emulate_gpus, "emulate_nodes": emulate_nodes,
                               "need_text": need_text})
         self._worker = _native.Worker(options)
@@ -396,6 +396,8 @@ class Engine:
         """Memory that the weights take."""
         self.cache_bytes: int = about["cache_bytes"]
         self.has_chat_template: bool = about["has_chat_template"]
+        # The CPU stands in for GPUs: a plan is for no real ones.
+        self._gpu_options = {"gpus": 0} if emulate_gpus else gpu_options | {"gpu_bytes": about["gpu_bytes"]}
         self.placement: dict[str, Placed] = {path: Placed(*rest) for path, *rest in about["placement"]}
         """What every module with weights became, by its path."""
 
@@ -488,8 +490,10 @@ class Engine:
 
     def plan(self, **machine: Any) -> Plan:
         """What `kt plan` says of this model and these settings: for this machine, or for one described as in
-        ktransformers.plan."""
+        ktransformers.plan. Memory that this engine has, of GPUs too, counts as free."""
         here = {**self._run_options, "held": self.weight_bytes + self.cache_bytes}
+        if not machine.get("ram") and isinstance(machine.get("gpus"), (int, type(None))):
+            here |= self._gpu_options
         return plan(self.path, **{**here, **machine})
 
     def write_trace(self, path: str | os.PathLike[str]) -> None:

@@ -116,27 +116,35 @@ class Plan:
             file.write(self.rules)
 
 
-def plan(model: str | os.PathLike[str], *, gpus: Sequence[str] = (), ram: str = "", pcie: str = "", disk: str = "",
+def plan(model: str | os.PathLike[str], *, gpus: int | Sequence[str] | None = None, gpu_memory: str = "",
+         gpu_plugin: str | os.PathLike[str] | None = None, ram: str = "", pcie: str = "", disk: str = "",
          cpu_flops: str = "", format: str = "Q4_K_M", rules: str | os.PathLike[str] | None = None, context: int = 0,
          threads: int = 0, act: str = "q16", kv: str = "f16", chunk_size: int = 0,
          stream_experts: str = "auto", expert_cache: str = "auto",
          plugins: Sequence[str | os.PathLike[str]] = (), device: str | None = None,
-         remeasure: bool = False, held: int = 0) -> Plan:
+         remeasure: bool = False, held: int = 0, gpu_bytes: Sequence[int] = ()) -> Plan:
     """Plans a model without loading it: for this machine, or for one described by hand.
 
         ktransformers.plan("config.json", gpus=["24GiB@1000GB/s"], ram="512GiB@300GB/s", cpu_flops="10TFLOPS")
 
     model: as Engine, or the config.json of a model that is not here, planned as file type `format`.
-    gpus: memory@bandwidth, or memory@bandwidth@operations, of each. ram: memory, or memory@bandwidth of another
-    machine; empty: what is free here. pcie, disk: bytes per second ("25GB/s"). rules: explain this rule file
-    instead of planning. held: bytes that count as free although this process has them. The rest as Engine.
+    gpus: so many of this machine's at most, None: all; or a description of each, memory@bandwidth or
+    memory@bandwidth@operations. ram: memory, or memory@bandwidth of another machine, which has the GPUs that are
+    described; empty: what is free here. pcie, disk: bytes per second ("25GB/s"). rules: explain this rule file
+    instead of planning. held: bytes that count as free although this process has them; gpu_bytes: the same, what
+    may be used of each GPU. The rest as Engine.
 
-    Measures this CPU (seconds, once; kept in the user's cache) unless ram has a bandwidth. Raises NoMemoryError with
-    a table when it does not fit, UsageError, NotFoundError, BadFileError, UnsupportedError.
+    Measures this CPU (seconds, once; kept in the user's cache) unless ram has a bandwidth, and GPUs that are not
+    described. Raises NoMemoryError with a table when it does not fit, UsageError, NotFoundError, BadFileError,
+    UnsupportedError.
     """
     request = _native.PlanRequest()
+    which: dict[str, Any] = {}
+    if gpus is not None:
+        which = {"gpus": gpus} if isinstance(gpus, int) else {"given_gpus": list(gpus)}
     set_options(request, {
-        "model": os.fspath(model), "gpus": list(gpus), "ram": ram, "pcie": pcie, "disk": disk, "cpu_flops": cpu_flops,
+        "model": os.fspath(model), **which, "gpu_memory": gpu_memory, "gpu_plugin": os.fspath(gpu_plugin or ""),
+        "gpu_bytes": list(gpu_bytes), "ram": ram, "pcie": pcie, "disk": disk, "cpu_flops": cpu_flops,
         "format": format, "rules": os.fspath(rules or ""), "context": context, "threads": threads, "act": act,
         "kv": kv, "chunk_size": chunk_size, "stream_experts": stream_experts,
         "expert_cache": expert_cache,

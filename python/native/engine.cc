@@ -129,6 +129,7 @@ struct Opened {
   std::int64_t context = 0;
   int n_threads = 0;
   bool has_chat_template = false;
+  std::vector<std::uint64_t> gpu_bytes;
 };
 
 nb::dict describe(Worker& worker) {
@@ -143,6 +144,7 @@ nb::dict describe(Worker& worker) {
       opened.context = s.engine().options().context;
       opened.n_threads = s.cpu().pool.size();
       opened.has_chat_template = s.chat_template() != nullptr;
+      for (const placement::Gpu& gpu : s.gpu_machine().gpus) opened.gpu_bytes.push_back(gpu.bytes);
     });
   }
   nb::list rows;
@@ -157,6 +159,7 @@ nb::dict describe(Worker& worker) {
   out["weight_bytes"] = opened.load.packed_bytes;
   out["cache_bytes"] = opened.load.kv_bytes;
   out["has_chat_template"] = opened.has_chat_template;
+  out["gpu_bytes"] = nb::cast(opened.gpu_bytes);
   out["config"] = config_dict(opened.config);
   out["placement"] = rows;
   return out;
@@ -278,7 +281,14 @@ void add_options(nb::module_& m) {
       .def_rw("expert_cache", &RunOptions::expert_cache)
       .def_rw("rules", &RunOptions::rules)
       .def_rw("plugins", &RunOptions::plugins)
-      .def_rw("device", &RunOptions::device);
+      .def_rw("device", &RunOptions::device)
+      .def_rw("gpus", &RunOptions::gpus)
+      .def_prop_rw(
+          "gpu_memory", [](const RunOptions& o) { return std::to_string(o.gpu_memory); },
+          [](RunOptions& o, const std::string& text) {
+            o.gpu_memory = text.empty() ? 0 : placement::parse_bytes(text, "gpu_memory");
+          })
+      .def_rw("gpu_plugin", &RunOptions::gpu_plugin);
   nb::class_<Options, RunOptions>(m, "Options", "How a model is opened; see Engine.")
       .def(nb::init<>())
       .def_rw("model", &Options::model)
@@ -288,13 +298,6 @@ void add_options(nb::module_& m) {
           "gpu_graphs", [](const Options& o) { return o.gpu_graphs == "on"; },
           [](Options& o, bool on) { o.gpu_graphs = on ? "on" : "off"; })
       .def_rw("defer_experts", &Options::defer_experts)
-      .def_rw("gpus", &Options::gpus)
-      .def_prop_rw(
-          "gpu_memory", [](const Options& o) { return std::to_string(o.gpu_memory); },
-          [](Options& o, const std::string& text) {
-            o.gpu_memory = text.empty() ? 0 : placement::parse_bytes(text, "gpu_memory");
-          })
-      .def_rw("gpu_plugin", &Options::gpu_plugin)
       .def_rw("expert_profile", &Options::expert_profile)
       .def_rw("emulate_gpus", &Options::emulate_gpus)
       .def_rw("emulate_nodes", &Options::emulate_nodes)
@@ -304,7 +307,8 @@ void add_options(nb::module_& m) {
       .def(nb::init<>())
       .def_rw("model", &PlanRequest::model)
       .def_rw("format", &PlanRequest::format)
-      .def_rw("gpus", &PlanRequest::gpus)
+      .def_rw("given_gpus", &PlanRequest::given_gpus)
+      .def_rw("gpu_bytes", &PlanRequest::gpu_bytes)
       .def_rw("ram", &PlanRequest::ram)
       .def_rw("pcie", &PlanRequest::link)
       .def_rw("disk", &PlanRequest::disk)

@@ -42,13 +42,26 @@ def test_written_rules_open(tmp_path):
 
 
 def test_plan_of_an_engine():
-    with ktransformers.Engine(tiny_moe_path(), context=256, kv="f32") as engine:
+    with ktransformers.Engine(tiny_moe_path(), context=256, kv="bf16") as engine:
         plan = engine.plan(**MACHINE)
         assert plan.context == 256 and plan.cache_bytes == engine.cache_bytes
         assert engine.plan(ram="8GiB@50GB/s", context=128).context == 128
 
 
+def test_plan_of_an_engine_on_a_gpu(build):
+    """For the GPU that it has, all of whose memory it holds."""
+    plugin = build / "src" / "backend" / "gpu" / "libfake_gpu_whole.so"
+    with ktransformers.Engine(tiny_moe_path(), context=64, threads=2, gpus=1, gpu_plugin=plugin) as engine:
+        plan = engine.plan()
+        assert {m.path: m.device for m in plan.modules} == {path: one.device for path, one in engine.placement.items()
+                                                           if path in {m.path for m in plan.modules}}
+        assert [device.name for device in plan.devices] == ["cpu", "cuda:0"] and plan.devices[1].capacity > 2 ** 30
+        assert [device.name for device in engine.plan(gpus=0).devices] == ["cpu"]
+        assert [device.name for device in engine.plan(ram="8GiB@50GB/s").devices] == ["cpu"]
+
+
 @pytest.mark.parametrize("arguments, error, text", [
+    ({"gpus": 9}, errors.UsageError, "gpus: 9 is not a number from 0 to 8"),
     ({"gpus": ["24"]}, errors.UsageError, "24"),
     ({"gpus": [5]}, TypeError, "gpus: [5] is not a list of text"),
     ({"ram": "much"}, errors.UsageError, "much"),
