@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace kt::engine {
@@ -13,7 +15,7 @@ TEST(StepLogits, PiecesAreOfLikeSizeAndMadeOnce) {
     std::int64_t n_made = 0, n_rows = 0;
     StepLogits logits(n, 3, [&](std::int64_t first, tensor::MatrixF rows) {
       EXPECT_LE(rows.n_rows, StepLogits::kMostInPiece);
-      if (n > StepLogits::kMostInPiece) EXPECT_GE(rows.n_rows, StepLogits::kMostInPiece / 2);
+      EXPECT_GE(rows.n_rows, std::min(n, StepLogits::kMostInPiece / 2));
       ++n_made;
       n_rows += rows.n_rows;
       for (std::int64_t r = 0; r < rows.n_rows; ++r)

@@ -172,28 +172,29 @@ TEST_F(GpuSession, ReservesAllAtOnceAndSaysSo) {
   EXPECT_EQ(session->engine().generate(request()).tokens.size(), 8u);
 }
 
-// Scores of heads that no kernel is for: [512 rows, 8 heads, keys].
+// Scores of heads that no kernel is for: [128 rows, 8 heads, keys].
 TEST_F(GpuSession, MemoryForTheLongestContextIsThereBeforeTheFirstRequest) {
-  const std::string config = config_with({{"max_position_embeddings", 16384}});
+  const std::string config = config_with({{"max_position_embeddings", 65536}});
   const auto in_use = [&](std::int64_t context) {
     Options options;
     options.context = context;
+    options.chunk_size = 128;
     return mib_in_use(*open(options, 0, config));
   };
-  const double least = 512.0 * 8 * 16384 * 4 / (1 << 20);
-  const double short_context = in_use(1024), long_context = in_use(16384);
+  const double least = 128.0 * 8 * 65536 * 4 / (1 << 20);
+  const double short_context = in_use(1024), long_context = in_use(65536);
   EXPECT_GT(short_context, 0.0);
   EXPECT_GT(long_context, least);
   EXPECT_LT(short_context, least);
 }
 
-// The head's [64, 1500] are more than any other product's [130, 512].
+// The head's [64, 1500] are more than any other product's [128, 512].
 TEST_F(GpuSession, LogitsOfAllRowsOfAPromptAreMadeInPieces) {
   constexpr std::size_t kVocabulary = 1500, kRows = 130;
   const std::string config =
       config_with({{"vocab_size", kVocabulary}, {"max_position_embeddings", 512}});
   std::vector<std::vector<float>> all;
-  for (const std::int64_t chunk : {512, 60}) {
+  for (const std::int64_t chunk : {128, 60}) {
     const auto session = open(0, chunk, config);
     settings_.most_outputs = 0;
     engine::Request prompt = request();
