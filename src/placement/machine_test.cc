@@ -111,7 +111,7 @@ double experts_seconds(std::int64_t n, std::int64_t n_experts, std::int64_t n_ac
   machine.cpu.read = 1e9;
   machine.cpu.multiply[{formats::Format::kQ8_0}][1000] = {{{1, 1e-9}}, {{1, 1e-10}}, 5, true};
   const std::vector<ModuleCost> modules = {experts};
-  return step_time({config, modules, {}, formats::Format::kF16, machine, {}}, {n, 0}).seconds;
+  return step_time({config, modules, {}, formats::Format::kF16, machine}, {n, 0}).seconds;
 }
 
 TEST(CostModel, ExpertsTakeTheTileKernelByTheRowsOfTheStepAndTheirOwn) {
