@@ -340,7 +340,7 @@ class CpuExperts : public RoutedExperts {
     const auto count = [&](std::size_t stage, int node) -> std::int64_t {
       const ExpertRange range = ranges[stage % 2];
       if (stage < 2) return range.n * ff.count(node);
-      return range.n > 0 || range.is_first() ? model.count(node) : 0;
+      return range.n > 0 || stage == 2 ? model.count(node) : 0;  // that one clears the sums
     };
     const auto task = [&](std::size_t stage, int node, std::int64_t index, int worker) {
       float* mine = scratch + worker * scratch_size;
