@@ -316,8 +316,9 @@ def test_profile_of_experts(tmp_path, dummy):
     assert list(layers) == ["model.layers.0.mlp.experts", "model.layers.1.mlp.experts"]
     assert all(len(counts) == 4 and sum(counts) == 37 * 2 for counts in layers.values())
     run_kt(*run, "--expert-profile", uses)
-    done = run_kt(*run, "--save-expert-profile", tmp_path / "nowhere" / "uses.json")
-    assert "nowhere" in done.stderr  # late, and the logits are there
+    output.unlink()
+    assert "nowhere" in failure(*run, "--save-expert-profile", tmp_path / "nowhere" / "uses.json", status=IO)
+    assert not output.exists()  # before anything was computed
 
 
 def test_prompt_longer_than_the_context(tmp_path, dummy):

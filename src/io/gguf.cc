@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <filesystem>
 
 #include "base/bytes.h"
@@ -112,8 +113,9 @@ struct Counts {
   std::uint64_t n_items = 0;
 };
 
+constexpr std::uint32_t kMagic = 0x46554747;  // "GGUF", little-endian
+
 Counts read_preamble(ByteReader& in, std::uint32_t* version) {
-  constexpr std::uint32_t kMagic = 0x46554747;  // "GGUF", little-endian
   const auto magic = in.read<std::uint32_t>("the magic number");
   if (magic != kMagic) {
     fail(ErrorCode::kBadFile, in.name(),
@@ -223,6 +225,13 @@ void check_no_overlap(const std::vector<GgufTensor>& tensors, const std::string&
 }
 
 }  // namespace
+
+bool is_gguf(std::span<const std::byte> bytes) {
+  std::uint32_t magic = 0;
+  if (bytes.size() < sizeof magic) return false;
+  std::memcpy(&magic, bytes.data(), sizeof magic);
+  return magic == kMagic;
+}
 
 GgufFile GgufFile::open(const std::string& path) {
   GgufFile file;

@@ -115,6 +115,9 @@ struct GgufTensor {
   std::uint64_t bytes = 0;
 };
 
+/// Whether these bytes begin as a GGUF file does.
+bool is_gguf(std::span<const std::byte> bytes);
+
 /// One file. Throws kNotFound, kIo, kBadFile, and kUnsupported for other versions, big-endian files
 /// and unknown tensor types.
 class GgufFile {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -54,12 +53,6 @@ class Reading {
   operators::ExpertProfile profile_;
 };
 
-bool is_gguf(const std::string& path) {
-  const io::MmapFile file(path);
-  const auto bytes = file.bytes();
-  return bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
-}
-
 void read_json(const std::string& path, Reading& to) {
   const Json file = Json::parse(io::read_text_file(path, kMaxBytes), nullptr, false);
   if (!file.is_object() || file.value("format", Json()) != kFormat ||
@@ -95,7 +88,7 @@ operators::ExpertProfile read_expert_profile(const std::string& path,
   if (config.moe.n_experts == 0)
     fail(ErrorCode::kUsage, "--expert-profile", "the model has no routed experts");
   Reading reading(path, config);
-  if (is_gguf(path)) {
+  if (io::is_gguf(io::MmapFile(path).bytes())) {
     read_imatrix(path, config, reading);
   } else {
     read_json(path, reading);

@@ -100,8 +100,7 @@ ImportanceMatrix ImportanceMatrix::open(const std::string& path) {
   const io::MmapFile file(path);
   const auto bytes = file.bytes();
   ImportanceMatrix matrix;
-  const bool gguf = bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
-  matrix.entries_ = gguf ? read_gguf(path) : read_legacy(path, bytes);
+  matrix.entries_ = io::is_gguf(bytes) ? read_gguf(path) : read_legacy(path, bytes);
   if (matrix.entries_.empty())
     fail(ErrorCode::kBadFile, path, "this file holds no importance matrix");
   return matrix;

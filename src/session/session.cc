@@ -96,6 +96,8 @@ std::unique_ptr<Session> Session::assemble(const Options& options,
                                            std::unique_ptr<io::WeightSource> source) {
   if (options.chunk_size < 0)
     fail(ErrorCode::kUsage, "--chunk", "{} rows: 0 or more are wanted", options.chunk_size);
+  if (const std::string& path = options.save_expert_profile; !path.empty())
+    const io::AtomicFile can_be_written(path);  // or throw now, not at the end
   std::unique_ptr<Session> s(new Session);
   s->source_ = std::move(source);
   s->cpu_ = make_cpu(options);

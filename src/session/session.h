@@ -42,8 +42,8 @@ struct Options : RunOptions {
   std::shared_ptr<io::PageStore> page_store;  // engine/engine.h; sessions may share it
   /// Loading progress, called a few times per second: bytes done, bytes in all, bytes per second.
   std::function<void(std::uint64_t done, std::uint64_t total, double rate)> on_load;
-  /// A warning about the rule file or the flags, of one or more whole lines; before weights are
-  /// read.
+  /// A warning of one or more whole lines: about the rule file or the flags, before weights are
+  /// read; at the session's end that save_expert_profile could not be written.
   OnWarning on_warning;
 };
 

@@ -1,9 +1,9 @@
 // Attention over a scattered paged cache against loops in double precision: decode and prompts,
 // grouped heads and MLA, windows, splits, several sequences of different lengths, caches in bf16
-// and E4M3, the portable form beside the device's own, and the slow twin.
+// and E4M3, other rows of the batch, which stay as they are; the portable forms beside the device's
+// own, and the slow twin.
 //
-// Bound: weights are rounded to bf16, 2^-9 of each, and the output to its type: 2^-7 · Σ weight ·
-// |v| + 2^-8.
+// Bound: weights are rounded to bf16, 2^-9 of each: 2^-7 · Σ weight · |v|.
 #include "kernels/cuda/attention/attention.h"
 
 #include <algorithm>

@@ -1,11 +1,12 @@
-// Products of 2 to kSkinnyRows rows of x.
+// Products of 2 to kSkinnyRows rows of x, and of one row that shared memory does not hold.
 //
 // Blocks share the row tiles, kTogether of them as a group, and where x of all k does not fit
 // shared memory also k. A block stages its k of x; its warps divide its tiles, group by group, each
 // taking consecutive ones, which are on their way before the kernel may look at x (tile_ring.cuh).
 // Where a group falls to several warps, the one that began it adds the sums of the others in order;
-// sums of several parts of k are added by a second kernel. So the order of all sums depends on the
-// shapes and the device only. Thread rule: status.h.
+// sums of several parts of k are added in shared memory where their blocks are a cluster, else by a
+// second kernel. So the order of all sums depends on the shapes and the device only. Thread rule:
+// status.h.
 #pragma once
 #include <algorithm>
 #include <array>
