@@ -10,8 +10,9 @@ import pytest
 
 from support.hf_folder import write_hf_folder
 from support.kt import BUILD, run_kt
+from support.measure import mean_kl
 from support.nan_model import write_nan_model
-from test_goldens import ARCHITECTURES, E4M3_BOUND, Golden, mean_kl
+from test_goldens import ARCHITECTURES, E4M3_BOUND, Golden
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RULES = ROOT / "rules"
@@ -43,12 +44,11 @@ def flags_of(placement, tmp_path):
 def test_goldens_on_gpus(goldens, name, placement, tmp_path):
     golden = goldens[name]
     file_type = "Q4_K_M" if placement in ("planned", "experts streamed") else "BF16"
-    model, reference = golden.model(file_type), golden.arrays[file_type]
+    model = golden.model(file_type)
     results = [golden.logits(model, *PLUGIN, *flags_of(placement, tmp_path), *walk)
                for walk in ([], ["--decode"], ["--chunk", "7"])]
     for logits in results:
-        kls = sorted(mean_kl(r[None], got[None]) for r, got in zip(reference, logits))
-        assert np.mean(kls[:-1]) <= BOUND  # a near tie of a router may turn in one token
+        golden.check_rounded(file_type, logits)
     assert not np.array_equal(results[0], golden.logits(model, "--gpus", "0"))  # it was the GPUs
 
 
@@ -151,4 +151,4 @@ def test_templates_with_latent_attention_on_gpus(goldens, template, name):
     model, rules = golden.model("BF16"), ["--rules", RULES / f"{template}.yaml"]
     emulated = golden.logits(model, *rules, "--emulate-gpus", "2", "--act", "f32", "--kv", "f32")
     kls = sorted(mean_kl(r[None], got[None]) for r, got in zip(emulated, golden.logits(model, *PLUGIN, *rules)))
-    assert np.mean(kls[:-1]) <= BOUND
+    assert np.mean(kls[:-1]) <= BOUND  # the rules' YaRN is not the goldens'; a near tie of a router may turn in one token

@@ -17,8 +17,8 @@ from pydoc_data.topics import topics
 
 from interop import llama_cpp
 from interop.dummies import SEEDS, Dummy
-from interop.measure import mean_kl, perplexity, top1_agreement, windows
 from support.kt import BUILD, kt_path, run_kt
+from support.measure import mean_kl, perplexity, top1_agreement, windows
 
 N_CTX = 256
 N_CHARS = 24000  # enough that the rounding of activations averages out of the perplexity: 0.1 % of it is left

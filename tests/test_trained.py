@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from support.kt import run_kt
+from support.measure import mean_kl
 from support.models import smollm2_path, tiny_moe_path
-from test_goldens import DATA, PROOF, mean_kl
+from test_goldens import DATA, PROOF
 
 MODELS = {"tiny-moe": tiny_moe_path, "smollm2": smollm2_path}
 

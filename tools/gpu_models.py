@@ -4,9 +4,11 @@
 
 Each model is written by `kt quantize --dummy`, placed by the planner and with its routed experts on the CPU, where they
 stay or are streamed, and run as a prompt and token by token. Printed is the mean over tokens of
-KL(Transformers in float32 || kt). Above 2e-3, or 2e-2 with a cache in E4M3, counts as a failure, but for the worst
-token: a near tie of a router may fall to the other side in bf16. Latent attention with heads of the real size, which
-has kernels of its own, is compared with the CPU. Several models run at a time, each in 4 GiB of the GPU.
+KL(Transformers in float32 || kt), and how far the worst token's logits are from Transformers', as a share of how far
+errors of bf16's size carry them there (tests/data/golden_noise.npz): far where a router's scores nearly tie, else not.
+More than that in any token is a failure; with a cache in E4M3 a mean KL above 2e-2 is. Latent attention with heads of
+the real size, which has kernels of its own, is compared with the CPU: there a mean KL above 2e-3 is. Several models
+run at a time, each in 4 GiB of the GPU.
 """
 import argparse
 import array
@@ -22,6 +24,7 @@ import tempfile
 import zipfile
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data"
+NOISE, NOISE_SHARE = DATA / "golden_noise.npz", 1.25
 BOUND = 2e-3
 CACHE_IN_E4M3, E4M3_BOUND = ["--kv", "f8_e4m3"], 2e-2
 EXPERTS_ON_CPU = r"""
@@ -48,6 +51,13 @@ def log_softmax(row) -> list:
     top = max(row)
     log_sum = math.log(sum(math.exp(v - top) for v in row)) + top
     return [v - log_sum for v in row]
+
+
+def distances(reference, logits) -> list:
+    """As tests/support/measure.py's, without numpy."""
+    (n_rows, n_cols), want = reference
+    rows = [slice(r * n_cols, (r + 1) * n_cols) for r in range(n_rows)]
+    return [math.dist(want[row], logits[1][row]) / math.hypot(*want[row]) for row in rows]
 
 
 def token_kls(reference, logits) -> list:
@@ -88,28 +98,37 @@ class Runs:
         return subprocess.run([self.kt, "logits", "--model", self.model, "--tokens-file", self.tokens, "--output",
                                self.output, *self.share, *flags], capture_output=True, text=True)
 
-    def compare(self, label: str, reference: tuple, *flags) -> None:
+    def compare(self, label: str, reference: tuple, noise: list | None, *flags) -> None:
+        """Without a noise of each token it is the mean KL that counts."""
         done = self.logits(*flags)
         if done.returncode != 0:
             self.fail(f"{label}: {done.stderr.strip()}")
             return
-        kls = token_kls(reference, read_npy(self.output.read_bytes()))
-        rest = sum(sorted(kls)[:-1]) / (len(kls) - 1)
-        bound = E4M3_BOUND if "f8_e4m3" in flags else BOUND
-        line = f"{label}: mean KL {sum(kls) / len(kls):.1e}, without the worst token {rest:.1e}"
-        if not rest <= bound:  # a NaN is not
-            self.fail(f"{line}  TOO FAR")
+        logits = read_npy(self.output.read_bytes())
+        kls = token_kls(reference, logits)
+        line = f"{label}: mean KL {sum(kls) / len(kls):.1e}"
+        if noise is None:
+            good = sum(kls) / len(kls) <= (E4M3_BOUND if "f8_e4m3" in flags else BOUND)  # a NaN is not
         else:
+            shares = [d / n for d, n in zip(distances(reference, logits), noise)]
+            good = all(share <= NOISE_SHARE for share in shares)
+            line += f", the worst token {max(shares):.2f} of the noise"
+        if good:
             self.lines.append(line)
+        else:
+            self.fail(f"{line}  TOO FAR")
 
     def golden(self, config: pathlib.Path, file_types: list) -> None:
-        golden = zipfile.ZipFile(DATA / "goldens" / f"{config.stem}.npz")
+        golden, noises = zipfile.ZipFile(DATA / "goldens" / f"{config.stem}.npz"), zipfile.ZipFile(NOISE)
         for file_type in file_types:
             self.write(config, file_type, list(read_npy(golden.read("tokens.npy"))[1]))
             reference = read_npy(golden.read(f"{file_type}.npy"))
+            _, noise = read_npy(noises.read(f"{config.stem}.{file_type}.npy"))
             for name, flags in self.placements.items():
-                self.compare(f"{config.stem} {file_type}, {name}", reference, *flags)
-                self.compare(f"{config.stem} {file_type}, {name}, token by token", reference, *flags, "--decode")
+                allowed = None if "f8_e4m3" in flags else noise
+                self.compare(f"{config.stem} {file_type}, {name}", reference, allowed, *flags)
+                self.compare(f"{config.stem} {file_type}, {name}, token by token", reference, allowed, *flags,
+                             "--decode")
 
     def latent_heads(self) -> None:
         """Latent attention with the heads of DeepSeek-V3, for which there are kernels, against the CPU; prompts so long
@@ -130,7 +149,7 @@ class Runs:
                 continue
             reference = read_npy(self.output.read_bytes())
             for name, flags in some.items():
-                self.compare(f"DeepSeek-V3's heads, {n} tokens, {name}", reference, *flags)
+                self.compare(f"DeepSeek-V3's heads, {n} tokens, {name}", reference, None, *flags)
 
 
 def main() -> int:
@@ -142,7 +161,7 @@ def main() -> int:
     args = parser.parse_args()
     configs = [config for config in sorted((DATA / "golden_configs").glob("*.json"))
                if any(part in config.stem for part in args.models.split(","))]
-    jobs = [lambda runs: runs.latent_heads()]  # the longest first
+    jobs = [] if args.models else [lambda runs: runs.latent_heads()]  # the longest first
     jobs += [lambda runs, config=config: runs.golden(config, args.types.split(",")) for config in configs]
 
     def run(job) -> Runs:

@@ -227,16 +227,14 @@ bool show_gpus(const std::string& plugin) {
 }
 
 void show_bandwidth(const Topology& topology, int n_threads) {
-  constexpr std::uint64_t kWanted = std::uint64_t{1} << 30;
   constexpr std::uint64_t kLeast = std::uint64_t{64} << 20;
-  const std::uint64_t bytes = std::min(kWanted, topology.memory_available / 4) >> 20 << 20;
-  if (bytes < kLeast) {
+  if (session::cold_bytes(topology) < kLeast) {
     say("DRAM read", "not measured: less than 256 MiB of memory available");
     return;
   }
   std::string text;
   for (const session::BandwidthPoint& point :
-       session::measure_read_bandwidth(topology.cores, n_threads, bytes)) {
+       session::measure_read_bandwidth(topology, n_threads)) {
     text += fmt::format("{}{} thread{} {:.1f} GB/s", text.empty() ? "" : ", ", point.n_threads,
                         point.n_threads == 1 ? "" : "s", point.bytes_per_second / 1e9);
   }

@@ -48,9 +48,8 @@ kernels::peak::Arithmetic arithmetic_of(const backend::Cpu& cpu) {
 }  // namespace
 
 Ceilings measure_ceilings(session::Session& session) {
-  constexpr std::uint64_t kBytes = std::uint64_t{256} << 20;
   const session::bench::Ceilings all =
-      session::bench::measure_ceilings(session.cpu(), detect_topology().cores, kBytes, nullptr);
+      session::bench::measure_ceilings(session.cpu(), detect_topology(), nullptr);
   Ceilings ceilings;
   for (const session::BandwidthPoint& p : all.read)
     ceilings.bytes_per_second = std::max(ceilings.bytes_per_second, p.bytes_per_second);

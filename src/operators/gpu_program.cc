@@ -77,7 +77,8 @@ Status GpuProgram::record_begin() noexcept {
 
 Status GpuProgram::record_end() noexcept {
   const Slot end = slot(size_.n, 0);
-  const Status marked = gpu_.api().write_flag(end.full_on_gpu, kFull, gpu_.stream());
+  Status marked = gpu_.api().use_device(gpu_.index());
+  if (marked == Status::kOk) marked = gpu_.api().write_flag(end.full_on_gpu, kFull, gpu_.stream());
   backend::GpuGraphHandle handle = nullptr;
   const Status status = gpu_.api().graph_end(gpu_.stream(), &handle);
   if (status != Status::kOk) return status;

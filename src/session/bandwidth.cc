@@ -51,10 +51,15 @@ double read_rate(ThreadPool& pool, std::span<const Region> regions, Reading how)
   return static_cast<double>(n_bytes) / std::max(seconds.count(), 1e-9);
 }
 
-std::vector<BandwidthPoint> measure_read_bandwidth(const std::vector<int>& cores, int max_threads,
-                                                   std::uint64_t bytes) {
+std::uint64_t cold_bytes(const Topology& topology) {
+  constexpr std::uint64_t kLeast = std::uint64_t{256} << 20;
+  return std::min(std::max(4 * topology.cache_bytes, kLeast), topology.memory_available / 4);
+}
+
+std::vector<BandwidthPoint> measure_read_bandwidth(const Topology& topology, int max_threads) {
   constexpr std::size_t kPasses = 5;
-  const tensor::Buffer buffer(static_cast<std::size_t>(bytes));
+  const std::vector<int>& cores = topology.cores;
+  const tensor::Buffer buffer(static_cast<std::size_t>(cold_bytes(topology)));
   {
     ThreadPool pool(max_threads, cores);  // touched by all, so that every node holds a part
     constexpr std::size_t kPart = std::size_t{2} << 20;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "base/topology.h"
 
 namespace kt::session {
 
@@ -21,15 +22,18 @@ inline constexpr Reading kReadings[] = {Reading::kPlain, Reading::kAhead};
 /// threads. Regions below 4 KiB are left out.
 double read_rate(ThreadPool& pool, std::span<const Region> regions, Reading how);
 
+/// Bytes of which the last cache level keeps little from one pass to the next: 4 times its size,
+/// 256 MiB at least, a quarter of the available memory at most.
+std::uint64_t cold_bytes(const Topology& topology);
+
 struct BandwidthPoint {
   int n_threads = 0;
   double bytes_per_second = 0.0;  // best pass
   double median = 0.0;            // of the passes in the faster way
 };
 
-/// A few passes over `bytes` of memory for 1, 2, 4 … max_threads threads, bound to `cores`.
-/// Throws kNoMemory.
-std::vector<BandwidthPoint> measure_read_bandwidth(const std::vector<int>& cores, int max_threads,
-                                                   std::uint64_t bytes);
+/// A few passes over cold_bytes of memory for 1, 2, 4 … max_threads threads, bound to the
+/// topology's cores. Throws kNoMemory.
+std::vector<BandwidthPoint> measure_read_bandwidth(const Topology& topology, int max_threads);
 
 }  // namespace kt::session

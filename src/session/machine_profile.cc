@@ -23,8 +23,8 @@ using Json = nlohmann::json;
 using placement::KernelPoint;
 using placement::ProductRates;
 
-// Bytes of weights that do not stay in the last cache level between two passes.
-std::uint64_t cold_bytes(const Topology& topology) {
+// Bytes of weights to multiply with: cold ones, but no more than are made in a short time.
+std::uint64_t product_bytes(const Topology& topology) {
   constexpr std::uint64_t kLeast = std::uint64_t{64} << 20;
   constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
   constexpr std::uint64_t kUsual = std::uint64_t{32} << 20;
@@ -200,21 +200,19 @@ std::string profile_path() {
   return {};
 }
 
-placement::CpuRates cpu_profile(backend::Cpu& cpu, const std::vector<int>& cores,
+placement::CpuRates cpu_profile(backend::Cpu& cpu, const Topology& topology,
                                 const ProfileNeeds& needs, bool refresh) {
   const std::string path = profile_path();
   Json cache = read_cache(path);
   Json& store = cache[machine_key(cpu)];
   if (refresh || !store.is_object()) store = Json::object();
   bool changed = false;
-  const Topology topology = detect_topology();
-  const std::uint64_t cold = cold_bytes(topology);
   placement::CpuRates rates;
   rates.measured = true;
   rates.n_threads = cpu.pool.size();
   rates.read = number(store, "read", &changed, [&] {
     double best = 0.0;
-    for (const BandwidthPoint& p : measure_read_bandwidth(cores, cpu.pool.size(), 2 * cold))
+    for (const BandwidthPoint& p : measure_read_bandwidth(topology, cpu.pool.size()))
       best = std::max(best, p.bytes_per_second);
     return best;
   });
@@ -235,7 +233,7 @@ placement::CpuRates cpu_profile(backend::Cpu& cpu, const std::vector<int>& cores
     const std::string name = fmt::format("{} x{}{}", traits.name, k, by_rows ? " by rows" : "");
     std::optional<ProductProfile> products = read_products(store, name);
     if (!products) {
-      products = measure_products(cpu, kind, k, cold);
+      products = measure_products(cpu, kind, k, product_bytes(topology));
       store[name] = products_json(*products);
       changed = true;
     }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "backend/cpu/cpu.h"
+#include "base/topology.h"
 #include "placement/machine.h"
 
 namespace kt::session {
@@ -27,7 +28,7 @@ struct ProfileNeeds {
 /// The rates, from the cache where it has them; the others are measured and added to it. A cache
 /// that cannot be read counts as empty, one that cannot be written is left alone. `refresh`
 /// measures all.
-placement::CpuRates cpu_profile(backend::Cpu& cpu, const std::vector<int>& cores,
+placement::CpuRates cpu_profile(backend::Cpu& cpu, const Topology& topology,
                                 const ProfileNeeds& needs, bool refresh);
 
 /// Path of the cache file; empty when the user has no cache folder.

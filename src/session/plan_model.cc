@@ -18,7 +18,7 @@ namespace {
 constexpr int kThreadsElsewhere = 16;
 
 struct Host : Place {
-  std::vector<int> cores;
+  Topology topology;
   bool elsewhere = false;
   GpuMachine gpus;  // of this machine
 };
@@ -63,8 +63,8 @@ void find_here(const PlanRequest& request, const OnWarning& on_warning, Host& ho
 
 Host describe_host(const PlanRequest& request, const OnWarning& on_warning) {
   Host host;
-  const Topology topology = detect_topology();
-  host.cores = topology.cores;
+  host.topology = detect_topology();
+  const Topology& topology = host.topology;
   host.packing.act = act_policy(request.act);
   host.packing.caps = detect_caps();
   host.packing.n_threads = request.n_threads > 0 ? request.n_threads : default_threads(topology);
@@ -131,8 +131,9 @@ PlannedModel plan_model(const PlanRequest& request) {
   if (host.machine.gpus.empty() && !host.gpus.problem.empty())
     planned.gpu_notes = "no GPU here: " + host.gpus.problem + "; --gpu plans for one";
   const auto measure = [&](const std::vector<placement::ModuleCost>& modules) {
-    backend::Cpu cpu(host.packing.n_threads, host.cores, host.packing.caps, host.packing.act);
-    return cpu_profile(cpu, host.cores,
+    backend::Cpu cpu(host.packing.n_threads, host.topology.cores, host.packing.caps,
+                     host.packing.act);
+    return cpu_profile(cpu, host.topology,
                        needs_of(planned.source->config(), modules, kv_format(request.kv)),
                        request.remeasure);
   };

@@ -5,7 +5,8 @@
 
 For each configuration in tests/data/golden_configs and each file type, `kt quantize --dummy` writes a file
 of deterministic random weights; this script reads it with the `gguf` package, loads the dequantised values
-into the Transformers model and stores the logits of one fixed prompt. Needs torch, transformers and gguf.
+into the Transformers model and stores the logits of one fixed prompt; and in golden_noise.npz how far each token's
+logits move when bf16 or 8 bits round what the layers compute with. Needs torch, transformers and gguf.
 """
 import argparse
 import hashlib
@@ -20,16 +21,35 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tools"))
+from gpu_models import NOISE  # noqa: E402
 from support.hf_model import hf_model  # noqa: E402
 from support.hf_weights import read_gguf  # noqa: E402
+from support.measure import distances  # noqa: E402
 
 TYPES = ["F32", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K"]
 N_TOKENS = 40
+ROUNDING, TRIES = 2.0**-7, 32  # twice what bf16 rounds by: a layer rounds more than once
 
 
-def hf_logits(config: dict, weights: dict, tokens: np.ndarray) -> np.ndarray:
+def logits_of(model, tokens: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        return hf_model(config, weights)(torch.from_numpy(tokens)[None]).logits[0].float().numpy()
+        return model(torch.from_numpy(tokens)[None]).logits[0].float().numpy()
+
+
+def noise_of(model, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The largest distance of each token's logits in TRIES runs in which every value that a norm gives, and with them
+    attention, routers and experts, has an error of up to ROUNDING. Where two experts' scores nearly tie, either is
+    chosen in one of them."""
+    generator = torch.Generator().manual_seed(1)
+
+    def blur(module, inputs, output):
+        return output * (1 + ROUNDING * (2 * torch.rand(output.shape, generator=generator) - 1))
+
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.register_forward_hook(blur)
+    return np.max([distances(reference, logits_of(model, tokens)) for _ in range(TRIES)], axis=0).astype(np.float32)
 
 
 def main() -> None:
@@ -40,6 +60,7 @@ def main() -> None:
     torch.manual_seed(0)
     out_dir = ROOT / "tests/data/goldens"
     out_dir.mkdir(parents=True, exist_ok=True)
+    noise = dict(np.load(NOISE)) if NOISE.exists() else {}
     for config_path in sorted((ROOT / "tests/data/golden_configs").glob("*.json")):
         name = config_path.stem
         if args.only and name not in args.only:
@@ -52,10 +73,13 @@ def main() -> None:
                 path = f"{tmp}/model.gguf"
                 subprocess.run([args.kt, "quantize", "--dummy", str(config_path), path, "--type", file_type,
                                 "--seed", "1"], check=True, stdout=subprocess.DEVNULL)
-                arrays[file_type] = hf_logits(config, read_gguf(path, config), tokens)
+                model = hf_model(config, read_gguf(path, config))
+                arrays[file_type] = logits_of(model, tokens)
+                noise[f"{name}.{file_type}"] = noise_of(model, tokens, arrays[file_type])
                 arrays[file_type + ".sha256"] = np.array(hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest())
             print(name, file_type, "logit spread", float(arrays[file_type].std()), flush=True)
         np.savez_compressed(out_dir / f"{name}.npz", **arrays)
+    np.savez_compressed(NOISE, **noise)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 from interop import llama_cpp  # noqa: E402
 from interop.dummies import SEEDS, TYPES, Dummy  # noqa: E402
-from interop.measure import mean_kl, top1_agreement  # noqa: E402
 from interop.vocabulary import with_vocabulary  # noqa: E402
+from support.measure import mean_kl, top1_agreement  # noqa: E402
 
 SAME_FUNCTION = 1e-6  # mean KL with float32 weights and cache, where nothing is rounded to 8 bits
 

@@ -21,7 +21,8 @@ import transformers
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tools/goldens"))
-from make_goldens import hf_logits  # noqa: E402
+from make_goldens import logits_of  # noqa: E402
+from support.hf_model import hf_model  # noqa: E402
 from support.hf_weights import read_gguf  # noqa: E402
 
 STORY = ("Once upon a time, in a house near the sea, there lived a wise owl. Her name was Olive. One day Olive "
@@ -71,7 +72,7 @@ def main() -> None:
     for name, path, config, ids in (("tiny-moe", tiny, tiny_config, tiny_tokens),
                                     ("smollm2", args.smollm2, llama_config(args.smollm2), smollm2_tokens)):
         tokens = np.array(ids)
-        logits = hf_logits(config, read_gguf(path, config), tokens)[-N_ROWS:]
+        logits = logits_of(hf_model(config, read_gguf(path, config)), tokens)[-N_ROWS:]
         np.savez_compressed(ROOT / f"tests/data/goldens/{name}.npz", tokens=tokens.astype(np.int32),
                             logits=(logits - logits.max(axis=-1, keepdims=True)).astype(np.float16))
         print(name, logits.shape, "largest logit", float(np.abs(logits).max()))

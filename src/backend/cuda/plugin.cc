@@ -218,10 +218,15 @@ Status graph_begin(Stream stream) {
   return outcome(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
 }
 
+// Another GPU's part of the same step may be recorded still, when a thread must not instantiate
+// graphs unless it says that it knows.
 Status graph_end(Stream stream, GpuGraphHandle* out) {
   cudaGraph_t graph = nullptr;
   Status status = outcome(cudaStreamEndCapture(stream, &graph));
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  cudaThreadExchangeStreamCaptureMode(&mode);
   if (status == Status::kOk) status = outcome(cudaGraphInstantiate(out, graph, 0));
+  cudaThreadExchangeStreamCaptureMode(&mode);
   if (graph != nullptr) cudaGraphDestroy(graph);
   return status;
 }

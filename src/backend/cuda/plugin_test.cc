@@ -78,6 +78,40 @@ TEST_F(CudaPlugin, GoesOnAfterARecordingThatFailed) {
   expect_copies(gpu);
 }
 
+// Two streams of one GPU, or of two where there are two.
+TEST_F(CudaPlugin, RecordsOnAllGpusAtOnce) {
+  constexpr int kGpus = 2;
+  const auto device = [&](int i) { return i % static_cast<int>(library_->gpus().gpus.size()); };
+  std::unique_ptr<Gpu> gpus[kGpus];
+  PinnedMemory words[kGpus];
+  GpuGraph graphs[kGpus];
+  for (int i = 0; i < kGpus; ++i) {
+    gpus[i] = std::make_unique<Gpu>(library_, device(i), 1 << 20);
+    words[i] = gpus[i]->pinned(4);
+  }
+  for (int i = 0; i < kGpus; ++i) {
+    gpus[i]->use();
+    gpus[i]->check(gpus[i]->api().graph_begin(gpus[i]->stream()), "graph_begin");
+  }
+  for (int i = 0; i < kGpus; ++i) {
+    Gpu& gpu = *gpus[i];
+    gpu.use();
+    void* word = nullptr;
+    gpu.check(gpu.api().device_address(words[i].get(), &word), "device_address");
+    gpu.check(gpu.api().write_flag(word, 7u + static_cast<std::uint32_t>(i), gpu.stream()),
+              "write_flag");
+    GpuGraphHandle handle = nullptr;
+    gpu.check(gpu.api().graph_end(gpu.stream(), &handle), "graph_end");
+    graphs[i] = {gpu.api(), handle};
+  }
+  for (int i = 0; i < kGpus; ++i) {
+    gpus[i]->use();
+    gpus[i]->check(gpus[i]->api().graph_launch(graphs[i].get(), gpus[i]->stream()), "graph_launch");
+    gpus[i]->synchronize();
+    EXPECT_EQ(*static_cast<std::uint32_t*>(words[i].get()), 7u + static_cast<std::uint32_t>(i));
+  }
+}
+
 TEST_F(CudaPlugin, RegisteredMemoryIsSeenByTheDevice) {
   Gpu gpu(library_, 0, 1 << 20);
   std::vector<std::uint32_t> host(1 << 16, 3u);

@@ -48,11 +48,11 @@ const Peak* Ceilings::peak(Arithmetic arithmetic) const {
   return best;
 }
 
-Ceilings measure_ceilings(backend::Cpu& cpu, const std::vector<int>& cores, std::uint64_t bytes,
+Ceilings measure_ceilings(backend::Cpu& cpu, const Topology& topology,
                           const std::function<void(const std::string&)>& progress) {
   Ceilings ceilings;
-  if (progress) progress(fmt::format("reading {} MiB of memory", bytes >> 20));
-  ceilings.read = measure_read_bandwidth(cores, cpu.pool.size(), bytes);
+  if (progress) progress(fmt::format("reading {} MiB of memory", cold_bytes(topology) >> 20));
+  ceilings.read = measure_read_bandwidth(topology, cpu.pool.size());
   for (const kernels::peak::Kernel& kernel : kernels::peak::kernels()) {
     if ((cpu.caps & kernel.caps) != kernel.caps) continue;
     if (progress) progress(fmt::format("running {}", kernel.name));

@@ -27,8 +27,8 @@ struct Ceilings {
   const Peak* peak(Arithmetic arithmetic) const;
 };
 
-/// `bytes` of memory are read. `progress` gets a line per measurement.
-Ceilings measure_ceilings(backend::Cpu& cpu, const std::vector<int>& cores, std::uint64_t bytes,
+/// `progress`, where there is one, gets a line per measurement.
+Ceilings measure_ceilings(backend::Cpu& cpu, const Topology& topology,
                           const std::function<void(const std::string&)>& progress);
 
 }  // namespace kt::session::bench

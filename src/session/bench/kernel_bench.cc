@@ -62,9 +62,7 @@ Report run_kernel_bench(const Request& request) {
   report.machine = {cpu_model_name(),     describe_caps(cpu->caps), request.options.act,
                     huge_pages(),         cpu->pool.size(),         cache,
                     topology.memory_total};
-  const std::uint64_t read_bytes =
-      std::min(std::max(4 * cache, std::uint64_t{256} << 20), topology.memory_available / 4);
-  report.ceilings = measure_ceilings(*cpu, topology.cores, read_bytes, request.progress);
+  report.ceilings = measure_ceilings(*cpu, topology, request.progress);
   Sampling sampling;
   sampling.least = request.least_samples;
   sampling.peak_now = [&](Arithmetic arithmetic, double seconds) {

@@ -71,11 +71,17 @@ struct Block {
 };
 std::map<void*, Block> device_blocks;
 std::map<int, int> n_streams;  // of each device
+int n_recording = 0;           // streams
 
 Status outcome(const char* call) {
   const auto failing = [](const char* what) { return std::strcmp(settings.failing, what) == 0; };
   const bool fails = settings.failing != nullptr && (failing(call) || failing("all"));
   return fails ? settings.failure : Status::kOk;
+}
+
+// What CUDA forbids a thread one of whose streams records, were it another device's.
+Status outside_recordings(const char* call) {
+  return n_recording > 0 ? Status::kDeviceFailed : outcome(call);
 }
 
 // Runs at once, or later when the stream records. Null: the default stream.
@@ -126,7 +132,7 @@ std::size_t device_bytes() {
 }
 
 Status allocate(const char* call, std::size_t bytes, void** out) {
-  const Status status = outcome(call);
+  const Status status = outside_recordings(call);
   if (status != Status::kOk) return status;
   *out = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   ++settings.n_held;
@@ -205,11 +211,11 @@ void set_streams(GpuApi& api) {
   api.stream_synchronize = [](Stream stream) {
     stream->join();
     if (stream->late) stream->run_late(stream->work.size());
-    return stream->died ? Status::kDeviceFailed : outcome("stream_synchronize");
+    return stream->died ? Status::kDeviceFailed : outside_recordings("stream_synchronize");
   };
   api.stream_idle = [](Stream stream, bool* idle) {
     *idle = !stream->runs;
-    return stream->died ? Status::kDeviceFailed : outcome("stream_idle");
+    return stream->died ? Status::kDeviceFailed : outside_recordings("stream_idle");
   };
   api.stream_wait_event = [](Stream, GpuEventHandle event) {
     const Status status = outcome("stream_wait_event");
@@ -232,14 +238,14 @@ void set_streams(GpuApi& api) {
     return status;
   };
   api.event_synchronize = [](GpuEventHandle event) {
-    const Status status = outcome("event_synchronize");
+    const Status status = outside_recordings("event_synchronize");
     if (status == Status::kOk) event->wait();
     return status;
   };
   api.event_done = [](GpuEventHandle event, bool* done) {
     *done = event->done();
     event->wait();  // it comes soon after
-    return outcome("event_done");
+    return outside_recordings("event_done");
   };
   api.event_elapsed = [](GpuEventHandle from, GpuEventHandle to, float* milliseconds) {
     from->wait();
@@ -278,10 +284,12 @@ void set_work(GpuApi& api) {
     });
   };
   api.graph_begin = [](Stream stream) {
+    n_recording += stream->recording ? 0 : 1;
     stream->recording = true;
     return outcome("graph_begin");
   };
   api.graph_end = [](Stream stream, GpuGraphHandle* out) {
+    n_recording -= stream->recording ? 1 : 0;
     stream->recording = false;
     return make("graph_end", CUgraphExec_st{std::exchange(stream->work, {})}, out);
   };

@@ -14,6 +14,12 @@ def mean_kl(reference: np.ndarray, logits: np.ndarray) -> float:
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
+def distances(reference: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Of each token's logits from the reference's, relative: |logits - reference| / |reference|, [n_tokens]."""
+    reference = reference.astype(np.float64)
+    return np.linalg.norm(logits - reference, axis=-1) / np.linalg.norm(reference, axis=-1)
+
+
 def top1_agreement(reference: np.ndarray, logits: np.ndarray) -> float:
     """Share of the tokens at which both have the same most likely token."""
     return float((reference.argmax(axis=-1) == logits.argmax(axis=-1)).mean())

@@ -1,0 +1,37 @@
+#include "session/bandwidth.h"
+
+#include <gtest/gtest.h>
+
+namespace kt::session {
+namespace {
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+
+Topology with(std::uint64_t cache_bytes, std::uint64_t memory_available) {
+  Topology topology = detect_topology();
+  topology.cache_bytes = cache_bytes;
+  topology.memory_available = memory_available;
+  return topology;
+}
+
+TEST(ReadBandwidth, ReadsMoreThanTheCacheHoldsAndAQuarterOfWhatIsFreeAtMost) {
+  EXPECT_EQ(cold_bytes(with(300 * kMiB, kMiB * kMiB)), 1200 * kMiB);
+  EXPECT_EQ(cold_bytes(with(16 * kMiB, kMiB * kMiB)), 256 * kMiB);
+  EXPECT_EQ(cold_bytes(with(0, kMiB * kMiB)), 256 * kMiB);  // unknown
+  EXPECT_EQ(cold_bytes(with(300 * kMiB, 400 * kMiB)), 100 * kMiB);
+}
+
+TEST(ReadBandwidth, HasAPointForEveryNumberOfThreads) {
+  const auto points = measure_read_bandwidth(with(kMiB, 32 * kMiB), 3);
+  ASSERT_EQ(points.size(), 3u);
+  EXPECT_EQ(points[0].n_threads, 1);
+  EXPECT_EQ(points[1].n_threads, 2);
+  EXPECT_EQ(points[2].n_threads, 3);
+  for (const BandwidthPoint& point : points) {
+    EXPECT_GT(point.median, 0.0);
+    EXPECT_GE(point.bytes_per_second, point.median);
+  }
+}
+
+}  // namespace
+}  // namespace kt::session
