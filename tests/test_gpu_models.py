@@ -12,12 +12,12 @@ from support.hf_folder import write_hf_folder
 from support.kt import BUILD, run_kt
 from support.measure import mean_kl
 from support.nan_model import write_nan_model
-from test_goldens import ARCHITECTURES, E4M3_BOUND, Golden
+from test_goldens import ARCHITECTURES, Golden
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RULES = ROOT / "rules"
 sys.path.insert(0, str(ROOT / "tools"))
-from gpu_models import BOUND, EXPERTS_ON_CPU  # noqa: E402
+from gpu_models import BOUND, E4M3_BOUND, EXPERTS_ON_CPU  # noqa: E402
 
 PLUGIN = ["--gpu-plugin", BUILD / "src" / "backend" / "gpu" / "libfake_gpu_whole.so"]
 PLACEMENTS = {"planned": [], "one GPU": ["--gpus", "1"], "experts on the CPU": "off", "experts streamed": "on",
@@ -139,7 +139,7 @@ def test_norms_of_latents_may_be_elsewhere(goldens, tmp_path):
   replace: {class: default, kwargs: {generate_device: cpu, prefill_device: cpu}}
 """)
     got = golden.logits(golden.model("BF16"), *PLUGIN, "--rules", rules, "--device", "cuda:0")
-    assert mean_kl(golden.arrays["BF16"], got) <= BOUND
+    golden.check_rounded("BF16", got)
 
 
 @pytest.mark.parametrize("template, name", [
@@ -150,5 +150,5 @@ def test_templates_with_latent_attention_on_gpus(goldens, template, name):
     golden = goldens[name]
     model, rules = golden.model("BF16"), ["--rules", RULES / f"{template}.yaml"]
     emulated = golden.logits(model, *rules, "--emulate-gpus", "2", "--act", "f32", "--kv", "f32")
-    kls = sorted(mean_kl(r[None], got[None]) for r, got in zip(emulated, golden.logits(model, *PLUGIN, *rules)))
-    assert np.mean(kls[:-1]) <= BOUND  # the rules' YaRN is not the goldens'; a near tie of a router may turn in one token
+    # The rules' YaRN is not the goldens', so that there is no noise to compare with.
+    assert mean_kl(emulated, golden.logits(model, *PLUGIN, *rules)) <= BOUND

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 namespace kt::operators {
 namespace {
@@ -82,7 +83,8 @@ Status GpuProgram::record_end() noexcept {
   backend::GpuGraphHandle handle = nullptr;
   const Status status = gpu_.api().graph_end(gpu_.stream(), &handle);
   if (status != Status::kOk) return status;
-  graph_ = {gpu_.api(), handle};
+  backend::GpuGraph graph(gpu_.api(), handle);
+  if (marked == Status::kOk) graph_ = std::move(graph);
   return marked;
 }
 

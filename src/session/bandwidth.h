@@ -23,7 +23,7 @@ inline constexpr Reading kReadings[] = {Reading::kPlain, Reading::kAhead};
 double read_rate(ThreadPool& pool, std::span<const Region> regions, Reading how);
 
 /// Bytes of which the last cache level keeps little from one pass to the next: 4 times its size,
-/// 256 MiB at least, a quarter of the available memory at most.
+/// 256 MiB at least; where memory is scarce, a quarter of it, which may be less than the cache.
 std::uint64_t cold_bytes(const Topology& topology);
 
 struct BandwidthPoint {

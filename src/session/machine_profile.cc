@@ -23,7 +23,7 @@ using Json = nlohmann::json;
 using placement::KernelPoint;
 using placement::ProductRates;
 
-// Bytes of weights to multiply with: cold ones, but no more than are made in a short time.
+// Bytes of weights to multiply with: more than the caches hold, but made in a short time.
 std::uint64_t product_bytes(const Topology& topology) {
   constexpr std::uint64_t kLeast = std::uint64_t{64} << 20;
   constexpr std::uint64_t kMost = std::uint64_t{1} << 30;

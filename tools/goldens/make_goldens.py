@@ -6,7 +6,7 @@
 For each configuration in tests/data/golden_configs and each file type, `kt quantize --dummy` writes a file
 of deterministic random weights; this script reads it with the `gguf` package, loads the dequantised values
 into the Transformers model and stores the logits of one fixed prompt; and in golden_noise.npz how far each token's
-logits move when bf16 or 8 bits round what the layers compute with. Needs torch, transformers and gguf.
+logits move when roundings to bf16 disturb what the layers compute with. Needs torch, transformers and gguf.
 """
 import argparse
 import hashlib
@@ -39,8 +39,8 @@ def logits_of(model, tokens: np.ndarray) -> np.ndarray:
 
 def noise_of(model, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The largest distance of each token's logits in TRIES runs in which every value that a norm gives, and with them
-    attention, routers and experts, has an error of up to ROUNDING. Where two experts' scores nearly tie, either is
-    chosen in one of them."""
+    attention, routers and experts, has an error of up to ROUNDING. Where two experts' scores nearly tie, each is all
+    but surely chosen in one of them. Hooks stay on the model."""
     generator = torch.Generator().manual_seed(1)
 
     def blur(module, inputs, output):

@@ -218,15 +218,17 @@ Status graph_begin(Stream stream) {
   return outcome(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
 }
 
-// Another GPU's part of the same step may be recorded still, when a thread must not instantiate
-// graphs unless it says that it knows.
+// Another GPU's stream may record on this thread still, and CUDA refuses to instantiate graphs then
+// unless the thread's mode is relaxed.
 Status graph_end(Stream stream, GpuGraphHandle* out) {
   cudaGraph_t graph = nullptr;
   Status status = outcome(cudaStreamEndCapture(stream, &graph));
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-  cudaThreadExchangeStreamCaptureMode(&mode);
-  if (status == Status::kOk) status = outcome(cudaGraphInstantiate(out, graph, 0));
-  cudaThreadExchangeStreamCaptureMode(&mode);
+  if (status == Status::kOk) {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    status = outcome(cudaGraphInstantiate(out, graph, 0));
+    cudaThreadExchangeStreamCaptureMode(&mode);
+  }
   if (graph != nullptr) cudaGraphDestroy(graph);
   return status;
 }

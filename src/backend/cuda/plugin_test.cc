@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <utility>
 
 #include "backend/gpu/gpu.h"
 #include "backend/gpu/self_check.h"
@@ -78,38 +79,33 @@ TEST_F(CudaPlugin, GoesOnAfterARecordingThatFailed) {
   expect_copies(gpu);
 }
 
-// Two streams of one GPU, or of two where there are two.
-TEST_F(CudaPlugin, RecordsOnAllGpusAtOnce) {
-  constexpr int kGpus = 2;
-  const auto device = [&](int i) { return i % static_cast<int>(library_->gpus().gpus.size()); };
-  std::unique_ptr<Gpu> gpus[kGpus];
-  PinnedMemory words[kGpus];
-  GpuGraph graphs[kGpus];
-  for (int i = 0; i < kGpus; ++i) {
-    gpus[i] = std::make_unique<Gpu>(library_, device(i), 1 << 20);
-    words[i] = gpus[i]->pinned(4);
+// As of steps on several GPUs; here of one, or of two where there are two.
+TEST_F(CudaPlugin, InstantiatesAGraphWhileAnotherStreamRecords) {
+  Gpu gpu(library_, 0, 1 << 20);
+  Gpu other(library_, library_->gpus().gpus.size() > 1 ? 1 : 0, 1 << 20);
+  const PinnedMemory memory = gpu.pinned(8);
+  auto* words = static_cast<std::uint32_t*>(memory.get());
+  words[0] = words[1] = 0;
+  const auto write = [&](Gpu& to, std::uint32_t* word, std::uint32_t value) {
+    to.use();
+    void* address = nullptr;
+    to.check(to.api().device_address(word, &address), "device_address");
+    to.check(to.api().write_flag(address, value, to.stream()), "write_flag");
+  };
+  GpuGraph inner;
+  const GpuGraph outer = gpu.record([&] {
+    other.use();
+    inner = other.record([&] { write(other, words, 7); });
+    write(gpu, words + 1, 8);
+  });
+  for (const auto& [on, graph] :
+       {std::pair{&gpu, &outer}, std::pair{&other, &std::as_const(inner)}}) {
+    on->use();
+    on->check(on->api().graph_launch(graph->get(), on->stream()), "graph_launch");
+    on->synchronize();
   }
-  for (int i = 0; i < kGpus; ++i) {
-    gpus[i]->use();
-    gpus[i]->check(gpus[i]->api().graph_begin(gpus[i]->stream()), "graph_begin");
-  }
-  for (int i = 0; i < kGpus; ++i) {
-    Gpu& gpu = *gpus[i];
-    gpu.use();
-    void* word = nullptr;
-    gpu.check(gpu.api().device_address(words[i].get(), &word), "device_address");
-    gpu.check(gpu.api().write_flag(word, 7u + static_cast<std::uint32_t>(i), gpu.stream()),
-              "write_flag");
-    GpuGraphHandle handle = nullptr;
-    gpu.check(gpu.api().graph_end(gpu.stream(), &handle), "graph_end");
-    graphs[i] = {gpu.api(), handle};
-  }
-  for (int i = 0; i < kGpus; ++i) {
-    gpus[i]->use();
-    gpus[i]->check(gpus[i]->api().graph_launch(graphs[i].get(), gpus[i]->stream()), "graph_launch");
-    gpus[i]->synchronize();
-    EXPECT_EQ(*static_cast<std::uint32_t*>(words[i].get()), 7u + static_cast<std::uint32_t>(i));
-  }
+  EXPECT_EQ(words[0], 7u);
+  EXPECT_EQ(words[1], 8u);
 }
 
 TEST_F(CudaPlugin, RegisteredMemoryIsSeenByTheDevice) {

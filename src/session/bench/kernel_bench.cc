@@ -1,6 +1,5 @@
 #include "session/bench/kernel_bench.h"
 
-#include <algorithm>
 #include <fstream>
 
 #include "base/topology.h"

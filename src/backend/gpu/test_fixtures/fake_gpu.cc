@@ -70,8 +70,8 @@ struct Block {
   std::size_t bytes;
 };
 std::map<void*, Block> device_blocks;
-std::map<int, int> n_streams;  // of each device
-int n_recording = 0;           // streams
+std::map<int, int> n_streams;      // of each device
+thread_local int n_recording = 0;  // streams
 
 Status outcome(const char* call) {
   const auto failing = [](const char* what) { return std::strcmp(settings.failing, what) == 0; };
@@ -79,7 +79,7 @@ Status outcome(const char* call) {
   return fails ? settings.failure : Status::kOk;
 }
 
-// What CUDA forbids a thread one of whose streams records, were it another device's.
+// CUDA refuses these to a thread while any of its streams records, on whichever device.
 Status outside_recordings(const char* call) {
   return n_recording > 0 ? Status::kDeviceFailed : outcome(call);
 }
@@ -182,7 +182,7 @@ void set_devices(GpuApi& api) {
   };
   api.host_free = give_back;
   api.host_register = [](void*, std::size_t) {
-    const Status status = outcome("host_register");
+    const Status status = outside_recordings("host_register");
     settings.n_held += status == Status::kOk ? 1 : 0;
     return status;
   };
@@ -204,6 +204,7 @@ void set_streams(GpuApi& api) {
   };
   api.stream_destroy = [](Stream stream) {
     if (stream->late) stream->run_late(stream->work.size());
+    n_recording -= stream->recording ? 1 : 0;
     --n_streams[stream->device];
     delete stream;
     --settings.n_held;
@@ -272,21 +273,23 @@ void set_work(GpuApi& api) {
     return enqueue("fill", stream, [=] { std::memset(data, byte, bytes); });
   };
   api.write_flag = [](void* flag, std::uint32_t value, Stream stream) {
-    return enqueue("write_flag", stream, [=] {
+    return launch("write_flag", stream, [=] {
       __atomic_store_n(static_cast<std::uint32_t*>(flag), value, __ATOMIC_RELEASE);
     });
   };
   api.wait_flag = [](void* flag, std::uint32_t value, Stream stream) {
-    return enqueue("wait_flag", stream, [=] {
+    return launch("wait_flag", stream, [=] {
       const auto* word = static_cast<std::uint32_t*>(flag);
       while (static_cast<std::int32_t>(__atomic_load_n(word, __ATOMIC_ACQUIRE) - value) < 0)
         std::this_thread::yield();
     });
   };
   api.graph_begin = [](Stream stream) {
+    const Status status = outcome("graph_begin");
+    if (status != Status::kOk) return status;
     n_recording += stream->recording ? 0 : 1;
     stream->recording = true;
-    return outcome("graph_begin");
+    return status;
   };
   api.graph_end = [](Stream stream, GpuGraphHandle* out) {
     n_recording -= stream->recording ? 1 : 0;
