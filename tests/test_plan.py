@@ -327,6 +327,16 @@ def test_rules_without_gpus_change_nothing(tmp_path):
     assert plan(config_path("Qwen3-30B-A3B"), *machine, "--rules", rules)["devices"] == planned["devices"]
 
 
+def test_rules_for_gpus_that_are_not_here_say_how_to_plan_for_them(tmp_path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("- match: {name: '^lm_head$'}\n"
+                     "  replace: {class: default, kwargs: {generate_device: 'cuda:1', prefill_device: 'cuda:1'}}\n")
+    done = run_kt("plan", config_path("Qwen3-30B-A3B"), "--gpu", "24GiB@1000GB/s", "--rules", rules, check=False)
+    assert done.returncode == 4 and "device 'cuda:1' does not exist" in done.stderr
+    assert "--gpu 24GiB@1000GB/s, once for each, plans for GPUs that are not here" in done.stderr
+    assert "--emulate-gpus" not in done.stderr
+
+
 def test_a_rule_file_is_explained_line_by_line(tmp_path):
     rules = tmp_path / "rules.yaml"
     rules.write_text('- match:\n    name: "^model\\\\.layers\\\\.(0|1)\\\\.mlp\\\\.experts$"\n  replace:\n'

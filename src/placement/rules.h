@@ -75,6 +75,9 @@ struct RuleContext {
   operators::Devices devices;
   std::string default_device = "cpu";  // of modules that no rule matches
   const ForeignTree* foreign = nullptr;
+  /// What to do about a GPU that a rule names and that does not exist; a format, of how many it
+  /// wants.
+  std::string gpu_hint = "--emulate-gpus {} lets the CPU stand in for GPUs";
 };
 
 struct RuleResult {

@@ -461,10 +461,7 @@ class Applier {
                                 n_gpus == 0 ? std::string("is no GPU here, only cpu")
                                             : fmt::format("are cpu and {} GPU{}, from cuda:0 on",
                                                           n_gpus, n_gpus == 1 ? "" : "s")),
-                    context_.foreign != nullptr
-                        ? "device_map={'cuda': 'cpu'} lets the CPU stand in for GPUs"
-                        : fmt::format("--emulate-gpus {} lets the CPU stand in for GPUs",
-                                      std::int64_t{*index} + 1));
+                    fmt::format(fmt::runtime(context_.gpu_hint), std::int64_t{*index} + 1));
     } else {
       const auto near = nearest(name, {"cpu", "cuda", "cuda:0"});
       errors_.error(

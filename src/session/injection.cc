@@ -68,6 +68,7 @@ std::unique_ptr<Injection> Injection::open(const Options& options, const std::st
   placement::RuleContext context{s->config(), catalogue, {options.emulate_gpus, true}};
   if (!options.device.empty()) context.default_device = options.device;
   context.foreign = &tree;
+  context.gpu_hint = "device_map={{'cuda': 'cpu'}} lets the CPU stand in for GPUs";
   placement::RuleResult decided = placement::apply_rules(rules.file, context);
 
   placement::PlanOptions plan_options;

@@ -48,11 +48,15 @@ std::string largest_format(const io::WeightSource& source, const Machine& machin
 }
 
 operators::Placement read_rules(const io::ModelConfig& config, const operators::Devices& devices,
-                                const RunOptions& options, const OnWarning& on_warning) {
+                                const RunOptions& options, bool only_plans,
+                                const OnWarning& on_warning) {
   const auto catalogue = std::make_shared<operators::Catalogue>();
   for (const std::string& path : options.plugins) operators::load_plugin(*catalogue, path);
-  placement::RuleResult result = placement::read_rules(
-      options.rules, {config, catalogue, devices, options.device.empty() ? "cpu" : options.device});
+  placement::RuleContext context{config, catalogue, devices};
+  if (!options.device.empty()) context.default_device = options.device;
+  if (only_plans)
+    context.gpu_hint = "--gpu 24GiB@1000GB/s, once for each, plans for GPUs that are not here";
+  placement::RuleResult result = placement::read_rules(options.rules, context);
   for (const std::string& warning : result.warnings) {
     if (on_warning) on_warning(warning);
   }
@@ -97,7 +101,7 @@ placement::Plan place(const io::WeightSource& source, const Place& place, const 
   plan_options.largest_format = [&] { return largest_format(source, place.machine, plan_options); };
   operators::Placement given;
   if (!options.rules.empty()) {
-    given = read_rules(source.config(), place.devices, options, on_warning);
+    given = read_rules(source.config(), place.devices, options, measure != nullptr, on_warning);
     plan_options.given = &given;
   }
   placement::Plan plan = placement::plan(source, place.machine, plan_options);
