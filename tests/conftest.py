@@ -13,6 +13,7 @@ os.environ["KT_BUILD"] = str(pathlib.Path(os.environ.get("KT_BUILD") or ROOT / "
 os.environ.setdefault("KT_PYTHON", sys.executable)
 os.environ.setdefault("KT_TEST_CACHE", str(CACHE / "test-data"))
 sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, os.path.join(os.environ["KT_BUILD"], "python"))  # the package ktransformers
 
 

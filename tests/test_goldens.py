@@ -6,17 +6,15 @@ weights; the weights themselves are written again here by `kt quantize --dummy` 
 import hashlib
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 
+from gpu_models import E4M3_BOUND, NOISE, NOISE_SHARE
 from support.hf_folder import write_hf_folder
 from support.kt import run_kt
 from support.measure import distances, mean_kl
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
-from gpu_models import E4M3_BOUND, NOISE, NOISE_SHARE  # noqa: E402
 
 DATA = pathlib.Path(__file__).parent / "data"
 ARCHITECTURES = sorted(p.stem for p in (DATA / "golden_configs").glob("*.json"))
@@ -82,8 +80,8 @@ def has_isa():
 @pytest.mark.parametrize("isa", ["ref", "avx2", "avx512", "amx"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_instruction_set_equals_transformers(goldens, name, isa, has_isa):
-    """Logits and the likeliest token at every position, with float activations; with the defaults the same bound as
-    that of trained models, but AMX takes bf16 for these 40 rows."""
+    """Logits and the likeliest token at every position, with float activations; with the defaults the same bounds as
+    those of trained models (AMX takes bf16 for these 40 rows), and those of roundings."""
     if not has_isa(isa):
         pytest.skip(f"this CPU has no {isa}")
     golden = goldens[name]
@@ -93,7 +91,7 @@ def test_every_instruction_set_equals_transformers(goldens, name, isa, has_isa):
         assert distances(golden.arrays[file_type], logits).max() <= 1e-4
         assert (logits.argmax(axis=-1) == golden.arrays[file_type].argmax(axis=-1)).all()
     logits = golden.logits(golden.model("Q4_K_M"), "--isa", isa)
-    assert isa == "amx" or mean_kl(golden.arrays["Q4_K_M"], logits) <= 1e-5
+    assert mean_kl(golden.arrays["Q4_K_M"], logits) <= (2e-3 if isa == "amx" else 1e-5)
     golden.check_rounded("Q4_K_M", logits)
 
 

@@ -5,13 +5,12 @@ import shutil
 import subprocess
 import sys
 
+import check_layers
+import check_style
 import pytest
+import test_summary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-import check_layers  # noqa: E402
-import check_style  # noqa: E402
-import test_summary  # noqa: E402
 
 HEADER = "// Owns x.\n// Formula: y = x.\n// Thread rule: pure.\n#pragma once\n"
 

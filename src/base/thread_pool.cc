@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace kt {
 namespace {
@@ -124,6 +125,7 @@ void ThreadPool::run_region(Call call, void* context) noexcept {
   bind_caller();
   call_ = call;
   context_ = context;
+  ++region_;
   inside_.fetch_or(kOpen, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
@@ -136,8 +138,8 @@ void ThreadPool::run_region(Call call, void* context) noexcept {
       sched_yield();
     }
   };
-  if (kind_ ==
-      Kind::kTasksOfNodes) {  // what other nodes have not taken yet is for their workers only
+  // What other nodes have not taken yet is for their workers only.
+  if (kind_ == Kind::kTasksOfNodes) {
     for (int w = 0; w < n_threads_; ++w) {
       const Share& share = shares_[static_cast<std::size_t>(w)];
       while (share.next.load(std::memory_order_relaxed) < share.end) wait();
@@ -155,7 +157,7 @@ bool ThreadPool::enter() noexcept {
 }
 
 void ThreadPool::worker_main(int worker) {
-  std::uint32_t seen = 0;
+  std::uint32_t seen = 0, worked_in = 0;
   while (true) {
     for (int spin = 0; spin < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) {
       __builtin_ia32_pause();
@@ -164,7 +166,8 @@ void ThreadPool::worker_main(int worker) {
     seen = epoch_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     if (!enter()) continue;
-    work(worker);
+    // One that was woken late, for a region before this, is woken for this one too.
+    if (std::exchange(worked_in, region_) != region_) work(worker);
     inside_.fetch_sub(1, std::memory_order_release);
   }
 }

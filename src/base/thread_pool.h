@@ -121,6 +121,7 @@ class ThreadPool {
   Kind kind_ = Kind::kTasks;
   Call call_ = nullptr;
   void* context_ = nullptr;
+  std::uint32_t region_ = 0;  // the number of the last one
   alignas(64) std::atomic<std::uint32_t> epoch_{0};
   // Workers inside the region or looking whether they may come in, and kOpen while they may.
   static constexpr std::uint32_t kOpen = std::uint32_t{1} << 31;

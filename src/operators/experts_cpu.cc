@@ -519,7 +519,8 @@ class CpuExperts : public RoutedExperts {
     const MatrixF& result = work.result;
     const std::int64_t width = work.blocking.model_chunk;
     const auto [col, n] = task.chunks.at(task.node, task.index);
-    std::atomic<bool>* first_done = work.first_done + col / width;
+    std::atomic<bool>* const first_done =
+        work.first_done == nullptr ? nullptr : work.first_done + col / width;
     if (task.experts.is_first()) {
       for (std::int64_t r = 0; r < result.n_rows; ++r)
         std::fill(result.row(r) + col, result.row(r) + col + n, 0.0f);
@@ -550,7 +551,7 @@ class CpuExperts : public RoutedExperts {
       }
       ++a;
     }
-    if (task.experts.is_first() && work.first_done != nullptr)
+    if (task.experts.is_first() && first_done != nullptr)
       first_done->store(true, std::memory_order_release);
     if (work.values.to == nullptr || task.experts.end() < groups.n_active) return;
     for (std::int64_t r = 0; r < result.n_rows; ++r)

@@ -2,8 +2,8 @@
 // stage may begin when all of the stage before the last are done, which they mostly are when a
 // worker has nothing left to do of the last.
 //
-//   caller: opens the region, prepares what tasks of the first stage need     others: come
-//   meanwhile each worker, stage by stage: waits → tasks of its share → those that others have left
+//   caller: opens the region, prepares what tasks of the first stage need; others come meanwhile
+//   each worker, stage by stage: waits → tasks of its share → those that others have left
 //
 // Against one region of the pool for each stage it saves the wait for the last task of a stage, and
 // the way out of a region and into the next. Thread rule: called by the thread that walks the tree.
@@ -103,6 +103,7 @@ class StageShares {
 /// of each stage and node.
 template <std::size_t kStages, class Prepare, class Count, class Task>
 void run_in_turn(Step& step, Prepare&& prepare, Count&& count, Task&& task) noexcept {
+  static_assert(kStages >= 2);
   StageShares<kStages> shares(step, count);
   alignas(64) std::atomic<bool> prepared{false};
   step.cpu.pool.run_each([&](int worker) {
@@ -111,13 +112,13 @@ void run_in_turn(Step& step, Prepare&& prepare, Count&& count, Task&& task) noex
       prepare();
       prepared.store(true, std::memory_order_release);
     }
-    while (!prepared.load(std::memory_order_acquire)) __builtin_ia32_pause();
+    spin_until([&] { return prepared.load(std::memory_order_acquire); });
     for (std::size_t s = 0; s < kStages; ++s) {
       if (s >= 2) shares.wait(s - 2);
       shares.work(s, worker, [&](int node, std::int64_t index) { task(s, node, index, worker); });
     }
     if (worker != kCaller) return;
-    for (std::size_t s = kStages < 2 ? 0 : kStages - 2; s < kStages; ++s) shares.wait(s);
+    for (std::size_t s = kStages - 2; s < kStages; ++s) shares.wait(s);
   });
 }
 

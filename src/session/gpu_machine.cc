@@ -8,6 +8,9 @@
 namespace kt::session {
 namespace {
 
+// What the driver takes later; the planner leaves a margin too. Less is not worth it.
+constexpr std::size_t kDriver = std::size_t{256} << 20, kLeast = std::size_t{1} << 30;
+
 struct Free {
   std::size_t bytes = 0, held = 0;  // held: by other models of this process
 };
@@ -48,20 +51,22 @@ std::string refuse_none(const RunOptions& options, const GpuMachine& machine,
 
 }  // namespace
 
+void check_gpu_limits(const RunOptions& options) {
+  constexpr int kMost = static_cast<int>(operators::kMaxGpus);
+  if (options.gpus != kAllGpus && (options.gpus < 0 || options.gpus > kMost))
+    fail(ErrorCode::kUsage, "--gpus", "{}: 0 to {} are possible", options.gpus, kMost);
+  if (options.gpus != 0 && options.gpu_memory > 0 && options.gpu_memory < kLeast) {
+    fail(ErrorCode::kUsage, "--gpu-memory", "{} is too little: {} at least, or --gpus 0",
+         human_bytes(options.gpu_memory), human_bytes(kLeast));
+  }
+}
+
 GpuMachine find_gpus(const RunOptions& options, const OnWarning& on_warning) {
-  // What the driver takes later; the planner leaves a margin too. Less is not worth it.
-  constexpr std::size_t kDriver = std::size_t{256} << 20, kLeast = std::size_t{1} << 30;
+  check_gpu_limits(options);
   const int most = options.gpus;
   const std::uint64_t bytes = options.gpu_memory;
-  constexpr int kMost = static_cast<int>(operators::kMaxGpus);
-  if (most != kAllGpus && (most < 0 || most > kMost))
-    fail(ErrorCode::kUsage, "--gpus", "{}: 0 to {} are possible", most, kMost);
   GpuMachine machine;
   if (most == 0) return machine;
-  if (bytes > 0 && bytes < kLeast) {
-    fail(ErrorCode::kUsage, "--gpu-memory", "{} is too little: {} at least, or --gpus 0",
-         human_bytes(bytes), human_bytes(kLeast));
-  }
   machine.library = backend::GpuLibrary::find(options.gpu_plugin);
   if (machine.library == nullptr) {
     machine.problem = refuse_none(options, machine, {}, on_warning);

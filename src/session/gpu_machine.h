@@ -19,12 +19,15 @@ struct GpuMachine {
   std::string problem;               // for people, why there is none; empty: none is wanted
 };
 
+/// Throws kUsage for a number of GPUs that cannot be, and for memory that is too little.
+void check_gpu_limits(const RunOptions& options);
+
 /// The GPUs that `gpus`, `gpu_memory` and `gpu_plugin` of the options allow. One that has too
 /// little memory keeps its number, with 0 bytes, and does not count. Where there is none, that is
 /// an error (kUnsupported) if a number of them was asked for, or a plug-in that shows none, and a
-/// warning if so much of their memory was. Throws kUsage for a number that cannot be and for memory
-/// that is too little, kIo when a GPU fails, kNoMemory when none has enough while other models of
-/// this process hold memory that would do, and as GpuLibrary::find.
+/// warning if so much of their memory was. Throws as check_gpu_limits and GpuLibrary::find, kIo
+/// when a GPU fails, kNoMemory when none has enough while other models of this process hold memory
+/// that would do.
 GpuMachine find_gpus(const RunOptions& options, const OnWarning& on_warning);
 
 }  // namespace kt::session

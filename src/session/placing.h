@@ -42,8 +42,8 @@ struct Place {
 using OnWarning = std::function<void(const std::string&)>;
 
 /// Throws as placement::plan and read_rules; kUnsupported for numerics that the GPUs in use do not
-/// have. `measure`: the plan gets a report, with these rates
-/// when the machine has none (PlanOptions).
+/// have. `measure`: the plan gets a report, with these rates when the machine has none
+/// (PlanOptions).
 placement::Plan place(const io::WeightSource& source, const Place& place, const RunOptions& options,
                       const OnWarning& on_warning,
                       const placement::PlanOptions::Measure& measure = {});

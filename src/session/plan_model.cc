@@ -25,9 +25,13 @@ struct Host : Place {
 
 GpuMachine gpus_here(const PlanRequest& request, const OnWarning& on_warning) {
   if (request.gpus == 0 || request.gpu_bytes.empty()) return find_gpus(request, on_warning);
+  check_gpu_limits(request);
   GpuMachine machine;
   machine.library = backend::GpuLibrary::find(request.gpu_plugin);
+  int n_used = 0;
   for (const std::uint64_t bytes : request.gpu_bytes) {
+    if (n_used == request.gpus) break;
+    n_used += bytes > 0 ? 1 : 0;  // one that was left out keeps its number
     const std::uint64_t most = request.gpu_memory > 0 ? request.gpu_memory : bytes;
     machine.gpus.push_back({std::min(bytes, most), 0.0, 0.0});
   }

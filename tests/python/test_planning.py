@@ -57,7 +57,17 @@ def test_plan_of_an_engine_on_a_gpu(build):
                                                            if path in {m.path for m in plan.modules}}
         assert [device.name for device in plan.devices] == ["cpu", "cuda:0"] and plan.devices[1].capacity > 2 ** 30
         assert [device.name for device in engine.plan(gpus=0).devices] == ["cpu"]
+        with pytest.raises(errors.UsageError, match="too little"):
+            engine.plan(gpu_memory="1MiB")
         assert [device.name for device in engine.plan(ram="8GiB@50GB/s").devices] == ["cpu"]
+
+
+def test_plan_of_an_engine_on_two_gpus(build):
+    """For as many of them as are asked for."""
+    plugin = build / "src" / "backend" / "gpu" / "libfake_gpu_whole.so"
+    with ktransformers.Engine(tiny_moe_path(), context=64, threads=2, gpu_plugin=plugin) as engine:
+        for gpus, names in ((None, ["cuda:0", "cuda:1"]), (2, ["cuda:0", "cuda:1"]), (1, ["cuda:0"]), (0, [])):
+            assert [device.name for device in engine.plan(gpus=gpus).devices] == ["cpu", *names]
 
 
 @pytest.mark.parametrize("arguments, error, text", [

@@ -102,7 +102,7 @@ Status enqueue(const char* call, Stream stream, F&& f) {
   return Status::kOk;
 }
 
-// A kernel, which only goes to streams of the thread's device.
+// A kernel or a flag, which only go to streams of the thread's device.
 template <class F>
 Status launch(const char* call, Stream stream, F&& f) {
   if (stream != nullptr && stream->device != settings.device) return Status::kDeviceFailed;
